@@ -1,0 +1,82 @@
+"""Example -> prompt -> ids and response mask: the one place, for training and evaluation."""
+
+import dataclasses
+from typing import Any
+
+ALPACA = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+_INDENT = " " * 16
+REFERENCE = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    f"{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n{_INDENT}### Response:\n{_INDENT}"
+)
+TEMPLATES = {"alpaca": ALPACA, "reference": REFERENCE}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as the model sees it.
+
+    Attributes:
+        ids: Token ids of prompt and response, the end-of-sequence token included.
+        prompt_length: How many of them are prompt; the response mask is everything after.
+        truncated: The row was longer than the limit and its response was cut.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    truncated: bool = False
+
+
+def render(template: str, instruction: str, tokenizer: Any = None) -> str:
+    """Return the prompt's text: everything before the response.
+
+    Args:
+        template: A name in `TEMPLATES`, `chat`, or text with `{instruction}`.
+        instruction: The question.
+        tokenizer: Needed for `chat` alone.
+
+    Raises:
+        ValueError: `chat` with a tokenizer that has no chat template.
+    """
+    if template == "chat":
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("template 'chat': this tokenizer has no chat template; use 'alpaca'")
+        message = [{"role": "user", "content": instruction}]
+        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    # str.replace, not str.format: braces in a question are text.
+    return TEMPLATES.get(template, template).replace("{instruction}", instruction)
+
+
+def encode_prompt(tokenizer: Any, template: str, instruction: str) -> tuple[int, ...]:
+    """Return the prompt's ids, exactly as `encode` puts them before a response."""
+    text = render(template, instruction, tokenizer)
+    # A chat template writes its own special tokens; any other prompt gets the tokenizer's (BOS).
+    return tuple(tokenizer(text, add_special_tokens=template != "chat")["input_ids"])
+
+
+def encode(
+    tokenizer: Any, template: str, instruction: str, response: str, max_length: int
+) -> Encoded | None:
+    """Return a training row, or None when the prompt leaves no room for the response.
+
+    Prompt and response are tokenised apart and joined, so that a prompt has the same ids in
+    training and in evaluation whatever follows it.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with an end-of-sequence token.
+        template: As in `render`.
+        instruction: The question.
+        response: The text to learn.
+        max_length: Limit on tokens of prompt and response together.
+    """
+    prompt = encode_prompt(tokenizer, template, instruction)
+    body = tokenizer(response, add_special_tokens=False)["input_ids"]
+    ids = (*prompt, *body, tokenizer.eos_token_id)
+    if len(prompt) >= max_length:
+        return None
+    return Encoded(ids[:max_length], len(prompt), truncated=len(ids) > max_length)

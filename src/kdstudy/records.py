@@ -1,0 +1,197 @@
+"""Frozen rows that cross stage borders, and the one way to write and read them."""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from kdstudy.errors import InputError
+
+Outcome = Literal["correct", "wrong", "unparsed", "truncated"]
+OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unparsed", "truncated")
+
+
+def content_id(*parts: str) -> str:
+    """Return a 16-digit hexadecimal id of the texts: equal content, equal id, everywhere."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        # The length before each part keeps ("ab", "c") and ("a", "bc") apart.
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row of a corpus or of a benchmark.
+
+    Attributes:
+        id: `content_id` of instruction (and response, in training rows); repeats get `-2`, `-3`.
+        instruction: The question as text, before any template.
+        response: The text to learn; empty for a test item.
+        answer: The gold answer as the data states it; empty when there is none.
+    """
+
+    id: str
+    instruction: str
+    response: str = ""
+    answer: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """What one system wrote for one item.
+
+    Attributes:
+        benchmark: Benchmark name, or a corpus's name for teacher text.
+        example_id: `Example.id`.
+        sample: 0 for greedy decoding, else the number of the draw.
+        completion: The text, without the end-of-sequence token.
+        stop: `eos` when the model ended it, `length` when the token budget did.
+        tokens: Number of generated tokens, the end-of-sequence token included.
+    """
+
+    benchmark: str
+    example_id: str
+    sample: int
+    completion: str
+    stop: Literal["eos", "length"]
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One graded generation: exactly one of the four outcomes.
+
+    Attributes:
+        extracted: The answer found in the completion, in canonical form; empty when none was found.
+        rule: Name of the extraction rule, such as `number-corrected`.
+    """
+
+    benchmark: str
+    example_id: str
+    sample: int
+    completion: str
+    extracted: str
+    rule: str
+    outcome: Outcome
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PairScore:
+    """Two systems on one item.
+
+    Attributes:
+        agree: Both gave the same final answer (two missing answers do not agree).
+        bleu: Sentence BLEU (0-100) of the first system's text against the second's.
+        counts: sacrebleu's sufficient statistics of the pair: correct n-grams 1-4, total n-grams
+            1-4, hypothesis length, reference length; their sum over items gives corpus BLEU.
+    """
+
+    benchmark: str
+    example_id: str
+    sample: int
+    agree: bool
+    outcome_a: Outcome
+    outcome_b: Outcome
+    bleu: float
+    counts: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """One model that a study measures.
+
+    Attributes:
+        label: Unique and readable, such as `zoo-s/word_kd/zoo-l/tau=2`; the tables' key.
+        kind: `base` (as published), `teacher` (fine-tuned or as it is), `sft` or `distilled`.
+        model: Short name of the base model.
+        teacher: Label of the teacher system; empty unless distilled.
+        method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`; empty for a base model.
+        ablation: Which ablation the run belongs to; empty for a run of the main grid.
+        temperature: Loss temperature.
+        noise: Scale of the Gaussian noise on the teacher's logits.
+        seed: Training seed.
+    """
+
+    label: str
+    kind: Literal["base", "teacher", "sft", "distilled"]
+    model: str
+    teacher: str = ""
+    method: str = ""
+    ablation: Literal["", "temperature", "noise", "base_teacher"] = ""
+    temperature: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+
+
+Record = TypeVar("Record", Example, Generation, Score, PairScore, System)
+
+
+def write_records(path: Path, rows: Iterable[Record], kind: type[Record]) -> int:
+    """Write rows as one Parquet file and return how many there were."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(f.name, _arrow_type(f.type)) for f in dataclasses.fields(kind)])
+    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
+    pq.write_table(table, path)
+    return table.num_rows
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Read rows that `write_records` wrote.
+
+    Raises:
+        InputError: The file is missing or does not hold such rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, partitioning=None).to_pylist()
+        return [kind(**_tuples(row)) for row in rows]
+    except (OSError, TypeError, pa.ArrowException) as e:
+        raise InputError(f"{path}: does not hold {kind.__name__} rows ({e})") from e
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        InputError: The file is missing, is not UTF-8, or a line is not a JSON object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is not UTF-8 text ({e.reason} at byte {e.start})") from e
+    # Not splitlines(): that also cuts at U+2028 and others, which JSON strings may hold.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except json.JSONDecodeError as e:
+            raise InputError(f"{path}, line {line}: is not JSON ({e.msg})") from e
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {line}: is not a JSON object")
+        yield line, row
+
+
+def _arrow_type(annotation: Any) -> Any:
+    import pyarrow as pa
+
+    scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if annotation in scalars:
+        return scalars[annotation]
+    return pa.list_(pa.int64()) if typing.get_origin(annotation) is tuple else pa.string()
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}

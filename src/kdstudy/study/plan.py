@@ -1,0 +1,315 @@
+"""Study -> DAG of stages with keys known before anything runs; pure once the outside is pinned."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdstudy.data import corpora
+from kdstudy.evaluate import benchmarks
+from kdstudy.models.resolve import Resolved, check_same_vocabulary, resolve
+from kdstudy.records import System
+from kdstudy.study import schema
+from kdstudy.study.protocols import differences
+from kdstudy.study.stages import KINDS
+
+# Fields of `train` and `generation` that change speed or logging, never the result.
+_KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "batch_size"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One piece of work.
+
+    Attributes:
+        kind: A name in `stages.KINDS`.
+        label: What people call it, such as `zoo-s/word_kd/zoo-l`.
+        config: What can change bytes.
+        inputs: Upstream keys by role; the role is part of the key, so teacher and student differ.
+        local: What cannot change bytes.
+    """
+
+    kind: str
+    label: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """32 hexadecimal digits: hash of kind, version, config and inputs by role."""
+        parts = {
+            "kind": self.kind,
+            "version": KINDS[self.kind].version,
+            "config": self.config,
+            "inputs": self.inputs,
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study's work.
+
+    Attributes:
+        stages: All stages by key, each after those it needs.
+        systems: What they measure.
+        trained: Key of the train stage, by system label.
+        results: Key of the results stage.
+        report: Key of the report stage.
+    """
+
+    study: schema.Study
+    stages: Mapping[str, Stage]
+    systems: tuple[System, ...]
+    trained: Mapping[str, str]
+    results: str
+    report: str
+
+
+def make_plan(study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Plan:
+    """Plan a study.
+
+    Args:
+        study: The study.
+        base: Folder that relative paths in it start from.
+        data_dir: Folder of benchmark and corpus files, or None.
+        pins: The store's memory of Hub commits and file hashes; read and added to.
+
+    Raises:
+        InputError: A model, corpus or benchmark cannot be found or cannot be used together.
+    """
+    return _Planner(study, base, data_dir, pins).plan()
+
+
+class _Planner:
+    def __init__(
+        self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]
+    ):
+        self.study, self.stages, self.systems = study, {}, {}
+        self.data_dir = data_dir
+        refs = {r.model: r for r in (*study.students, *study.teachers)}
+        resolved = {m: resolve(r, base, pins) for m, r in refs.items()}
+        self.teachers = _distinct([resolve(t, base, pins) for t in study.teachers], resolved)
+        self.students = _distinct([resolve(s, base, pins) for s in study.students], resolved)
+        self.source = corpora.locate(study.corpus, base, data_dir, pins)
+        self.trained: dict[str, str] = {}  # system label -> key of its train stage
+        self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
+        self.scored: dict[str, str] = {}  # system label -> key of its score stage
+        self.pairs: dict[tuple[str, str], str] = {}
+
+    def plan(self) -> Plan:
+        self._corpus_and_benchmarks()
+        for model in {m.name: m for m in (*self.students, *self.teachers)}.values():
+            self._measure(System(label=model.name, kind="base", model=model.name), model, None)
+        teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
+        for seed in self.study.seeds:
+            for student in self.students:
+                self._student(student, teachers, seed)
+        results = self._results()
+        report = self._report(results)
+        return Plan(
+            study=self.study,
+            stages=self.stages,
+            systems=tuple(self.systems.values()),
+            trained=self.trained,
+            results=results,
+            report=report,
+        )
+
+    def _add(
+        self, kind: str, label: str, config: Any, inputs: Any = None, local: Any = None
+    ) -> str:
+        stage = Stage(kind=kind, label=label, config=config, inputs=inputs or {}, local=local or {})
+        self.stages.setdefault(stage.key, stage)
+        return stage.key
+
+    def _corpus_and_benchmarks(self) -> None:
+        source, ref = self.source, self.study.corpus
+        choice = ref.model_dump(include={"rows", "validation_rows", "seed"})
+        config = {"name": source.name, "fingerprint": source.fingerprint, **choice}
+        local = {"source": dataclasses.asdict(source)}
+        self.corpus = self._add("corpus", source.name, config, local=local)
+        self.benchmarks = {}
+        for given in self.study.benchmarks:
+            name = benchmarks.canonical(given)
+            config = {"name": name, "fingerprint": benchmarks.fingerprint(name, self.data_dir)}
+            local = {"data_dir": str(self.data_dir) if self.data_dir else None}
+            self.benchmarks[name] = self._add("benchmark", name, config, local=local)
+
+    def _teacher_refs(self) -> list[tuple[Resolved, schema.ModelRef]]:
+        return list(zip(self.teachers, self.study.teachers, strict=True))
+
+    def _teacher(self, model: Resolved, ref: schema.ModelRef) -> System:
+        if not ref.finetune:
+            self.systems[model.name] = dataclasses.replace(self.systems[model.name], kind="teacher")
+            return self.systems[model.name]
+        seed = self.study.seeds[0]
+        system = System(
+            label=f"{model.name}/teacher",
+            kind="teacher",
+            model=model.name,
+            method="sft",
+            seed=seed,
+        )
+        self._train(system, schema.Sft(), model)
+        return system
+
+    def _student(self, model: Resolved, teachers: list[tuple[Resolved, System]], seed: int) -> None:
+        tail = f"/seed={seed}" if len(self.study.seeds) > 1 else ""
+        sft = System(
+            label=f"{model.name}/sft{tail}", kind="sft", model=model.name, method="sft", seed=seed
+        )
+        self._train(sft, schema.Sft(), model)
+        for teacher_model, teacher in teachers:
+            self._compare(sft.label, teacher.label)
+            for system, method in self._runs(model, teacher, seed, tail):
+                if method.type in schema.WITH_DISTRIBUTION:
+                    check_same_vocabulary(model, teacher_model, method.type)
+                self._train(system, method, model, teacher_model)
+                self._compare(system.label, system.teacher)
+                self._compare(system.label, sft.label)
+
+    def _runs(self, model: Resolved, teacher: System, seed: int, tail: str) -> list[Any]:
+        """Return (system, method) of every distilled run of one student, teacher and seed."""
+        found = {}
+
+        def add(method: Any, ablation: str = "", suffix: str = "", by: str = teacher.label) -> None:
+            label = f"{model.name}/{method.type}/{teacher.model}{suffix}{tail}"
+            system = System(
+                label=label,
+                kind="distilled",
+                model=model.name,
+                teacher=by,
+                method=method.type,
+                ablation=ablation,
+                temperature=getattr(method, "temperature", 1.0),
+                noise=getattr(method, "noise", 0.0),
+                seed=seed,
+            )
+            found.setdefault(label, (system, method))
+
+        methods = {m.type: m for m in self.study.methods if m.type != "sft"}
+        for method in methods.values():
+            add(method)
+        ablations = self.study.ablations
+        if ablations.students is not None and model.name not in ablations.students:
+            return list(found.values())
+        for field, part in (("temperature", ablations.temperature), ("noise", ablations.noise)):
+            for m, value in (
+                [(methods[m], v) for m in part.methods for v in part.values] if part else []
+            ):
+                if value != getattr(m, field):
+                    changed = m.model_copy(update={field: float(value)})
+                    sign = "tau" if field == "temperature" else "noise"
+                    add(changed, field, f"/{sign}={value:g}")
+        if ablations.base_teacher and teacher.label != teacher.model:
+            for m in ablations.base_teacher.methods:
+                add(methods[m], "base_teacher", "/base-teacher", by=teacher.model)
+        return list(found.values())
+
+    def _train(
+        self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
+    ) -> None:
+        config = {
+            "method": method.model_dump(),
+            "train": self.study.train.model_dump(exclude=_KNOBS - {"batch_size"}),
+            "template": self.study.template,
+            "seed": system.seed,
+            "student": _identity(model),
+        }
+        inputs = {"corpus": self.corpus}
+        models = {model.name: model.local()}
+        if method.type == "seqkd":
+            inputs["teacher_text"] = self._teacher_text(system, method, teacher)
+        elif teacher is not None:
+            config["teacher"] = _identity(teacher)
+            models[teacher.name] = teacher.local()
+            if system.teacher in self.trained:
+                inputs["teacher"] = self.trained[system.teacher]
+        knobs = self.study.train.model_dump(include=_KNOBS - {"batch_size"})
+        label = system.label
+        self.trained[label] = self._add("train", label, config, inputs, {"models": models, **knobs})
+        self._measure(system, model, self.trained[label])
+
+    def _teacher_text(self, system: System, method: schema.SeqKD, teacher: Any) -> str:
+        generation = self.study.generation.model_copy(
+            update={"temperature": method.sampling_temperature, "samples": 1, "top_p": 1.0}
+        )
+        trained = self.trained.get(system.teacher)
+        return self._generate(
+            "teacher_text", system.teacher, "corpus", self.corpus, teacher, trained, generation
+        )
+
+    def _generate(
+        self, kind: str, label: str, items: str, items_key: str, model: Resolved,
+        trained: str | None, generation: schema.Generation,
+    ) -> str:  # fmt: skip
+        config = {
+            "model": _identity(model),
+            "items": items,
+            "generation": generation.model_dump(exclude=_KNOBS),
+            "template": self.study.template,
+            "precision": self.study.train.precision,
+        }
+        inputs = {"items": items_key} | ({"trained": trained} if trained else {})
+        local = {"models": {model.name: model.local()}, "batch_size": generation.batch_size}
+        return self._add(kind, f"{label} on {items}", config, inputs, local)
+
+    def _measure(self, system: System, model: Resolved, trained: str | None) -> None:
+        """Generate on every benchmark and score."""
+        generations = {
+            name: self._generate(
+                "generate", system.label, name, key, model, trained, self.study.generation
+            )
+            for name, key in self.benchmarks.items()
+        }
+        inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
+        inputs |= {f"generations:{n}": k for n, k in generations.items()}
+        config = {"rule": self.study.extraction}
+        self.systems[system.label] = system
+        self.generated[system.label] = generations
+        self.scored[system.label] = self._add("score", system.label, config, inputs)
+
+    def _compare(self, label: str, reference: str) -> None:
+        inputs = {"system": self.scored[label], "reference": self.scored[reference]}
+        key = self._add("compare", f"{label} with {reference}", {}, inputs)
+        self.pairs[label, reference] = key
+
+    def _results(self) -> str:
+        config = {
+            "study": self.study.name,
+            "systems": [dataclasses.asdict(s) for s in self.systems.values()],
+        }
+        inputs = {f"items:{name}": key for name, key in self.benchmarks.items()}
+        inputs |= {f"score:{label}": key for label, key in self.scored.items()}
+        inputs |= {f"pair:{a}|{b}": key for (a, b), key in self.pairs.items()}
+        first = next(iter(self.benchmarks))
+        inputs |= {f"info:{label}": keys[first] for label, keys in self.generated.items()}
+        return self._add("results", self.study.name, config, inputs)
+
+    def _report(self, results: str) -> str:
+        config = {
+            "study": self.study.model_dump(mode="json"),
+            "protocol_differences": differences(self.study),
+        }
+        inputs = {f"stage:{key}": key for key in self.stages if key != results}
+        return self._add("report", self.study.name, config, inputs | {"results": results})
+
+
+def _identity(model: Resolved) -> dict[str, str]:
+    return {"name": model.name, "fingerprint": model.fingerprint}
+
+
+def _distinct(models: list[Resolved], everyone: dict[str, Resolved]) -> list[Resolved]:
+    """Give models whose short names collide their whole names."""
+    short = Counter(m.name for m in everyone.values())
+    whole = {(m.name, m.fingerprint): ref for ref, m in everyone.items()}
+    return [
+        m if short[m.name] == 1 else dataclasses.replace(m, name=whole[m.name, m.fingerprint])
+        for m in models
+    ]

@@ -1,0 +1,374 @@
+"""study.yaml as types: every field, every default, every refusal."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    """A part of the study: immutable, and unknown keys are refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        for key in value if isinstance(value, dict) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                known = (
+                    f"did you mean '{near[0]}'?"
+                    if near
+                    else f"known: {', '.join(cls.model_fields)}"
+                )
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key '{key}'; {known}", {"key": str(key), "known": known}
+                )
+        return value
+
+
+class ModelRef(Strict):
+    """A Hugging Face causal LM: a shipped zoo name, a local folder, or a Hub id."""
+
+    model: str = Field(min_length=1)
+    """`zoo-l`, `./my-model`, or `Qwen/Qwen2.5-7B`."""
+    revision: str | None = None
+    """Hub branch, tag or commit; the commit it stands for is pinned in the store and recorded."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter to put on the model before anything else."""
+    finetune: bool = True
+    """Teachers only: fine-tune on the corpus first, as the paper does."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class CorpusRef(Strict):
+    """The training set: exactly one of `name`, `path` and `dataset`."""
+
+    name: str | None = None
+    """A corpus kdstudy knows: `synthetic`, or `math_standin` and the like under the data folder."""
+    path: str | None = None
+    """A JSON list in the LLM-Adapters format, or JSON Lines of {prompt, completion}."""
+    dataset: str | None = None
+    """A Hugging Face dataset id with one of the same column sets."""
+    revision: str | None = None
+    """Dataset commit, branch or tag; pinned and recorded."""
+    split: str = "train"
+    """Split of the dataset."""
+    rows: int | None = Field(default=None, ge=2)
+    """Use a seeded random choice of this many rows; null means all."""
+    validation_rows: int = Field(default=500, ge=1)
+    """Rows split off at random; checkpoints are chosen on them, never on a benchmark."""
+    seed: int = 6
+    """Seed of the split and of the choice of rows (the paper's is 6)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CorpusRef:
+        given = [k for k in ("name", "path", "dataset") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of name, path and dataset (given: {', '.join(given) or 'none'})"
+            )
+        if self.rows is not None and self.rows <= self.validation_rows:
+            raise ValueError(
+                f"rows: {self.rows} leaves nothing to train on after validation_rows: "
+                f"{self.validation_rows}; raise rows or lower validation_rows"
+            )
+        return self
+
+
+class Sft(Strict):
+    """Cross-entropy on the corpus; no teacher."""
+
+    type: Literal["sft"] = "sft"
+
+
+class SeqKD(Strict):
+    """Cross-entropy on text the teacher wrote (Kim & Rush 2016; the paper's Eq. 1)."""
+
+    type: Literal["seqkd"] = "seqkd"
+    sampling_temperature: float = Field(default=0.0, ge=0)
+    """Temperature at which the teacher writes; 0 is greedy."""
+
+
+class _Divergence(Strict):
+    temperature: float = Field(default=1.0, gt=0)
+    """Loss temperature: softens both distributions; the loss is scaled by its square."""
+    noise: float = Field(default=0.0, ge=0)
+    """Scale of Gaussian noise added to the teacher's logits."""
+
+
+class WordKD(_Divergence):
+    """KL(teacher || student) on the corpus's tokens (Hinton 2015)."""
+
+    type: Literal["word_kd"] = "word_kd"
+
+
+class RevKD(_Divergence):
+    """KL(student || teacher) on the corpus's tokens (the paper's Eq. 2)."""
+
+    type: Literal["revkd"] = "revkd"
+
+
+class GKD(_Divergence):
+    """Generalised JSD on student text with probability lmbda, else on the corpus (Eq. 3-4)."""
+
+    type: Literal["gkd"] = "gkd"
+    lmbda: float = Field(default=0.5, ge=0, le=1)
+    """Probability that an optimizer step trains on text the student has just sampled."""
+    beta: float = 0.5
+    """Weight of the teacher in the mixture M = beta*T + (1-beta)*S; strictly between 0 and 1."""
+    sampling_temperature: float = Field(default=1.0, gt=0)
+    """Temperature at which the student samples."""
+
+    @field_validator("beta")
+    @classmethod
+    def _open_interval(cls, beta: float) -> float:
+        if beta in (0, 1):
+            other = "word_kd" if beta == 0 else "revkd"
+            raise ValueError(
+                f"beta {beta:g} makes the divergence zero everywhere; its limit has its own name: "
+                f"write {other} for the corpus's tokens"
+            )
+        if not 0 < beta < 1:
+            raise ValueError(f"beta {beta:g} is outside (0, 1); the paper uses 0.5")
+        return beta
+
+
+def _method_type(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+Method = Annotated[Sft | SeqKD | WordKD | RevKD | GKD, Field(discriminator="type")]
+METHODS: dict[str, type[Strict]] = {
+    "sft": Sft, "seqkd": SeqKD, "word_kd": WordKD, "revkd": RevKD, "gkd": GKD
+}  # fmt: skip
+WITH_DISTRIBUTION = ("word_kd", "revkd", "gkd")
+
+
+class TemperatureAblation(Strict):
+    """Repeat methods at several loss temperatures."""
+
+    methods: list[Literal["word_kd", "revkd", "gkd"]] = ["word_kd", "revkd"]
+    """Methods to repeat; each must be among the study's methods."""
+    values: list[Annotated[float, Field(gt=0)]] = Field(default=[1, 2, 5], min_length=1)
+    """Temperatures."""
+
+
+class NoiseAblation(Strict):
+    """Repeat methods with Gaussian noise on the teacher's logits."""
+
+    methods: list[Literal["word_kd", "revkd", "gkd"]] = ["word_kd"]
+    """Methods to repeat; each must be among the study's methods."""
+    values: list[Annotated[float, Field(ge=0)]] = Field(default=[0, 1, 2, 5], min_length=1)
+    """Scales of the noise."""
+
+
+class BaseTeacherAblation(Strict):
+    """Repeat methods with a teacher that was not fine-tuned (`task-unaware`)."""
+
+    methods: list[Literal["seqkd", "word_kd", "revkd", "gkd"]] = ["word_kd"]
+    """Methods to repeat; each must be among the study's methods."""
+
+
+class Ablations(Strict):
+    """Runs beside the main grid."""
+
+    temperature: TemperatureAblation | None = None
+    """Loss temperature (the paper's Figure 6)."""
+    noise: NoiseAblation | None = None
+    """Noise on the teacher's logits (Figure 5)."""
+    base_teacher: BaseTeacherAblation | None = None
+    """A teacher that never saw the task (Figure 2)."""
+    students: list[str] | None = None
+    """Restrict the ablations to these students, by model name; null means all."""
+
+
+class Lora(Strict):
+    """Low-rank adapters (PEFT)."""
+
+    r: int = Field(default=8, ge=1)
+    """Rank."""
+    alpha: int = Field(default=16, ge=1)
+    """Scale numerator."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+    """Names of the linear layers that get an adapter (the paper's: no o_proj, no gate_proj)."""
+
+
+class Train(Strict):
+    """How every model of the study is trained, teachers and students alike."""
+
+    epochs: float = Field(default=4, gt=0)
+    """Passes over the corpus."""
+    batch_size: int = Field(default=16, ge=1)
+    """Rows per optimizer step, over all devices."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Rows per forward pass; null means the whole batch. Changes memory, not the result."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps of linear warm-up, at most a tenth of the run."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    max_length: int = Field(default=256, ge=8)
+    """Tokens of prompt and response together; longer rows are cut, counted and reported."""
+    max_truncated_share: float = Field(default=0.1, ge=0, le=1)
+    """Refuse to train when a larger share of rows is cut at max_length."""
+    evaluations: int = Field(default=10, ge=1)
+    """How often, evenly spread, the validation loss is measured and a checkpoint kept."""
+    select_by: Literal["method_loss", "cross_entropy"] = "method_loss"
+    """Which validation loss chooses the checkpoint."""
+    loss_tokens: Literal["response", "all"] = "response"
+    """Score the response's tokens, or the prompt's as well (`train_on_inputs`)."""
+    normalisation: Literal["tokens", "sequences"] = "tokens"
+    """`tokens`: the step's sum over its tokens. `sequences`: mean per sequence, then over rows."""
+    lora: Lora | None = Lora()
+    """Adapters; null means full fine-tuning."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU that has it, float32 on a CPU."""
+    report_to: list[str] = []
+    """Trackers that transformers.Trainer knows: tensorboard, wandb, trackio."""
+
+
+class Generation(Strict):
+    """How benchmark answers are generated."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Token budget; a completion that reaches it is `truncated`."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy decoding; the paper sampled at 1."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus; 1 keeps everything."""
+    samples: int = Field(default=1, ge=1)
+    """Draws per item; needs a temperature above 0."""
+    seed: int = 0
+    """Seed of the draws; each item's draw depends on it and on the item alone."""
+    batch_size: int = Field(default=64, ge=1)
+    """Rows decoded together. Changes speed and memory."""
+
+    @model_validator(mode="after")
+    def _draws_need_sampling(self) -> Generation:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples: {self.samples} greedy drafts are {self.samples} equal texts; "
+                "set temperature above 0 or samples to 1"
+            )
+        return self
+
+
+class Study(Strict):
+    """One study: what `kdstudy run` does."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the output folder: letters, digits, dot, dash, underscore."""
+    protocol: Literal["corrected", "reference"] = "corrected"
+    """Preset of the fields below; every field it sets can be set here too."""
+    teachers: list[ModelRef] = []
+    """Models to learn from; may be left out only when `methods` is [sft]."""
+    students: list[ModelRef] = Field(min_length=1)
+    """Models that learn."""
+    corpus: CorpusRef
+    """What teachers and students are trained on."""
+    benchmarks: list[str] = Field(min_length=1)
+    """What every system is measured on (`kdstudy ls benchmarks`)."""
+    methods: list[Method] = [Sft(), SeqKD(), WordKD(), RevKD(), GKD()]
+    """How students are made. `sft` is always run: gains are measured against it."""
+    ablations: Ablations = Ablations()
+    """Temperature, noise, task-unaware teacher."""
+    seeds: list[int] = Field(default=[0], min_length=1)
+    """Training seeds of the students; teachers use the first."""
+    template: str = "alpaca"
+    """`alpaca`, `chat` (the tokenizer's own), `reference`, or a text with {instruction} in it."""
+    train: Train = Train()
+    """Training."""
+    generation: Generation = Generation()
+    """Decoding."""
+    extraction: Literal["corrected", "reference"] = "corrected"
+    """Which rules find the answer in a completion."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _short_methods(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        for m in map(_method_type, value):
+            kind = m.get("type") if isinstance(m, dict) else None
+            if isinstance(kind, str) and kind not in METHODS:
+                near = difflib.get_close_matches(kind.lower(), METHODS, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(METHODS)}"
+                raise ValueError(f"unknown method '{kind}'; {hint}")
+        return [_method_type(m) for m in value]
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        if value not in ("alpaca", "chat", "reference") and "{instruction}" not in value:
+            raise ValueError(
+                f"'{value}' is no template; write alpaca, chat, reference or a text with {{instruction}}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Study:
+        _refuse_repeats("methods", [m.type for m in self.methods])
+        _refuse_repeats("seeds", self.seeds)
+        _refuse_repeats("benchmarks", self.benchmarks)
+        _refuse_repeats("teachers", [t.model for t in self.teachers])
+        _refuse_repeats("students", [s.model for s in self.students])
+        if not self.teachers and {m.type for m in self.methods} != {"sft"}:
+            raise ValueError(
+                "teachers: is empty, and every method but sft learns from one; add one"
+            )
+        for t in self.teachers:
+            for s in self.students:
+                if (t.model, t.revision, t.adapter) == (s.model, s.revision, s.adapter):
+                    raise ValueError(
+                        f"{s.model} is its own teacher: every divergence would start at zero and "
+                        "stay there; remove it from teachers or students, or give the teacher an adapter"
+                    )
+        self._ablations_make_sense()
+        return self
+
+    def _ablations_make_sense(self) -> None:
+        have = {m.type for m in self.methods}
+        for kind in ("temperature", "noise", "base_teacher"):
+            part = getattr(self.ablations, kind)
+            missing = [m for m in part.methods if m not in have] if part else []
+            if missing:
+                raise ValueError(
+                    f"ablations.{kind}: {', '.join(missing)} is not among methods; the curve would "
+                    "lack its main point; add it to methods or take it out here"
+                )
+        if self.ablations.base_teacher and not any(t.finetune for t in self.teachers):
+            raise ValueError(
+                "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
+                "is task-unaware already; remove the ablation"
+            )
+        names = [s.model for s in self.students]
+        unknown = [s for s in self.ablations.students or [] if s not in names]
+        if unknown:
+            raise ValueError(f"ablations.students: {', '.join(unknown)} is not among students")
+
+
+def _refuse_repeats(field: str, values: list[Any]) -> None:
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"{field}: {', '.join(twice)} is listed twice; list each once")

@@ -1,0 +1,67 @@
+"""What a stage is: the work it is handed, and which function does which kind of work."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Called by a stage as it goes: how far, in what unit, and the numbers of the moment."""
+
+    def __call__(self, done: int, total: int, unit: str, **numbers: float) -> None: ...
+
+
+def silent(done: int, total: int, unit: str, **numbers: float) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """Everything a stage function sees.
+
+    Attributes:
+        config: What can change bytes; hashed into the stage's key.
+        inputs: Finished folders of upstream stages, by role.
+        local: What cannot change bytes (where a model lies, micro-batch size); not hashed.
+        out: Folder to fill. It keeps what an interrupted try left there, so that work can resume.
+        progress: Where to report progress.
+    """
+
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    local: Mapping[str, Any]
+    out: Path
+    progress: Progress = silent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of stage.
+
+    Attributes:
+        entry: `module:function`, imported when the stage runs, so that planning needs no torch.
+        version: Raised when the function's output changes for the same input; part of the key.
+    """
+
+    entry: str
+    version: int = 1
+
+    def function(self) -> Callable[[Work], str]:
+        """Import and return the stage function: it fills `out` and returns a summary line."""
+        module, name = self.entry.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+KINDS: dict[str, Kind] = {
+    "corpus": Kind(entry="kdstudy.data.stages:corpus"),
+    "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark"),
+    "train": Kind(entry="kdstudy.distill.stages:train"),
+    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text"),
+    "generate": Kind(entry="kdstudy.evaluate.stages:generate"),
+    "score": Kind(entry="kdstudy.evaluate.stages:score"),
+    "compare": Kind(entry="kdstudy.evaluate.stages:compare"),
+    "results": Kind(entry="kdstudy.analyze.stages:results"),
+    "report": Kind(entry="kdstudy.analyze.stages:report"),
+}

@@ -1,0 +1,192 @@
+"""key -> folder: lock, build in `.partial`, verify, publish by rename."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from kdstudy.errors import InputError
+
+_MANIFEST = "manifest.json"
+
+
+class Store:
+    """Finished stages on disk.
+
+    Layout: `stages/<key>/` (files and `manifest.json`), `stages/<key>.partial/` while building,
+    `latest/<label hash>` (key last built under a label, to explain a miss), `pins.json` (Hub
+    commits and file hashes), `studies/<name>/` (what people open).
+    """
+
+    def __init__(self, root: Path):
+        """Open or create a store.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        self.root = root.expanduser().resolve()
+        try:
+            for folder in ("stages", "locks", "latest", "studies"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(
+                f"store {self.root}: cannot be written ({e.strerror})",
+                remedy="give another folder with --store DIR or KDSTUDY_STORE",
+            ) from e
+
+    def get(self, key: str) -> Path | None:
+        """Return the finished folder of a key, or None; every file must have its recorded size."""
+        folder = self._folder(key)
+        manifest = self.manifest(key)
+        if manifest is None:
+            return None
+        for name, fact in manifest["files"].items():
+            try:
+                if (folder / name).stat().st_size != fact["size"]:
+                    return None
+            except OSError:
+                return None
+        return folder
+
+    def manifest(self, key: str) -> dict[str, Any] | None:
+        """Return a key's manifest, or None."""
+        try:
+            return json.loads((self._folder(key) / _MANIFEST).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def damage(self, key: str) -> str:
+        """Read every byte of a stage; return the first file that is not as recorded, or ''."""
+        manifest = self.manifest(key)
+        if manifest is None:
+            return _MANIFEST
+        for name, fact in manifest["files"].items():
+            try:
+                if _sha256(self._folder(key) / name) != fact["sha256"]:
+                    return name
+            except OSError:
+                return name
+        return ""
+
+    def build(
+        self,
+        key: str,
+        facts: Mapping[str, Any],
+        fill: Callable[[Path], str],
+        *,
+        again: bool = False,
+    ) -> Path:
+        """Return the finished folder of a key, building it if it is missing.
+
+        One process builds a key at a time; others wait and find it finished. What an interrupted
+        `fill` left behind is there for the next one, so that it can resume.
+
+        Args:
+            key: The key.
+            facts: What the manifest records beside times and hashes: kind, label, config, inputs.
+            fill: Fills the folder it is given and returns a line on what it found.
+            again: Build even though a folder is there (it is damaged).
+        """
+        with self.lock(key):
+            if not again and (found := self.get(key)):
+                return found
+            final, partial = self._folder(key), self._folder(key + ".partial")
+            partial.mkdir(exist_ok=True)
+            started = time.time()
+            summary = fill(partial)
+            manifest = {
+                **facts,
+                "key": key,
+                "started": round(started, 3),
+                "seconds": round(time.time() - started, 3),
+                "summary": summary,
+                "files": _inventory(partial),
+            }
+            _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+            self._latest(facts["kind"], facts["label"]).write_text(key)
+            return final
+
+    def last_built(self, kind: str, label: str) -> dict[str, Any] | None:
+        """Return the manifest that was last published under a label, or None."""
+        try:
+            return self.manifest(self._latest(kind, label).read_text().strip())
+        except OSError:
+            return None
+
+    def begun(self, key: str) -> bool:
+        """Return whether an interrupted build of this key waits to be resumed."""
+        return self._folder(key + ".partial").is_dir()
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock; the system frees it when its process dies."""
+        with FileLock(self.root / "locks" / f"{name}.lock"):
+            yield
+
+    def pins(self) -> dict[str, str]:
+        """Return the remembered Hub commits and file hashes."""
+        try:
+            return json.loads((self.root / "pins.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+
+    def remember(self, pins: Mapping[str, str]) -> None:
+        """Add to the remembered Hub commits and file hashes."""
+        known = self.pins()
+        if known | dict(pins) != known:
+            with self.lock("pins"):
+                text = json.dumps(self.pins() | dict(pins), indent=1, sort_keys=True)
+                _write_durably(self.root / "pins.json", text)
+
+    def output(self, study: str) -> Path:
+        """Return the folder where people look for a study's report."""
+        return self.root / "studies" / study
+
+    def show(self, study: str, report: Path) -> Path:
+        """Copy a finished report into the study's output folder and return that folder."""
+        final = self.output(study)
+        with self.lock(f"study-{study}"):
+            fresh = final.with_name(f".{study}.new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.copytree(report, fresh)
+            shutil.rmtree(final, ignore_errors=True)
+            fresh.rename(final)
+        return final
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "stages" / key
+
+    def _latest(self, kind: str, label: str) -> Path:
+        return self.root / "latest" / hashlib.sha256(f"{kind} {label}".encode()).hexdigest()[:32]
+
+
+def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / _MANIFEST)
+    return {
+        str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": _sha256(p)} for p in files
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Write so that a reader sees the old file or the whole new one, whatever happens between."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    fresh.replace(path)

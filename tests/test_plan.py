@@ -1,0 +1,183 @@
+"""The plan: which stages there are, and which of them a change touches."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from study_folder import model_folder, plan_of, write_folder
+
+from kdstudy.errors import InputError
+from kdstudy.study.plan import Stage
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path)
+
+
+def stages(plan, kind):
+    return {s.label: s for s in plan.stages.values() if s.kind == kind}
+
+
+def changed(before, after):
+    """Return (kind, label) of what `after` would build again."""
+    return {(s.kind, s.label) for key, s in after.stages.items() if key not in before.stages}
+
+
+def test_the_key_of_a_stage_is_pinned():
+    # printf of the canonical JSON, through sha256sum. A changed digest makes every store rebuild.
+    stage = Stage(
+        kind="score", label="x", config={"rule": "corrected"}, inputs={"a": "k1", "b": "k2"}
+    )
+    assert stage.key == "b7ad90aea6100ef5ae3dd77c19a0ef20"
+
+
+def test_roles_are_part_of_the_key():
+    one = Stage(kind="compare", label="x", config={}, inputs={"system": "a", "reference": "b"})
+    other = Stage(kind="compare", label="x", config={}, inputs={"system": "b", "reference": "a"})
+    assert one.key != other.key
+
+
+def test_every_run_of_the_study_is_there_once(folder):
+    trained = stages(plan_of(folder), "train")
+    methods = ("sft", "seqkd", "word_kd", "revkd", "gkd")
+    expected = {"big/teacher"}
+    for student in ("small", "medium"):
+        expected |= {f"{student}/{m}{'/big' if m != 'sft' else ''}" for m in methods}
+        expected |= {f"{student}/word_kd/big/{x}" for x in ("tau=2", "noise=1", "base-teacher")}
+    assert set(trained) == expected
+    # One teacher text serves both students.
+    assert len(stages(plan_of(folder), "teacher_text")) == 1
+
+
+def test_stages_come_after_what_they_need(folder):
+    seen = set()
+    for key, stage in plan_of(folder).stages.items():
+        assert set(stage.inputs.values()) <= seen
+        assert stage.key == key
+        seen.add(key)
+
+
+def test_a_methods_temperature_touches_that_run_and_what_hangs_on_it(folder):
+    before = plan_of(folder, ablations={})
+    methods = ["sft", "seqkd", {"type": "word_kd", "temperature": 2}, "revkd", "gkd"]
+    after = plan_of(folder, ablations={}, methods=methods)
+    runs = {"small/word_kd/big", "medium/word_kd/big"}
+    expected = {("train", r) for r in runs} | {("score", r) for r in runs}
+    expected |= {
+        ("generate", f"{r} on {b}") for r in runs for b in ("synth_addsub", "synth_multiarith")
+    }
+    expected |= {
+        ("compare", f"{r} with {other}")
+        for r in runs
+        for other in ("big/teacher", r.split("/")[0] + "/sft")
+    }
+    expected |= {("results", "t"), ("report", "t")}
+    assert changed(before, after) == expected
+
+
+def test_a_benchmark_more_trains_nothing_again(folder):
+    more = plan_of(folder, benchmarks=["synth_addsub", "synth_multiarith", "synth_svamp"])
+    kinds = {kind for kind, _ in changed(plan_of(folder), more)}
+    assert kinds == {"benchmark", "generate", "score", "compare", "results", "report"}
+    again = {s for s in changed(plan_of(folder), more) if s[0] == "generate"}
+    assert all(label.endswith("synth_svamp") for _, label in again)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"train": {"micro_batch_size": 2}},
+        {"train": {"report_to": ["tensorboard"]}},
+        {"generation": {"batch_size": 7}},
+    ],
+)
+def test_knobs_that_change_no_result_train_and_generate_nothing_again(folder, fields):
+    kinds = {kind for kind, _ in changed(plan_of(folder), plan_of(folder, **fields))}
+    assert kinds <= {"report"}
+
+
+def test_other_bytes_in_a_model_or_corpus_are_another_study(folder):
+    before = plan_of(folder)
+    (folder / "small" / "model.safetensors").write_bytes(b"other")
+    touched = changed(before, plan_of(folder))
+    assert ("train", "small/sft") in touched
+    assert ("train", "medium/sft") not in touched
+    assert ("train", "big/teacher") not in touched
+    with (folder / "rows.jsonl").open("a") as f:
+        f.write(json.dumps({"prompt": "q", "completion": "a"}) + "\n")
+    assert ("train", "medium/sft") in changed(before, plan_of(folder))
+
+
+def test_moving_the_folder_changes_no_key(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("moved")
+    write_folder(elsewhere)
+    assert set(plan_of(folder).stages) == set(plan_of(elsewhere).stages)
+
+
+def test_unchanged_weights_are_hashed_once(folder):
+    pins = {}
+    plan_of(folder, pins)
+    known = dict(pins)
+    # What the memory says is believed as long as path, size and time are the same.
+    for key in pins:
+        if "small/model.safetensors" in key:
+            pins[key] = "0" * 64
+    assert set(plan_of(folder, pins).stages) != set(plan_of(folder, known).stages)
+
+
+def test_vocabularies_that_differ_are_refused_where_distributions_are_compared(folder):
+    model_folder(folder / "stranger", vocabulary="xyz")
+    with pytest.raises(InputError, match=r"word_kd: small and stranger .*\n.*\n.*seqkd"):
+        plan_of(folder, teachers=["./stranger"], ablations={})
+    plan_of(folder, teachers=["./stranger"], methods=["sft", "seqkd"], ablations={})
+
+
+def test_a_teacher_used_as_it_is_has_no_training(folder):
+    plan = plan_of(folder, teachers=[{"model": "./big", "finetune": False}], ablations={})
+    assert "big/teacher" not in plan.trained
+    assert "teacher" not in plan.stages[plan.trained["small/word_kd/big"]].inputs
+    assert {s.kind for s in plan.systems if s.label == "big"} == {"teacher"}
+
+
+def test_seeds_repeat_students_and_share_the_teacher(folder):
+    plan = plan_of(folder, seeds=[0, 1], ablations={})
+    assert {"small/gkd/big/seed=0", "small/gkd/big/seed=1"} <= set(plan.trained)
+    teachers = {
+        plan.stages[plan.trained[f"small/gkd/big/seed={s}"]].inputs["teacher"] for s in (0, 1)
+    }
+    assert len(teachers) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"students": ["./gone"]}, "gone: no such folder"),
+        ({"corpus": {"path": "gone.jsonl", "validation_rows": 2}}, "gone.jsonl: no such file"),
+        ({"corpus": "wikipedia"}, "unknown name 'wikipedia'"),
+        ({"benchmarks": ["gsm9k"]}, "did you mean gsm8k"),
+        ({"benchmarks": ["gsm8k"]}, "KDSTUDY_DATA"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, fields, expected):
+    with pytest.raises(InputError, match=expected):
+        plan_of(folder, **fields)
+
+
+def test_a_folder_without_weights_or_config_is_refused(folder):
+    (folder / "small" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="holds no weights"):
+        plan_of(folder)
+    (folder / "small" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        plan_of(folder)
+
+
+def test_planning_imports_no_torch():
+    code = (
+        "import sys, kdstudy.cli, kdstudy.study.plan, kdstudy.study.execute, kdstudy.study.view,"
+        "kdstudy.study.read, kdstudy.evaluate.stages;"
+        "sys.exit(bool({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,142 @@
+"""study.yaml: what is accepted, what is refused, and in which words."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdstudy.errors import InputError
+from kdstudy.study import schema
+from kdstudy.study.protocols import differences
+from kdstudy.study.read import read_study
+
+SHIPPED = sorted((Path(schema.__file__).parents[1] / "studies").glob("*.yaml"))
+GOOD = {
+    "name": "t",
+    "teachers": ["zoo-l"],
+    "students": ["zoo-s"],
+    "corpus": "synthetic",
+    "benchmarks": ["synth_addsub"],
+}
+
+
+def read(tmp_path, text_or_fields):
+    text = text_or_fields if isinstance(text_or_fields, str) else yaml.safe_dump(text_or_fields)
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return read_study(path)
+
+
+def refusal(tmp_path, **fields):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, GOOD | fields)
+    return str(caught.value)
+
+
+def test_the_papers_settings_are_the_defaults(tmp_path):
+    study = read(tmp_path, GOOD)
+    train = study.train
+    assert (train.epochs, train.batch_size, train.learning_rate) == (4, 16, 3e-4)
+    assert (train.warmup_steps, train.max_length, train.schedule) == (100, 256, "linear")
+    assert (train.lora.r, train.lora.alpha, train.lora.dropout) == (8, 16, 0.05)
+    assert train.lora.target_modules == ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+    assert [m.type for m in study.methods] == ["sft", "seqkd", "word_kd", "revkd", "gkd"]
+    gkd = study.methods[-1]
+    assert (gkd.lmbda, gkd.beta, gkd.temperature) == (0.5, 0.5, 1.0)
+    assert study.generation.max_new_tokens == 256
+    assert (study.corpus.validation_rows, study.corpus.seed) == (500, 6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"methods": [{"type": "gkd", "beta": 0}]}, ["methods[0].beta", "word_kd"]),
+        ({"methods": [{"type": "gkd", "beta": 1}]}, ["methods[0].beta", "revkd"]),
+        ({"methods": [{"type": "gkd", "beta": 1.5}]}, ["outside (0, 1)"]),
+        ({"methods": [{"type": "gkd", "lmbda": 1.2}]}, ["methods[0].lmbda", "less than or equal to 1"]),
+        ({"methods": ["word-kd"]}, ["unknown method 'word-kd'", "did you mean 'word_kd'"]),
+        ({"methods": ["sft", "sft"]}, ["methods", "listed twice"]),
+        ({"students": ["zoo-l"]}, ["its own teacher"]),
+        ({"students": []}, ["students"]),
+        ({"teachers": []}, ["teachers", "add one"]),
+        ({"benchmarks": []}, ["benchmarks"]),
+        ({"name": "../up"}, ["name"]),
+        ({"trian": {}}, ["trian", "did you mean 'train'"]),
+        ({"train": {"learning_rte": 1}}, ["train.learning_rte", "did you mean 'learning_rate'"]),
+        ({"train": {"epochs": "many"}}, ["train.epochs", "'many'"]),
+        ({"generation": {"samples": 3}}, ["generation", "temperature"]),
+        ({"template": "alpca"}, ["template", "alpaca"]),
+        ({"corpus": {"path": "a", "dataset": "b"}}, ["corpus", "exactly one"]),
+        ({"protocol": "referense"}, ["protocol", "reference"]),
+        ({"methods": ["sft"], "ablations": {"noise": {}}}, ["ablations.noise", "word_kd"]),
+        ({"ablations": {"students": ["zoo-xl"]}}, ["ablations.students", "zoo-xl"]),
+    ],
+)  # fmt: skip
+def test_what_is_meaningless_is_refused_with_file_field_and_remedy(tmp_path, fields, expected):
+    message = refusal(tmp_path, **fields)
+    assert str(tmp_path / "study.yaml") in message
+    for part in expected:
+        assert part in message
+
+
+def test_the_line_is_named(tmp_path):
+    text = yaml.safe_dump(GOOD) + "train:\n  epochs: 2\n  warmup_stepz: 3\n"
+    line = text.split("\n").index("  warmup_stepz: 3") + 1
+    with pytest.raises(InputError, match=f"line {line}: train.warmup_stepz"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [unclosed", "line 1"),
+        ("", "is not a study"),
+        ("- a\n- b\n", "is not a study"),
+        ("name: a\nname: b\n", "'name' is written twice"),
+    ],
+)
+def test_a_file_that_is_no_study(tmp_path, text, expected):
+    with pytest.raises(InputError, match=expected):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "study.yaml").write_text("")
+    with pytest.raises(InputError, match="did you mean .*study.yaml"):
+        read_study(tmp_path / "stduy.yaml")
+
+
+def test_reference_expands_into_fields_that_the_user_can_override(tmp_path):
+    study = read(tmp_path, GOOD | {"protocol": "reference", "train": {"loss_tokens": "response"}})
+    assert study.train.normalisation == "sequences"
+    assert study.train.select_by == "cross_entropy"
+    assert study.train.loss_tokens == "response"
+    assert study.generation.temperature == 1
+    assert [m.type for m in study.methods] == ["sft", "word_kd", "revkd", "gkd"]
+    fields = {d["field"] for d in differences(study)}
+    assert "train.normalisation" in fields
+    assert "train.loss_tokens" not in fields
+
+
+def test_corrected_differs_in_nothing(tmp_path):
+    assert differences(read(tmp_path, GOOD)) == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_every_shipped_study_reads_and_names_the_schema(path):
+    assert read_study(path).name
+    assert path.read_text().startswith("# yaml-language-server: $schema=study.schema.json\n")
+
+
+def test_the_shipped_schema_is_the_one_that_kdstudy_prints():
+    shipped = json.loads((SHIPPED[0].parent / "study.schema.json").read_text())
+    assert shipped["properties"] == schema.Study.model_json_schema()["properties"]
+    assert shipped["$defs"] == schema.Study.model_json_schema()["$defs"]
+
+
+def test_every_field_is_described():
+    document = schema.Study.model_json_schema()
+    for part in (document, *document["$defs"].values()):
+        for name, field in part["properties"].items():
+            assert field.get("description") or name == "type", (part["title"], name)
