@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from kdstudy.errors import InputError
+
 ALPACA = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request.\n\n"
@@ -11,7 +13,7 @@ ALPACA = (
 _INDENT = " " * 16
 REFERENCE = (
     "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
+    "Write a response that appropriately completes the request. \n\n"
     f"{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n{_INDENT}### Response:\n{_INDENT}"
 )
 TEMPLATES = {"alpaca": ALPACA, "reference": REFERENCE}
@@ -41,11 +43,13 @@ def render(template: str, instruction: str, tokenizer: Any = None) -> str:
         tokenizer: Needed for `chat` alone.
 
     Raises:
-        ValueError: `chat` with a tokenizer that has no chat template.
+        InputError: `chat` with a tokenizer that has no chat template.
     """
     if template == "chat":
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("template 'chat': this tokenizer has no chat template; use 'alpaca'")
+            raise InputError(
+                "template: chat: this tokenizer has no chat template", remedy="write template: alpaca"
+            )
         message = [{"role": "user", "content": instruction}]
         return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     # str.replace, not str.format: braces in a question are text.

@@ -1,0 +1,179 @@
+"""Running a plan: order, resume, damage, and errors a person can act on."""
+
+import errno
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from kdstudy.errors import InputError, StageError
+from kdstudy.study.execute import execute, missing, reason
+from kdstudy.study.plan import Stage
+from kdstudy.study.stages import KINDS, Kind
+from kdstudy.study.store import Store
+from kdstudy.study.view import StudyView, duration
+
+CALLS = []
+BEHAVIOUR = {}
+
+
+def work(work):
+    """The stage function of these tests: adds up its inputs' numbers and its own."""
+    CALLS.append(work.config["add"])
+    behaviour = BEHAVIOUR.get(work.config["add"])
+    if behaviour:
+        behaviour(work)
+    total = work.config["add"]
+    for i, folder in enumerate(work.inputs.values()):
+        total += json.loads((folder / "sum.json").read_text())
+        work.progress(i + 1, len(work.inputs), "input", loss=0.5)
+    (work.out / "sum.json").write_text(json.dumps(total))
+    return f"sum {total}"
+
+
+@pytest.fixture(autouse=True)
+def fake_kind(monkeypatch):
+    monkeypatch.setitem(KINDS, "toy", Kind(entry="test_execute:work"))
+    CALLS.clear()
+    BEHAVIOUR.clear()
+
+
+def chain(a=1, b=2, c=4):
+    """A and B feed C."""
+    first = Stage(kind="toy", label="a", config={"add": a})
+    second = Stage(kind="toy", label="b", config={"add": b})
+    last = Stage(kind="toy", label="c", config={"add": c}, inputs={"x": first.key, "y": second.key})
+    return {s.key: s for s in (first, second, last)}, last.key
+
+
+def run(stages, target, store, console=None):
+    todo, damaged = missing(stages, [target], store)
+    console = console or Console(file=io.StringIO())
+    with StudyView("t", len(todo), len(stages) - len(todo), console) as view:
+        execute(todo, store, view, damaged=damaged)
+
+
+def test_a_run_builds_all_and_a_rerun_nothing(tmp_path):
+    store = Store(tmp_path)
+    stages, target = chain()
+    run(stages, target, store)
+    assert CALLS == [1, 2, 4]
+    assert json.loads((store.get(target) / "sum.json").read_text()) == 7
+    run(stages, target, store)
+    assert CALLS == [1, 2, 4]
+
+
+def test_a_change_builds_what_hangs_on_it_and_says_why(tmp_path):
+    store = Store(tmp_path)
+    run(*chain(), store)
+    stages, target = chain(b=3)
+    todo, _ = missing(stages, [target], store)
+    assert [(s.label, reason(s, store, stages)) for s in todo] == [
+        ("b", "add 2 -> 3"),
+        ("c", "toy b changed"),
+    ]
+    run(stages, target, store)
+    assert CALLS == [1, 2, 4, 3, 4]
+
+
+def test_a_finished_target_needs_nothing_upstream(tmp_path):
+    store = Store(tmp_path)
+    stages, target = chain()
+    run(stages, target, store)
+    for key in stages:
+        if key != target:
+            (store.get(key) / "sum.json").unlink()
+    assert missing(stages, [target], store) == ([], set())
+
+
+def test_damage_upstream_is_found_before_it_is_read(tmp_path):
+    store = Store(tmp_path)
+    run(*chain(), store)
+    stages, target = chain(c=8)
+    first = next(iter(stages))
+    (store.get(first) / "sum.json").write_text("9")  # same size, other content
+    todo, damaged = missing(stages, [target], store)
+    assert damaged == {first}
+    assert [s.label for s in todo] == ["a", "c"]
+    run(stages, target, store)
+    assert json.loads((store.get(target) / "sum.json").read_text()) == 11
+
+
+def test_a_failure_keeps_what_is_finished_and_the_next_run_goes_on(tmp_path):
+    store = Store(tmp_path)
+    stages, target = chain()
+
+    def interrupt(work):
+        raise KeyboardInterrupt
+
+    BEHAVIOUR[2] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(stages, target, store)
+    todo, _ = missing(stages, [target], store)
+    assert [reason(s, store, stages) for s in todo] == ["interrupted; will resume", "never built"]
+    BEHAVIOUR.clear()
+    run(stages, target, store)
+    assert CALLS == [1, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, ["the disk is full", "kept"]),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 1, ["Permission denied", "/x/y"]),
+        (RuntimeError("CUDA out of memory"), 1, ["out of memory", "micro_batch_size"]),
+        (ZeroDivisionError("division by zero"), 1, ["ZeroDivisionError", "traceback: "]),
+        (InputError("row 3 is odd", remedy="mend it"), 2, ["row 3 is odd", "mend it"]),
+    ],
+)  # fmt: skip
+def test_every_failure_names_its_stage_and_says_what_to_do(tmp_path, error, code, expected):
+    def fail(work):
+        raise error
+
+    BEHAVIOUR[2] = fail
+    with pytest.raises(StageError) as caught:
+        run(*chain(), Store(tmp_path))
+    assert caught.value.exit_code == code
+    message = str(caught.value)
+    assert message.startswith("toy b: ")
+    assert "Traceback" not in message
+    for part in expected:
+        assert part in message
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path):
+    text = io.StringIO()
+    run(*chain(), Store(tmp_path), Console(file=text, width=60))
+    lines = text.getvalue().split("\n")
+    assert lines[0] == "t: 3 stages to run"
+    assert lines[1].startswith("[1/3] toy") and lines[1].endswith("sum 1")
+    assert lines[3].startswith("[3/3] toy") and lines[3].endswith("sum 7")
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_terminal_shows_step_rate_loss_and_time_left(tmp_path):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=160)
+
+    def wait(work):
+        import time
+
+        work.progress(1, 4, "step", loss=1.25)
+        time.sleep(0.4)  # one refresh of the live view
+
+    BEHAVIOUR[4] = wait
+    run(*chain(), Store(tmp_path), console)
+    shown = text.getvalue()
+    assert "1/4 steps" in shown
+    assert "steps/s" in shown
+    assert "left" in shown
+    assert "loss 1.25" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.96, "10 s"), (59.2, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,102 @@
+"""Model names: folders, and Hub ids through HF_ENDPOINT against a local stand-in."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_stand_in import COMMIT, hub
+from study_folder import model_folder
+
+from kdstudy.data.corpora import locate
+from kdstudy.errors import InputError
+from kdstudy.models.resolve import resolve
+from kdstudy.study.schema import CorpusRef, ModelRef
+
+# huggingface_hub reads its endpoint when it is imported, so the client is a process of its own.
+CLIENT = """
+import json, sys
+from pathlib import Path
+from kdstudy.models.resolve import fetch, resolve
+from kdstudy.study.schema import ModelRef
+pins = json.loads(sys.argv[2])
+found = resolve(ModelRef(**json.loads(sys.argv[1])), Path(), pins)
+folder = fetch(found.local()) if sys.argv[3] == "fetch" else None
+print(json.dumps([found.name, found.fingerprint, str(folder), pins]))
+"""
+
+
+def client(endpoint, cache, ref, pins=None, fetch=True):
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache)}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    call = [sys.executable, "-c", CLIENT, json.dumps(ref), json.dumps(pins or {})]
+    call.append("fetch" if fetch else "pin")
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+@pytest.fixture
+def served(tmp_path):
+    model_folder(tmp_path / "served")
+    with hub("org/tiny", tmp_path / "served") as (endpoint, seen):
+        yield endpoint, seen, tmp_path
+
+
+def test_a_hub_model_is_pinned_to_its_commit_and_fetched(served):
+    endpoint, _, folder = served
+    name, fingerprint, fetched, pins = client(endpoint, folder / "cache", {"model": "org/tiny"})
+    assert name == "tiny"
+    assert fingerprint == f"hub:org/tiny@{COMMIT}"
+    assert pins == {"org/tiny@main": COMMIT}
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        assert (Path(fetched) / file).read_bytes() == (folder / "served" / file).read_bytes()
+
+
+def test_what_is_pinned_needs_no_network(served):
+    endpoint, seen, folder = served
+    pins = {"org/tiny@main": COMMIT}
+    assert client(endpoint, folder / "cache", {"model": "org/tiny"}, pins, fetch=False)
+    whole = {"model": "org/tiny", "revision": COMMIT}
+    assert client(endpoint, folder / "cache", whole, fetch=False)
+    assert seen == []
+
+
+def test_a_downloaded_model_works_without_the_hub(served):
+    endpoint, _, folder = served
+    first = client(endpoint, folder / "cache", {"model": "org/tiny"})
+    gone = "http://127.0.0.1:9"
+    again = client(gone, folder / "cache", {"model": "org/tiny"}, first[3])
+    assert again[:3] == first[:3]
+
+
+def test_an_unknown_model_and_a_dead_hub_are_told_apart(served):
+    endpoint, _, folder = served
+    assert "no such model" in client(endpoint, folder / "c", {"model": "org/none"}, fetch=False)
+    dead = client("http://127.0.0.1:9", folder / "c", {"model": "org/tiny"}, fetch=False)
+    assert "cannot be reached" in dead
+
+
+def test_a_folder_wins_over_the_hub_and_is_known_by_its_bytes(tmp_path):
+    model_folder(tmp_path / "mine")
+    one = resolve(ModelRef(model="mine"), tmp_path, {})
+    assert one.folder == str(tmp_path / "mine")
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"changed!")
+    assert resolve(ModelRef(model="mine"), tmp_path, {}).fingerprint != one.fingerprint
+
+
+def test_a_users_adapter_is_part_of_the_identity(tmp_path):
+    model_folder(tmp_path / "mine")
+    plain = resolve(ModelRef(model="./mine"), tmp_path, {})
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(InputError, match="no adapter_config.json"):
+        resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    adapted = resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
+    assert adapted.fingerprint != plain.fingerprint
+
+
+def test_a_known_corpus_without_a_data_folder(tmp_path):
+    with pytest.raises(InputError, match="KDSTUDY_DATA"):
+        locate(CorpusRef(name="math10k"), tmp_path, None, {})
