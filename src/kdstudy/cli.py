@@ -274,7 +274,7 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
 
 
 def _single_study(**fields: Any) -> Any:
-    """Return a study of one run; the benchmark is there because a study has one, and is not built."""
+    """Return a study of one run; a study must have a benchmark, and this one is never built."""
     from pydantic import ValidationError
 
     from kdstudy.study.schema import Study
@@ -329,7 +329,8 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
 
     for d in differences(planned.study):
         typer.echo(
-            f"differs from corrected: {d['field']} = {d['value']} (not {d['corrected']}): {d['why']}"
+            f"differs from corrected: {d['field']} = {d['value']} "
+            f"(not {d['corrected']}): {d['why']}"
         )
 
 

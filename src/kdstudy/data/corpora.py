@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kdstudy.data import synthetic
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.records import Example, content_id, read_jsonl
 from kdstudy.study.schema import CorpusRef
@@ -81,8 +82,7 @@ def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, st
         InputError: Unknown name, no such file, or no such data set.
     """
     if ref.name == "synthetic":
-        version = hashlib.sha256(json.dumps(_synthetic_rows()).encode()).hexdigest()
-        return Source(name="synthetic", fingerprint=version)
+        return Source(name="synthetic", fingerprint=f"{synthetic.fingerprint()}:{SYNTHETIC_ROWS}")
     if ref.dataset is not None:
         commit = _pin_dataset(ref.dataset, ref.revision, pins)
         return Source(
@@ -129,7 +129,7 @@ def load(source: Source, *, rows: int | None, validation_rows: int, seed: int) -
     if not kept:
         raise InputError(
             f"corpus {source.name}: holds no usable row",
-            why=f"{read} rows were read, {sum(dropped.values())} of them without prompt or response",
+            why=f"{read} rows were read, {sum(dropped.values())} of them without text to use",
             remedy=f"give rows with {_COLUMNS}",
         )
     kept.sort(key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
@@ -149,12 +149,6 @@ def load(source: Source, *, rows: int | None, validation_rows: int, seed: int) -
     )
 
 
-def _synthetic_rows() -> list[dict[str, str]]:
-    from kdstudy.data.synthetic import corpus_rows
-
-    return corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED)
-
-
 def _named_file(name: str, data_dir: Path | None) -> Path:
     if name not in _FILES:
         raise InputError(
@@ -165,7 +159,7 @@ def _named_file(name: str, data_dir: Path | None) -> Path:
     if data_dir is None:
         raise InputError(
             f"corpus {name}: no data folder is set",
-            remedy=f"put the file at DIR/{_FILES[name]} and give --data-dir DIR or set KDSTUDY_DATA",
+            remedy=f"put the file at DIR/{_FILES[name]} and give --data-dir DIR (KDSTUDY_DATA)",
         )
     return data_dir / _FILES[name]
 
@@ -175,7 +169,7 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
     if source.dataset is not None:
         yield from _hub_rows(source)
     elif source.path is None:
-        for i, row in enumerate(_synthetic_rows()):
+        for i, row in enumerate(synthetic.corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED)):
             yield f"synthetic, row {i + 1}", row
     elif source.path.endswith(".jsonl"):
         for line, row in read_jsonl(Path(source.path)):

@@ -48,7 +48,8 @@ def render(template: str, instruction: str, tokenizer: Any = None) -> str:
     if template == "chat":
         if not getattr(tokenizer, "chat_template", None):
             raise InputError(
-                "template: chat: this tokenizer has no chat template", remedy="write template: alpaca"
+                "template: chat: this tokenizer has no chat template",
+                remedy="write template: alpaca",
             )
         message = [{"role": "user", "content": instruction}]
         return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)

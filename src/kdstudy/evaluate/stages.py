@@ -99,19 +99,23 @@ def _pinned(folder: Path) -> benchmarks.Benchmark:
 
 def _generate(work: Work, examples: list[Example]) -> str:
     from kdstudy.evaluate.generate import generate_to
-    from kdstudy.models.load import load_trained
+    from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
     from kdstudy.study import schema
 
-    name = work.config["model"]["name"]
-    model, tokenizer, parameters = load_trained(
-        work.local["models"][name], work.inputs.get("trained"), work.config["precision"]
-    )
-    generation = schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"])
-    rows = [(work.config["items"], example) for example in examples]
-    made = generate_to(
-        work.out, model, tokenizer, rows, work.config["template"], generation, work.progress
+    local = work.local["models"][work.config["model"]["name"]]
+    model = open_model(local, work.config["precision"], work.inputs.get("trained"))
+    model, parameters = ready_to_answer(model)
+    path = generate_to(
+        work.out,
+        model,
+        open_tokenizer(local),
+        [(work.config["items"], example) for example in examples],
+        work.config["template"],
+        schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"]),
+        progress=work.progress,
     )
     (work.out / MODEL).write_text(json.dumps({"parameters": parameters}))
+    made = read_records(path, Generation)
     tokens = sum(g.tokens for g in made)
     cut = sum(g.stop == "length" for g in made)
     return f"{len(made)} texts, {tokens} tokens, {cut} cut at the limit"

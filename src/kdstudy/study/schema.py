@@ -322,7 +322,8 @@ class Study(Strict):
     def _known_template(cls, value: str) -> str:
         if value not in ("alpaca", "chat", "reference") and "{instruction}" not in value:
             raise ValueError(
-                f"'{value}' is no template; write alpaca, chat, reference or a text with {{instruction}}"
+                f"'{value}' is no template; write alpaca, chat, reference, or a text with "
+                "{instruction} in it"
             )
         return value
 
@@ -342,7 +343,7 @@ class Study(Strict):
                 if (t.model, t.revision, t.adapter) == (s.model, s.revision, s.adapter):
                     raise ValueError(
                         f"{s.model} is its own teacher: every divergence would start at zero and "
-                        "stay there; remove it from teachers or students, or give the teacher an adapter"
+                        "stay there; take it out of one list, or give the teacher an adapter"
                     )
         self._ablations_make_sense()
         return self

@@ -1,0 +1,178 @@
+"""Figures with a continuous axis: model size, temperature, noise, optimizer steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from kdstudy.analyze.plot import INK, ROWS, Figure, colours, percent_axis
+from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.views import ablation_rows, describe, items_note, short, tooltips
+
+Table = pd.DataFrame
+
+
+def scale(table: Table) -> Figure | None:
+    """Draw mean accuracy against parameters, one line per method."""
+    rows = table[(table.metric == "accuracy") & (table.benchmark == AVERAGE)].copy()
+    rows = rows[(rows.ablation == "") & rows.parameters.notna()]
+    if rows[rows.kind == "distilled"].empty:
+        return None
+    rows["parameters"] = rows.parameters.astype(float)
+    rows["series"] = np.where(rows.kind == "distilled", rows.method, rows.kind)
+    rows["text"] = tooltips(rows)
+    x = alt.X(
+        "parameters:Q",
+        scale=alt.Scale(type="log", nice=False, padding=24),
+        axis=alt.Axis(
+            format="~s", title="parameters", grid=False, values=sorted(rows.parameters.unique())
+        ),
+    )
+    y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=percent_axis("mean accuracy"))
+    lines = rows[rows.kind.isin(["sft", "distilled"])]
+    colour = alt.Color("series:N", scale=colours(lines.series), legend=None)
+    base = alt.Chart(ROWS)
+    last = lines[lines.parameters == lines.parameters.max()].copy()
+    last["place"] = _spread(last.value.to_numpy(), 0.055)
+    layers = [
+        base.mark_rule(opacity=0.35).encode(x=x, y=alt.Y("low:Q"), y2="high", color=colour),
+        base.mark_line(strokeWidth=2).encode(x=x, y=alt.Y("mean(value):Q"), color=colour),
+        base.mark_point(filled=True, size=50, opacity=1).encode(
+            x=x, y=y, color=colour, description="text:N"
+        ),
+        alt.Chart(alt.NamedData("last"))
+        .mark_text(align="left", dx=9)
+        .encode(x=x, y="place:Q", text="series:N", color=colour),
+    ]
+    others = alt.Chart(alt.NamedData("others"))
+    layers.append(
+        others.mark_point(size=60, strokeWidth=1.6, color=INK).encode(
+            x=x,
+            y=y,
+            shape=alt.Shape(
+                "kind:N",
+                scale=alt.Scale(domain=["teacher", "base"], range=["diamond", "circle"]),
+                legend=alt.Legend(title=None, orient="top-left", symbolStrokeColor=INK),
+            ),
+            description="text:N",
+        )
+    )
+    chart = alt.layer(*layers).properties(width=700, height=300)
+    data = {"rows": lines, "last": last, "others": rows[rows.kind.isin(["base", "teacher"])]}
+    title = f"Mean accuracy against model size ({items_note(table)}, 95% intervals)"
+    return Figure(name="scale", title=title, description=describe(rows), chart=chart, data=data)
+
+
+def curve(table: Table, ablation: str) -> Figure | None:
+    """Draw accuracy and parse rate over temperature or noise (paper, Figures 5 and 6)."""
+    rows = ablation_rows(table, ablation)
+    rows = rows[(rows.benchmark == AVERAGE) & rows.metric.isin(["accuracy", "parse_rate"])].copy()
+    if rows.empty or rows[ablation].nunique() < 2:
+        return None
+    rows["column"] = rows.student + " ← " + rows.teacher.map(short)
+    unit = "loss temperature τ" if ablation == "temperature" else "noise scale σ on teacher logits"
+    upper = _labelled_ends(rows[rows.metric == "accuracy"], ablation, 0.075)
+    lower = rows[rows.metric == "parse_rate"].assign(is_last=False, place=0.0)
+    chart = alt.vconcat(
+        _panel(upper, "accuracy", ablation, None, "mean accuracy", 180),
+        _panel(lower, "parsed", ablation, unit, "parsed", 60),
+        spacing=10,
+    )
+    title = f"Accuracy, and under it the parse rate, over the {unit} ({items_note(table)})"
+    return Figure(
+        name=ablation,
+        title=title,
+        description=describe(rows),
+        chart=chart,
+        data={"accuracy": upper, "parsed": lower},
+    )
+
+
+def training(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw the validation loss of every run over its steps, one small multiple each."""
+    rows = pd.DataFrame(
+        [
+            {"system": r["system"], "step": p["step"], "kind": kind, "value": p.get(key)}
+            for r in runs
+            for p in r.get("curve") or ()
+            for key, kind in (("loss", "training"), ("eval_loss", "validation"))
+        ]
+    )
+    if rows.empty or rows.value.isna().all():
+        return None
+    rows = rows.dropna(subset="value")
+    chart = (
+        alt.Chart(ROWS)
+        .mark_line(strokeWidth=1.6, color=INK)
+        .encode(
+            x=alt.X("step:Q", axis=alt.Axis(tickCount=3, grid=False, title=None)),
+            y=alt.Y("value:Q", axis=alt.Axis(tickCount=3, domain=False, title=None)),
+            strokeDash=alt.StrokeDash("kind:N", legend=alt.Legend(title=None, orient="top")),
+            opacity=alt.Opacity(
+                "kind:N", scale=alt.Scale(domain=["training", "validation"], range=[0.45, 1])
+            ),
+        )
+        .properties(width=180, height=70)
+        .facet(alt.Facet("system:N", header=alt.Header(title=None)), columns=4, spacing=18)
+        .resolve_scale(y="independent")
+    )
+    last = rows[rows.kind == "validation"].groupby("system").value.last()
+    text = "; ".join(f"{system}: {value:.3f}" for system, value in last.items())
+    title = "Loss over optimizer steps (nats per token; its scale differs between methods)"
+    return Figure(name="training", title=title, description=text, chart=chart, data={"rows": rows})
+
+
+def _spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Return the values moved apart so that labels beside them do not overlap."""
+    order = np.argsort(values)
+    placed = values[order].astype(float)
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    placed -= (placed - values[order]).mean()
+    return placed[np.argsort(order)]
+
+
+def _labelled_ends(rows: Table, factor: str, gap: float) -> Table:
+    """Add `is_last` and `place`: where the method's name stands at the right end of its line."""
+    rows = rows.assign(is_last=False, place=0.0)
+    for _, part in rows.groupby("column"):
+        ends = part[part[factor] == part[factor].max()]
+        rows.loc[ends.index, "is_last"] = True
+        rows.loc[ends.index, "place"] = _spread(ends.value.to_numpy(), gap)
+    return rows
+
+
+def _panel(
+    rows: Table, name: str, factor: str, x_title: str | None, y_title: str, height: int
+) -> alt.FacetChart:
+    values = sorted(float(v) for v in rows[factor].unique())
+    room = 0.32 * (values[-1] - values[0])
+    x = alt.X(
+        f"{factor}:Q",
+        scale=alt.Scale(nice=False, domain=[values[0] - 0.05 * room, values[-1] + room]),
+        axis=alt.Axis(values=values, title=x_title, grid=False, format="~g"),
+    )
+    axis = alt.Axis(
+        format="%", values=[0, 0.5, 1], domain=False, ticks=False, title=y_title, titleAngle=-90
+    )
+    y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
+    base = alt.Chart(alt.NamedData(name))
+    layers = [
+        base.mark_rule(strokeWidth=1.4, opacity=0.6).encode(
+            x=x, y="low:Q", y2="high", color=colour
+        ),
+        base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, detail="seed:N"),
+        base.mark_point(filled=True, size=46, opacity=1).encode(
+            x=x, y=y, color=colour, description="text:N"
+        ),
+        base.transform_filter("datum.is_last")
+        .mark_text(align="left", dx=9)
+        .encode(x=x, y="place:Q", text="method:N", color=colour),
+    ]
+    # Vega-Lite ignores `labels=False` on a wrapped facet; an empty label is the way to say it.
+    header = alt.Header(title=None) if x_title is None else alt.Header(title=None, labelExpr="''")
+    panel = alt.layer(*layers).properties(width=300, height=height)
+    return panel.facet(alt.Facet("column:N", header=header), columns=3, spacing=26)

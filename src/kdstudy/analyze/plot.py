@@ -1,0 +1,217 @@
+"""The look of every figure, and the way from an Altair chart to an accessible SVG and a PDF."""
+
+import dataclasses
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+INK = "#1b1e23"
+"""Text, axes and neutral marks; becomes `currentColor`, so a page's dark mode reaches them."""
+
+GREY = "#8a8f98"
+PALETTE = {
+    "sft": GREY,
+    "seqkd": "#0072b2",
+    "word_kd": "#d55e00",
+    "revkd": "#009e73",
+    "gkd": "#cc79a7",
+}
+SPARE = ("#e69f00", "#56b4e9", "#9a6324", "#7f5fc7")
+"""Okabe and Ito's colours for the published methods, further ones for methods yet to come."""
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+ROWS = alt.NamedData("rows")
+FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
+"""Fonts of one width, so that labels take the room that vl-convert measured for them."""
+
+_AXIS = {
+    "labelColor": INK,
+    "titleColor": INK,
+    "titleFontWeight": "normal",
+    "titleFontSize": 12,
+    "labelFontSize": 12,
+    "gridColor": INK,
+    "gridOpacity": 0.1,
+    "domainColor": INK,
+    "domainOpacity": 0.35,
+    "tickColor": INK,
+    "tickOpacity": 0.35,
+    "tickSize": 4,
+    "labelPadding": 5,
+    "titlePadding": 8,
+}
+_WORDS = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
+CONFIG = {
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": _AXIS,
+    "legend": {**_WORDS, "titleFontWeight": "normal", "symbolStrokeWidth": 2},
+    "header": {**_WORDS, "labelFontWeight": "bold"},
+    "title": {"color": INK, "fontSize": 12.5, "anchor": "start"},
+    "text": {"color": INK, "fontSize": 11.5},
+}
+"""Type, ink and hairlines of every figure."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One drawn figure.
+
+    Attributes:
+        name: File stem and anchor, such as `accuracy`.
+        title: What is shown, with units and n.
+        description: The same for someone who cannot see it.
+        chart: The Altair chart, over named data.
+        data: The named data; apart, because Altair copies what a chart holds at every step.
+    """
+
+    name: str
+    title: str
+    description: str
+    chart: alt.TopLevelMixin
+    data: Mapping[str, pd.DataFrame]
+
+    def svg(self) -> str:
+        """Return the figure as one SVG element that takes its text colour from the page."""
+        return accessible(vl_convert.vegalite_to_svg(self._spec()), self)
+
+    def save(self, folder: Path) -> str:
+        """Write `name.svg` and `name.pdf` into the folder and return the SVG."""
+        raw = vl_convert.vegalite_to_svg(self._spec())
+        svg = accessible(raw, self)
+        (folder / f"{self.name}.svg").write_text(svg, encoding="utf-8")
+        (folder / f"{self.name}.pdf").write_bytes(vl_convert.svg_to_pdf(raw))
+        return svg
+
+    def _spec(self) -> dict[str, Any]:
+        spec = self.chart.to_dict(validate=False, context={"pre_transform": False})
+        rows = {name: frame.to_json(orient="records") for name, frame in self.data.items()}
+        spec["datasets"] = {name: json.loads(text) for name, text in rows.items()}
+        return spec | {"config": CONFIG, "background": "transparent", "padding": 4}
+
+
+def colours(methods: Iterable[str]) -> alt.Scale:
+    """Return the one colour scale of the report: a method has the same colour everywhere."""
+    known = sorted(set(methods) - {""}, key=order_of)
+    others = [m for m in known if m not in PALETTE]
+    spare = {m: SPARE[i % len(SPARE)] for i, m in enumerate(others)}
+    return alt.Scale(domain=known, range=[PALETTE.get(m) or spare[m] for m in known])
+
+
+def order_of(method: str) -> tuple[int, str]:
+    """Return the sort key of a method: SFT first, the published ones, then any other by name."""
+    names = list(PALETTE)
+    return (names.index(method) if method in names else len(names), method)
+
+
+def percent_axis(title: str | None) -> alt.Axis:
+    """Return the axis of a fraction."""
+    return alt.Axis(format="%", tickCount=5, domain=False, ticks=False, title=title)
+
+
+def side_header() -> alt.Header:
+    """Return the header of a figure's groups: upright, left of their rows."""
+    look = {"labelAngle": 0, "labelAlign": "left", "labelAnchor": "middle", "labelPadding": 18}
+    return alt.Header(title=None, **look)
+
+
+def accessible(svg: str, figure: Figure) -> str:
+    """Make vl-convert's SVG one labelled image, with tooltips, in the colours of its page.
+
+    Marks keep their description as a `<title>`, which browsers show on hover without a script.
+    """
+    svg = re.sub(
+        r'(<svg[^>]*?) width="([\d.]+)" height="[\d.]+"', r'\1 style="max-width:\2px"', svg
+    )
+    svg = re.sub(r'\s(role|aria-roledescription|aria-hidden|pointer-events)="[^"]*"', "", svg)
+    svg = re.sub(r'<path class="(background|foreground)"[^>]*?d=""[^>]*?/>', "", svg)
+    svg = re.sub(r'<path aria-label="([^"]*)"([^>]*)/>', r"<path\2><title>\1</title></path>", svg)
+    svg = re.sub(r'\saria-label="[^"]*"', "", svg)
+    svg = re.sub(r'(id="|url\(#)', rf"\g<1>{figure.name}-", svg)
+    svg = svg.replace(INK, "currentColor")
+    label = (
+        f'<title id="{figure.name}-title">{html.escape(figure.title)}</title>'
+        f'<desc id="{figure.name}-desc">{html.escape(figure.description)}</desc>'
+    )
+    head, body = svg.split(">", 1)
+    named = f'aria-labelledby="{figure.name}-title {figure.name}-desc"'
+    return f'{head} role="img" {named}>{label}{body}'
+
+
+def strip(
+    rows: pd.DataFrame,
+    *,
+    x_title: str,
+    domain: tuple[float, float],
+    columns: list[str],
+    groups: list[str],
+    lines: list[str],
+    marks: Mapping[str, Any],
+    width: int = 180,
+    percent: bool = True,
+) -> alt.FacetChart:
+    """Return small multiples of dots with intervals: groups down, benchmarks across.
+
+    Args:
+        rows: Columns group, column, line (the label of a row of dots), method, value, low, high,
+            text (its tooltip), and the columns that `marks` names.
+        x_title: Title of the value axis, with its unit.
+        domain: Range of the value axis.
+        columns: Order of the small multiples across.
+        groups: Order of the small multiples down.
+        lines: Order of the rows of dots inside one small multiple.
+        marks: `rules` (column -> mark options, one line per small multiple), `bands` (low column,
+            high column) and `hollow` (column that is true for a hollow mark).
+        width: Width of one small multiple, in pixels.
+        percent: Print the axis as percent.
+    """
+    base = alt.Chart(ROWS)
+    y = alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(domain=False, ticks=False))
+    scale = alt.Scale(domain=list(domain), nice=False, zero=False)
+    ends = [domain[0], sum(domain) / 2, domain[1]] if min(domain) == 0 else alt.Undefined
+    axis = alt.Axis(
+        format="%" if percent else "+d" if domain[0] < 0 else "d",
+        values=ends,
+        tickCount=4,
+        domain=False,
+        ticks=False,
+        title=x_title,
+    )
+    x = alt.X("value:Q", scale=scale, axis=axis)
+    named = rows.method.ne("").any()
+    colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
+    colour = colour if named else alt.value(INK)
+    layers = []
+    for low, high in marks.get("bands", ()):
+        band = base.mark_bar(height=9, opacity=0.16, color=INK)
+        layers.append(band.encode(x=alt.X(f"{low}:Q", scale=scale, axis=axis), x2=high, y=y))
+    for column, options in marks.get("rules", {}).items():
+        rule = base.mark_rule(color=INK, **options)
+        layers.append(rule.encode(x=alt.X(f"mean({column}):Q", scale=scale, axis=axis)))
+    layers.append(
+        base.mark_rule(strokeWidth=1.6).encode(
+            x=alt.X("low:Q", scale=scale, axis=axis), x2="high", y=y, color=colour
+        )
+    )
+    dots = base.mark_point(filled=True, size=58, opacity=1, strokeWidth=1.8)
+    dots = dots.encode(x=x, y=y, stroke=colour, description="text:N")
+    hollow = marks.get("hollow")
+    full = alt.condition(f"!datum.{hollow}", colour, alt.value("transparent")) if hollow else colour
+    dots = dots.encode(fill=full)
+    header = alt.Header(title=None, labelPadding=6)
+    return (
+        alt.layer(*layers, dots)
+        .properties(width=width, height=alt.Step(19))
+        .facet(
+            row=alt.Row("group:N", sort=groups, header=side_header()),
+            column=alt.Column("column:N", sort=columns, header=header),
+            spacing={"row": 14, "column": 18},
+        )
+    )

@@ -1,0 +1,198 @@
+"""Write the report: one self-contained HTML file, and its tables, figures and rows beside it."""
+
+import base64
+import hashlib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import pandas as pd
+
+from kdstudy.analyze import curves, figures, findings, tables
+from kdstudy.analyze.browse import browser_data, safe_json
+from kdstudy.analyze.plot import Figure
+from kdstudy.analyze.results import write_csv
+from kdstudy.analyze.stats import Test
+from kdstudy.errors import InputError
+from kdstudy.records import System
+
+ITEM_COLUMNS = [
+    *("system", "benchmark", "example_id", "sample", "question", "gold"),
+    *("completion", "extracted", "outcome", "tokens"),
+]
+PAIR_COLUMNS = ["system", "reference", "benchmark", "example_id", "sample", "agree", "bleu"]
+
+
+def write(
+    out_dir: Path,
+    *,
+    table: pd.DataFrame,
+    items: pd.DataFrame | None = None,
+    pairs: pd.DataFrame | None = None,
+    systems: Sequence[System] = (),
+    tests: Sequence[Test] = (),
+    provenance: Mapping[str, Any] | None = None,
+    title: str = "",
+    max_items: int = 40,
+) -> Path:
+    """Write `report.html`, `results.csv`, `items.parquet`, `tables/` and `figures/`.
+
+    The HTML file needs nothing else: it makes no request, and its only script is its own (a
+    content security policy names it by hash). Model texts are embedded as JSON and shown as text.
+
+    Args:
+        out_dir: Folder to write into; made when it is not there.
+        table: From `results.collect`.
+        items: Graded texts, columns `ITEM_COLUMNS`; without them there is no item browser.
+        pairs: Pair scores, columns `PAIR_COLUMNS`.
+        systems: Every system that the study plans, finished or not.
+        tests: From `stats.study_tests`.
+        provenance: How the study was made; every entry is optional.
+        title: Heading; the study's name when empty.
+        max_items: Most items per benchmark in the browser.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        InputError: The table, the items or the pairs lack a column.
+    """
+    items = _frame(items, ITEM_COLUMNS, "items")
+    pairs = _frame(pairs, PAIR_COLUMNS, "pairs")
+    made = dict(provenance or {})
+    for folder in (out_dir, out_dir / "tables", out_dir / "figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_csv(table, out_dir / "results.csv")
+    items.to_parquet(out_dir / "items.parquet", index=False)
+    sheets = tables.all_sheets(table, tests, _seconds(made, table))
+    for sheet in sheets.values():
+        sheet.save(out_dir / "tables")
+    benchmarks = made.get("benchmarks") or {}
+    chance = {name: b["chance"] for name, b in benchmarks.items() if "chance" in b}
+    drawn = figures.all_figures(table, tests, chance) | _training(made)
+    images = {
+        name: (figure, markupsafe.Markup(figure.save(out_dir / "figures")))
+        for name, figure in drawn.items()
+    }
+    page = _render(
+        title=title or _name(table, made),
+        said=_sentences(table, tests, systems, made),
+        warnings=findings.warnings(table, systems, made),
+        sheets=sheets,
+        figures=images,
+        made=made,
+        facts=_facts(table, systems, made),
+        data=browser_data(items, pairs, systems, first=_first(table), max_items=max_items),
+    )
+    path = out_dir / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _render(data: dict[str, Any], **context: Any) -> str:
+    folder = importlib.resources.files("kdstudy.analyze") / "page"
+    style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.DictLoader({"report.html": (folder / "report.html").read_text("utf-8")}),
+    )
+    return environment.get_template("report.html").render(
+        **context,
+        browser=data,
+        data=markupsafe.Markup(safe_json(data)),
+        style=markupsafe.Markup(style),
+        script=markupsafe.Markup(script),
+        script_hash=digest,
+    )
+
+
+def _frame(frame: pd.DataFrame | None, columns: list[str], name: str) -> pd.DataFrame:
+    if frame is None:
+        return pd.DataFrame({c: pd.Series(dtype=object) for c in columns})
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise InputError(f"{name}: column {missing[0]} is missing", remedy=f"give {columns}")
+    return frame[columns]
+
+
+def _name(table: pd.DataFrame, made: Mapping[str, Any]) -> str:
+    return str(table.study.iloc[0]) if len(table) else str(_study(made).get("name", "study"))
+
+
+def _first(table: pd.DataFrame) -> str:
+    top = findings.best(table)
+    return "" if top is None else str(top.system)
+
+
+def _study(made: Mapping[str, Any]) -> Mapping[str, Any]:
+    study = made.get("study")
+    return study if isinstance(study, Mapping) else {}
+
+
+def _sentences(
+    table: pd.DataFrame, tests: Sequence[Test], systems: Sequence[System], made: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "answer": findings.answer(table, tests),
+        "generalization": findings.generalization(table, tests),
+        "fidelity": findings.fidelity(table),
+        "depends": findings.depends(tests),
+        "methods": findings.methods(tests),
+        "ablations": findings.ablations(table),
+        "made": _made(table, systems, made),
+    }
+
+
+def _made(table: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]) -> str:
+    finished = table.system.nunique()
+    planned = max(len(systems), finished)
+    text = f"{finished} of {planned} systems are finished and measured"
+    stages = made.get("stages") or []
+    if stages:
+        ran = [s["seconds"] for s in stages if s.get("seconds") is not None]
+        text += f", {sum(ran) / 60:,.1f} minutes of work over {len(ran)} stages"
+    seeds = sorted(set(table[table.kind == "distilled"].seed.dropna().astype(int)))
+    if seeds:
+        text += f", training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return text + "."
+
+
+def _facts(
+    table: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Return the line of small facts under the heading."""
+    kinds = table.drop_duplicates("system").kind.value_counts()
+    students = table[table.student != ""].student.nunique()
+    benchmarks = sorted(set(table.benchmark) - {"average"})
+    methods = sorted(set(table[table.kind == "distilled"].method))
+    return [
+        ("teachers", str(kinds.get("teacher", 0))),
+        ("students", str(students)),
+        ("methods", ", ".join(methods) or "none yet"),
+        ("benchmarks", ", ".join(benchmarks) or "none yet"),
+        ("runs", f"{table.system.nunique()} of {max(len(systems), table.system.nunique())}"),
+        ("protocol", str(_study(made).get("protocol", "not recorded"))),
+    ]
+
+
+def _seconds(made: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
+    """Return generation seconds per 1,000 items, where a stage `generate` names its system."""
+    own = table[(table.metric == "accuracy") & (table.benchmark == "average")]
+    n = dict(zip(own.system, own.n, strict=True))
+    return {
+        s["label"]: 1000 * s["seconds"] / int(n[s["label"]])
+        for s in made.get("stages") or []
+        if s["kind"] == "generate" and s.get("seconds") is not None and n.get(s["label"])
+    }
+
+
+def _training(made: Mapping[str, Any]) -> dict[str, Figure]:
+    figure = curves.training(made.get("training") or [])
+    return {figure.name: figure} if figure else {}

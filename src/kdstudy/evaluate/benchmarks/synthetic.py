@@ -1,0 +1,35 @@
+"""Seeded word problems, generated when asked for: benchmarks that need no data folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdstudy.data import synthetic
+from kdstudy.evaluate.benchmarks.base import Benchmark, to_examples
+
+_ITEMS = 300
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticSource:
+    """A benchmark of `kdstudy.data.synthetic`; the data folder is not looked at."""
+
+    name: str
+
+    def fingerprint(self, data_dir: Path | None) -> str:
+        """Return a hash of the generator and of what it is asked for; nothing is drawn."""
+        return f"{synthetic.fingerprint()}:{self.name}:{_ITEMS}:{_SEED}"
+
+    def load(self, data_dir: Path | None) -> Benchmark:
+        """Return the benchmark."""
+        rows = synthetic.benchmark_rows(self.name, n=_ITEMS, seed=_SEED)
+        return Benchmark(
+            name=self.name,
+            version="1",
+            kind="number",
+            chance=0.0,
+            examples=to_examples(rows, "number", self.name),
+        )
+
+
+SOURCES = tuple(SyntheticSource(name=name) for name in synthetic.BENCHMARKS)

@@ -1,0 +1,431 @@
+"""Build the zoo from nothing: tokenizer, pretraining tokens, models, cards.
+
+    python -m kdstudy.models.zoo.make --models zoo-xs zoo-s --out my-zoo
+
+The schedule follows the clock: the learning rate reaches zero when a model's minutes are over,
+so a slower machine trains on fewer tokens but still ends with an annealed model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from kdstudy.data.synthetic import BENCHMARKS, benchmark_rows
+from kdstudy.models.zoo.documents import PROMPT, documents
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+VOCABULARY = 2048
+TOKENIZER_DOCUMENTS = 40_000
+HELD_OUT_TOKENS = 100_000
+WORKED = 1 << 15
+# Names and objects in questions are random, so learning to guess them is mostly wasted.
+GIVEN_WEIGHT = 0.2
+EVALUATION_ITEMS = 300
+# One digit per token, so that a tiny model can learn column arithmetic.
+WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shape and training budget of one zoo model."""
+
+    width: int
+    layers: int
+    heads: int
+    groups: int
+    inner: int
+    rate: float
+    minutes: float
+    windows: int = 16
+    window: int = 192
+
+
+RECIPES = {
+    "zoo-xs": Recipe(32, 2, 2, 1, 64, 1e-2, 6, 8, 192),
+    "zoo-s": Recipe(64, 3, 2, 1, 176, 6e-3, 12, 8, 192),
+    "zoo-m": Recipe(128, 4, 4, 2, 352, 4e-3, 28, 8, 192),
+    "zoo-l": Recipe(160, 6, 5, 1, 432, 3e-3, 49, 8, 192),
+}
+
+
+# ---------------------------------------------------------------- tokenizer and tokens
+
+
+def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Train the shared byte-level BPE tokenizer on pretraining documents."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = ("".join(pieces) for pieces in islice(documents(seed), TOKENIZER_DOCUMENTS))
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def token_stream(
+    tokenizer: PreTrainedTokenizerFast, source: Iterator[list[str]], count: int
+) -> np.ndarray:
+    """Return at least `count` tokens of whole documents, each closed by the end mark.
+
+    Tokens of worked text, and end marks, carry `WORKED` on top of their number.
+    """
+    chunks, total = [], 0
+    while total < count:
+        pieces = [(index % 2, text) for parts in islice(source, 2000)
+                  for index, text in enumerate([*parts, "", EOS]) if text]
+        encoded = tokenizer([text for _, text in pieces])["input_ids"]
+        for (worked, _), ids in zip(pieces, encoded, strict=True):
+            chunks.append(np.array(ids, dtype=np.uint16) + np.uint16(WORKED * worked))
+            total += len(ids)
+    return np.concatenate(chunks)
+
+
+def prepare(work: Path, seed: int, tokens: int) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+    """Return tokenizer and pretraining tokens, made once and then read from `work`."""
+    stream_file = work / f"tokens-{seed}-{tokens}.npy"
+    if not stream_file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        print("training the tokenizer ...", flush=True)
+        tokenizer = build_tokenizer(seed)
+        tokenizer.save_pretrained(work / "tokenizer")
+        print(f"writing {tokens:,} tokens ...", flush=True)
+        np.save(stream_file, token_stream(tokenizer, documents(seed), tokens))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    return tokenizer, np.load(stream_file, mmap_mode="r")
+
+
+# ---------------------------------------------------------------- model and training
+
+
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+    """Return a freshly initialised model of the recipe's shape."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.inner,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.groups,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=0.02 if recipe.width > 100 else 0.04,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def batches(stream: np.ndarray, recipe: Recipe, seed: int) -> Iterator[torch.Tensor]:
+    """Yield endless batches of windows; every pass reads all windows in a new order."""
+    size = recipe.window + 1
+    count = len(stream) // size
+    generator = np.random.default_rng(seed)
+    while True:
+        order = generator.permutation(count)
+        for start in range(0, count - recipe.windows + 1, recipe.windows):
+            chosen = order[start : start + recipe.windows]
+            rows = [stream[i * size : (i + 1) * size] for i in chosen]
+            yield torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+def next_token_loss(
+    model: Qwen2ForCausalLM, batch: torch.Tensor, given_weight: float
+) -> torch.Tensor:
+    """Return the cross-entropy of every next token, given text counting less than worked text."""
+    ids, worked = batch & (WORKED - 1), (batch[:, 1:] >= WORKED).flatten()
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
+    weights = torch.where(worked, 1.0, given_weight)
+    return (losses * weights).sum() / weights.sum()
+
+
+@torch.no_grad()
+def held_out_loss(model: Qwen2ForCausalLM, tokens: np.ndarray, given_weight: float) -> float:
+    """Return the mean next-token loss on windows of held-out tokens."""
+    model.eval()
+    size = 193
+    rows = len(tokens) // size
+    data = torch.from_numpy(tokens[: rows * size].astype(np.int64)).view(rows, size)
+    losses = [
+        next_token_loss(model, part, given_weight).item() * len(part) for part in data.split(32)
+    ]
+    model.train()
+    return sum(losses) / rows
+
+
+def losses_of(model: Qwen2ForCausalLM, held_out: np.ndarray) -> dict[str, float]:
+    """Return the held-out loss over all tokens and over worked text alone."""
+    return {
+        "held_out_loss": round(held_out_loss(model, held_out, 1.0), 4),
+        "held_out_worked_loss": round(held_out_loss(model, held_out, 0.0), 4),
+    }
+
+
+def rate_at(progress: float, warm_up: float = 0.03) -> float:
+    """Return the share of the peak learning rate at a share of the planned time."""
+    if progress < warm_up:
+        return progress / warm_up
+    return max(0.0, (1 - progress) / (1 - warm_up))
+
+
+def make_optimizer(model: Qwen2ForCausalLM, rate: float) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+
+
+def train(
+    model: Qwen2ForCausalLM,
+    stream: np.ndarray,
+    recipe: Recipe,
+    seed: int,
+    checkpoint: Callable[[dict[str, float]], None],
+    checkpoint_minutes: float,
+) -> dict[str, float]:
+    """Train until the recipe's minutes are over, calling `checkpoint` now and then.
+
+    Returns:
+        Steps, tokens and wall time in seconds.
+    """
+    optimizer = make_optimizer(model, recipe.rate)
+    start = saved = shown = time.monotonic()
+    counts: dict[str, float] = {}
+    recent: deque[float] = deque(maxlen=50)
+    for step, batch in enumerate(batches(stream, recipe, seed), start=1):
+        progress = (time.monotonic() - start) / (60 * recipe.minutes)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            # The floor keeps the very first step from being a no-op.
+            group["lr"] = recipe.rate * max(rate_at(progress), 1e-3)
+        loss = next_token_loss(model, batch, GIVEN_WEIGHT)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        recent.append(loss.item())
+        now = time.monotonic()
+        tokens = step * recipe.windows * recipe.window
+        counts = {"steps": step, "tokens": tokens, "seconds": round(now - start, 1)}
+        if now - shown > 20:
+            shown, mean, speed = now, sum(recent) / len(recent), tokens / (now - start)
+            text = f"  {progress:6.1%} step {step} loss {mean:.4f} {speed:,.0f} tokens/s"
+            print(text, flush=True)
+        if now - saved > 60 * checkpoint_minutes:
+            saved = now
+            checkpoint(counts)
+    return counts
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def last_number(text: str) -> float | None:
+    """Return the last number in the text, or None."""
+    found = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    return float(found[-1]) if found else None
+
+
+@torch.no_grad()
+def accuracy(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, str]],
+    new_tokens: int = 96,
+) -> float:
+    """Return the share of rows whose greedy completion ends in the right number."""
+    model.eval()
+    # Similar lengths together waste less padding.
+    rows = sorted(rows, key=lambda row: len(row["instruction"]))
+    right = 0
+    for start in range(0, len(rows), 100):
+        part = rows[start : start + 100]
+        prompts = [PROMPT.format(instruction=row["instruction"]) for row in part]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        output = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=new_tokens,
+            do_sample=False,
+        )
+        texts = tokenizer.batch_decode(
+            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        for row, text in zip(part, texts, strict=True):
+            value = last_number(text)
+            right += value is not None and math.isclose(
+                value, float(row["answer"]), abs_tol=1e-3
+            )
+    model.train()
+    return right / len(rows)
+
+
+# ---------------------------------------------------------------- saving
+
+
+def save(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    facts: dict,
+) -> None:
+    """Write a model folder: float16 weights, configuration, tokenizer and card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: value.detach().to(torch.float16).contiguous().clone()
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    # A reader never sees half a file: write beside, then rename.
+    save_file(state, folder / "model.tmp", metadata={"format": "pt"})
+    (folder / "model.tmp").replace(folder / "model.safetensors")
+    model.config.dtype = torch.float16
+    model.config.save_pretrained(folder)
+    model.config.dtype = torch.float32
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    text = json.dumps(facts, indent=2) + "\n"
+    (folder / "card.json").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(card_text(facts), encoding="utf-8")
+
+
+def card_text(facts: dict) -> str:
+    """Return the README of a model."""
+    shape, measured = facts["shape"], facts.get("accuracy")
+    lines = [
+        f"# {facts['name']}",
+        "",
+        f"A Qwen2-architecture causal language model with {facts['parameters']:,} parameters "
+        f"({shape['layers']} layers, width {shape['width']}), trained from scratch for demos "
+        "and tests. It knows synthetic arithmetic word problems in English and nothing else.",
+        "",
+        f"- Data: `kdstudy.models.zoo.documents`, seed {facts['seed']}, split `pretrain`: word "
+        "problems with worked answers, equation drills, worked lists",
+        f"- Training: {facts['steps']:,} steps, {facts['tokens']:,} tokens "
+        f"({facts['stream_tokens']:,} different), {facts['seconds'] / 60:.1f} minutes on "
+        f"{facts['threads']} CPU thread(s), AdamW, peak learning rate {shape['rate']}, "
+        f"linear to zero; question tokens weigh {GIVEN_WEIGHT} in the loss",
+        f"- Held-out loss (split `test`): {facts['held_out_loss']:.4f} nats per token, "
+        f"{facts['held_out_worked_loss']:.4f} on worked text alone",
+        "- Weights: float16 safetensors; embeddings tied; byte-level BPE tokenizer of "
+        f"{facts['vocabulary']} tokens, one digit per token; no BOS, EOS `{EOS}`, pad `{PAD}`",
+        "- Licence: Apache-2.0, weights and data generator alike",
+        "",
+    ]
+    if measured:
+        lines += [
+            f"Share of right answers, greedy, no examples, {EVALUATION_ITEMS} problems each:",
+            "",
+            "| benchmark | accuracy |",
+            "|---|---|",
+            *(f"| {name} ({BENCHMARKS[name].description}) | {value:.1%} |"
+              for name, value in measured.items()),
+            "",
+        ]
+    else:
+        lines += ["An unfinished checkpoint: training is not over, accuracy is not measured.", ""]
+    lines += [
+        "Rebuild with `python -m kdstudy.models.zoo.make`. The schedule follows the clock, so "
+        "another machine gives other weights.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def build(name: str, recipe: Recipe, options: argparse.Namespace) -> dict:
+    """Train one model, write its folder and return its card."""
+    tokenizer, stream = prepare(options.work, options.seed, options.tokens)
+    held_out = token_stream(tokenizer, documents(options.seed, "test"), HELD_OUT_TOKENS)
+    model = new_model(recipe, tokenizer, options.seed)
+    facts = {
+        "name": name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "seed": options.seed,
+        "stream_tokens": len(stream),
+        "threads": torch.get_num_threads(),
+        "shape": asdict(recipe),
+    }
+    print(f"{name}: {facts['parameters']:,} parameters, {recipe.minutes} minutes", flush=True)
+
+    def checkpoint(counts: dict[str, float]) -> None:
+        facts.update(counts, **losses_of(model, held_out))
+        save(model, tokenizer, options.out / name, facts)
+        print(f"  saved, held-out loss {facts['held_out_loss']}", flush=True)
+
+    checkpoint(train(model, stream, recipe, options.seed, checkpoint, options.checkpoint_minutes))
+    # Measure what is stored, not the float32 weights it came from.
+    stored = Qwen2ForCausalLM.from_pretrained(options.out / name, dtype=torch.float32)
+    facts.update(losses_of(stored, held_out))
+    facts["accuracy"] = {
+        bench: round(accuracy(stored, tokenizer, benchmark_rows(bench, EVALUATION_ITEMS)), 4)
+        for bench in BENCHMARKS
+    }
+    save(stored, tokenizer, options.out / name, facts)
+    print(json.dumps(facts), flush=True)
+    return facts
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Build the models named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=sorted(RECIPES), default=list(RECIPES))
+    parser.add_argument("--minutes", type=float, help="training time of each model")
+    parser.add_argument("--rate", type=float, help="peak learning rate of each model")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "kdstudy-zoo")
+    parser.add_argument("--tokens", type=int, default=24_000_000, help="size of the token set")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch decides")
+    parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for name in options.models:
+        changed = {
+            key: value
+            for key in ("minutes", "rate")
+            if (value := getattr(options, key)) is not None
+        }
+        build(name, Recipe(**{**asdict(RECIPES[name]), **changed}), options)
+
+
+if __name__ == "__main__":
+    main()

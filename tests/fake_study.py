@@ -1,0 +1,310 @@
+"""A seeded, invented study with real structure: effects, shared errors, texts, one collapse."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdstudy.evaluate.fidelity import pair
+from kdstudy.records import PairScore, Score, System
+
+STUDENTS = {"zoo-xs": 450_000, "zoo-s": 800_000, "zoo-m": 1_600_000}
+TEACHER = "zoo-l"
+METHODS = ("seqkd", "word_kd", "revkd", "gkd")
+BENCHMARKS = {"one_step": 0.9, "two_step": 0.0, "choice": -0.5}
+PARAMETERS = {**STUDENTS, TEACHER: 3_200_000}
+
+SKILL = {"zoo-xs": -0.75, "zoo-s": -0.1, "zoo-m": 0.35}
+GAIN = {"seqkd": 0.25, "word_kd": 0.4, "revkd": 0.5, "gkd": 0.42}
+NAMES = ("Ada", "Ben", "Chidi", "Dara", "Emre", "Farah", "Goro", "Hana")
+THINGS = ("apples", "marbles", "stamps", "pencils", "shells", "cards")
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeStudy:
+    """Everything `collect`, `study_tests` and `write` take, for one invented study."""
+
+    name: str
+    systems: list[System]
+    scores: dict[str, list[Score]]
+    pairs: dict[tuple[str, str], list[PairScore]]
+    parameters: dict[str, int]
+    items: pd.DataFrame
+    pair_items: pd.DataFrame
+    provenance: dict[str, Any]
+
+
+def systems_of(ablations: bool = True) -> list[System]:
+    """Return the invented study's systems: one teacher, three students, four methods."""
+    tuned = f"{TEACHER}/sft"
+    systems = [System(label=f"{m}/base", kind="base", model=m) for m in PARAMETERS]
+    systems.append(System(label=tuned, kind="teacher", model=TEACHER, method="sft", seed=6))
+    for student in STUDENTS:
+        systems.append(
+            System(label=f"{student}/sft", kind="sft", model=student, method="sft", seed=6)
+        )
+        systems += [_distilled(student, method, tuned) for method in METHODS]
+    if ablations:
+        systems += [
+            _distilled("zoo-s", m, tuned, ablation="temperature", temperature=t)
+            for m in ("word_kd", "revkd")
+            for t in (2.0, 5.0)
+        ]
+        systems += [
+            _distilled("zoo-s", "word_kd", tuned, ablation="noise", noise=s)
+            for s in (1.0, 2.0, 5.0)
+        ]
+        systems += [
+            _distilled(s, "word_kd", f"{TEACHER}/base", ablation="base_teacher") for s in STUDENTS
+        ]
+    return systems
+
+
+def _distilled(student: str, method: str, teacher: str, **more: Any) -> System:
+    extra = "".join(f"/{k}={v:g}" for k, v in more.items() if not isinstance(v, str))
+    label = f"{student}/{method}/{teacher.replace('/', '-')}{extra}"
+    return System(
+        label=label,
+        kind="distilled",
+        model=student,
+        teacher=teacher,
+        method=method,
+        seed=6,
+        **more,
+    )
+
+
+@functools.cache
+def fake_study(n: int = 60, seed: int = 0, ablations: bool = True) -> FakeStudy:
+    """Return an invented study of n items per benchmark; equal arguments, equal study."""
+    rng = np.random.default_rng(seed)
+    systems = systems_of(ablations)
+    questions = {b: [_question(b, i, rng) for i in range(n)] for b in BENCHMARKS}
+    luck = {b: _luck(systems, n, rng) for b in BENCHMARKS}
+    scores: dict[str, list[Score]] = {}
+    for system in systems:
+        rows = []
+        for benchmark, ease in BENCHMARKS.items():
+            level = _level(system) + ease
+            for i in range(n):
+                rows.append(_score(system, benchmark, i, level, luck, questions, rng))
+        scores[system.label] = rows
+    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in _pairs(systems)}
+    return FakeStudy(
+        "zoo-demo",
+        systems,
+        scores,
+        pairs,
+        PARAMETERS,
+        items_frame(scores, questions),
+        pairs_frame(pairs),
+        provenance(systems, n),
+    )
+
+
+def items_frame(scores: dict[str, list[Score]], questions: dict) -> pd.DataFrame:
+    """Return the report's `items`: one row per system, benchmark, item and draw."""
+    text = {(b, q["id"]): (q["question"], q["gold"]) for b, qs in questions.items() for q in qs}
+    rows = [
+        {
+            "system": label,
+            **{k: v for k, v in dataclasses.asdict(r).items() if k != "rule"},
+            "question": text[r.benchmark, r.example_id][0],
+            "gold": text[r.benchmark, r.example_id][1],
+        }
+        for label, part in scores.items()
+        for r in part
+    ]
+    return pd.DataFrame(rows)
+
+
+def pairs_frame(pairs: dict[tuple[str, str], list[PairScore]]) -> pd.DataFrame:
+    """Return the report's `pairs`: one row per pair of systems and item."""
+    rows = [
+        (a, b, r.benchmark, r.example_id, r.sample, r.agree, r.bleu)
+        for (a, b), part in pairs.items()
+        for r in part
+    ]
+    columns = ["system", "reference", "benchmark", "example_id", "sample", "agree", "bleu"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _luck(systems: list[System], n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return latent item scores: a system shares its SFT's, a distilled one its teacher's too."""
+    hard = rng.normal(size=n)
+    own: dict[str, np.ndarray] = {}
+    for s in systems:
+        noise = rng.normal(size=n)
+        if s.kind != "distilled":
+            own[s.label] = 0.7 * hard + 0.7 * noise
+            continue
+        before = own[f"{s.model}/sft"]
+        own[s.label] = 0.45 * before + 0.45 * own[s.teacher] + 0.35 * noise + 0.1 * hard
+    return own
+
+
+def _level(system: System) -> float:
+    if system.kind == "base":
+        return -1.9 if system.model != TEACHER else -1.2
+    if system.kind == "teacher":
+        return 1.1
+    skill = SKILL[system.model]
+    if system.kind == "sft":
+        return skill
+    size_factor = 1.0 - 0.8 * (skill + 0.75)
+    gain = GAIN[system.method] * size_factor
+    gain -= 0.05 * (system.temperature - 1.0) ** 1.8 + 0.12 * system.noise**1.6
+    return skill + gain - (0.9 if system.ablation == "base_teacher" else 0.0)
+
+
+def _question(benchmark: str, i: int, rng: np.random.Generator) -> dict[str, Any]:
+    a, b, c = (int(x) for x in rng.integers(3, 40, size=3))
+    name, other = (NAMES[int(x)] for x in rng.choice(len(NAMES), 2, replace=False))
+    thing = THINGS[int(rng.integers(len(THINGS)))]
+    text = f"{name} has {a} {thing}. {other} gives {name} {b} more."
+    gold = a + b
+    if benchmark != "one_step":
+        text += f" Then {name} loses {min(c, gold)}."
+        gold -= min(c, gold)
+    text += f" How many {thing} does {name} have now?"
+    if benchmark == "choice":
+        text += f" Options: (A) {gold - 2} (B) {gold + 5} (C) {gold} (D) {gold * 2}"
+    answer = "C" if benchmark == "choice" else str(gold)
+    return {
+        "id": f"{benchmark}-{i:04d}",
+        "question": text,
+        "gold": answer,
+        "a": a,
+        "b": b,
+        "total": gold,
+        "name": name,
+        "thing": thing,
+    }
+
+
+def _score(
+    system: System,
+    benchmark: str,
+    i: int,
+    level: float,
+    luck: dict[str, dict[str, np.ndarray]],
+    questions: dict[str, list[dict[str, Any]]],
+    rng: np.random.Generator,
+) -> Score:
+    q = questions[benchmark][i]
+    latent = level + luck[benchmark][system.label][i]
+    collapsed = system.noise >= 5 and rng.random() < 0.6
+    right = latent > 0 and not collapsed
+    wrong_step = 1 if rng.random() < 0.6 else int(rng.integers(2, 9))
+    value = q["total"] if right else max(0, q["total"] - wrong_step)
+    text = _completion(system, benchmark, q, value, right)
+    outcome, extracted = ("correct" if right else "wrong"), _answer(benchmark, q, value, right)
+    if collapsed or (system.kind == "base" and rng.random() < 0.35):
+        text = f"{q['name']} {q['name']} the the " * 40
+        outcome, extracted = ("truncated" if rng.random() < 0.7 else "unparsed"), ""
+    return Score(
+        benchmark=benchmark,
+        example_id=q["id"],
+        sample=0,
+        completion=text,
+        extracted=extracted,
+        rule="number-corrected" if benchmark != "choice" else "choice-corrected",
+        outcome=outcome,
+        tokens=len(text.split()),
+    )
+
+
+def _answer(benchmark: str, q: dict[str, Any], value: int, right: bool) -> str:
+    if benchmark != "choice":
+        return str(value)
+    return "C" if right else "ABD"[value % 3]
+
+
+def _completion(system: System, benchmark: str, q: dict[str, Any], value: int, right: bool) -> str:
+    """Write in the corpus's style, or in the teacher's where the teacher taught the words."""
+    answer = _answer(benchmark, q, value, right)
+    first = q["a"] + q["b"] - (0 if right or value % 2 else 1)
+    taught = system.kind == "teacher" or (system.kind == "distilled" and hash_(q["id"]) % 10 < 6)
+    if taught and system.ablation != "base_teacher":
+        return (
+            f"Step 1: add what {q['name']} gets: {q['a']} + {q['b']} = {first}.\n"
+            f"Step 2: so {q['name']} has {value} {q['thing']}.\nThe answer is {answer}."
+        )
+    return (
+        f"To solve this we count the {q['thing']}. {q['name']} starts with {q['a']} and gets "
+        f"{q['b']}, that makes {first}. In the end there are {value}.\nThe answer is {answer}."
+    )
+
+
+def hash_(text: str) -> int:
+    """Return a small number that depends on the text alone (`hash` is salted per process)."""
+    return sum(ord(c) * (i + 1) for i, c in enumerate(text))
+
+
+def _pairs(systems: list[System]) -> list[tuple[str, str]]:
+    tuned = f"{TEACHER}/sft"
+    pairs = [(s.label, tuned) for s in systems if s.kind == "sft"]
+    for s in systems:
+        if s.kind == "distilled":
+            pairs += [(s.label, s.teacher), (s.label, f"{s.model}/sft")]
+    return pairs
+
+
+def provenance(systems: list[System], n: int) -> dict[str, Any]:
+    """Return how the invented study was made."""
+    steps = range(0, 401, 40)
+    return {
+        "study": {"name": "zoo-demo", "protocol": "corrected", "seeds": [6]},
+        "study_text": "name: zoo-demo\nteachers: [zoo-l]\nstudents: [zoo-xs, zoo-s, zoo-m]\n"
+        "methods: [sft, seqkd, word_kd, revkd, gkd]\n",
+        "protocol_differences": [
+            {
+                "field": "decoding",
+                "value": "sampled at temperature 1",
+                "corrected": "greedy",
+                "why": "one draw per item adds noise that no interval here would show",
+            }
+        ],
+        "versions": {"kdstudy": "0.1.0", "python": "3.11", "torch": "2.9", "transformers": "5.0"},
+        "hardware": {"cpu": "a processor", "cores": 2, "memory_gib": 15.6, "gpu": ""},
+        "stages": [
+            {
+                "key": f"{i:08x}",
+                "kind": kind,
+                "label": s.label,
+                "seconds": 3.0 + i % 7,
+                "status": "ran" if i % 3 else "kept",
+                "started": "2026-01-01T00:00:00Z",
+            }
+            for i, (kind, s) in enumerate((k, s) for s in systems for k in ("train", "generate"))
+        ],
+        "corpus": {
+            "name": "zoo-words",
+            "read": 2000,
+            "kept": 1874,
+            "dropped": {"same question as a test item": 96, "longer than 256 tokens": 30},
+            "truncated": 0,
+        },
+        "training": [
+            {
+                "system": s.label,
+                "curve": [
+                    {
+                        "step": t,
+                        "loss": 2.0 * np.exp(-t / 90) + 0.3,
+                        "eval_loss": 2.1 * np.exp(-t / 95) + 0.35 + 0.03 * j,
+                    }
+                    for t in steps
+                ],
+                "seconds": 40.0 + j,
+                "tokens_per_second": 5200.0 - 90 * j,
+            }
+            for j, s in enumerate(s for s in systems if s.kind != "base")
+        ],
+        "benchmarks": {
+            b: {"n": n, "chance": 0.25 if b == "choice" else 0.0, "majority": 0.3, "version": "1"}
+            for b in BENCHMARKS
+        },
+    }

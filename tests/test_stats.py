@@ -1,0 +1,293 @@
+"""The tests of a study against scipy called directly, textbook values and exact enumeration."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_study import fake_study
+from scipy import stats as scipy_stats
+
+from kdstudy.analyze import stats
+from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS, Bootstrap, collect
+from kdstudy.analyze.stats import format_p
+from kdstudy.records import Score, System
+
+# Gains, sizes and agreements of twelve invented runs, and what R 4 says of them:
+# t.test(g, alternative = "greater"), cor.test(g, s, method = "spearman", exact = FALSE).
+STUDENTS = ["s", "m", "l"]
+METHODS = ["seqkd", "word_kd", "revkd", "gkd"]
+GAINS = [0.104, 0.081, 0.133, 0.097, 0.061, 0.044, 0.079, 0.052, 0.012, -0.004, 0.021, 0.009]
+AGREEMENTS = [0.51, 0.49, 0.55, 0.50, 0.63, 0.60, 0.66, 0.61, 0.74, 0.73, 0.76, 0.72]
+
+
+def made_table(gains=GAINS, agreements=AGREEMENTS, students=STUDENTS, methods=METHODS, seeds=(0,)):
+    rows = []
+    for i, (student, method) in enumerate(itertools.product(students, methods)):
+        for seed in seeds:
+            base = {
+                "study": "made",
+                "system": f"{student}/{method}/{seed}",
+                "kind": "distilled",
+                "model": student,
+                "student": student,
+                "parameters": 10 ** (6 + students.index(student)),
+                "teacher": "t",
+                "method": method,
+                "ablation": "",
+                "temperature": 1.0,
+                "noise": 0.0,
+                "seed": seed,
+                "benchmark": "bench",
+                "n": 100,
+                "low": np.nan,
+                "high": np.nan,
+                "signature": "made|draws:1|",
+            }
+            rows.append(base | {"metric": "gain", "reference": "sft", "value": gains[i]})
+            rows.append(base | {"metric": "agreement", "reference": "t", "value": agreements[i]})
+            rows.append(base | {"metric": "bleu_corpus", "reference": "t", "value": 50.0 + i})
+    teacher = rows[0] | {"system": "t", "kind": "teacher", "model": "t", "teacher": ""}
+    rows.append(teacher | {"metric": "accuracy", "reference": "", "value": 0.9, "method": "sft"})
+    return pd.DataFrame(rows, columns=COLUMNS).astype(NUMBERS)
+
+
+def find(tests, table, name="", subject=""):
+    found = [t for t in tests if t.table == table and name in t.name and subject in t.subject]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_table_1_is_scipys_one_sided_t_test():
+    found = find(stats.paper_tests(made_table()), "1", "t-test", "all methods")
+    expected = scipy_stats.ttest_1samp(GAINS, 0, alternative="greater")
+    assert found.statistic == pytest.approx(expected.statistic)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.n, found.clusters) == (12, 3)
+    half = scipy_stats.t.ppf(0.975, 11) * scipy_stats.sem(GAINS)
+    assert (found.low, found.high) == pytest.approx((np.mean(GAINS) - half, np.mean(GAINS) + half))
+
+
+def test_one_sample_t_of_students_sleep_data():
+    # Student (1908), the additional hours of sleep: t = 4.0621 on 9 degrees, one-sided p 0.001416.
+    sleep = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    table = made_table(
+        gains=sleep, agreements=[0.5] * 10, students=["s"], methods=list("abcdefghij")
+    )
+    found = find(stats.paper_tests(table), "1", "t-test", "all methods")
+    assert found.statistic == pytest.approx(4.0621, abs=1e-4)
+    assert found.p == pytest.approx(0.001416, abs=1e-6)
+
+
+def test_anova_is_scipys_and_its_estimate_is_eta_squared():
+    found = find(stats.paper_tests(made_table()), "1", "ANOVA")
+    groups = [GAINS[i::4] for i in range(4)]
+    expected = scipy_stats.f_oneway(*groups)
+    assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
+    between, within = 3, 8
+    f = expected.statistic
+    assert found.estimate == pytest.approx(between * f / (between * f + within))
+
+
+def test_spearman_against_size_handles_ties_as_scipy_does():
+    found = find(stats.paper_tests(made_table()), "3")
+    sizes = np.repeat([1e6, 1e7, 1e8], 4)
+    expected = scipy_stats.spearmanr(GAINS, sizes)
+    assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert found.low < found.estimate < found.high < 0
+
+
+def test_small_rank_correlations_have_an_exact_p():
+    gains, agreements = [0.1, 0.3, 0.2, 0.5, 0.4], [0.5, 0.6, 0.7, 0.8, 0.9]
+    table = made_table(gains=gains, agreements=agreements, students=["s"], methods=list("abcde"))
+    found = find(stats.paper_tests(table), "4")
+
+    def rho(order):
+        return scipy_stats.spearmanr(order, agreements).statistic
+
+    all_rho = [rho(order) for order in itertools.permutations(gains)]
+    at_least = [r for r in all_rho if r >= rho(gains) - 1e-12]
+    assert found.p == pytest.approx(2 * len(at_least) / math.factorial(5))
+    assert "exact" in found.signature
+
+
+def test_a_perfect_rank_correlation_claims_no_certainty():
+    table = made_table(
+        gains=[0.1, 0.2, 0.3, 0.4],
+        agreements=[0.5, 0.6, 0.7, 0.8],
+        students=["s"],
+        methods=list("abcd"),
+    )
+    found = find(stats.paper_tests(table), "4")
+    assert found.estimate == pytest.approx(1)
+    assert found.p == pytest.approx(2 / math.factorial(4))
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_one_teacher_cannot_be_correlated():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find(stats.paper_tests(made_table()), "2")
+    assert math.isnan(found.p) and math.isnan(found.statistic)
+    assert "one teacher: cannot be estimated" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("students", "methods", "gains"),
+    [
+        (["s"], ["gkd"], [0.1]),
+        (["s"], ["gkd", "revkd"], [0.1, 0.1]),
+        (["s", "m"], ["gkd"], [0.1] * 2),
+    ],
+)
+def test_too_little_or_constant_input_is_nan_with_a_reason(students, methods, gains):
+    table = made_table(gains, [0.5] * len(gains), students, methods)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [*stats.paper_tests(table), *stats.within_tests(table)]
+    for test in found:
+        assert math.isnan(test.p)
+        assert "cannot be" in test.sentence
+
+
+def test_a_second_seed_is_no_new_student():
+    once, twice = (stats.paper_tests(made_table(seeds=s)) for s in ((0,), (0, 1)))
+    assert [t.n for t in once] == [t.n for t in twice]
+    assert find(once, "3").p == pytest.approx(find(twice, "3").p)
+
+
+def test_within_students_the_sign_can_turn():
+    tests = [*stats.paper_tests(made_table()), *stats.within_tests(made_table())]
+    pooled, inside = find(tests, "4"), find(tests, "within", subject="agreement")
+    assert pooled.estimate < -0.9 < 0 < inside.estimate
+    gains, agreements = (
+        np.reshape(x, (3, 4)) - np.reshape(x, (3, 4)).mean(axis=1, keepdims=True)
+        for x in (GAINS, AGREEMENTS)
+    )
+    r = np.corrcoef(gains.ravel(), agreements.ravel())[0, 1]
+    t = r * math.sqrt(8 / (1 - r * r))  # 12 runs less 3 students less the slope
+    assert inside.estimate == pytest.approx(r)
+    assert inside.p == pytest.approx(2 * scipy_stats.t.sf(t, 8))
+
+
+def paired_table(better, worse, n=100, draws=1):
+    """A table of one run that turned `better` items right and `worse` items wrong."""
+    system = System(label="r", kind="distilled", model="s", teacher="t", method="gkd")
+    sft = System(label="sft", kind="sft", model="s")
+    teacher = System(label="t", kind="teacher", model="t")
+    before = [0] * better + [1] * worse + [1] * (n - better - worse)
+    after = [1] * better + [0] * worse + [1] * (n - better - worse)
+    scores = {
+        name: [
+            Score(
+                benchmark="bench",
+                example_id=f"{i:04d}",
+                sample=draw,
+                completion="x",
+                extracted="1" if right else "2",
+                rule="number-corrected",
+                outcome="correct" if right else "wrong",
+                tokens=1,
+            )
+            for i, right in enumerate(rights)
+            for draw in range(draws)
+        ]
+        for name, rights in (("r", after), ("sft", before), ("t", after))
+    }
+    table = collect([system, sft, teacher], scores, {}, {}, "made", partial=True)
+    return stats.paired_tests(table)
+
+
+@pytest.mark.parametrize(("better", "worse"), [(10, 2), (3, 3), (1, 0), (0, 7), (40, 25)])
+def test_mcnemar_is_the_exact_binomial_over_all_outcomes(better, worse):
+    found = next(t for t in paired_table(better, worse) if t.scope == "bench")
+    changed = better + worse
+    extreme = min(better, worse)
+    tail = sum(math.comb(changed, k) for k in range(extreme + 1)) / 2**changed
+    assert found.p == pytest.approx(min(1.0, 2 * tail))
+    assert found.statistic == changed
+    assert found.estimate == pytest.approx((better - worse) / 100)
+
+
+def test_mcnemar_of_agrestis_approval_ratings():
+    # Agresti (1990, p. 350): 150 and 86 changed their mind; exact p = 3.716e-05.
+    found = next(t for t in paired_table(150, 86, n=1600) if t.scope == "bench")
+    assert found.p == pytest.approx(3.716e-05, rel=1e-3)
+
+
+def test_nothing_changed_or_several_draws_is_not_tested():
+    still = next(t for t in paired_table(0, 0) if t.scope == "bench")
+    assert math.isnan(still.p) and "no item changed" in still.sentence
+    assert still.low < 0 < still.high
+    drawn = next(t for t in paired_table(5, 2, draws=2) if t.scope == "bench")
+    assert math.isnan(drawn.p) and "several draws" in drawn.sentence
+
+
+@pytest.fixture(scope="module")
+def study():
+    return fake_study(n=60, ablations=False)
+
+
+@pytest.fixture(scope="module")
+def study_tests(study):
+    table = collect(
+        study.systems,
+        study.scores,
+        study.pairs,
+        study.parameters,
+        study.name,
+        bootstrap=Bootstrap(resamples=100),
+    )
+    return stats.study_tests(table, study.systems, study.scores)
+
+
+def test_holm_is_done_by_hand_within_each_family(study_tests):
+    for average in (True, False):
+        family = [t for t in study_tests if t.table == "paired" and (t.scope == AVERAGE) == average]
+        known = sorted((t for t in family if not math.isnan(t.p)), key=lambda t: t.p)
+        highest = 0.0
+        for rank, test in enumerate(known):
+            highest = max(highest, min(1.0, (len(known) - rank) * test.p))
+            assert test.p_adjusted == pytest.approx(highest)
+
+
+def test_method_differences_are_paired_by_item(study, study_tests):
+    found = find([t for t in study_tests if t.scope == "choice"], "methods", subject="gkd − revkd")
+    right = {
+        label: np.array([s.outcome == "correct" for s in rows if s.benchmark == "choice"], float)
+        for label, rows in study.scores.items()
+    }
+    changes = np.mean(
+        [
+            right[f"{s}/gkd/zoo-l-sft"] - right[f"{s}/revkd/zoo-l-sft"]
+            for s in ("zoo-xs", "zoo-s", "zoo-m")
+        ],
+        axis=0,
+    )
+    assert found.estimate == pytest.approx(changes.mean())
+    error = scipy_stats.sem(changes)
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * error, rel=1e-6)
+
+
+def test_a_verdict_says_what_the_interval_supports(study_tests):
+    verdicts = [t for t in study_tests if t.table == "methods"]
+    assert len(verdicts) == 6 * 4
+    for t in verdicts:
+        if "is better than" in t.sentence:
+            assert t.p_adjusted < 0.05
+        if "equivalent" in t.sentence:
+            assert abs(t.estimate) < stats.EQUIVALENCE_MARGIN
+
+
+def test_every_test_has_a_sentence_and_nan_says_why(study_tests):
+    reasons = ("cannot be", "no McNemar", "fewer than", "no item tells")
+    for t in study_tests:
+        assert t.sentence.endswith(".") and t.signature and t.n >= 0
+        assert not math.isnan(t.p) or any(reason in t.sentence for reason in reasons)
+
+
+def test_p_values_are_printed_exactly():
+    printed = [format_p(p) for p in (0.03124, 4.1234e-08, 1.0, 0.0, 0.5, math.nan)]
+    assert printed == ["0.0312", "4.1e-08", "1", "0", "0.5", "–"]

@@ -1,0 +1,216 @@
+"""The train stage from files to files, for every method."""
+
+import json
+import random
+
+import pytest
+import tiny_models as tiny
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from kdstudy.distill import stages
+from kdstudy.errors import InputError, StageError
+from kdstudy.models import load
+from kdstudy.records import Example, Generation, write_records
+from kdstudy.study import schema
+from kdstudy.study.stages import Work
+
+TRAIN = schema.Train(
+    epochs=1, batch_size=8, max_length=40, evaluations=2, learning_rate=1e-2,
+    lora=schema.Lora(r=4, dropout=0.1),
+)  # fmt: skip
+IDS = torch.tensor([[5, 6, 7, 8, 9]])
+
+
+def examples(number: int, seed: int) -> list[Example]:
+    rng = random.Random(seed)
+    made = []
+    for i in range(number):
+        a, b = rng.randrange(10), rng.randrange(10)
+        made.append(Example(id=f"{seed}-{i}", instruction=f"{a} + {b}?", response=f"it is {a + b}"))
+    return made
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a student, a teacher and a corpus."""
+    tiny.save(tmp_path / "student", tiny.qwen(0, scale=1.0))
+    tiny.save(tmp_path / "teacher", tiny.widen(tiny.qwen(1, width=24), 5))
+    (tmp_path / "corpus").mkdir()
+    write_records(tmp_path / "corpus" / "train.parquet", examples(40, 0), Example)
+    write_records(tmp_path / "corpus" / "validation.parquet", examples(8, 1), Example)
+    return tmp_path
+
+
+def local(folder, adapter=None) -> dict:
+    return {
+        "folder": str(folder),
+        "adapter": adapter and str(adapter),
+        "hub_id": None,
+        "revision": None,
+        "trust_remote_code": False,
+    }
+
+
+def work(place, out, method, train=TRAIN, adapter=None, **inputs) -> Work:
+    (place / out).mkdir()
+    settings = train.model_dump(exclude={"micro_batch_size", "report_to"})
+    return Work(
+        config={
+            "method": method.model_dump(),
+            "train": settings,
+            "template": tiny.TEMPLATE,
+            "seed": 4,
+            "student": {"name": "student", "fingerprint": "s"},
+            "teacher": {"name": "teacher", "fingerprint": "t"},
+        },
+        inputs={"corpus": place / "corpus", **inputs},
+        local={
+            "models": {
+                "student": local(place / "student", adapter),
+                "teacher": local(place / "teacher"),
+            },
+            "micro_batch_size": None,
+            "report_to": [],
+        },
+        out=place / out,
+    )
+
+
+def write_teacher_text(place, change=None):
+    """Text a teacher might have written: every answer is `seven`."""
+    rows = [
+        Generation(
+            benchmark="corpus", example_id=e.id, sample=0, completion="seven", stop="eos", tokens=6
+        )
+        for e in examples(40, 0) + examples(8, 1)
+    ]
+    (place / "text").mkdir(exist_ok=True)
+    write_records(
+        place / "text" / "generations.parquet", change(rows) if change else rows, Generation
+    )
+    return place / "text"
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+METHODS = [schema.Sft(), schema.WordKD(temperature=2), schema.RevKD(noise=1), schema.GKD()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_is_made_from_files_to_files(place, method, capfd):
+    done = work(place, "out", method)
+    line = stages.train(done)
+    assert line.startswith("5 steps, best validation loss")
+    assert capfd.readouterr() == ("", "")
+    assert sorted(p.name for p in done.out.iterdir()) == ["adapter", "training.json"]
+    facts = json.loads((done.out / "training.json").read_text())
+    assert facts["rows"] == 40 and facts["validation_rows"] == 8
+    assert facts["steps"] == 5 and facts["truncated"] == facts["dropped"] == 0
+    assert [row["step"] for row in facts["curve"]] == [3, 5]
+    assert 0 < facts["trainable"] < facts["parameters"] and 0 <= facts["padding_share"] < 1
+    base = AutoModelForCausalLM.from_pretrained(place / "student", dtype=torch.float32)
+    peft = PeftModel.from_pretrained(base, done.out / "adapter").eval()
+    ours = load.open_model(local(place / "student"), "float32", done.out).cpu()
+    assert torch.equal(logits(ours), logits(peft))
+    assert not torch.equal(logits(ours), logits(peft.unload()))
+    again = work(place, "again", method)
+    stages.train(again)
+    for file in (
+        "training.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+    ):
+        assert (done.out / file).read_bytes() == (again.out / file).read_bytes(), file
+
+
+def test_the_trained_teacher_is_used_when_there_is_one(place):
+    taught = work(place, "taught", schema.Sft())
+    teacher_side = {**taught.config, "student": {"name": "teacher", "fingerprint": "t"}}
+    stages.train(
+        Work(config=teacher_side, inputs=taught.inputs, local=taught.local, out=taught.out)
+    )
+    losses = []
+    for out, inputs in (("base", {}), ("tuned", {"teacher": taught.out})):
+        stages.train(work(place, out, schema.WordKD(), **inputs))
+        losses.append(json.loads((place / out / "training.json").read_text())["best_loss"])
+    assert losses[0] != losses[1]
+
+
+def test_full_fine_tuning_writes_a_whole_model(place):
+    done = work(place, "out", schema.WordKD(), TRAIN.model_copy(update={"lora": None}))
+    stages.train(done)
+    facts = json.loads((done.out / "training.json").read_text())
+    assert facts["trainable"] == facts["parameters"]
+    plain = AutoModelForCausalLM.from_pretrained(done.out / "model", dtype=torch.float32).eval()
+    ours = load.open_model(local(place / "student"), "float32", done.out).cpu()
+    assert torch.equal(logits(ours), logits(plain))
+
+
+def test_a_users_adapter_is_part_of_the_student(place):
+    given = load.add_adapter(tiny.qwen(0, scale=1.0), schema.Lora(r=2), 0)
+    with torch.no_grad():
+        for name, parameter in given.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    load.save(given, place / "given", tiny.tokenizer())
+    curves = []
+    for out, adapter in (("without", None), ("with", place / "given")):
+        stages.train(work(place, out, schema.Sft(), adapter=adapter))
+        curves.append(json.loads((place / out / "training.json").read_text())["curve"])
+    assert curves[0][0]["loss"] != curves[1][0]["loss"]
+
+
+def test_seqkd_learns_the_teachers_text_and_still_reports_the_corpus(place):
+    slow = TRAIN.model_copy(update={"epochs": 12})
+    done = work(place, "out", schema.SeqKD(), slow, teacher_text=write_teacher_text(place))
+    stages.train(done)
+    curve = json.loads((done.out / "training.json").read_text())["curve"]
+    assert curve[-1]["eval_loss"] < curve[0]["eval_loss"]
+    assert curve[-1]["eval_cross_entropy"] > curve[-1]["eval_loss"]
+
+
+def test_teacher_text_is_dropped_when_empty_and_kept_open_when_cut(place):
+    rows = [Example(id=str(i), instruction="1 + 1?", response="it is 2") for i in range(3)]
+    written = {
+        name: Generation(
+            benchmark="corpus", example_id=name, sample=0, completion=text, stop=stop, tokens=3
+        )
+        for name, text, stop in [("0", "two", "eos"), ("1", " \n", "eos"), ("2", "tw", "length")]
+    }
+    made = stages.encode_rows(rows, tiny.tokenizer(), tiny.TEMPLATE, 40, written)
+    assert (len(made.rows), made.truncated, made.dropped) == (2, 1, 1)
+    decode = tiny.tokenizer().decode
+    responses = [decode(row.ids[row.prompt_length :]) for row in made.rows]
+    assert responses == ["two</s>", "tw"]
+    with pytest.raises(StageError, match="no row for corpus row 0"):
+        stages.encode_rows(rows, tiny.tokenizer(), tiny.TEMPLATE, 40, {})
+
+
+def test_two_texts_for_one_row_are_refused(place):
+    text = write_teacher_text(place, lambda rows: [*rows, rows[0]])
+    with pytest.raises(StageError, match="two texts for corpus row 0-0"):
+        stages.train(work(place, "out", schema.SeqKD(), teacher_text=text))
+
+
+def test_too_many_rows_that_do_not_fit_are_refused_with_the_numbers(place):
+    short = TRAIN.model_copy(update={"max_length": 18})
+    with pytest.raises(InputError, match=r"(?s)40 of 40 train rows do not fit in max_length 18"):
+        stages.train(work(place, "out", schema.Sft(), short))
+    accepted = short.model_copy(update={"max_truncated_share": 1.0})
+    stages.train(work(place, "accepted", schema.Sft(), accepted))
+    facts = json.loads((place / "accepted" / "training.json").read_text())
+    assert facts["truncated"] == 48
+    none = TRAIN.model_copy(update={"max_length": 8, "max_truncated_share": 1.0})
+    with pytest.raises(InputError, match="none of the 40 train rows leaves room"):
+        stages.train(work(place, "none", schema.Sft(), none))
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(place):
+    tiny.tokenizer("!").save_pretrained(place / "teacher")
+    with pytest.raises(InputError, match="different tokenizers"):
+        stages.train(work(place, "out", schema.WordKD()))
