@@ -252,6 +252,11 @@ def _pairs(systems: list[System]) -> list[tuple[str, str]]:
     return pairs
 
 
+def _stage_labels(systems: list[System]) -> list[str]:
+    trained = [f"train|{s.label}" for s in systems if s.kind != "base"]
+    return trained + [f"generate|{s.label} on {b}" for s in systems for b in BENCHMARKS]
+
+
 def provenance(systems: list[System], n: int) -> dict[str, Any]:
     """Return how the invented study was made."""
     steps = range(0, 401, 40)
@@ -272,13 +277,13 @@ def provenance(systems: list[System], n: int) -> dict[str, Any]:
         "stages": [
             {
                 "key": f"{i:08x}",
-                "kind": kind,
-                "label": s.label,
+                "kind": label.partition("|")[0],
+                "label": label.partition("|")[2],
                 "seconds": 3.0 + i % 7,
                 "status": "ran" if i % 3 else "kept",
                 "started": "2026-01-01T00:00:00Z",
             }
-            for i, (kind, s) in enumerate((k, s) for s in systems for k in ("train", "generate"))
+            for i, label in enumerate(_stage_labels(systems))
         ],
         "corpus": {
             "name": "zoo-words",

@@ -10,7 +10,8 @@ from sacrebleu.metrics import BLEU
 from scipy import stats
 
 from kdstudy.analyze import results
-from kdstudy.analyze.results import AVERAGE, Bootstrap, collect, difference, mover, wilson
+from kdstudy.analyze.intervals import Bootstrap, difference, mover, wilson
+from kdstudy.analyze.results import AVERAGE, collect
 from kdstudy.errors import InputError
 
 

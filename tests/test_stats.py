@@ -11,12 +11,12 @@ from fake_study import fake_study
 from scipy import stats as scipy_stats
 
 from kdstudy.analyze import stats
-from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS, Bootstrap, collect
+from kdstudy.analyze.intervals import Bootstrap
+from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS, collect
 from kdstudy.analyze.stats import format_p
 from kdstudy.records import Score, System
 
-# Gains, sizes and agreements of twelve invented runs, and what R 4 says of them:
-# t.test(g, alternative = "greater"), cor.test(g, s, method = "spearman", exact = FALSE).
+# Twelve invented runs: gains fall with size, while inside a student they rise with agreement.
 STUDENTS = ["s", "m", "l"]
 METHODS = ["seqkd", "word_kd", "revkd", "gkd"]
 GAINS = [0.104, 0.081, 0.133, 0.097, 0.061, 0.044, 0.079, 0.052, 0.012, -0.004, 0.021, 0.009]
@@ -161,7 +161,7 @@ def test_a_second_seed_is_no_new_student():
 def test_within_students_the_sign_can_turn():
     tests = [*stats.paper_tests(made_table()), *stats.within_tests(made_table())]
     pooled, inside = find(tests, "4"), find(tests, "within", subject="agreement")
-    assert pooled.estimate < -0.9 < 0 < inside.estimate
+    assert pooled.estimate < -0.7 and inside.estimate > 0.5
     gains, agreements = (
         np.reshape(x, (3, 4)) - np.reshape(x, (3, 4)).mean(axis=1, keepdims=True)
         for x in (GAINS, AGREEMENTS)

@@ -7,6 +7,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from kdstudy.distill import stages
@@ -149,6 +150,22 @@ def test_full_fine_tuning_writes_a_whole_model(place):
     plain = AutoModelForCausalLM.from_pretrained(done.out / "model", dtype=torch.float32).eval()
     ours = load.open_model(local(place / "student"), "float32", done.out).cpu()
     assert torch.equal(logits(ours), logits(plain))
+
+
+@pytest.mark.parametrize("lora", [TRAIN.lora, None])
+def test_bfloat16_keeps_trained_weights_in_float32(place, lora):
+    done = work(
+        place,
+        "out",
+        schema.WordKD(),
+        TRAIN.model_copy(update={"precision": "bfloat16", "lora": lora}),
+    )
+    stages.train(done)
+    (file,) = done.out.glob("*/*model.safetensors")
+    assert {w.dtype for w in load_file(file).values()} == {torch.float32}
+    assert load.open_model(local(place / "student"), "bfloat16", done.out).dtype == torch.bfloat16
+    curve = json.loads((done.out / "training.json").read_text())["curve"]
+    assert curve[-1]["eval_loss"] < curve[0]["eval_loss"]
 
 
 def test_a_users_adapter_is_part_of_the_student(place):

@@ -3,11 +3,15 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tiny_models as tiny
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
@@ -181,10 +185,25 @@ def test_micro_batches_change_nothing(tmp_path, method, normalisation):
         torch.testing.assert_close(value, ends[1][name], rtol=1e-6, atol=1e-9)
 
 
+def test_two_devices_change_nothing(tmp_path):
+    script = Path(__file__).with_name("two_devices.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = subprocess.run([sys.executable, script, tmp_path / "1"], env=environment)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    two = subprocess.run([*launcher, script, tmp_path / "2"], env=environment, capture_output=True)
+    assert (one.returncode, two.returncode) == (0, 0), two.stderr.decode()
+    ends = [load_file(tmp_path / n / "weights.safetensors") for n in "12"]
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name], rtol=1e-9, atol=1e-12)
+    facts = [json.loads((tmp_path / n / "facts.json").read_text()) for n in "12"]
+    assert [fact.pop("world") for fact in facts] == [1, 2]
+    assert facts[0] == pytest.approx(facts[1])
+
+
 def one_loss(trainer: DistillTrainer, batch: batches.Batch) -> float:
     trainer.model.eval()
     with torch.no_grad():
-        return trainer.model.sums(batch).loss.item()
+        return trainer.model(batch)[0].item()
 
 
 def test_only_response_tokens_are_scored_and_the_shift_is_right():

@@ -1,5 +1,6 @@
 """Tiny random models and a character tokenizer, made in a moment and the same every time."""
 
+import os
 import random
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from transformers import (
 
 from kdstudy.data.prompts import Encoded
 
+# The same numbers on every machine.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(1)
 
 SPECIAL = ["<unk>", "</s>", "<pad>"]

@@ -155,6 +155,8 @@ def distill(
 
     if method == "sft" and teacher:
         raise InputError("--method sft learns from the data alone", remedy="leave --teacher out")
+    if method != "sft" and not teacher:
+        raise InputError(f"--method {method} needs a --teacher", remedy="or choose --method sft")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: is not empty", remedy="give a new folder")
     study = _single_study(

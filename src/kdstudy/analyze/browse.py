@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.results import wilson
+from kdstudy.analyze.intervals import wilson
 from kdstudy.analyze.tables import interval
 from kdstudy.records import System
 
@@ -64,34 +64,8 @@ def browser_data(
     items = items[items.system.isin(shown)]
     limit = _affordable(items, max_items)
     chosen = _sample(items, limit, seed)
-    kept = items.merge(chosen, on=["benchmark", "example_id"])
-    found: dict[tuple, dict[str, Any]] = {}
-    for r in kept.itertuples():
-        key = (r.benchmark, r.example_id, int(r.sample))
-        item = found.setdefault(
-            key,
-            {
-                "id": "item-" + "-".join(map(str, key)),
-                "benchmark": r.benchmark,
-                "question": _cut(r.question),
-                "gold": _cut(r.gold),
-                "texts": {},
-                "pairs": {},
-            },
-        )
-        item["texts"][index[r.system]] = [
-            _cut(r.completion),
-            _cut(r.extracted),
-            r.outcome,
-            int(r.tokens),
-        ]
-    wanted = {(run["run"], run["teacher"]) for run in runs}
-    wanted |= {(run["sft"], run["teacher"]) for run in runs}
-    for r in pairs.merge(chosen, on=["benchmark", "example_id"]).itertuples():
-        item = found.get((r.benchmark, r.example_id, int(r.sample)))
-        if item is not None and (r.system, r.reference) in wanted:
-            key = f"{index[r.system]}>{index[r.reference]}"
-            item["pairs"][key] = [bool(r.agree), round(float(r.bleu), 1)]
+    found = _texts(items.merge(chosen, on=["benchmark", "example_id"]), index)
+    _add_pairs(found, pairs.merge(chosen, on=["benchmark", "example_id"]), runs, index)
     return {
         "systems": shown,
         "runs": runs,
@@ -101,6 +75,38 @@ def browser_data(
         "items": [found[k] for k in sorted(found)],
         "note": " ".join([*_finding(items, pairs, runs[:1]), _note(items, chosen, seed)]),
     }
+
+
+def _texts(kept: pd.DataFrame, index: dict[str, int]) -> dict[tuple, dict[str, Any]]:
+    found: dict[tuple, dict[str, Any]] = {}
+    for r in kept.itertuples():
+        key = (r.benchmark, r.example_id, int(r.sample))
+        if key not in found:
+            found[key] = {
+                "id": "item-" + "-".join(map(str, key)),
+                "benchmark": r.benchmark,
+                "question": _cut(r.question),
+                "gold": _cut(r.gold),
+                "texts": {},
+                "pairs": {},
+            }
+        text = [_cut(r.completion), _cut(r.extracted), r.outcome, int(r.tokens)]
+        found[key]["texts"][index[r.system]] = text
+    return found
+
+
+def _add_pairs(
+    found: dict[tuple, dict[str, Any]],
+    kept: pd.DataFrame,
+    runs: Sequence[dict[str, str]],
+    index: dict[str, int],
+) -> None:
+    wanted = {(run[role], run["teacher"]) for run in runs for role in ("run", "sft")}
+    for r in kept.itertuples():
+        item = found.get((r.benchmark, r.example_id, int(r.sample)))
+        if item is not None and (r.system, r.reference) in wanted:
+            key = f"{index[r.system]}>{index[r.reference]}"
+            item["pairs"][key] = [bool(r.agree), round(float(r.bleu), 1)]
 
 
 def safe_json(data: Any) -> str:
@@ -140,12 +146,12 @@ def _sample(items: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
         rng = np.random.default_rng([seed, len(ids)])
         chosen = rng.choice(ids, size=min(limit, len(ids)), replace=False)
         parts.append(pd.DataFrame({"benchmark": benchmark, "example_id": chosen}))
-    return pd.concat(parts) if parts else pd.DataFrame({"benchmark": [], "example_id": []})
+    nothing = pd.DataFrame({"benchmark": [], "example_id": []}, dtype=object)
+    return pd.concat(parts) if parts else nothing
 
 
 def _cut(text: str) -> str:
-    # Lone surrogates and NULs survive JSON but not every reader of it.
-    clean = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    clean = text.replace("\x00", "\ufffd")
     if len(clean) <= MAX_CHARACTERS:
         return clean
     return (

@@ -7,8 +7,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.plot import INK, ROWS, Figure, colours, percent_axis
+from kdstudy.analyze.plot import INK, ROWS, Figure, colours, percent_axis, shapes
 from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.stats import grid
 from kdstudy.analyze.views import ablation_rows, describe, items_note, short, tooltips
 
 Table = pd.DataFrame
@@ -63,6 +64,40 @@ def scale(table: Table) -> Figure | None:
     data = {"rows": lines, "last": last, "others": rows[rows.kind.isin(["base", "teacher"])]}
     title = f"Mean accuracy against model size ({items_note(table)}, 95% intervals)"
     return Figure(name="scale", title=title, description=describe(rows), chart=chart, data=data)
+
+
+def depends(table: Table) -> Figure | None:
+    """Draw mean gain against size, agreement and fidelity, each student's own trend through it.
+
+    The paper's Tables 3-5 pool these dots; the lines show what happens inside a student.
+    """
+    rows = grid(table)
+    rows = rows[rows.benchmark == AVERAGE].assign(gain=lambda r: 100 * r.gain)
+    if len(rows) < 3:
+        return None
+    rows["text"] = [
+        f"{r.student}, {r.method}, {short(r.teacher)}: {r.gain:+.1f} points"
+        for r in rows.itertuples()
+    ]
+    students = list(dict.fromkeys(rows.sort_values("parameters").student))
+    sizes = sorted(rows.parameters.dropna().unique().tolist())
+    axes = {
+        "parameters": {"format": "~s", "title": "parameters", "values": sizes},
+        "agreement": {"format": "%", "title": "agreement with the teacher"},
+        "bleu_corpus": {"title": "corpus BLEU with the teacher"},
+    }
+    panels = [_trend(rows, students, factor, axis) for factor, axis in axes.items()]
+    shown = rows[["gain", "parameters", "agreement", "bleu_corpus", "method", "student", "text"]]
+    title = (
+        f"Mean gain over SFT in points; lines: the trend inside each student ({items_note(table)})"
+    )
+    return Figure(
+        name="depends",
+        title=title,
+        description="; ".join(rows.text),
+        chart=alt.hconcat(*panels, spacing=24),
+        data={"rows": shown, "zero": pd.DataFrame({"gain": [0.0]})},
+    )
 
 
 def curve(table: Table, ablation: str) -> Figure | None:
@@ -132,6 +167,32 @@ def _spread(values: np.ndarray, gap: float) -> np.ndarray:
         placed[i] = max(placed[i], placed[i - 1] + gap)
     placed -= (placed - values[order]).mean()
     return placed[np.argsort(order)]
+
+
+def _trend(rows: Table, students: list[str], factor: str, axis: dict[str, Any]) -> alt.LayerChart:
+    sizes = factor == "parameters"
+    x = alt.X(
+        f"{factor}:Q",
+        scale=alt.Scale(type="log" if sizes else "linear", zero=False, padding=16, nice=False),
+        axis=alt.Axis(**{"tickCount": 4, "domain": False, "ticks": False} | axis),
+    )
+    y_title = "points over SFT" if sizes else None
+    y = alt.Y("gain:Q", axis=alt.Axis(tickCount=5, domain=False, ticks=False, title=y_title))
+    base = alt.Chart(ROWS)
+    dots = base.mark_point(filled=True, size=62, opacity=0.95).encode(
+        x=x,
+        y=y,
+        color=alt.Color("method:N", scale=colours(rows.method), legend=alt.Legend(title=None)),
+        shape=alt.Shape("student:N", scale=shapes(students), legend=alt.Legend(title=None)),
+        description="text:N",
+    )
+    zero = alt.Chart(alt.NamedData("zero")).mark_rule(color=INK, opacity=0.4)
+    layers = [zero.encode(y="gain:Q"), dots]
+    if not sizes:
+        fit = base.transform_regression(factor, "gain", groupby=["student"])
+        line = fit.mark_line(color=INK, opacity=0.45)
+        layers.insert(1, line.encode(x=x, y=y, detail="student:N"))
+    return alt.layer(*layers).properties(width=230, height=190)
 
 
 def _labelled_ends(rows: Table, factor: str, gap: float) -> Table:

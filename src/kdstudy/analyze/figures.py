@@ -8,14 +8,14 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.curves import curve, scale
+from kdstudy.analyze.curves import curve, depends, scale
 from kdstudy.analyze.plot import (
     INK,
     ROWS,
-    SHAPES,
     Figure,
     colours,
     percent_axis,
+    shapes,
     strip,
 )
 from kdstudy.analyze.results import AVERAGE
@@ -50,6 +50,7 @@ def all_figures(
         lambda: agreement(table),
         lambda: agreement_accuracy(table),
         lambda: fidelity(table),
+        lambda: depends(table),
         lambda: methods(tests),
         lambda: curve(table, "temperature"),
         lambda: curve(table, "noise"),
@@ -201,39 +202,11 @@ def agreement_accuracy(table: Table) -> Figure | None:
     students = list(dict.fromkeys(rows.sort_values("parameters").student))
     areas = _bound_areas(rows, found)
     both = pd.concat([rows.assign(part="dot"), areas.assign(part="area")])
-    percent = alt.Scale(domain=[0, 1])
-    area = (
-        alt.Chart(ROWS)
-        .transform_filter("datum.part == 'area'")
-        .mark_area(opacity=0.12, color=INK)
-        .encode(x=alt.X("accuracy:Q"), y=alt.Y("lower:Q"), y2="upper:Q", detail="of_teacher:N")
-    )
-    dots = (
-        alt.Chart(ROWS)
-        .transform_filter("datum.part == 'dot'")
-        .mark_point(filled=True, size=62, opacity=0.95)
-        .encode(
-            x=alt.X("accuracy:Q", scale=percent, axis=percent_axis("accuracy of the student")),
-            y=alt.Y("value:Q", scale=percent, axis=percent_axis("agreement with the teacher")),
-            color=alt.Color(
-                "method:N",
-                scale=colours(rows.method),
-                legend=alt.Legend(title=None, orient="right"),
-            ),
-            shape=alt.Shape(
-                "student:N",
-                scale=alt.Scale(domain=students, range=list(SHAPES[: len(students)])),
-                legend=alt.Legend(title=None, orient="right"),
-            ),
-            description="text:N",
-        )
-    )
-    names = scopes(table)
     chart = (
-        alt.layer(area, dots)
+        _bounded_scatter(rows.method, students)
         .properties(width=190, height=190)
         .facet(
-            alt.Facet("benchmark:N", sort=names, header=alt.Header(title=None)),
+            alt.Facet("benchmark:N", sort=scopes(table), header=alt.Header(title=None)),
             columns=4,
             spacing=22,
         )
@@ -361,6 +334,25 @@ def _row(groups: Sequence[str]) -> alt.Row:
         title=None, labelAngle=0, labelAlign="left", labelAnchor="middle", labelPadding=18
     )
     return alt.Row("group:N", sort=list(groups), header=header)
+
+
+def _bounded_scatter(methods: pd.Series, students: list[str]) -> alt.LayerChart:
+    limits = alt.Scale(domain=[0, 1])
+    legend = alt.Legend(title=None, orient="right")
+    base = alt.Chart(ROWS)
+    area = base.transform_filter("datum.part == 'area'").mark_area(opacity=0.12, color=INK)
+    dots = base.transform_filter("datum.part == 'dot'")
+    x = alt.X("accuracy:Q", scale=limits, axis=percent_axis("accuracy of the student"))
+    return alt.layer(
+        area.encode(x=x, y="lower:Q", y2="upper:Q", detail="of_teacher:N"),
+        dots.mark_point(filled=True, size=62, opacity=0.95).encode(
+            x=x,
+            y=alt.Y("value:Q", scale=limits, axis=percent_axis("agreement with the teacher")),
+            color=alt.Color("method:N", scale=colours(methods), legend=legend),
+            shape=alt.Shape("student:N", scale=shapes(students), legend=legend),
+            description="text:N",
+        ),
+    )
 
 
 def _bound_areas(rows: Table, accuracies: Mapping[tuple, float]) -> Table:

@@ -4,7 +4,7 @@ import dataclasses
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,12 @@ def colours(methods: Iterable[str]) -> alt.Scale:
     return alt.Scale(domain=known, range=[PALETTE.get(m) or spare[m] for m in known])
 
 
+def shapes(students: Sequence[str]) -> alt.Scale:
+    """Return the shape scale of students, given from small to large."""
+    marks = [SHAPES[i % len(SHAPES)] for i in range(len(students))]
+    return alt.Scale(domain=list(students), range=marks)
+
+
 def order_of(method: str) -> tuple[int, str]:
     """Return the sort key of a method: SFT first, the published ones, then any other by name."""
     names = list(PALETTE)
@@ -172,46 +178,56 @@ def strip(
         width: Width of one small multiple, in pixels.
         percent: Print the axis as percent.
     """
-    base = alt.Chart(ROWS)
+    x = _value_axis(x_title, domain, percent)
     y = alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(domain=False, ticks=False))
-    scale = alt.Scale(domain=list(domain), nice=False, zero=False)
+    named = rows.method.ne("").any()
+    colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
+    layers = _strip_layers(x, y, colour if named else alt.value(INK), marks)
+    return (
+        alt.layer(*layers)
+        .properties(width=width, height=alt.Step(19))
+        .facet(
+            row=alt.Row("group:N", sort=groups, header=side_header()),
+            column=alt.Column(
+                "column:N", sort=columns, header=alt.Header(title=None, labelPadding=6)
+            ),
+            spacing={"row": 14, "column": 18},
+        )
+    )
+
+
+def _value_axis(title: str, domain: tuple[float, float], percent: bool) -> dict[str, Any]:
     ends = [domain[0], sum(domain) / 2, domain[1]] if min(domain) == 0 else alt.Undefined
+    signed = "(datum.value > 0 ? '+' : '') + datum.label"
     axis = alt.Axis(
-        format="%" if percent else "+d" if domain[0] < 0 else "d",
+        format="%" if percent else "d",
+        labelExpr=signed if domain[0] < 0 else alt.Undefined,
         values=ends,
         tickCount=4,
         domain=False,
         ticks=False,
-        title=x_title,
+        title=title,
     )
-    x = alt.X("value:Q", scale=scale, axis=axis)
-    named = rows.method.ne("").any()
-    colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
-    colour = colour if named else alt.value(INK)
+    return {"scale": alt.Scale(domain=list(domain), nice=False, zero=False), "axis": axis}
+
+
+def _strip_layers(
+    x: dict[str, Any], y: alt.Y, colour: Any, marks: Mapping[str, Any]
+) -> list[alt.Chart]:
+    base = alt.Chart(ROWS)
     layers = []
     for low, high in marks.get("bands", ()):
         band = base.mark_bar(height=9, opacity=0.16, color=INK)
-        layers.append(band.encode(x=alt.X(f"{low}:Q", scale=scale, axis=axis), x2=high, y=y))
+        layers.append(band.encode(x=alt.X(f"{low}:Q", **x), x2=high, y=y))
     for column, options in marks.get("rules", {}).items():
         rule = base.mark_rule(color=INK, **options)
-        layers.append(rule.encode(x=alt.X(f"mean({column}):Q", scale=scale, axis=axis)))
-    layers.append(
-        base.mark_rule(strokeWidth=1.6).encode(
-            x=alt.X("low:Q", scale=scale, axis=axis), x2="high", y=y, color=colour
-        )
-    )
-    dots = base.mark_point(filled=True, size=58, opacity=1, strokeWidth=1.8)
-    dots = dots.encode(x=x, y=y, stroke=colour, description="text:N")
+        layers.append(rule.encode(x=alt.X(f"mean({column}):Q", **x)))
+    line = base.mark_rule(strokeWidth=1.6)
+    layers.append(line.encode(x=alt.X("low:Q", **x), x2="high", y=y, color=colour))
     hollow = marks.get("hollow")
     full = alt.condition(f"!datum.{hollow}", colour, alt.value("transparent")) if hollow else colour
-    dots = dots.encode(fill=full)
-    header = alt.Header(title=None, labelPadding=6)
-    return (
-        alt.layer(*layers, dots)
-        .properties(width=width, height=alt.Step(19))
-        .facet(
-            row=alt.Row("group:N", sort=groups, header=side_header()),
-            column=alt.Column("column:N", sort=columns, header=header),
-            spacing={"row": 14, "column": 18},
-        )
+    dots = base.mark_point(filled=True, size=58, opacity=1, strokeWidth=1.8)
+    layers.append(
+        dots.encode(x=alt.X("value:Q", **x), y=y, stroke=colour, fill=full, description="text:N")
     )
+    return layers

@@ -10,11 +10,12 @@ from typing import Any
 import jinja2
 import markupsafe
 import pandas as pd
+import yaml
 
 from kdstudy.analyze import curves, figures, findings, tables
 from kdstudy.analyze.browse import browser_data, safe_json
 from kdstudy.analyze.plot import Figure
-from kdstudy.analyze.results import write_csv
+from kdstudy.analyze.results import AVERAGE, write_csv
 from kdstudy.analyze.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.records import System
@@ -63,6 +64,8 @@ def write(
     items = _frame(items, ITEM_COLUMNS, "items")
     pairs = _frame(pairs, PAIR_COLUMNS, "pairs")
     made = dict(provenance or {})
+    if _study(made) and not made.get("study_text"):
+        made["study_text"] = yaml.safe_dump(dict(_study(made)), sort_keys=False)
     for folder in (out_dir, out_dir / "tables", out_dir / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "results.csv")
@@ -70,19 +73,12 @@ def write(
     sheets = tables.all_sheets(table, tests, _seconds(made, table))
     for sheet in sheets.values():
         sheet.save(out_dir / "tables")
-    benchmarks = made.get("benchmarks") or {}
-    chance = {name: b["chance"] for name, b in benchmarks.items() if "chance" in b}
-    drawn = figures.all_figures(table, tests, chance) | _training(made)
-    images = {
-        name: (figure, markupsafe.Markup(figure.save(out_dir / "figures")))
-        for name, figure in drawn.items()
-    }
     page = _render(
         title=title or _name(table, made),
         said=_sentences(table, tests, systems, made),
         warnings=findings.warnings(table, systems, made),
         sheets=sheets,
-        figures=images,
+        figures=_draw(table, tests, made, out_dir / "figures"),
         made=made,
         facts=_facts(table, systems, made),
         data=browser_data(items, pairs, systems, first=_first(table), max_items=max_items),
@@ -90,6 +86,18 @@ def write(
     path = out_dir / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _draw(
+    table: pd.DataFrame, tests: Sequence[Test], made: Mapping[str, Any], folder: Path
+) -> dict[str, tuple[Figure, markupsafe.Markup]]:
+    """Write every figure and return it with its SVG."""
+    benchmarks = made.get("benchmarks") or {}
+    chance = {name: b["chance"] for name, b in benchmarks.items() if "chance" in b}
+    drawn = figures.all_figures(table, tests, chance)
+    if figure := curves.training(made.get("training") or []):
+        drawn[figure.name] = figure
+    return {name: (f, markupsafe.Markup(f.save(folder))) for name, f in drawn.items()}
 
 
 def _render(data: dict[str, Any], **context: Any) -> str:
@@ -170,7 +178,7 @@ def _facts(
     """Return the line of small facts under the heading."""
     kinds = table.drop_duplicates("system").kind.value_counts()
     students = table[table.student != ""].student.nunique()
-    benchmarks = sorted(set(table.benchmark) - {"average"})
+    benchmarks = sorted(set(table.benchmark) - {AVERAGE})
     methods = sorted(set(table[table.kind == "distilled"].method))
     return [
         ("teachers", str(kinds.get("teacher", 0))),
@@ -183,16 +191,19 @@ def _facts(
 
 
 def _seconds(made: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
-    """Return generation seconds per 1,000 items, where a stage `generate` names its system."""
-    own = table[(table.metric == "accuracy") & (table.benchmark == "average")]
-    n = dict(zip(own.system, own.n, strict=True))
-    return {
-        s["label"]: 1000 * s["seconds"] / int(n[s["label"]])
+    """Return generation seconds per 1,000 items of the systems whose every benchmark was timed.
+
+    A stage `generate` is labelled `<system> on <benchmark>`.
+    """
+    spent = {
+        s["label"]: s["seconds"]
         for s in made.get("stages") or []
-        if s["kind"] == "generate" and s.get("seconds") is not None and n.get(s["label"])
+        if s["kind"] == "generate" and s.get("seconds") is not None
     }
-
-
-def _training(made: Mapping[str, Any]) -> dict[str, Figure]:
-    figure = curves.training(made.get("training") or [])
-    return {figure.name: figure} if figure else {}
+    own = table[(table.metric == "accuracy") & (table.benchmark != AVERAGE)]
+    found = {}
+    for system, rows in own.groupby("system"):
+        times = [spent.get(f"{system} on {b}") for b in rows.benchmark]
+        if None not in times:
+            found[str(system)] = 1000 * sum(times) / int(rows.n.sum())
+    return found

@@ -4,7 +4,6 @@ Shapes: N scored tokens, H hidden width, V vocabulary entries.
 """
 
 import contextlib
-import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +13,6 @@ from kdstudy.distill.batches import Batch
 from kdstudy.distill.methods import Method
 from kdstudy.distill.teacher import LiveTeacher, add_noise
 from kdstudy.models import parts
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sums:
-    """Weighted sums over the scored tokens of one micro-batch; nobody has taken a mean.
-
-    Attributes:
-        loss: The method's own loss.
-        cross_entropy: -log S(target); None unless asked for.
-    """
-
-    loss: Tensor
-    cross_entropy: Tensor | None = None
 
 
 class DistillModel(nn.Module):
@@ -61,35 +47,30 @@ class DistillModel(nn.Module):
         self.teacher = teacher if method.needs_teacher else None
         self.autocast = autocast
 
-    def forward(self, batch: Batch, num_items_in_batch: int) -> tuple[Tensor]:
-        """Return (loss,): this micro-batch's share of the optimizer step's loss.
+    def forward(self, batch: Batch, num_items_in_batch: int | None = None) -> tuple[Tensor, ...]:
+        """Return (loss,) for training, or the sums (loss, cross-entropy) for validation.
 
         Args:
             batch: The micro-batch.
-            num_items_in_batch: Tokens (or sequences) of the whole step, over all micro-batches
-                and devices.
+            num_items_in_batch: Tokens (or sequences) of the whole optimizer step, over all
+                micro-batches and devices; the loss is this micro-batch's share of the step's.
+                None returns the weighted sums over the scored tokens, of which nobody has taken
+                a mean.
         """
-        return (self.sums(batch).loss / num_items_in_batch,)
-
-    def sums(self, batch: Batch, *, with_cross_entropy: bool = False) -> Sums:
-        """Return the weighted sums of the method's loss and, if asked, of the cross-entropy."""
         student_NV = self._student_logits(batch)
-        teacher_NV = None
-        shared_NV = student_NV
-        if self.teacher is not None:
-            shared_NV = student_NV[:, : self.teacher.width]
-            with self._precision(batch):
-                teacher_NV = self.teacher.logits(batch)
-            teacher_NV = add_noise(teacher_NV, batch, self.method.noise)
-        losses_N = self.method.losses(shared_NV, teacher_NV, batch.targets_N)
-        loss = (losses_N * batch.weights_N).sum()
-        if not with_cross_entropy:
-            return Sums(loss)
-        return Sums(loss, _cross_entropy(student_NV, batch))
+        loss = self._weighted(self._losses(student_NV, batch), batch)
+        if num_items_in_batch is not None:
+            return (loss / num_items_in_batch,)
+        entropy = divergences.cross_entropy(student_NV, batch.targets_N)
+        return loss, self._weighted(entropy, batch)
 
-    def cross_entropy(self, batch: Batch) -> Tensor:
-        """Return the weighted sum of -log S(target)."""
-        return _cross_entropy(self._student_logits(batch), batch)
+    def _losses(self, student_NV: Tensor, batch: Batch) -> Tensor:
+        if self.teacher is None:
+            return self.method.losses(student_NV, None, batch.targets_N)
+        with self._precision(batch):
+            teacher_NV = self.teacher.logits(batch)
+        teacher_NV = add_noise(teacher_NV, batch, self.method.noise)
+        return self.method.losses(student_NV[:, : self.teacher.width], teacher_NV, batch.targets_N)
 
     def _student_logits(self, batch: Batch) -> Tensor:
         with self._precision(batch):
@@ -103,6 +84,6 @@ class DistillModel(nn.Module):
             return contextlib.nullcontext()
         return torch.autocast(batch.ids_BL.device.type, dtype=self.autocast)
 
-
-def _cross_entropy(student_NV: Tensor, batch: Batch) -> Tensor:
-    return (divergences.cross_entropy(student_NV, batch.targets_N) * batch.weights_N).sum()
+    @staticmethod
+    def _weighted(losses_N: Tensor, batch: Batch) -> Tensor:
+        return (losses_N * batch.weights_N).sum()

@@ -31,11 +31,15 @@ class LiveTeacher:
 
     # no_grad and not inference_mode: the divergence's backward pass saves what comes out of here.
     @torch.no_grad()
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the teacher's final hidden states at the batch's scored positions, [N, H]."""
+        assert not self.model.training, "a teacher never drops out"
+        return parts.scored_hidden(self.model, batch.ids_BL, batch.rows_N, batch.positions_N)
+
+    @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
         """Return the teacher's logits at the batch's scored positions, [N, V]."""
-        assert not self.model.training, "a teacher never drops out"
-        hidden_NH = parts.scored_hidden(self.model, batch.ids_BL, batch.rows_N, batch.positions_N)
-        return parts.head(self.model)(hidden_NH)[:, : self.width]
+        return parts.head(self.model)(self.hidden(batch))[:, : self.width]
 
 
 def add_noise(logits_NV: Tensor, batch: Batch, scale: float) -> Tensor:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches
 from kdstudy.distill.model import DistillModel
+from kdstudy.distill.schedule import Schedule, training_arguments
 from kdstudy.errors import StageError
 from kdstudy.models.sample import sample, seed_of
 from kdstudy.study import schema
@@ -69,7 +70,7 @@ class DistillTrainer(Trainer):
         self._order = batches.order(
             len(rows), epochs=train.epochs, batch_size=train.batch_size, seed=seed
         )
-        arguments = _arguments(train, len(self._order), folder, seed, report_to)
+        arguments = training_arguments(train, len(self._order), folder, seed, report_to)
         world = max(1, arguments.world_size)
         if train.batch_size % world:
             raise StageError(
@@ -80,8 +81,14 @@ class DistillTrainer(Trainer):
         self._micro = min(micro_batch_size or share, share)
         arguments.gradient_accumulation_steps = math.ceil(share / self._micro)
         super().__init__(model=model, args=arguments, eval_dataset=list(validation))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise StageError(
+                "FSDP and DeepSpeed are configured for this process",
+                why="checkpoints and on-policy text are written for whole models on each device",
+                remedy="start it on one device, or with plain data parallelism (DDP)",
+            )
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Schedule(len(self._order), train.evaluations, progress))
+        self.add_callback(Schedule(len(self._order), train.evaluations, progress))
 
     def run(self) -> None:
         """Train from the last whole checkpoint in the folder, or from the start.
@@ -161,10 +168,7 @@ class DistillTrainer(Trainer):
                 strict=True,
             )
         ]
-        self._count(rows, [i["batch"] for i in inputs])
-        if self.args.world_size > 1:
-            total = int(self.accelerator.reduce(torch.tensor(total, device=device)).item())
-        return inputs, total
+        return inputs, self._count(rows, [i["batch"] for i in inputs], total)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure the method's own loss and the corpus cross-entropy on the validation rows."""
@@ -259,7 +263,7 @@ class DistillTrainer(Trainer):
             temperature=self.model.method.sampling_temperature,
             seeds=self._row_seeds("sample", step, len(rows)),
             eos_ids=self.eos_ids,
-            pad_id=self.eos_ids[0],
+            pad_id=0,
             width=teacher.width if teacher else None,
         )
         student.train(training)
@@ -268,24 +272,37 @@ class DistillTrainer(Trainer):
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    def _count(self, rows: Sequence[Encoded], made: Sequence[batches.Batch]) -> None:
-        self.tokens += sum(batch.targets_N.numel() for batch in made)
-        self.real += sum(len(row.ids) for row in rows)
-        self.cells += sum(batch.ids_BL.numel() for batch in made)
+    def _count(
+        self, rows: Sequence[Encoded], made: Sequence[batches.Batch], denominator: int
+    ) -> int:
+        """Add up what the step trains on, and return its denominator, over all devices."""
+        counts = [
+            denominator,
+            sum(batch.targets_N.numel() for batch in made),
+            sum(len(row.ids) for row in rows),
+            sum(batch.ids_BL.numel() for batch in made),
+        ]
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
+        denominator, tokens, real, cells = counts
+        self.tokens += tokens
+        self.real += real
+        self.cells += cells
+        return denominator
 
     def _validation_means(self) -> tuple[float, float]:
-        model: DistillModel = self.model
-        loss = entropy = 0.0
-        for batch in self._validation_batches(self.validation):
-            sums = model.sums(batch, with_cross_entropy=self.corpus_validation is None)
-            loss += sums.loss.item()
-            entropy += sums.cross_entropy.item() if sums.cross_entropy is not None else 0.0
-        loss /= self._denominator(self.validation)
-        if self.corpus_validation is None:
-            return loss, entropy / self._denominator(self.validation)
-        for batch in self._validation_batches(self.corpus_validation):
-            entropy += model.cross_entropy(batch).item()
-        return loss, entropy / self._denominator(self.corpus_validation)
+        loss, entropy = self._means(self.validation)
+        if self.corpus_validation is not None:
+            _, entropy = self._means(self.corpus_validation)
+        return loss, entropy
+
+    def _means(self, rows: Sequence[Encoded]) -> tuple[float, float]:
+        """Return the method's loss and the cross-entropy; every device measures all rows."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        for batch in self._validation_batches(rows):
+            sums += torch.stack(self.model_wrapped(batch)).double().cpu()
+        loss, entropy = (sums / self._denominator(rows)).tolist()
+        return loss, entropy
 
     def _denominator(self, rows: Sequence[Encoded]) -> int:
         return batches.count(rows, self.settings.loss_tokens, self.settings.normalisation)
@@ -295,73 +312,6 @@ class DistillTrainer(Trainer):
         # training.
         for group in batches.split(sorted(rows, key=lambda r: len(r.ids)), 2 * self._micro):
             yield self._collate(group)
-
-
-class _Schedule(TrainerCallback):
-    """Says when to log, evaluate and save, and tells `progress` how far the run is."""
-
-    def __init__(self, steps: int, evaluations: int, progress: Progress):
-        self._steps, self._progress = steps, progress
-        self._evaluate_at = {math.ceil(steps * i / evaluations) for i in range(1, evaluations + 1)}
-        self._log_every = max(1, steps // 100)
-        self._numbers: dict[str, float] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step = state.global_step
-        control.should_evaluate = control.should_save = step in self._evaluate_at
-        control.should_log = control.should_evaluate or step % self._log_every == 0
-        self._progress(step, self._steps, "step", **self._numbers)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        known = ("loss", "learning_rate", "eval_loss", "eval_cross_entropy")
-        self._numbers |= {name: logs[name] for name in known if name in logs}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise StageError(
-                f"step {state.global_step}: the training loss is {logs['loss']}",
-                remedy="lower train.learning_rate, or look for broken weights",
-            )
-
-
-def _arguments(
-    train: schema.Train, steps: int, folder: Path, seed: int, report_to: Sequence[str]
-) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        seed=seed,
-        # The data loader goes through the whole run once: its order holds every epoch.
-        num_train_epochs=1,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type="constant_with_warmup"
-        if train.schedule == "constant"
-        else train.schedule,
-        warmup_steps=min(train.warmup_steps, steps // 10),
-        weight_decay=train.weight_decay,
-        max_grad_norm=1.0,
-        # `_Schedule` decides; these only tell Trainer that it happens.
-        eval_strategy="steps",
-        eval_steps=steps,
-        save_strategy="steps",
-        save_steps=steps,
-        logging_strategy="no",
-        load_best_model_at_end=True,
-        metric_for_best_model=(
-            "eval_loss" if train.select_by == "method_loss" else "eval_cross_entropy"
-        ),
-        greater_is_better=False,
-        # A NaN must be seen, not replaced by the mean of what came before.
-        logging_nan_inf_filter=False,
-        report_to=list(report_to) or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        # Devices may run different numbers of validation batches.
-        ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=False,
-    )
-    # torch.nn.DataParallel would cut a micro-batch again, behind the token count's back.
-    _ = arguments.device
-    arguments._n_gpu = min(1, arguments._n_gpu)
-    return arguments
 
 
 def _share(step: list[int], rank: int, world: int) -> list[int]:

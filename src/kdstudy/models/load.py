@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -112,8 +113,11 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as e:
-        raise InputError(f"{folder}: the model cannot be loaded ({_first_line(e)})") from e
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise InputError(
+            f"{folder}: the model cannot be loaded ({_first_line(e)})",
+            remedy="download or save it again: a file may be cut short",
+        ) from e
     if info["missing_keys"]:
         raise InputError(
             f"{folder}: no weights for {min(info['missing_keys'])} "

@@ -2,9 +2,11 @@
 
 Shapes: B prompts, A prompts still being written, L padded length so far, V vocabulary entries.
 
-Why not `model.generate`: on small models its bookkeeping costs more than the model, it draws a
-whole batch from one random stream (so a text depends on its neighbours), and it keeps computing
-rows that have finished. See bench/ for the measurement.
+Why not `model.generate`: it draws a whole batch from one random stream, so that a text depends on
+its neighbours, and it keeps computing rows that have finished. Measured on one CPU core, 64 rows,
+completions of 40 tokens on average, useful tokens per second of generate and of this loop: 2,500
+and 6,000 (width 64, 2,048 tokens), 1,400 and 3,100 (width 128), 140 and 590 (152,064 tokens, where
+torch.multinomial dominates).
 """
 
 import dataclasses

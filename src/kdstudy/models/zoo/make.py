@@ -43,7 +43,10 @@ WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S
 
 @dataclass(frozen=True)
 class Recipe:
-    """Shape and training budget of one zoo model."""
+    """Shape and training budget of one zoo model.
+
+    With `grown_from`, training starts from that model, every layer followed by new ones.
+    """
 
     width: int
     layers: int
@@ -54,13 +57,14 @@ class Recipe:
     minutes: float
     windows: int = 16
     window: int = 192
+    grown_from: str = ""
 
 
 RECIPES = {
     "zoo-xs": Recipe(32, 2, 2, 1, 64, 1e-2, 6, 8, 192),
     "zoo-s": Recipe(64, 3, 2, 1, 176, 6e-3, 12, 8, 192),
-    "zoo-m": Recipe(128, 4, 4, 2, 352, 4e-3, 28, 8, 192),
-    "zoo-l": Recipe(160, 6, 5, 1, 432, 3e-3, 49, 8, 192),
+    "zoo-m": Recipe(128, 4, 4, 2, 352, 4e-3, 22, 8, 192),
+    "zoo-l": Recipe(128, 8, 4, 2, 352, 3e-3, 28, 8, 192, grown_from="zoo-m"),
 }
 
 
@@ -140,12 +144,33 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> 
         num_key_value_heads=recipe.groups,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        initializer_range=0.02 if recipe.width > 100 else 0.04,
+        initializer_range=0.04,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     return Qwen2ForCausalLM(config)
+
+
+def grow(model: Qwen2ForCausalLM, base: Qwen2ForCausalLM) -> None:
+    """Start a deeper model from a trained one of equal width, computing the same function.
+
+    Every layer of the base is followed by copies that add nothing at first: their output
+    matrices are zero, and gradients reach those matrices at once.
+
+    Raises:
+        ValueError: If the number of layers is not a multiple of the base's.
+    """
+    times, rest = divmod(model.config.num_hidden_layers, base.config.num_hidden_layers)
+    if rest:
+        raise ValueError("a grown model needs a multiple of its base's layers")
+    model.model.embed_tokens.load_state_dict(base.model.embed_tokens.state_dict())
+    model.model.norm.load_state_dict(base.model.norm.state_dict())
+    for index, layer in enumerate(model.model.layers):
+        layer.load_state_dict(base.model.layers[index // times].state_dict())
+        if index % times:
+            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
 
 
 def batches(stream: np.ndarray, recipe: Recipe, seed: int) -> Iterator[torch.Tensor]:
@@ -329,6 +354,13 @@ def save(
 def card_text(facts: dict) -> str:
     """Return the README of a model."""
     shape, measured = facts["shape"], facts.get("accuracy")
+    growth = [
+        f"- Start: the layers of `{base['name']}` after {base['tokens']:,} tokens "
+        f"({base['seconds'] / 60:.1f} minutes), each followed by new layers that add nothing "
+        "at first; the training above comes on top of it"
+        for base in [facts.get("grown_from")]
+        if base
+    ]
     lines = [
         f"# {facts['name']}",
         "",
@@ -342,6 +374,7 @@ def card_text(facts: dict) -> str:
         f"({facts['stream_tokens']:,} different), {facts['seconds'] / 60:.1f} minutes on "
         f"{facts['threads']} CPU thread(s), AdamW, peak learning rate {shape['rate']}, "
         f"linear to zero; question tokens weigh {GIVEN_WEIGHT} in the loss",
+        *growth,
         f"- Held-out loss (split `test`): {facts['held_out_loss']:.4f} nats per token, "
         f"{facts['held_out_worked_loss']:.4f} on worked text alone",
         "- Weights: float16 safetensors; embeddings tied; byte-level BPE tokenizer of "
@@ -383,6 +416,11 @@ def build(name: str, recipe: Recipe, options: argparse.Namespace) -> dict:
         "threads": torch.get_num_threads(),
         "shape": asdict(recipe),
     }
+    if recipe.grown_from:
+        folder = options.out / recipe.grown_from
+        grow(model, Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32))
+        base = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        facts["grown_from"] = {key: base[key] for key in ("name", "steps", "tokens", "seconds")}
     print(f"{name}: {facts['parameters']:,} parameters, {recipe.minutes} minutes", flush=True)
 
     def checkpoint(counts: dict[str, float]) -> None:

@@ -1,0 +1,115 @@
+"""The command line as a contract: verbs, exit codes, and no traceback for a user's mistake."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from study_folder import STUDY, write_folder
+
+
+def kdstudy(*arguments, cwd=None, env=None):
+    call = [sys.executable, "-m", "kdstudy.cli", *map(str, arguments)]
+    return subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    return tmp_path
+
+
+def test_every_verb_is_there_and_no_other():
+    shown = kdstudy("--help").stdout
+    for verb in ("demo", "run", "plan", "report", "distill", "ls", "schema"):
+        assert f"  {verb} " in shown
+    for later in ("eval", "score", "audit", "paper", "analyze", "doctor"):
+        assert f"  {later} " not in shown
+
+
+def test_help_and_plan_answer_quickly(folder):
+    # A generous bound on the best of three: it catches an import of torch, not a busy machine.
+    for arguments in (["--help"], ["plan", "study.yaml"]):
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            assert kdstudy(*arguments, cwd=folder).returncode == 0
+            times.append(time.perf_counter() - started)
+        assert min(times) < 1.0, arguments
+
+
+def test_plan_as_json_shows_every_default_and_every_stage(folder):
+    done = kdstudy("plan", "study.yaml", "--json", cwd=folder)
+    document = json.loads(done.stdout)
+    assert document["study"]["train"]["lora"]["alpha"] == 16
+    assert document["protocol_differences"] == []
+    statuses = {(s["status"], s["why"]) for s in document["stages"]}
+    assert statuses == {("miss", "never built")}
+
+
+def test_plan_names_what_differs_from_corrected(folder):
+    study = {k: v for k, v in STUDY.items() if k != "ablations"} | {"protocol": "reference"}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    shown = kdstudy("plan", "study.yaml", cwd=folder).stdout
+    assert "differs from corrected: train.loss_tokens = all (not response)" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "gone.yaml"], "no such study file"),
+        (["plan", "rows.jsonl"], "rows.jsonl"),
+        (["run"], "Missing argument"),
+        (["rum"], "No such command"),
+        (["ls", "modles"], "modles"),
+        (["plan", "study.yaml", "--store", "rows.jsonl"], "cannot be written"),
+        (["distill", "--student", "a", "--data", "rows.jsonl", "--out", "o"], "needs a --teacher"),
+        (
+            ["distill", "--student", "./small", "--data", "gone.jsonl", "--out", "o"]
+            + ["--method", "sft"],
+            "gone.jsonl: no such file",
+        ),
+    ],
+)
+def test_wrong_input_is_exit_code_2_and_one_clear_message(folder, arguments, expected):
+    done = kdstudy(*arguments, cwd=folder)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_field_names_file_and_line(folder):
+    study = yaml.safe_dump(STUDY) + "train:\n  lerning_rate: 1\n"
+    (folder / "study.yaml").write_text(study)
+    done = kdstudy("run", "study.yaml", cwd=folder)
+    assert done.returncode == 2
+    line = len(study.split("\n")) - 1
+    assert f"study.yaml, line {line}: train.lerning_rate" in done.stderr
+
+
+def test_a_stage_that_fails_is_exit_code_1_or_2_and_keeps_what_is_finished(folder):
+    # The models of this folder are not loadable: the first generation stage must say so.
+    done = kdstudy("run", "study.yaml", cwd=folder)
+    assert done.returncode == 2
+    assert "generate small on synth_addsub" in done.stderr
+    assert "Traceback" not in done.stderr
+    shown = kdstudy("plan", "study.yaml", cwd=folder).stdout
+    assert "hit        corpus" in shown
+    assert "hit        benchmark" in shown
+
+
+def test_ls_lists(tmp_path):
+    assert "word_kd" in kdstudy("ls", "methods").stdout
+    assert "gsm8k" in kdstudy("ls", "benchmarks").stdout
+    assert "synthetic" in kdstudy("ls", "corpora").stdout
+    runs = kdstudy("ls", "runs", "--store", tmp_path / "none")
+    assert (runs.returncode, runs.stdout) == (0, "")
+    names = [row["name"] for row in json.loads(kdstudy("ls", "models", "--json").stdout)]
+    assert {"zoo-xs", "zoo-s", "zoo-m", "zoo-l"} == set(names)
+
+
+def test_the_schema_is_json():
+    assert json.loads(kdstudy("schema").stdout)["title"] == "Study"

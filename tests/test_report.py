@@ -1,0 +1,354 @@
+"""The report: self-contained, safe with hostile text, honest in words, and whole when partial."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+from fake_study import fake_study, items_frame
+from scipy import stats
+
+from kdstudy.analyze import findings, report
+from kdstudy.analyze.browse import MAX_CHARACTERS, browser_data, safe_json
+from kdstudy.analyze.figures import all_figures
+from kdstudy.analyze.intervals import Bootstrap
+from kdstudy.analyze.plot import PALETTE, colours
+from kdstudy.analyze.results import COLUMNS, NUMBERS, collect
+from kdstudy.analyze.stats import study_tests
+from kdstudy.errors import InputError
+
+HOSTILE = {
+    "script": "<script>alert(1)</script>",
+    "closing": "</script><script>alert(2)</script><!-- <img src=x onerror=alert(3)>",
+    "entity": "a & b &lt;i&gt; &amp;amp;",
+    "bidi": "\u202e\u0661\u0662 שלום \u2066abc\u2069",
+    "nul": "before\x00after",
+    "separators": "one\u2028two\u2029three",
+    "surrogate": "broken \ud83d half",
+    "long": "x" * 100_000,
+}
+
+
+class Page(HTMLParser):
+    """Collects what a browser would run, load or link to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.references, self.ids = [], [], [], []
+        self.handlers = []
+        self.inside = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        self.handlers += [name for name in attrs if name.startswith("on")]
+        self.references += [attrs[k] for k in ("src", "href", "xlink:href", "action") if k in attrs]
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag == "script":
+            self.inside = attrs
+            self.scripts.append([attrs, ""])
+
+    def handle_endtag(self, tag):
+        self.inside = None if tag == "script" else self.inside
+
+    def handle_data(self, data):
+        if self.inside is not None:
+            self.scripts[-1][1] += data
+
+
+def analysed(study, **options):
+    bootstrap = Bootstrap(resamples=50)
+    table = collect(
+        study.systems,
+        study.scores,
+        study.pairs,
+        study.parameters,
+        study.name,
+        bootstrap=bootstrap,
+        **options,
+    )
+    return table, study_tests(table, study.systems, study.scores)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return fake_study(n=30)
+
+
+@pytest.fixture(scope="module")
+def made(study, tmp_path_factory):
+    table, tests = analysed(study)
+    out = tmp_path_factory.mktemp("report")
+    path = report.write(
+        out,
+        table=table,
+        items=study.items,
+        pairs=study.pair_items,
+        systems=study.systems,
+        tests=tests,
+        provenance=study.provenance,
+        max_items=5,
+    )
+    return path, table, tests
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return Page(made[0].read_text(encoding="utf-8"))
+
+
+def test_the_file_needs_nothing_from_outside(made, page):
+    text = made[0].read_text(encoding="utf-8")
+    assert all(r.startswith(("#", "data:,")) for r in page.references)
+    assert not [tag for tag, _ in page.tags if tag in ("iframe", "object", "embed", "img", "base")]
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    addresses = set(re.findall(r"https?://[^\"'\s<)]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_only_the_pages_own_script_may_run(page):
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
+    assert "default-src 'none'" in policy and "unsafe-inline" not in policy.split("script-src")[1]
+    assert page.handlers == []
+    kinds = [attrs.get("type", "text/javascript") for attrs, _ in page.scripts]
+    assert kinds == ["application/json", "text/javascript"]
+
+
+def test_sections_come_in_the_order_of_the_law_and_open_with_a_finding(made):
+    text = made[0].read_text(encoding="utf-8")
+    sections = re.findall(
+        r'<section id="(\w+)".*?</h2>\s*<p class="finding"[^>]*>(.*?)</p>', text, re.S
+    )
+    assert [name for name, _ in sections] == [
+        *("answer", "generalization", "fidelity", "depends"),
+        *("methods", "ablations", "text", "made"),
+    ]
+    for _, sentence in sections:
+        assert sentence.strip().endswith(".") and re.search(r"\d", sentence)
+
+
+def test_ids_are_unique_and_every_link_has_a_target(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert {r[1:] for r in page.references if r.startswith("#")} <= set(page.ids)
+
+
+def test_every_figure_is_a_labelled_image_in_the_pages_colours(made):
+    folder = made[0].parent / "figures"
+    names = {p.stem for p in folder.glob("*.svg")}
+    assert names == {p.stem for p in folder.glob("*.pdf")}
+    assert names == {
+        *("accuracy", "gains", "flow", "scale", "agreement", "agreement-accuracy", "fidelity"),
+        *("depends", "methods", "temperature", "noise", "base-teacher", "training"),
+    }
+    for path in folder.glob("*.svg"):
+        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        assert root.get("role") == "img"
+        labels = root.get("aria-labelledby").split()
+        found = {e.get("id"): e.text for e in root.iter() if e.get("id") in labels}
+        assert len(found) == 2 and all(found.values())
+        assert "currentColor" in path.read_text(encoding="utf-8")
+    assert all(p.read_bytes().startswith(b"%PDF-") for p in folder.glob("*.pdf"))
+
+
+def test_dots_stand_where_the_table_says(made):
+    _, table, tests = made
+    svg = all_figures(table, tests)["accuracy"].svg()
+    row = table[(table.system == "zoo-s/gkd/zoo-l-sft") & (table.metric == "accuracy")]
+    value = row[row.benchmark == "choice"].value.item()
+    dots = {
+        name: (float(percent), float(x))
+        for x, name, percent in re.findall(
+            r"translate\(([\d.]+),[\d.]+\)[^>]*><title>([^ ]+) on choice: ([\d.]+)%", svg
+        )
+    }
+    assert dots["zoo-s/gkd/zoo-l-sft"][0] == pytest.approx(100 * value, abs=0.051)
+    percents, places = zip(*dots.values(), strict=True)
+    assert len(dots) == 15
+    fit = stats.linregress(percents, places)
+    assert fit.rvalue == pytest.approx(1, abs=1e-3)
+    assert fit.intercept == pytest.approx(0, abs=0.6)  # the axis starts at zero, uncut
+
+
+def test_a_method_keeps_its_colour_whatever_stands_beside_it():
+    alone = colours(["gkd"])
+    beside = colours(["sft", "my_method", "gkd", "seqkd"])
+    assert alone.range == [PALETTE["gkd"]]
+    assert dict(zip(beside.domain, beside.range, strict=True))["gkd"] == PALETTE["gkd"]
+    assert len(set(beside.range)) == 4
+
+
+def test_tables_are_written_in_three_formats(made):
+    folder = made[0].parent / "tables"
+    for number in range(1, 6):
+        assert {p.suffix for p in folder.glob(f"table{number}.*")} == {".csv", ".md", ".tex"}
+    frame = pd.read_csv(folder / "table7.csv")
+    assert list(frame.columns) == [
+        *("Teacher", "Student", "Method", "choice", "one_step", "two_step", "average"),
+    ]
+    own = made[1][(made[1].system == "zoo-m/revkd/zoo-l-sft") & (made[1].metric == "accuracy")]
+    printed = frame[(frame.Student == "zoo-m") & (frame.Method == "revkd")].iloc[0]
+    for row in own.itertuples():
+        assert float(printed[row.benchmark]) == pytest.approx(100 * row.value, abs=0.051)
+    latex = (folder / "table7.tex").read_text(encoding="utf-8")
+    assert "\\toprule" in latex and "one\\_step" in latex
+
+
+def test_two_reports_of_one_study_hold_the_same_bytes(study, made, tmp_path):
+    table, tests = analysed(study)
+    again = report.write(
+        tmp_path,
+        table=table,
+        items=study.items,
+        pairs=study.pair_items,
+        systems=study.systems,
+        tests=tests,
+        provenance=study.provenance,
+        max_items=5,
+    )
+    for name in ("report.html", "results.csv", "tables/table1.tex", "figures/accuracy.svg"):
+        assert (again.parent / name).read_bytes() == (made[0].parent / name).read_bytes()
+
+
+def test_hostile_text_stays_text(study, made, tmp_path):
+    _, table, tests = made
+    scores = dict(study.scores)
+    label = "zoo-s/gkd/zoo-l-sft"
+    texts = [text for name, text in HOSTILE.items() if name != "surrogate"]
+    scores[label] = [
+        dataclasses.replace(row, completion=texts[i % len(texts)])
+        for i, row in enumerate(scores[label])
+    ]
+    questions = {}
+    for row in study.items.drop_duplicates(["benchmark", "example_id"]).itertuples():
+        entry = {"id": row.example_id, "question": HOSTILE["closing"], "gold": HOSTILE["script"]}
+        questions.setdefault(row.benchmark, []).append(entry)
+    items = items_frame(scores, questions)
+    provenance = study.provenance | {"study_text": HOSTILE["closing"], "versions": {"<b>": "</dd>"}}
+    path = report.write(
+        tmp_path,
+        table=table.assign(study=HOSTILE["closing"]),
+        items=items,
+        pairs=study.pair_items,
+        systems=study.systems,
+        tests=tests,
+        provenance=provenance,
+    )
+    page = Page(path.read_text(encoding="utf-8"))
+    assert len(page.scripts) == 2
+    assert not [tag for tag, _ in page.tags if tag in ("img", "i", "b")]
+    assert page.handlers == []
+    embedded = json.loads(page.scripts[0][1])
+    shown = embedded["items"][0]
+    assert shown["question"] == HOSTILE["closing"] and shown["gold"] == HOSTILE["script"]
+    index = embedded["systems"].index(label)
+    completions = {item["texts"][str(index)][0] for item in embedded["items"]}
+    for name in ("script", "closing", "entity", "bidi", "separators"):
+        assert HOSTILE[name] in completions
+    assert "before\ufffdafter" in completions
+    long = next(c for c in completions if c.startswith("xxx"))
+    assert len(long) < MAX_CHARACTERS + 100 and "100,000 characters" in long
+    assert path.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_json_never_opens_or_closes_a_tag_and_comes_back_whole(text):
+    written = safe_json({"text": text})
+    assert not set("<>&\u2028\u2029\x00") & set(written)
+    assert json.loads(written)["text"] == text
+
+
+def test_the_browser_samples_items_and_says_so(study):
+    data = browser_data(study.items, study.pair_items, study.systems, max_items=5)
+    assert len(data["items"]) == 15
+    assert "15 of 90 items are here" in data["note"] and "items.parquet" in data["note"]
+    again = browser_data(study.items, study.pair_items, study.systems, max_items=5)
+    other = browser_data(study.items, study.pair_items, study.systems, max_items=5, seed=1)
+    assert data == again != other
+    everything = browser_data(study.items, study.pair_items, study.systems, max_items=99)
+    assert everything["note"].endswith("All 90 items are here.")
+
+
+def test_cost_is_the_time_of_all_benchmarks_over_all_items(study, made):
+    spent = sum(
+        s["seconds"]
+        for s in study.provenance["stages"]
+        if s["kind"] == "generate" and s["label"].startswith("zoo-m/sft on ")
+    )
+    frame = pd.read_csv(made[0].parent / "tables" / "systems.csv").set_index("System")
+    assert float(frame.loc["zoo-m/sft", "s/1,000"]) == pytest.approx(1000 * spent / 90, abs=0.051)
+
+
+def test_all_rows_are_kept_beside_the_page(study, made):
+    kept = pd.read_parquet(made[0].parent / "items.parquet")
+    pd.testing.assert_frame_equal(kept, study.items[report.ITEM_COLUMNS], check_dtype=False)
+
+
+def test_the_answer_names_the_best_student_and_its_interval(made):
+    _, table, tests = made
+    mean = table[(table.benchmark == "average") & (table.metric == "accuracy")]
+    grid = mean[(mean.kind == "distilled") & (mean.ablation == "")]
+    best = grid.loc[grid.value.idxmax()]
+    sentence = findings.answer(table, tests)
+    assert best.system in sentence and f"{100 * best.value:.1f}%" in sentence
+    assert f"{100 * best.low:.1f} to {100 * best.high:.1f}" in sentence
+
+
+def test_an_undecided_gain_is_called_undecided(study):
+    scores = dict(study.scores)
+    for s in study.systems:
+        if s.kind == "distilled" and not s.ablation:
+            scores[s.label] = scores[f"{s.model}/sft"]
+    same = dataclasses.replace(study, scores=scores, pairs={})
+    table, tests = analysed(same, partial=True)
+    assert "cannot tell from no change" in findings.answer(table, tests)
+    assert "0 of 12 distilled runs beat" in findings.generalization(table, tests)
+
+
+def test_warnings_name_what_went_wrong(study, made):
+    _, table, _ = made
+    said = " ".join(findings.warnings(table, study.systems, study.provenance))
+    for words in ("noise=5", "length limit", "One training seed", "Few items", "96 same question"):
+        assert words in said
+
+
+def test_a_teacher_that_cannot_teach_is_a_warning(study):
+    swapped = study.scores | {"zoo-l/sft": study.scores["zoo-xs/base"]}
+    bad = dataclasses.replace(study, scores=swapped, pairs={})
+    table, _ = analysed(bad, partial=True)
+    said = " ".join(findings.warnings(table, study.systems, {}))
+    assert "is worse after fine-tuning" in said
+    assert "no better than the SFT student zoo-m/sft" in said
+
+
+def test_a_partial_study_reads_well(study, tmp_path):
+    done = {"zoo-l/base", "zoo-l/sft", "zoo-s/sft", "zoo-s/gkd/zoo-l-sft"}
+    some = dataclasses.replace(
+        study,
+        scores={k: v for k, v in study.scores.items() if k in done},
+        pairs={k: v for k, v in study.pairs.items() if set(k) <= done},
+    )
+    table, tests = analysed(some, partial=True)
+    path = report.write(tmp_path, table=table, systems=study.systems, tests=tests)
+    text = path.read_text(encoding="utf-8")
+    assert "4 of 30 runs finished" in text
+    assert "no finished ablation" in text
+    assert "none can be compared" in text
+    assert "nothing to browse" in text
+    assert "nan" not in re.sub(r"<(style|script).*?</\1>", "", text, flags=re.S).lower()
+
+
+def test_an_empty_study_still_makes_a_page(study, tmp_path):
+    table = pd.DataFrame(columns=COLUMNS).astype(NUMBERS)
+    path = report.write(tmp_path, table=table, systems=study.systems)
+    text = path.read_text(encoding="utf-8")
+    assert "0 of 30 runs finished" in text and "nothing to recommend" in text
+
+
+def test_missing_columns_are_named(study, made, tmp_path):
+    with pytest.raises(InputError, match="items: column gold is missing"):
+        report.write(tmp_path, table=made[1], items=study.items.drop(columns="gold"))
