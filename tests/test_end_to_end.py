@@ -21,7 +21,7 @@ STUDY = {
     "methods": ["sft", "seqkd", "word_kd", "revkd", "gkd"],
     "train": {"epochs": 1, "batch_size": 8, "learning_rate": 2e-3, "max_length": 192,
               "evaluations": 2},
-    "generation": {"max_new_tokens": 24, "batch_size": 300},
+    "generation": {"max_new_tokens": 64, "batch_size": 300},
 }  # fmt: skip
 
 

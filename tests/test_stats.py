@@ -221,13 +221,13 @@ def test_nothing_changed_or_several_draws_is_not_tested():
     still = next(t for t in paired_table(0, 0) if t.scope == "bench")
     assert math.isnan(still.p) and "no item changed" in still.sentence
     assert still.low < 0 < still.high
-    drawn = next(t for t in paired_table(5, 2, draws=2) if t.scope == "bench")
-    assert math.isnan(drawn.p) and "several draws" in drawn.sentence
+    for drawn in paired_table(5, 2, draws=2):
+        assert math.isnan(drawn.p) and "several draws" in drawn.sentence
 
 
 @pytest.fixture(scope="module")
 def study():
-    return fake_study(n=60, ablations=False)
+    return fake_study(n=40, ablations=False)
 
 
 @pytest.fixture(scope="module")

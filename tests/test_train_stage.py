@@ -56,11 +56,11 @@ def local(folder, adapter=None) -> dict:
 
 def work(place, out, method, train=TRAIN, adapter=None, **inputs) -> Work:
     (place / out).mkdir()
-    settings = train.model_dump(exclude={"micro_batch_size", "report_to"})
+    knobs = {"micro_batch_size", "report_to", "max_truncated_share"}
     return Work(
         config={
             "method": method.model_dump(),
-            "train": settings,
+            "train": train.model_dump(exclude=knobs),
             "template": tiny.TEMPLATE,
             "seed": 4,
             "student": {"name": "student", "fingerprint": "s"},
@@ -72,8 +72,7 @@ def work(place, out, method, train=TRAIN, adapter=None, **inputs) -> Work:
                 "student": local(place / "student", adapter),
                 "teacher": local(place / "teacher"),
             },
-            "micro_batch_size": None,
-            "report_to": [],
+            "train": train.model_dump(include=knobs),
         },
         out=place / out,
     )
@@ -200,7 +199,7 @@ def test_teacher_text_is_dropped_when_empty_and_kept_open_when_cut(place):
         for name, text, stop in [("0", "two", "eos"), ("1", " \n", "eos"), ("2", "tw", "length")]
     }
     made = stages.encode_rows(rows, tiny.tokenizer(), tiny.TEMPLATE, 40, written)
-    assert (len(made.rows), made.truncated, made.dropped) == (2, 1, 1)
+    assert (len(made.rows), made.truncated, made.unended, made.dropped) == (2, 0, 1, 1)
     decode = tiny.tokenizer().decode
     responses = [decode(row.ids[row.prompt_length :]) for row in made.rows]
     assert responses == ["two</s>", "tw"]

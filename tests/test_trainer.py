@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_models as tiny
 import torch
+import two_devices
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import TrainerCallback
@@ -186,12 +187,15 @@ def test_micro_batches_change_nothing(tmp_path, method, normalisation):
 
 
 def test_two_devices_change_nothing(tmp_path):
-    script = Path(__file__).with_name("two_devices.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one = subprocess.run([sys.executable, script, tmp_path / "1"], env=environment)
+    two_devices.main(tmp_path / "1")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = subprocess.run([*launcher, script, tmp_path / "2"], env=environment, capture_output=True)
-    assert (one.returncode, two.returncode) == (0, 0), two.stderr.decode()
+    two = subprocess.run(
+        [*launcher, two_devices.__file__, tmp_path / "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert two.returncode == 0, two.stderr
     ends = [load_file(tmp_path / n / "weights.safetensors") for n in "12"]
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-9, atol=1e-12)

@@ -35,7 +35,8 @@ def scale(table: Table) -> Figure | None:
     lines = rows[rows.kind.isin(["sft", "distilled"])]
     colour = alt.Color("series:N", scale=colours(lines.series), legend=None)
     base = alt.Chart(ROWS)
-    last = lines[lines.parameters == lines.parameters.max()].copy()
+    last = lines[lines.parameters == lines.parameters.max()]
+    last = last.groupby(["series", "parameters"], as_index=False).value.mean()
     last["place"] = _spread(last.value.to_numpy(), 0.055)
     layers = [
         base.mark_rule(opacity=0.35).encode(x=x, y=alt.Y("low:Q"), y2="high", color=colour),
@@ -199,7 +200,7 @@ def _labelled_ends(rows: Table, factor: str, gap: float) -> Table:
     """Add `is_last` and `place`: where the method's name stands at the right end of its line."""
     rows = rows.assign(is_last=False, place=0.0)
     for _, part in rows.groupby("column"):
-        ends = part[part[factor] == part[factor].max()]
+        ends = part[part[factor] == part[factor].max()].drop_duplicates("method")
         rows.loc[ends.index, "is_last"] = True
         rows.loc[ends.index, "place"] = _spread(ends.value.to_numpy(), gap)
     return rows

@@ -29,7 +29,6 @@ from kdstudy.analyze.views import (
     lookup,
     main_grid,
     mean_chance,
-    methods_in_order,
     relations,
     scope_order,
     with_sft,
@@ -110,7 +109,8 @@ def flow(table: Table) -> Figure | None:
     )
     if rows.empty:
         return None
-    wide = rows.pivot(index=["group", "method"], columns="metric", values="value").reset_index()
+    wide = rows.pivot(index=["group", "method", "line"], columns="metric", values="value")
+    wide = wide.reset_index()
     wide["lost"] = -wide.newly_wrong
     wide["note"] = [
         f"{100 * r.newly_wrong:.1f}% lost · {100 * r.newly_right:.1f}% won · "
@@ -122,8 +122,8 @@ def flow(table: Table) -> Figure | None:
     axis = alt.Axis(format="%", tickCount=5, domain=False, ticks=False, title="share of items")
     scale_x = alt.Scale(domain=[-reach, reach], nice=False)
     y = alt.Y(
-        "method:N",
-        sort=methods_in_order(wide.method),
+        "line:N",
+        sort=lines_in_order(wide),
         title=None,
         axis=alt.Axis(domain=False, ticks=False),
     )

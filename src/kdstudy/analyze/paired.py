@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
     gains = table[table.metric == "gain"]
     flow = table[table.metric.isin(["newly_right", "newly_wrong"])]
     counts = flow.pivot(index=["system", "benchmark"], columns="metric", values=["value", "n"])
+    single = gains[gains.signature.str.contains("|draws:1|", regex=False)]
     found, families = [], []
     for row in gains.itertuples():
         where = (row.system, row.benchmark)
@@ -36,7 +38,7 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
             parts = parts[parts.index.get_level_values("benchmark") != AVERAGE]
         shares, n = parts["value"], parts["n"]["newly_right"]
         up, down = (float((shares[m] * n).sum()) for m in ("newly_right", "newly_wrong"))
-        found.append(_mcnemar(row, up, down))
+        found.append(_mcnemar(row, up, down, row.system in set(single.system)))
         families.append("" if row.ablation else str(row.benchmark == AVERAGE))
     return _holm(found, families)
 
@@ -45,7 +47,7 @@ def method_tests(systems: Sequence[System], scores: Mapping[str, Sequence[Score]
     """Return item-by-item differences between methods, over the runs that both have.
 
     Students, teachers and seeds are taken as they are; the interval says what other test items
-    could have shown. Holm's correction covers all pairs of methods on the average.
+    could have shown. Holm's correction covers two families: the averages, and all benchmarks.
     """
     runs = _runs_by_method(systems, scores)
     found = []
@@ -59,9 +61,7 @@ def method_tests(systems: Sequence[System], scores: Mapping[str, Sequence[Score]
     return [_with_verdict(t) for t in _holm(found, [str(t.scope == AVERAGE) for t in found])]
 
 
-def _mcnemar(row, up: float, down: float) -> Test:
-    several = "draws:1|" not in row.signature and row.benchmark != AVERAGE
-    several = several or not (_whole(up) and _whole(down))
+def _mcnemar(row: Any, up: float, down: float, single: bool) -> Test:
     n = int(row.n)
     shared = {
         "table": "paired",
@@ -75,8 +75,8 @@ def _mcnemar(row, up: float, down: float) -> Test:
     effect = {"estimate": float(row.value), "low": float(row.low), "high": float(row.high)}
     text = f"{row.system} on {row.benchmark}: {points(row.value)} points over SFT"
     interval = f"95% interval {points(row.low)} to {points(row.high)}"
-    if several or round(up) + round(down) == 0:
-        why = "several draws per item" if several else "no item changed its outcome"
+    if not single or round(up) + round(down) == 0:
+        why = "no item changed its outcome" if single else "several draws per item"
         return empty(shared, f"{text} ({interval}); no McNemar test: {why}.", **effect)
     better, worse = round(up), round(down)
     p = float(mcnemar([[0, better], [worse, 0]], exact=True).pvalue)
@@ -173,7 +173,3 @@ def _holm(tests: Sequence[Test], families: Sequence[str]) -> list[Test]:
             for i, p in zip(inside, values, strict=True):
                 adjusted[i] = float(p)
     return [dataclasses.replace(t, p_adjusted=p) for t, p in zip(tests, adjusted, strict=True)]
-
-
-def _whole(x: float) -> bool:
-    return abs(x - round(x)) < 1e-6

@@ -21,12 +21,12 @@ def main_grid(table: Table, metric: str | Sequence[str]) -> Table:
 
 def with_sft(table: Table, metric: str) -> Table:
     """Return distilled rows of the main grid and, per teacher, the student's SFT row."""
-    rows = main_grid(table, metric)
+    rows = table[(table.kind == "distilled") & (table.ablation == "") & (table.metric == metric)]
     sft = table[(table.kind == "sft") & (table.metric == metric) & (table.reference == "")]
-    pairs = rows[["student", "of_teacher"]].drop_duplicates()
-    pairs = pairs if len(pairs) else sft[["student"]].drop_duplicates().assign(of_teacher="")
-    before = sft.merge(pairs, on="student").assign(teacher=lambda r: r.of_teacher)
-    return pd.concat([labelled(before.drop(columns="of_teacher")), rows], ignore_index=True)
+    pairs = rows[["student", "teacher"]].drop_duplicates()
+    pairs = pairs if len(pairs) else sft[["student", "teacher"]].drop_duplicates()
+    before = sft.drop(columns="teacher").merge(pairs, on="student")
+    return labelled(pd.concat([before, rows], ignore_index=True))
 
 
 def relations(table: Table, metric: str) -> Table:
@@ -97,11 +97,6 @@ def shown(metric: str, value: float) -> str:
 def short(label: str) -> str:
     """Return a system's label without the `/sft` that every fine-tuned teacher has."""
     return label.removesuffix("/sft")
-
-
-def methods_in_order(methods: Sequence[str]) -> list[str]:
-    """Return method names in the report's one order."""
-    return sorted(set(methods), key=order_of)
 
 
 def lines_in_order(rows: Table) -> list[str]:

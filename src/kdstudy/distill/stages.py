@@ -32,12 +32,14 @@ class Rows:
 
     Attributes:
         rows: Encoded rows.
-        truncated: How many lost their end: cut at max_length, or never ended by the teacher.
+        truncated: How many lost their end at max_length.
+        unended: How many the teacher did not end within its token budget.
         dropped: How many could not be used: no room for a response, or nothing written.
     """
 
     rows: tuple[Encoded, ...]
     truncated: int
+    unended: int
     dropped: int
 
 
@@ -48,7 +50,8 @@ def train(work: Work) -> str:
     {name, fingerprint} for a method with one. Inputs: `corpus` (train.parquet and
     validation.parquet), `teacher` (its finished train stage; without it the teacher is used as it
     is), `teacher_text` (generations.parquet, for seqkd). Local: `models` {name: {folder, adapter,
-    hub_id, revision, trust_remote_code}}, `micro_batch_size`, `report_to`.
+    hub_id, revision, trust_remote_code}}, and `train`, the fields of `schema.Train` that change
+    no bytes.
 
     Returns:
         A line that says how it went.
@@ -58,7 +61,7 @@ def train(work: Work) -> str:
         StageError: The loss is no longer a finite number.
     """
     method = methods.build(_METHOD.validate_python(work.config["method"]))
-    settings = schema.Train.model_validate(work.config["train"])
+    settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
     name = work.config["student"]["name"]
     local = work.local["models"][name]
     tokenizer = load.open_tokenizer(local)
@@ -78,13 +81,13 @@ def train(work: Work) -> str:
         folder=checkpoints,
         seed=work.config["seed"],
         eos_ids=load.eos_ids(model.student, tokenizer),
-        micro_batch_size=work.local.get("micro_batch_size"),
-        report_to=work.local.get("report_to", ()),
+        micro_batch_size=settings.micro_batch_size,
+        report_to=settings.report_to,
         progress=work.progress,
     )
     trainer.run()
     out = work.out / ("model" if settings.lora is None else "adapter")
-    load.save(model.student, out, tokenizer, base=local.get("hub_id") or name)
+    load.save(model.student, out, tokenizer, base=local["hub_id"] or local["folder"])
     facts = _facts(trainer, text)
     (work.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(checkpoints)
@@ -118,7 +121,7 @@ def encode_rows(
         StageError: The teacher wrote nothing for an example.
     """
     rows: list[Encoded] = []
-    truncated = dropped = 0
+    truncated = unended = dropped = 0
     for example in examples:
         response, ended = example.response, True
         if teacher_text is not None:
@@ -139,11 +142,12 @@ def encode_rows(
         if row is None:
             dropped += 1
             continue
-        if not ended and not row.truncated:
-            row = Encoded(row.ids[:-1], row.prompt_length, truncated=True)
         truncated += row.truncated
+        unended += not ended
+        if not ended and not row.truncated:
+            row = Encoded(row.ids[:-1], row.prompt_length)
         rows.append(row)
-    return Rows(rows=tuple(rows), truncated=truncated, dropped=dropped)
+    return Rows(rows=tuple(rows), truncated=truncated, unended=unended, dropped=dropped)
 
 
 def _text(
@@ -230,6 +234,7 @@ def _facts(trainer: DistillTrainer, text: Mapping[str, Rows]) -> dict[str, Any]:
         "rows": len(text["train"].rows),
         "validation_rows": len(text["validation"].rows),
         "truncated": sum(part.truncated for part in text.values()),
+        "unended": sum(part.unended for part in text.values()),
         "dropped": sum(part.dropped for part in text.values()),
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens,

@@ -17,7 +17,6 @@ _AFTER_HEAD = {
     "logits_scaling": 1,
     "logit_scale": 1,
     "lm_head_multiplier": 1,
-    "output_multiplier_scale": 1,
 }
 
 

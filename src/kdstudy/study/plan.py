@@ -17,7 +17,8 @@ from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS
 
 # Fields of `train` and `generation` that change speed or logging, never the result.
-_KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "batch_size"}
+_TRAIN_KNOBS = {"micro_batch_size", "report_to", "max_truncated_share"}
+_GENERATION_KNOBS = {"batch_size"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,7 +218,7 @@ class _Planner:
     ) -> None:
         config = {
             "method": method.model_dump(),
-            "train": self.study.train.model_dump(exclude=_KNOBS - {"batch_size"}),
+            "train": self.study.train.model_dump(exclude=_TRAIN_KNOBS),
             "template": self.study.template,
             "seed": system.seed,
             "student": _identity(model),
@@ -231,9 +232,11 @@ class _Planner:
             models[teacher.name] = teacher.local()
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
-        knobs = self.study.train.model_dump(include=_KNOBS - {"batch_size"})
+        knobs = self.study.train.model_dump(include=_TRAIN_KNOBS)
         label = system.label
-        self.trained[label] = self._add("train", label, config, inputs, {"models": models, **knobs})
+        self.trained[label] = self._add(
+            "train", label, config, inputs, {"models": models, "train": knobs}
+        )
         self._measure(system, model, self.trained[label])
 
     def _teacher_text(self, system: System, method: schema.SeqKD, teacher: Any) -> str:
@@ -252,7 +255,7 @@ class _Planner:
         config = {
             "model": _identity(model),
             "items": items,
-            "generation": generation.model_dump(exclude=_KNOBS),
+            "generation": generation.model_dump(exclude=_GENERATION_KNOBS),
             "template": self.study.template,
             "precision": self.study.train.precision,
         }

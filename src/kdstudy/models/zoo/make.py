@@ -24,7 +24,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from kdstudy.data.synthetic import BENCHMARKS, benchmark_rows
 from kdstudy.models.zoo.documents import PROMPT, documents
@@ -64,7 +69,7 @@ RECIPES = {
     "zoo-xs": Recipe(32, 2, 2, 1, 64, 1e-2, 6, 8, 192),
     "zoo-s": Recipe(64, 3, 2, 1, 176, 6e-3, 12, 8, 192),
     "zoo-m": Recipe(128, 4, 4, 2, 352, 4e-3, 22, 8, 192),
-    "zoo-l": Recipe(128, 8, 4, 2, 352, 3e-3, 28, 8, 192, grown_from="zoo-m"),
+    "zoo-l": Recipe(128, 8, 4, 2, 352, 3e-3, 27, 8, 192, grown_from="zoo-m"),
 }
 
 
@@ -74,10 +79,12 @@ RECIPES = {
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """Train the shared byte-level BPE tokenizer on pretraining documents."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -106,8 +113,12 @@ def token_stream(
     """
     chunks, total = [], 0
     while total < count:
-        pieces = [(index % 2, text) for parts in islice(source, 2000)
-                  for index, text in enumerate([*parts, "", EOS]) if text]
+        pieces = [
+            (index % 2, text)
+            for parts in islice(source, 2000)
+            for index, text in enumerate([*parts, "", EOS])
+            if text
+        ]
         encoded = tokenizer([text for _, text in pieces])["input_ids"]
         for (worked, _), ids in zip(pieces, encoded, strict=True):
             chunks.append(np.array(ids, dtype=np.uint16) + np.uint16(WORKED * worked))
@@ -315,9 +326,7 @@ def accuracy(
         )
         for row, text in zip(part, texts, strict=True):
             value = last_number(text)
-            right += value is not None and math.isclose(
-                value, float(row["answer"]), abs_tol=1e-3
-            )
+            right += value is not None and math.isclose(value, float(row["answer"]), abs_tol=1e-3)
     model.train()
     return right / len(rows)
 
@@ -340,11 +349,15 @@ def save(
     }
     # A reader never sees half a file: write beside, then rename.
     save_file(state, folder / "model.tmp", metadata={"format": "pt"})
+    (folder / "model.tmp").chmod(0o644)
     (folder / "model.tmp").replace(folder / "model.safetensors")
     model.config.dtype = torch.float16
     model.config.save_pretrained(folder)
     model.config.dtype = torch.float32
-    model.generation_config.save_pretrained(folder)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    GenerationConfig(**ends).save_pretrained(folder)
+    # Measuring leaves its padding behind, which does not belong into the file.
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     text = json.dumps(facts, indent=2) + "\n"
     (folder / "card.json").write_text(text, encoding="utf-8")
@@ -388,8 +401,10 @@ def card_text(facts: dict) -> str:
             "",
             "| benchmark | accuracy |",
             "|---|---|",
-            *(f"| {name} ({BENCHMARKS[name].description}) | {value:.1%} |"
-              for name, value in measured.items()),
+            *(
+                f"| {name} ({BENCHMARKS[name].description}) | {value:.1%} |"
+                for name, value in measured.items()
+            ),
             "",
         ]
     else:
