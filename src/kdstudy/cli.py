@@ -40,6 +40,7 @@ DataDir = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 _STORE = Path("kdstudy-store")
+_INTERRUPTED = 130
 _DEMO = Path(__file__).parent / "studies" / "demo.yaml"
 
 
@@ -227,13 +228,13 @@ def main() -> NoReturn:
     """Run the command line; exit with 0 (done), 1 (failed while running) or 2 (wrong input)."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=False)
+        # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
+        if app(standalone_mode=False) == _INTERRUPTED:
+            raise KeyboardInterrupt
     except KdstudyError as e:
         _leave(str(e), e.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _leave("interrupted: finished stages are kept; run the same command again to go on", 1)
-    except typer.Abort:
-        _leave("aborted", 1)
     except Exception as e:
         if hasattr(e, "format_message") and hasattr(e, "exit_code"):  # click's usage errors
             _leave(e.format_message(), 2)

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
 )
 
 from kdstudy.data.synthetic import BENCHMARKS, benchmark_rows
@@ -42,8 +42,6 @@ WORKED = 1 << 15
 # Names and objects in questions are random, so learning to guess them is mostly wasted.
 GIVEN_WEIGHT = 0.2
 EVALUATION_ITEMS = 300
-# One digit per token, so that a tiny model can learn column arithmetic.
-WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,16 @@ RECIPES = {
 # ---------------------------------------------------------------- tokenizer and tokens
 
 
-def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Train the shared byte-level BPE tokenizer on pretraining documents."""
+def build_tokenizer(seed: int) -> Qwen2Tokenizer:
+    """Train the shared byte-level BPE tokenizer on pretraining documents.
+
+    Its normaliser and splitting rule are those of the Qwen2 tokenizer, one digit at a time:
+    `AutoTokenizer` reads any Qwen2 folder with them, whatever the folder says.
+    """
+    backend = Qwen2Tokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = backend.normalizer
+    tokenizer.pre_tokenizer = backend.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=[EOS, PAD],
@@ -94,18 +92,20 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
     texts = ("".join(pieces) for pieces in islice(documents(seed), TOKENIZER_DOCUMENTS))
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    learnt = json.loads(tokenizer.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=learnt["vocab"],
+        merges=[tuple(pair) for pair in learnt["merges"]],
+        unk_token=None,
         eos_token=EOS,
         pad_token=PAD,
         padding_side="left",
         model_max_length=1024,
-        clean_up_tokenization_spaces=False,
     )
 
 
 def token_stream(
-    tokenizer: PreTrainedTokenizerFast, source: Iterator[list[str]], count: int
+    tokenizer: Qwen2Tokenizer, source: Iterator[list[str]], count: int
 ) -> np.ndarray:
     """Return at least `count` tokens of whole documents, each closed by the end mark.
 
@@ -115,7 +115,7 @@ def token_stream(
     while total < count:
         pieces = [
             (index % 2, text)
-            for parts in islice(source, 2000)
+            for parts in islice(source, 250)
             for index, text in enumerate([*parts, "", EOS])
             if text
         ]
@@ -126,7 +126,7 @@ def token_stream(
     return np.concatenate(chunks)
 
 
-def prepare(work: Path, seed: int, tokens: int) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+def prepare(work: Path, seed: int, tokens: int) -> tuple[Qwen2Tokenizer, np.ndarray]:
     """Return tokenizer and pretraining tokens, made once and then read from `work`."""
     stream_file = work / f"tokens-{seed}-{tokens}.npy"
     if not stream_file.exists():
@@ -136,14 +136,14 @@ def prepare(work: Path, seed: int, tokens: int) -> tuple[PreTrainedTokenizerFast
         tokenizer.save_pretrained(work / "tokenizer")
         print(f"writing {tokens:,} tokens ...", flush=True)
         np.save(stream_file, token_stream(tokenizer, documents(seed), tokens))
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    tokenizer = Qwen2Tokenizer.from_pretrained(work / "tokenizer")
     return tokenizer, np.load(stream_file, mmap_mode="r")
 
 
 # ---------------------------------------------------------------- model and training
 
 
-def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+def new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
     """Return a freshly initialised model of the recipe's shape."""
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -302,7 +302,7 @@ def last_number(text: str) -> float | None:
 @torch.no_grad()
 def accuracy(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     rows: list[dict[str, str]],
     new_tokens: int = 96,
 ) -> float:
@@ -336,7 +336,7 @@ def accuracy(
 
 def save(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     folder: Path,
     facts: dict,
 ) -> None:
