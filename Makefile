@@ -3,7 +3,7 @@ PYTHON ?= python3
 STORE ?= kdstudy-store
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -15,6 +15,9 @@ test: .venv/installed-dev lint
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: .venv/installed
+	$(BIN)/python bench/run.py sample
 
 clean:
 	rm -rf .venv build *.egg-info src/*.egg-info

@@ -90,7 +90,7 @@ def test_a_users_adapter_is_part_of_the_identity(tmp_path):
     model_folder(tmp_path / "mine")
     plain = resolve(ModelRef(model="./mine"), tmp_path, {})
     (tmp_path / "adapter").mkdir()
-    with pytest.raises(InputError, match="no adapter_config.json"):
+    with pytest.raises(InputError, match=r"no adapter_config\.json"):
         resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     adapted = resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})

@@ -14,7 +14,7 @@ NO_TORCH = [
     *(SOURCE / "analyze").glob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
-    *(SOURCE / "evaluate" / f"{m}.py" for m in ("extract", "score", "agreement", "fidelity", "stages")),
+    *(p for p in (SOURCE / "evaluate").glob("*.py") if p.name != "generate.py"),
     SOURCE / "models" / "resolve.py",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
