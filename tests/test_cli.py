@@ -68,7 +68,7 @@ def test_plan_names_what_differs_from_corrected(folder):
         (["plan", "study.yaml", "--store", "rows.jsonl"], "cannot be written"),
         (["distill", "--student", "a", "--data", "rows.jsonl", "--out", "o"], "needs a --teacher"),
         (
-            ["distill", "--student", "./small", "--data", "gone.jsonl", "--out", "o", "--method", "sft"],
+            ["distill", "--student=./small", "--data=gone.jsonl", "--out=o", "--method=sft"],
             "gone.jsonl: no such file",
         ),
     ],
