@@ -67,7 +67,7 @@ RECIPES = {
     "zoo-xs": Recipe(32, 2, 2, 1, 64, 1e-2, 6, 8, 192),
     "zoo-s": Recipe(64, 3, 2, 1, 176, 6e-3, 12, 8, 192),
     "zoo-m": Recipe(128, 4, 4, 2, 352, 4e-3, 22, 8, 192),
-    "zoo-l": Recipe(128, 8, 4, 2, 352, 3e-3, 27, 8, 192, grown_from="zoo-m"),
+    "zoo-l": Recipe(128, 8, 4, 2, 352, 2e-3, 13, 8, 192, grown_from="zoo-m"),
 }
 
 
@@ -374,6 +374,11 @@ def card_text(facts: dict) -> str:
         for base in [facts.get("grown_from")]
         if base
     ]
+    legs = [
+        f"- Before that: {leg['steps']:,} steps, {leg['tokens']:,} tokens, "
+        f"{leg['seconds'] / 60:.1f} minutes, peak learning rate {leg['rate']}, linear to zero"
+        for leg in facts.get("earlier_legs", [])
+    ]
     lines = [
         f"# {facts['name']}",
         "",
@@ -388,6 +393,7 @@ def card_text(facts: dict) -> str:
         f"{facts['threads']} CPU thread(s), AdamW, peak learning rate {shape['rate']}, "
         f"linear to zero; question tokens weigh {GIVEN_WEIGHT} in the loss",
         *growth,
+        *legs,
         f"- Held-out loss (split `test`): {facts['held_out_loss']:.4f} nats per token, "
         f"{facts['held_out_worked_loss']:.4f} on worked text alone",
         "- Weights: float16 safetensors; embeddings tied; byte-level BPE tokenizer of "
@@ -431,7 +437,10 @@ def build(name: str, recipe: Recipe, options: argparse.Namespace) -> dict:
         "threads": torch.get_num_threads(),
         "shape": asdict(recipe),
     }
-    if recipe.grown_from:
+    order = options.seed
+    if options.again:
+        model, facts, order = begin_again(options.out / name, recipe, options)
+    elif recipe.grown_from:
         folder = options.out / recipe.grown_from
         grow(model, Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32))
         base = json.loads((folder / "card.json").read_text(encoding="utf-8"))
@@ -443,7 +452,7 @@ def build(name: str, recipe: Recipe, options: argparse.Namespace) -> dict:
         save(model, tokenizer, options.out / name, facts)
         print(f"  saved, held-out loss {facts['held_out_loss']}", flush=True)
 
-    checkpoint(train(model, stream, recipe, options.seed, checkpoint, options.checkpoint_minutes))
+    checkpoint(train(model, stream, recipe, order, checkpoint, options.checkpoint_minutes))
     # Measure what is stored, not the float32 weights it came from.
     stored = Qwen2ForCausalLM.from_pretrained(options.out / name, dtype=torch.float32)
     facts.update(losses_of(stored, held_out))
@@ -454,6 +463,21 @@ def build(name: str, recipe: Recipe, options: argparse.Namespace) -> dict:
     save(stored, tokenizer, options.out / name, facts)
     print(json.dumps(facts), flush=True)
     return facts
+
+
+def begin_again(
+    folder: Path, recipe: Recipe, options: argparse.Namespace
+) -> tuple[Qwen2ForCausalLM, dict, int]:
+    """Return a finished model, its card with the leg just ended put on record, and a new order."""
+    facts = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    legs = facts.get("earlier_legs", [])
+    leg = {key: facts[key] for key in ("steps", "tokens", "seconds")} | {
+        key: facts["shape"][key] for key in ("rate", "minutes")
+    }
+    growth = {"grown_from": facts["shape"]["grown_from"]}
+    facts |= {"earlier_legs": [*legs, leg], "shape": asdict(recipe) | growth}
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model, facts, options.seed + 1 + len(legs)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -468,6 +492,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch decides")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    parser.add_argument(
+        "--again", action="store_true", help="train finished models on, with a new schedule"
+    )
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
