@@ -1,5 +1,6 @@
 """Seeded word problems, generated when asked for: benchmarks that need no data folder."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ class SyntheticSource:
 
     def fingerprint(self, data_dir: Path | None) -> str:
         """Return a hash of the generator and of what it is asked for; nothing is drawn."""
-        return f"{synthetic.fingerprint()}:{self.name}:{_ITEMS}:{_SEED}"
+        asked = f"{synthetic.fingerprint()}:{self.name}:{_ITEMS}:{_SEED}"
+        return hashlib.sha256(asked.encode()).hexdigest()
 
     def load(self, data_dir: Path | None) -> Benchmark:
         """Return the benchmark."""
