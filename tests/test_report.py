@@ -381,3 +381,12 @@ def test_an_empty_study_still_makes_a_page(study, tmp_path):
 def test_missing_columns_are_named(study, made, tmp_path):
     with pytest.raises(InputError, match="items: column gold is missing"):
         report.write(tmp_path, table=made[1], items=study.items.drop(columns="gold"))
+
+
+def test_plain_fine_tuning_that_beats_every_distilled_student_is_the_answer(made):
+    table = made[1].copy()
+    table.loc[(table.kind == "sft") & (table.metric == "accuracy"), "value"] = 0.999
+    said = findings.answer(table, made[2])
+    assert said.startswith("The best student is ")
+    assert "fine-tuned without a teacher: 99.9%" in said
+    assert "The best distilled one is " in said

@@ -31,10 +31,8 @@ def answer(table: pd.DataFrame, tests: Sequence[Test]) -> str:
     if ranked.empty:
         return "No distilled student has been measured yet, so there is nothing to recommend."
     top = ranked.iloc[0]
-    text = (
-        f"The best student is {top.system}: "
-        f"{interval('accuracy', top.value, top.low, top.high)} mean accuracy"
-    )
+    text = _best_without_a_teacher(table, top)
+    text += f" {top.system}: {interval('accuracy', top.value, top.low, top.high)} mean accuracy"
     gain = _value(table, top.system, "gain")
     if gain is not None:
         test = next((t for t in tests if t.table == "paired" and _is(t, top.system)), None)
@@ -50,6 +48,20 @@ def answer(table: pd.DataFrame, tests: Sequence[Test]) -> str:
         size = _share_of_size(table, top)
         text += f"; it stays {points(abs(gap), sign=False)} points {side} its teacher{size}"
     return text + "." + _runner_up(ranked)
+
+
+def _best_without_a_teacher(table: pd.DataFrame, top: pd.Series) -> str:
+    """Open the answer; plain fine-tuning that beats every distilled student comes first."""
+    rows = table[(table.kind == "sft") & (table.metric == "accuracy")]
+    rows = rows[rows.benchmark == AVERAGE].sort_values("value", ascending=False)
+    if rows.empty or rows.iloc[0].value <= top.value:
+        return "The best student is"
+    sft = rows.iloc[0]
+    return (
+        f"The best student is {sft.system}, fine-tuned without a teacher: "
+        f"{interval('accuracy', sft.value, sft.low, sft.high)} mean accuracy. "
+        "The best distilled one is"
+    )
 
 
 def generalization(table: pd.DataFrame, tests: Sequence[Test]) -> str:
