@@ -25,13 +25,22 @@ STUDY = {
 }  # fmt: skip
 
 
+# One thread: these models are too small for two, and the machine may be busy.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
 def command(folder, *arguments):
     return [sys.executable, "-m", "kdstudy.cli", *arguments, "--store", str(folder / "store")]
 
 
 def kdstudy(folder, *arguments):
     return subprocess.run(
-        command(folder, *arguments), cwd=folder, capture_output=True, text=True, check=False
+        command(folder, *arguments),
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -124,7 +133,7 @@ def test_a_run_that_was_ended_goes_on_and_gives_the_same_bytes(finished, tmp_pat
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=ENVIRONMENT,
     )
     seen = []
     for line in process.stderr:
