@@ -112,9 +112,7 @@ def test_digits_stand_alone_and_nothing_is_added(tokenizer):
 def test_held_out_loss_falls_with_size(tokenizer, models):
     tokens = make.token_stream(tokenizer, documents(77, "test"), 6000)[:6000]
     losses = [make.held_out_loss(models[name], tokens, given_weight=0.0) for name in NAMES]
-    assert losses[0] > losses[1] > losses[2]
-    assert losses[3] < losses[1]
-    assert losses[3] < 0.6 * losses[0]
+    assert losses[0] > losses[1] > losses[2] > losses[3]
 
 
 def test_the_largest_model_solves_what_the_smallest_cannot(tokenizer, models):
