@@ -28,7 +28,7 @@ def scale(table: Table) -> Figure | None:
         "parameters:Q",
         scale=alt.Scale(type="log", nice=False, padding=24),
         axis=alt.Axis(
-            format="~s", title="parameters", grid=False, values=sorted(rows.parameters.unique())
+            format=".3~s", title="parameters", grid=False, values=sorted(rows.parameters.unique())
         ),
     )
     y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=percent_axis("mean accuracy"))
@@ -83,7 +83,7 @@ def depends(table: Table) -> Figure | None:
     students = list(dict.fromkeys(rows.sort_values("parameters").student))
     sizes = sorted(rows.parameters.dropna().unique().tolist())
     axes = {
-        "parameters": {"format": "~s", "title": "parameters", "values": sizes},
+        "parameters": {"format": ".3~s", "title": "parameters", "values": sizes},
         "agreement": {"format": "%", "title": "agreement with the teacher"},
         "bleu_corpus": {"title": "corpus BLEU with the teacher"},
     }

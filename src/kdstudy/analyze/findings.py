@@ -71,9 +71,9 @@ def generalization(table: pd.DataFrame, tests: Sequence[Test]) -> str:
         return "No distilled run can be compared with its SFT run yet."
     up, down = int((rows.low > 0).sum()), int((rows.high < 0).sum())
     text = (
-        f"{up} of {len(rows)} distilled runs beat their student's SFT run on the mean of "
-        f"benchmarks, {down} fell below it, and {len(rows) - up - down} cannot be told apart "
-        "from it with this many items"
+        f"Taken one by one, {up} of {len(rows)} distilled runs beat their student's SFT run on "
+        f"the mean of benchmarks, {down} fell below it, and {len(rows) - up - down} cannot be "
+        "told apart from it with this many items"
     )
     test = _first(tests, "1", "one-sample t-test", "all methods")
     if test and not math.isnan(test.p):
@@ -208,9 +208,10 @@ def _teachers(table: pd.DataFrame) -> list[str]:
         before = table[(table.kind == "base") & (table.model == teacher.model)]
         before = before[(before.metric == "accuracy") & (before.benchmark == AVERAGE)]
         if len(before) and before.iloc[0].value > teacher.value:
+            word = "worse" if before.iloc[0].low > teacher.high else "not better"
             found.append(
-                f"The teacher {row.teacher} is worse after fine-tuning ({_printed(teacher)}) than "
-                f"before ({_printed(before.iloc[0])})."
+                f"The teacher {row.teacher} is {word} after fine-tuning: {_printed(teacher)}, "
+                f"and {_printed(before.iloc[0])} before."
             )
     sft = table[(table.kind == "sft") & (table.metric == "accuracy")]
     for s in sft[sft.benchmark == AVERAGE].itertuples():
@@ -279,11 +280,13 @@ def _ablation(table: pd.DataFrame, ablation: str) -> str:
     name = f"{ablation.capitalize()}: {worst.method} on {worst.student}"
     if worst.value >= same.value:
         return f"{name} keeps {_printed(worst)} at {symbol} = {worst[ablation]:g}."
-    return (
-        f"{name} falls from {_printed(same)} at {symbol} = {same[ablation]:g} to "
-        f"{_printed(worst)} at {symbol} = {worst[ablation]:g}; its best point is "
-        f"{symbol} = {top[ablation]:g}."
+    change = (
+        f"from {_printed(same)} at {symbol} = {same[ablation]:g} to {_printed(worst)} at "
+        f"{symbol} = {worst[ablation]:g}"
     )
+    if worst.high > same.low:
+        return f"{name} goes {change}: the intervals overlap, so no trend is shown."
+    return f"{name} falls {change}; its best point is {symbol} = {top[ablation]:g}."
 
 
 def _unaware(plain: pd.DataFrame, changed: pd.DataFrame) -> str:

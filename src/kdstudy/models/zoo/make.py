@@ -101,9 +101,7 @@ def build_tokenizer(seed: int) -> Qwen2Tokenizer:
     )
 
 
-def token_stream(
-    tokenizer: Qwen2Tokenizer, source: Iterator[list[str]], count: int
-) -> np.ndarray:
+def token_stream(tokenizer: Qwen2Tokenizer, source: Iterator[list[str]], count: int) -> np.ndarray:
     """Return at least `count` tokens of whole documents, each closed by the end mark.
 
     Tokens of worked text, and end marks, carry `WORKED` on top of their number.
