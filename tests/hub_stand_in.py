@@ -19,6 +19,17 @@ def _handler(kind: str, repo: str, folder: Path, seen: list[str]) -> type:
         def do_GET(self):
             self.answer(body=True)
 
+        def do_POST(self):
+            """Facts on named paths, `paths-info`."""
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            there = [n for n in asked["paths"] if (folder / n).is_file()]
+            entries = [
+                {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": n}
+                for n in there
+            ]
+            seen.append(self.path)
+            self.send(200, json.dumps(entries).encode(), True, "application/json")
+
         def do_HEAD(self):
             self.answer(body=False)
 
@@ -39,7 +50,7 @@ def _handler(kind: str, repo: str, folder: Path, seen: list[str]) -> type:
             file = folder / path.removeprefix(prefix)
             if path.startswith(prefix) and file.is_file():
                 return self.send(200, file.read_bytes(), body, "application/octet-stream")
-            error = "EntryNotFound" if path.startswith(f"/{repo}/") else "RepoNotFound"
+            error = "EntryNotFound" if f"/{repo}/" in path else "RepoNotFound"
             return self.send(404, b"{}", body, "application/json", {"X-Error-Code": error})
 
         def send(self, status, content, body, kind, headers=()):

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from study_folder import model_folder, plan_of, write_folder
 
+import kdstudy
 from kdstudy.errors import InputError
-from kdstudy.study.plan import Stage
+from kdstudy.study.plan import Stage, make_plan
+from kdstudy.study.read import read_study
 
 
 @pytest.fixture
@@ -172,6 +175,23 @@ def test_a_folder_without_weights_or_config_is_refused(folder):
     (folder / "small" / "config.json").unlink()
     with pytest.raises(InputError, match=r"holds no config\.json"):
         plan_of(folder)
+
+
+@pytest.mark.parametrize("name", ["qwen-math", "reference-math"])
+def test_the_shipped_hub_studies_plan_once_their_models_are_pinned(tmp_path, name):
+    files = ["train/math_10k.json"]
+    files += [
+        f"{b}/test.json" for b in ("gsm8k", "svamp", "multiarith", "addsub", "aqua", "singleeq")
+    ]
+    for file in files:
+        (tmp_path / "math" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "math" / file).write_text("[]")
+    study = read_study(Path(kdstudy.__file__).parent / "studies" / f"{name}.yaml")
+    models = {ref.model for ref in (*study.teachers, *study.students)}
+    plan = make_plan(study, tmp_path, tmp_path, {f"{m}@main": "0" * 40 for m in models})
+    pairs = len(study.teachers) * len(study.students)
+    runs = [s for s in plan.systems if s.kind == "distilled" and not s.ablation]
+    assert len(runs) == pairs * (len(study.methods) - 1) * len(study.seeds)
 
 
 def test_planning_imports_no_torch():

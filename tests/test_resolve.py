@@ -97,6 +97,39 @@ def test_a_users_adapter_is_part_of_the_identity(tmp_path):
     assert adapted.fingerprint != plain.fingerprint
 
 
+DATA_CLIENT = """
+import json
+from pathlib import Path
+from kdstudy.data.corpora import load, locate
+from kdstudy.study.schema import CorpusRef
+ref = CorpusRef(dataset="org/rows", validation_rows=2)
+source = locate(ref, Path(), None, {})
+corpus = load(source, rows=None, validation_rows=2, seed=0)
+rows = [[e.instruction, e.response] for e in (*corpus.train, *corpus.validation)]
+print(json.dumps([source.fingerprint, sorted(rows)]))
+"""
+
+
+def test_a_hub_data_set_is_pinned_and_read(tmp_path):
+    (tmp_path / "served").mkdir()
+    rows = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(9)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "served" / "train.jsonl").write_text(text)
+    with hub("org/rows", tmp_path / "served", kind="datasets") as (endpoint, _):
+        environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", DATA_CLIENT],
+            env=environment | {"HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    fingerprint, read = json.loads(done.stdout)
+    assert fingerprint == f"hub:org/rows@{COMMIT}:train"
+    assert read == [[row["prompt"], row["completion"]] for row in rows]
+
+
 def test_a_known_corpus_without_a_data_folder(tmp_path):
     with pytest.raises(InputError, match="KDSTUDY_DATA"):
         locate(CorpusRef(name="math10k"), tmp_path, None, {})

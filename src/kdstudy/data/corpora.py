@@ -197,6 +197,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
     import datasets
 
+    datasets.disable_progress_bars()
     try:
         data: Iterable[Any] = datasets.load_dataset(
             source.dataset, revision=source.revision, split=source.split
