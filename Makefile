@@ -18,7 +18,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 
 bench: .venv/installed
-	$(BIN)/python bench/run.py sample
+	$(BIN)/python bench/run.py decode
 
 clean:
 	rm -rf .venv build *.egg-info src/*.egg-info

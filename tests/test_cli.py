@@ -42,7 +42,7 @@ def test_plan_names_what_differs_from_corrected(folder):
     study = {k: v for k, v in STUDY.items() if k != "ablations"} | {"protocol": "reference"}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     shown = kdstudy("plan", "study.yaml", cwd=folder).stdout
-    assert "differs from corrected: train.loss_tokens = all (not response)" in shown
+    assert "differs from corrected: train.loss_tokens = positions (not response)" in shown
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,58 @@
-"""Divergences against scipy in float64, closed forms, limits and finite differences."""
+"""Losses per token against scipy in float64, another library, closed forms and limits.
+
+Through an identity matrix as head, hidden states are logits and their gradient is the logits'.
+"""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import rel_entr, softmax
+from torch.nn import functional as F
 
 from kdstudy.distill import divergences as d
+from kdstudy.distill.divergences import Objective
+from kdstudy.distill.fused import TeacherSide, head_loss
+from kdstudy.models.parts import Head
 
-PAIRED = {
-    "forward": d.forward_kl,
-    "reverse": d.reverse_kl,
-    "jsd": lambda s, t, tau=1.0: d.jsd(s, t, tau, beta=0.3),
+ALL = {
+    "forward_kl": (d.forward_kl, 0.0),
+    "forward_kl_epsilon": (d.forward_kl, 0.01),
+    "reverse_kl": (d.reverse_kl, 0.0),
+    "reverse_kl_epsilon": (d.reverse_kl, 0.01),
+    "jsd": (d.jsd, 0.3),
+    "swapped_jsd": (d.swapped_jsd, 0.3),
+    "skew_kl": (d.skew_kl, 0.1),
+    "skew_reverse_kl": (d.skew_reverse_kl, 0.1),
+    "total_variation": (d.total_variation, 0.0),
 }
+
+
+def objective(name: str, tau: float = 1.0, **more) -> Objective:
+    divergence, parameter = ALL[name]
+    return Objective(divergence=divergence, parameter=parameter, temperature=tau, **more)
+
+
+def charged(s: torch.Tensor, t: torch.Tensor, what: Objective, targets=None) -> torch.Tensor:
+    """Return the loss of each row of logits."""
+    eye = Head(weight=torch.eye(s.shape[1], dtype=s.dtype))
+    teacher = TeacherSide(hidden=t, head=eye) if what.divergence else None
+    targets = torch.zeros(len(s), dtype=torch.long) if targets is None else targets
+    return torch.stack(
+        [
+            head_loss(
+                s[i : i + 1],
+                eye,
+                targets[i : i + 1],
+                torch.ones(1),
+                what,
+                teacher and TeacherSide(hidden=t[i : i + 1], head=eye),
+            )[0]
+            for i in range(len(s))
+        ]
+    )
 
 
 def logits(n: int, v: int, seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -25,105 +64,175 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def oracle(name: str, s: torch.Tensor, t: torch.Tensor, tau: float) -> np.ndarray:
-    ps = softmax(s.double().numpy() / tau, axis=-1)
+    ps = softmax(s.detach().double().numpy() / tau, axis=-1)
     pt = softmax(t.double().numpy() / tau, axis=-1)
-    m = 0.3 * pt + 0.7 * ps
+    m, swapped = 0.3 * pt + 0.7 * ps, 0.3 * ps + 0.7 * pt
+    logs = np.log(pt) - np.log(ps)
     value = {
-        "forward": lambda: kl(pt, ps),
-        "reverse": lambda: kl(ps, pt),
+        "forward_kl": lambda: kl(pt, ps),
+        "forward_kl_epsilon": lambda: ((pt + 0.01) * logs).sum(-1),
+        "reverse_kl": lambda: kl(ps, pt),
+        "reverse_kl_epsilon": lambda: -((ps + 0.01) * logs).sum(-1),
         "jsd": lambda: 0.3 * kl(pt, m) + 0.7 * kl(ps, m),
+        "swapped_jsd": lambda: 0.3 * kl(pt, swapped) + 0.7 * kl(ps, swapped),
+        "skew_kl": lambda: kl(pt, 0.1 * pt + 0.9 * ps),
+        "skew_reverse_kl": lambda: kl(ps, 0.1 * ps + 0.9 * pt),
+        "total_variation": lambda: np.abs(ps - pt).sum(-1) / 2,
     }[name]()
     return value * tau**2
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("shape", [(1, 2), (3, 5), (7, 31), (2, 123)])
 @pytest.mark.parametrize("tau", [0.5, 1.0, 5.0])
 def test_matches_scipy_in_float64(name, shape, tau):
     s, t = logits(*shape, seed=1), logits(*shape, seed=2)
-    got = PAIRED[name](s, t, tau)
+    got = charged(s, t, objective(name, tau))
     assert got.dtype == torch.float32 and got.shape == shape[:1]
-    np.testing.assert_allclose(got.numpy(), oracle(name, s, t, tau), rtol=2e-5, atol=1e-6)
+    # float32 rounding, multiplied by tau squared as the loss is.
+    np.testing.assert_allclose(
+        got.numpy(), oracle(name, s, t, tau), rtol=2e-5, atol=2e-7 * max(1, tau**2)
+    )
+    exact = charged(s.double(), t.double(), objective(name, tau))
+    np.testing.assert_allclose(exact.numpy(), oracle(name, s, t, tau), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+def test_gradient_matches_finite_differences(name, tau):
+    s = logits(3, 5, seed=7).double().requires_grad_()
+    t = logits(3, 5, seed=8).double()
+    what = objective(name, tau, hard_label_weight=0.25)
+    targets = torch.tensor([4, 0, 2])
+    assert torch.autograd.gradcheck(
+        lambda x: charged(x, t, what, targets), (s,), eps=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_jsd_is_that_of_trl(beta):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gkd = pytest.importorskip(
+            "trl.experimental.gkd", reason="TRL is the peer: pip install -e '.[dev]'"
+        )
+    s, t = logits(6, 40, seed=3).double().requires_grad_(), logits(6, 40, seed=4).double()
+    # In TRL beta weighs the teacher too, and its ends stand for the two KLs.
+    what = {
+        0.0: Objective(divergence=d.forward_kl),
+        1.0: Objective(divergence=d.reverse_kl),
+    }.get(beta, Objective(divergence=d.jsd, parameter=beta))
+    ours = charged(s, t, what).sum()
+    (gradient,) = torch.autograd.grad(ours, s)
+    theirs = gkd.GKDTrainer.generalized_jsd_loss(s, t, beta=beta, reduction="sum")
+    (their_gradient,) = torch.autograd.grad(theirs, s)
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)  # its beta is a float32
+    torch.testing.assert_close(gradient, their_gradient, rtol=1e-6, atol=1e-8)
 
 
 def test_cross_entropy_is_minus_log_probability_of_the_target():
     s, targets = logits(6, 9, seed=3), torch.tensor([0, 8, 1, 2, 5, 5])
     p = softmax(s.double().numpy(), axis=-1)
     want = -np.log(p[np.arange(6), targets.numpy()])
-    np.testing.assert_allclose(d.cross_entropy(s, targets).numpy(), want, rtol=1e-5)
+    got = charged(s, s, d.CROSS_ENTROPY, targets)
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", PAIRED)
+def test_the_hard_label_term_is_mixed_in_at_temperature_one():
+    s, t, targets = logits(4, 9, seed=5), logits(4, 9, seed=6), torch.tensor([1, 2, 3, 8])
+    what = objective("forward_kl", 3.0, hard_label_weight=0.3)
+    entropy = F.cross_entropy(s.double(), targets, reduction="none").numpy()
+    want = 0.7 * oracle("forward_kl", s, t, 3.0) + 0.3 * entropy
+    np.testing.assert_allclose(charged(s, t, what, targets).numpy(), want, rtol=1e-5)
+
+
+def test_tau_squared_is_a_switch():
+    s, t = logits(4, 9, seed=5), logits(4, 9, seed=6)
+    with_it, without = (
+        charged(s, t, objective("reverse_kl", 3.0, tau_squared=on)) for on in (True, False)
+    )
+    torch.testing.assert_close(with_it, 9 * without)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if "epsilon" not in n])
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_equal_models_have_no_divergence_and_no_gradient(name, tau):
     s = logits(4, 11, seed=4).requires_grad_()
-    loss = PAIRED[name](s, s.detach().clone(), tau)
+    loss = charged(s, s.detach().clone(), objective(name, tau))
     loss.sum().backward()
-    assert loss.abs().max() < 1e-6
-    assert s.grad.abs().max() < 1e-6
+    assert loss.abs().max() < 2e-6
+    assert s.grad.abs().max() < 2e-6
 
 
 @pytest.mark.parametrize(
     ("beta", "want"),
     # T = (3/4, 1/4), S = (1/4, 3/4), by hand. beta = 1/4: M = (3/8, 5/8),
     # KL(T||M) = 3/4 ln 2 + 1/4 ln 2/5 = 0.290788, KL(S||M) = 1/4 ln 2/3 + 3/4 ln 6/5 = 0.035375.
-    # With the mixture's weights swapped it would be 0.226934.
+    # With the mixture's weights swapped it is 0.226934.
     [(0.5, 0.130812036), (0.25, 0.099228094)],
 )
 def test_jsd_has_the_teacher_weighted_by_beta_in_the_mixture(beta, want):
     t, s = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[1.0, 3.0]]).log()
-    assert d.jsd(s, t, beta=beta).item() == pytest.approx(want, rel=1e-5)
+    got = charged(s, t, Objective(divergence=d.jsd, parameter=beta)).item()
+    assert got == pytest.approx(want, rel=1e-5)
+    swapped = charged(s, t, Objective(divergence=d.swapped_jsd, parameter=0.25)).item()
+    assert swapped == pytest.approx(0.226934, rel=1e-5)
 
 
 def test_kl_of_two_coins_by_hand():
     t, s = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[1.0, 1.0]]).log()
-    assert d.forward_kl(s, t).item() == pytest.approx(0.75 * math.log(1.5) - 0.25 * math.log(2))
-    assert d.reverse_kl(s, t).item() == pytest.approx(0.5 * math.log(4 / 3))
+    forward = charged(s, t, objective("forward_kl")).item()
+    assert forward == pytest.approx(0.75 * math.log(1.5) - 0.25 * math.log(2))
+    reverse = charged(s, t, objective("reverse_kl")).item()
+    assert reverse == pytest.approx(0.5 * math.log(4 / 3))
 
 
-def test_jsd_tends_to_both_kls():
+def test_jsd_and_the_skewed_divergences_tend_to_both_kls():
     s, t = logits(5, 7, seed=5, scale=1.0).double(), logits(5, 7, seed=6, scale=1.0).double()
     small = 1e-6
-    torch.testing.assert_close(
-        d.jsd(s, t, beta=small) / small, d.forward_kl(s, t), rtol=1e-4, atol=1e-6
-    )
-    torch.testing.assert_close(
-        d.jsd(s, t, beta=1 - small) / small, d.reverse_kl(s, t), rtol=1e-4, atol=1e-6
-    )
+
+    def at(divergence, parameter, scale=1.0):
+        return charged(s, t, Objective(divergence=divergence, parameter=parameter)) / scale
+
+    forward, reverse = at(d.forward_kl, 0.0), at(d.reverse_kl, 0.0)
+    for value, limit in [
+        (at(d.jsd, small, small), forward),
+        (at(d.jsd, 1 - small, small), reverse),
+        (at(d.skew_kl, small), forward),
+        (at(d.skew_reverse_kl, small), reverse),
+    ]:
+        torch.testing.assert_close(value, limit, rtol=1e-4, atol=1e-6)
 
 
-def test_jsd_is_bounded_by_the_entropy_of_beta():
+def test_bounds_are_reached_by_models_without_common_tokens():
     s, t = torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]])
-    assert d.jsd(s, t, beta=0.5).item() == pytest.approx(math.log(2), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", PAIRED)
-@pytest.mark.parametrize("tau", [1.0, 2.5])
-def test_gradient_matches_finite_differences(name, tau):
-    s = logits(3, 5, seed=7).double().requires_grad_()
-    t = logits(3, 5, seed=8).double()
-    assert torch.autograd.gradcheck(lambda x: PAIRED[name](x, t, tau), (s,), eps=1e-6, atol=1e-7)
+    half = Objective(divergence=d.jsd, parameter=0.5)
+    assert charged(s, t, half).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert charged(s, t, objective("total_variation")).item() == pytest.approx(1)
+    assert charged(s, t, objective("skew_kl")).item() == pytest.approx(-math.log(0.1), rel=1e-5)
 
 
 def test_the_gradient_of_forward_kl_is_temperature_times_the_probability_gap():
     s, t, tau = logits(3, 6, seed=9).requires_grad_(), logits(3, 6, seed=10), 4.0
-    d.forward_kl(s, t, tau).sum().backward()
+    charged(s, t, objective("forward_kl", tau)).sum().backward()
     gap = softmax(s.detach().numpy() / tau, axis=-1) - softmax(t.numpy() / tau, axis=-1)
     np.testing.assert_allclose(s.grad.numpy(), tau * gap, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PAIRED)
-def test_extreme_logits_stay_finite(name):
-    s = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]).requires_grad_()
-    t = torch.tensor([[-1e4, 1e4, 0.0], [-1e4, 1e4, 0.0]])
-    loss = PAIRED[name](s, t)
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_extreme_logits_stay_finite(name, dtype):
+    s = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], dtype=dtype).requires_grad_()
+    t = torch.tensor([[-1e4, 1e4, 0.0], [-1e4, 1e4, 0.0]], dtype=dtype)
+    loss = charged(s, t, objective(name))
     loss.sum().backward()
     assert torch.isfinite(loss).all() and torch.isfinite(s.grad).all()
     assert loss[1].item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", ALL)
 def test_bfloat16_logits_are_scored_in_float32(name):
     s, t = logits(4, 50, seed=11).bfloat16(), logits(4, 50, seed=12).bfloat16()
     want = oracle(name, s.float(), t.float(), 1.0)
-    np.testing.assert_allclose(PAIRED[name](s, t).numpy(), want, rtol=1e-4, atol=1e-6)
+    got = charged(s, t, objective(name)).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)

@@ -68,6 +68,9 @@ def finished(tmp_path_factory):
 def test_a_run_ends_with_the_numbers_and_the_reports_path(finished):
     folder, done = finished
     assert Path(done.stdout.strip()).read_bytes() == output(folder, "report.html")
+    # The teacher's cache is no input of the report, which knows it from the runs it helped.
+    page = output(folder, "report.html").decode()
+    assert page.count('<th scope="row">teacher_cache</th><td class="label">zoo-s/teacher') == 1
     for system in ("zoo-s/teacher", "zoo-xs/sft", "zoo-xs/gkd/zoo-s"):
         assert system in done.stderr
     assert "Traceback" not in done.stderr

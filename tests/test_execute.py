@@ -1,5 +1,6 @@
 """Running a plan: order, resume, damage, and errors a person can act on."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -47,6 +48,13 @@ def chain(a=1, b=2, c=4):
     return {s.key: s for s in (first, second, last)}, last.key
 
 
+def aided(**changes):
+    """A is read by C, B only helps it."""
+    first, second, last = chain(**changes)[0].values()
+    last = dataclasses.replace(last, inputs={"x": first.key}, aids={"help": second.key})
+    return {s.key: s for s in (first, second, last)}, last.key
+
+
 def run(stages, target, store, console=None):
     todo, damaged = missing(stages, [target], store)
     console = console or Console(file=io.StringIO())
@@ -85,6 +93,54 @@ def test_a_finished_target_needs_nothing_upstream(tmp_path):
         if key != target:
             (store.get(key) / "sum.json").unlink()
     assert missing(stages, [target], store) == ([], set())
+
+
+def test_an_aid_changes_no_key_is_built_first_and_handed_over(tmp_path):
+    store, (stages, target) = Store(tmp_path), aided()
+    alone = dataclasses.replace(stages[target], aids={})
+    assert alone.key == target
+    seen = {}
+    BEHAVIOUR[4] = lambda work: seen.update(work.aids)
+    run(stages, target, store)
+    assert CALLS == [1, 2, 4]
+    (helper,) = stages[target].aids.values()
+    assert seen == {"help": store.get(helper)}
+    # What C computes does not know of it; its manifest does, even when the aid is gone.
+    assert json.loads((store.get(target) / "sum.json").read_text()) == 5
+    record = store.manifest(target)["aids"]["help"]
+    assert (record["key"], record["label"], record["summary"]) == (helper, "b", "sum 2")
+
+
+def test_a_finished_stage_never_asks_for_its_aid(tmp_path):
+    store, (stages, target) = Store(tmp_path), aided()
+    (helper,) = stages[target].aids.values()
+    plain = dataclasses.replace(stages[target], aids={})
+    run({**stages, target: plain}, target, store)
+    assert CALLS == [1, 4]
+    assert missing(stages, [target], store) == ([], set())
+    # Neither does what reads that finished stage.
+    reader = Stage(kind="toy", label="d", config={"add": 8}, inputs={"x": target})
+    run({**stages, reader.key: reader}, reader.key, store)
+    assert CALLS == [1, 4, 8] and store.get(helper) is None
+
+
+def test_a_damaged_aid_is_built_again_for_whoever_still_needs_it(tmp_path):
+    store, (stages, target) = Store(tmp_path), aided()
+    (helper,) = stages[target].aids.values()
+    run(stages, target, store)
+    (store.get(helper) / "sum.json").write_text("9")
+    assert missing(stages, [target], store) == ([], set())
+    again, other = aided(c=8)
+    assert missing(again, [other], store)[1] == {helper}
+    run(again, other, store)
+    assert CALLS == [1, 2, 4, 2, 8]
+
+
+def test_a_stage_runs_without_an_aid_that_is_not_there(tmp_path):
+    store, (stages, target) = Store(tmp_path), aided()
+    first, _, last = stages.values()
+    execute([first, last], store, StudyView("t", 2, 0, Console(file=io.StringIO())))
+    assert CALLS == [1, 4] and store.manifest(target)["aids"] == {}
 
 
 def test_damage_upstream_is_found_before_it_is_read(tmp_path):

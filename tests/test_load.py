@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5Config
 
 from kdstudy.errors import InputError
-from kdstudy.models import load
+from kdstudy.models import heads, load, parts
 from kdstudy.study import schema
 
 LORA = schema.Lora(r=4, alpha=8, dropout=0.5)
@@ -220,24 +220,24 @@ def test_a_tokenizer_that_cannot_end_is_refused(tmp_path):
 
 def test_the_common_width_is_the_narrower_models(base):
     tok = tiny.tokenizer()
-    narrow, wide = tiny.qwen(0), tiny.widen(tiny.llama(0), 9)
-    assert load.common_width(tok, tok, narrow, wide) == tiny.VOCABULARY
-    assert load.common_width(tok, tok, wide, narrow) == tiny.VOCABULARY
-    assert load.common_width(tok, tok, adapted(), wide) == tiny.VOCABULARY
+    narrow, wide = parts.head(tiny.qwen(0)), parts.head(tiny.widen(tiny.llama(0), 9))
+    assert heads.common_width(tok, tok, narrow, wide) == tiny.VOCABULARY
+    assert heads.common_width(tok, tok, wide, narrow) == tiny.VOCABULARY
+    assert heads.common_width(tok, tok, parts.head(adapted()), wide) == tiny.VOCABULARY
 
 
 def test_other_tokenizers_are_refused_with_the_first_difference():
-    models = tiny.qwen(0), tiny.qwen(1)
+    both = parts.head(tiny.qwen(0)), parts.head(tiny.qwen(1))
     with pytest.raises(InputError, match=rf"'!' is {tiny.VOCABULARY} for the student and missing"):
-        load.common_width(tiny.tokenizer("!"), tiny.tokenizer(), *models)
+        heads.common_width(tiny.tokenizer("!"), tiny.tokenizer(), *both)
     with pytest.raises(
         InputError, match=rf"'!' is {tiny.VOCABULARY} for the student and {tiny.VOCABULARY + 1} for"
     ):
-        load.common_width(tiny.tokenizer("!%"), tiny.tokenizer("%!"), *models)
+        heads.common_width(tiny.tokenizer("!%"), tiny.tokenizer("%!"), *both)
     with pytest.raises(
         InputError, match=f"has {tiny.VOCABULARY + 1} tokens but .* only {tiny.VOCABULARY}"
     ):
-        load.common_width(tiny.tokenizer("!"), tiny.tokenizer("!"), *models)
+        heads.common_width(tiny.tokenizer("!"), tiny.tokenizer("!"), *both)
 
 
 def test_every_way_to_end_is_known():

@@ -57,7 +57,7 @@ def test_every_run_of_the_study_is_there_once(folder):
 def test_stages_come_after_what_they_need(folder):
     seen = set()
     for key, stage in plan_of(folder).stages.items():
-        assert set(stage.inputs.values()) <= seen
+        assert {*stage.inputs.values(), *stage.aids.values()} <= seen
         assert stage.key == key
         seen.add(key)
 
@@ -93,12 +93,39 @@ def test_a_benchmark_more_trains_nothing_again(folder):
     [
         {"train": {"micro_batch_size": 2}},
         {"train": {"report_to": ["tensorboard"]}},
+        {"train": {"teacher_cache": "off"}},
+        {"train": {"teacher_cache": "memory"}},
+        {"train": {"teacher_cache": "disk"}},
         {"generation": {"batch_size": 7}},
     ],
 )
 def test_knobs_that_change_no_result_train_and_generate_nothing_again(folder, fields):
     kinds = {kind for kind, _ in changed(plan_of(folder), plan_of(folder, **fields))}
-    assert kinds <= {"report"}
+    assert kinds <= {"report", "teacher_cache"}
+
+
+def test_all_runs_that_learn_from_a_teachers_distribution_share_its_cache(folder):
+    methods = ["sft", "seqkd", "word_kd", "revkd", "gkd", "onpolicy_revkl"]
+    plan = plan_of(folder, seeds=[0, 1], methods=methods)
+    caches = stages(plan, "teacher_cache")
+    assert set(caches) == {"big/teacher on corpus", "big on corpus"}
+    tuned, base = caches["big/teacher on corpus"], caches["big on corpus"]
+    assert tuned.inputs["teacher"] == plan.trained["big/teacher"] and "teacher" not in base.inputs
+    for label, key in plan.trained.items():
+        expected = {"teacher_cache": base.key if "base-teacher" in label else tuned.key}
+        # Text that the student always writes itself is in no cache.
+        alone = {"teacher", "sft", "seqkd", "onpolicy_revkl"} & set(label.split("/"))
+        assert plan.stages[key].aids == ({} if alone else expected), label
+
+
+def test_a_cache_is_nobodys_input_and_is_left_out_where_it_is_not_wanted(folder):
+    plan = plan_of(folder)
+    caches = {s.key for s in stages(plan, "teacher_cache").values()}
+    assert not any(caches & set(s.inputs.values()) for s in plan.stages.values())
+    for mode in ("off", False, "memory"):  # YAML reads a bare `off` as false
+        without = plan_of(folder, train={"teacher_cache": mode})
+        assert not stages(without, "teacher_cache")
+        assert not any(s.aids for s in without.stages.values())
 
 
 def test_other_bytes_in_a_model_or_corpus_are_another_study(folder):

@@ -109,7 +109,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 
 def test_reference_expands_into_fields_that_the_user_can_override(tmp_path):
     study = read(tmp_path, GOOD | {"protocol": "reference", "train": {"loss_tokens": "response"}})
-    assert study.train.normalisation == "sequences"
+    assert study.train.normalisation == "micro_batches"
     assert study.train.select_by == "cross_entropy"
     assert study.train.loss_tokens == "response"
     assert study.generation.temperature == 1
@@ -117,6 +117,15 @@ def test_reference_expands_into_fields_that_the_user_can_override(tmp_path):
     fields = {d["field"] for d in differences(study)}
     assert "train.normalisation" in fields
     assert "train.loss_tokens" not in fields
+    assert {"methods.word_kd.probability_epsilon", "methods.gkd.mixture"} <= fields
+
+
+def test_reference_reaches_into_methods_that_the_user_lists(tmp_path):
+    methods = ["gkd", {"type": "revkd", "probability_epsilon": 0.0}]
+    study = read(tmp_path, GOOD | {"protocol": "reference", "methods": methods})
+    gkd, revkd = study.methods
+    assert (gkd.mixture, gkd.tau_squared, gkd.on_policy_text) == ("released", False, "retokenised")
+    assert (revkd.normalisation, revkd.probability_epsilon) == ("sequences", 0.0)
 
 
 def test_corrected_differs_in_nothing(tmp_path):

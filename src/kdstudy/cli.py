@@ -324,7 +324,7 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     for row in rows:
         why = f"  {row['why']}" if row["why"] else ""
         typer.echo(
-            f"{row['status']:<10} {row['kind']:<12} {row['label']:<40} {row['key'][:12]}{why}"
+            f"{row['status']:<10} {row['kind']:<13} {row['label']:<40} {row['key'][:12]}{why}"
         )
     counts = {s: sum(r["status"] == s for r in rows) for s in ("hit", "miss", "not needed")}
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")

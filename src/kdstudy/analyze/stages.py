@@ -76,6 +76,8 @@ def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
         return {role: path for role, k in inputs.items() if (path := store.get(k)) is not None}
 
     out.mkdir(parents=True, exist_ok=True)
+    # What the report itself would read: an aid that nobody built is not missing.
+    expected = plan.stages[plan.report].inputs.values()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = plan.stages[plan.results].config
@@ -83,8 +85,8 @@ def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
         results(Work(config=config, inputs=inputs, local={"partial": True}, out=folder))
         missing = [
             {"key": key, "kind": s.kind, "label": s.label, "status": "missing"}
-            for key, s in plan.stages.items()
-            if key not in (plan.results, plan.report) and store.get(key) is None
+            for key, s in ((key, plan.stages[key]) for key in expected if key != plan.results)
+            if store.get(key) is None
         ]
         report(
             Work(
@@ -131,7 +133,7 @@ def _pair_rows(pairs: Mapping[tuple[str, ...], list[PairScore]]) -> pd.DataFrame
 
 def _provenance(work: Work) -> dict[str, Any]:
     """Gather how it was made from the manifests of the stages."""
-    stages, training, benchmarks = [], [], {}
+    stages, training, benchmarks, aids = [], [], {}, {}
     corpus: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     for _, folder in _role(work, "stage"):
@@ -139,6 +141,8 @@ def _provenance(work: Work) -> dict[str, Any]:
         environment = manifest["environment"]
         keys = ("key", "kind", "label", "seconds", "started", "summary")
         stages.append({k: manifest[k] for k in keys} | {"status": "done"})
+        # Manifests written before there were aids have none.
+        aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.get("aids", {}).values()}
         if manifest["kind"] == "corpus":
             corpus = json.loads((folder / "corpus.json").read_text())
         elif manifest["kind"] == "benchmark":
@@ -149,7 +153,7 @@ def _provenance(work: Work) -> dict[str, Any]:
     return {
         "study": work.config["study"],
         "protocol_differences": work.config["protocol_differences"],
-        "stages": stages + work.local.get("missing", []),
+        "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
         "benchmarks": benchmarks,
         "training": training,

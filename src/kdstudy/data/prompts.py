@@ -34,12 +34,12 @@ class Encoded:
     truncated: bool = False
 
 
-def render(template: str, instruction: str, tokenizer: Any = None) -> str:
+def render(template: str, instruction: str | list[dict[str, str]], tokenizer: Any = None) -> str:
     """Return the prompt's text: everything before the response.
 
     Args:
         template: A name in `TEMPLATES`, `chat`, or text with `{instruction}`.
-        instruction: The question.
+        instruction: The question; for `chat` it may be a list of messages.
         tokenizer: Needed for `chat` alone.
 
     Raises:
@@ -51,13 +51,17 @@ def render(template: str, instruction: str, tokenizer: Any = None) -> str:
                 "template: chat: this tokenizer has no chat template",
                 remedy="write template: alpaca",
             )
-        message = [{"role": "user", "content": instruction}]
-        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        messages = instruction
+        if isinstance(instruction, str):
+            messages = [{"role": "user", "content": instruction}]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # str.replace, not str.format: braces in a question are text.
     return TEMPLATES.get(template, template).replace("{instruction}", instruction)
 
 
-def encode_prompt(tokenizer: Any, template: str, instruction: str) -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: Any, template: str, instruction: str | list[dict[str, str]]
+) -> tuple[int, ...]:
     """Return the prompt's ids, exactly as `encode` puts them before a response."""
     text = render(template, instruction, tokenizer)
     # A chat template writes its own special tokens; any other prompt gets the tokenizer's (BOS).
@@ -65,7 +69,11 @@ def encode_prompt(tokenizer: Any, template: str, instruction: str) -> tuple[int,
 
 
 def encode(
-    tokenizer: Any, template: str, instruction: str, response: str, max_length: int
+    tokenizer: Any,
+    template: str,
+    instruction: str | list[dict[str, str]],
+    response: str,
+    max_length: int,
 ) -> Encoded | None:
     """Return a training row, or None when the prompt leaves no room for the response.
 
@@ -75,7 +83,7 @@ def encode(
     Args:
         tokenizer: A Hugging Face tokenizer with an end-of-sequence token.
         template: As in `render`.
-        instruction: The question.
+        instruction: The question, as in `render`.
         response: The text to learn.
         max_length: Limit on tokens of prompt and response together.
     """

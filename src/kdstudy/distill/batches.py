@@ -4,6 +4,7 @@ Shapes: B rows, L positions, N scored tokens.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,8 +13,45 @@ from torch import Tensor
 
 from kdstudy.data.prompts import Encoded
 
-LossTokens = Literal["response", "all"]
-Normalisation = Literal["tokens", "sequences"]
+LossTokens = Literal["response", "all", "positions"]
+Normalisation = Literal["tokens", "sequences", "micro_batches"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Weighing:
+    """What is scored, and what a step's sum is divided by.
+
+    Attributes:
+        loss_tokens: `response`; `all`: the prompt's tokens too; `positions`: the output after the
+            last token as well, where the text holds no target (the paper's released code).
+        normalisation: `tokens`: the sum over the step's tokens, over their number. `sequences`:
+            the mean over each row, then over rows. `micro_batches`: the mean over the tokens of
+            each group of rows, then over groups (the paper's released code).
+        group: Rows of such a group, in the step's order.
+    """
+
+    loss_tokens: LossTokens = "response"
+    normalisation: Normalisation = "tokens"
+    group: int = 4
+
+    def scored(self, row: Encoded) -> range:
+        """Return which tokens of a row are scored; position 0 has nothing before it."""
+        start = row.prompt_length if self.loss_tokens == "response" else 1
+        return range(max(1, start), len(row.ids) + (self.loss_tokens == "positions"))
+
+    def weights(self, rows: Sequence[Encoded]) -> tuple[list[float], int]:
+        """Return the weight of each row's tokens, and what the weighted sum is divided by.
+
+        Args:
+            rows: All rows of this device's part of an optimizer step, in the run's order.
+        """
+        tokens = [len(self.scored(row)) for row in rows]
+        if self.normalisation == "tokens":
+            return [1.0] * len(rows), sum(tokens)
+        size = 1 if self.normalisation == "sequences" else self.group
+        groups = [sum(group) for group in split(tokens, size)]
+        weights = [1.0 / max(1, groups[i // size]) for i in range(len(rows))]
+        return weights, sum(n > 0 for n in groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,14 +62,16 @@ class Batch:
     it cannot reach one. What is scored is stated by position, never deduced from a padding id.
 
     Attributes:
+        texts: The rows.
         ids_BL: Token ids; padding is 0.
         rows_N: Row of each scored token, in row order.
         positions_N: Position whose output predicts it: one before its own.
-        targets_N: The token itself.
-        weights_N: Its weight in the step's sum: 1, or 1 / scored tokens of its row.
-        noise_seeds: One seed per row for the teacher's noise; empty for none.
+        targets_N: The token itself; -1 where the text has ended.
+        weights_N: Its weight in the step's sum, in float64.
+        noise_seeds: One seed per scored token for the teacher's noise; empty for none.
     """
 
+    texts: tuple[Encoded, ...]
     ids_BL: Tensor
     rows_N: Tensor
     positions_N: Tensor
@@ -40,46 +80,49 @@ class Batch:
     noise_seeds: tuple[int, ...] = ()
 
 
-def scored(row: Encoded, loss_tokens: LossTokens) -> range:
-    """Return the positions of a row's scored tokens; position 0 has nothing before it."""
-    return range(max(1, row.prompt_length if loss_tokens == "response" else 1), len(row.ids))
-
-
-def count(rows: Sequence[Encoded], loss_tokens: LossTokens, normalisation: Normalisation) -> int:
-    """Return what the sum over `rows` is divided by: scored tokens, or rows that have any."""
-    lengths = [len(scored(row, loss_tokens)) for row in rows]
-    return sum(lengths) if normalisation == "tokens" else sum(n > 0 for n in lengths)
-
-
 def collate(
     rows: Sequence[Encoded],
-    *,
-    loss_tokens: LossTokens,
-    normalisation: Normalisation,
+    weighing: Weighing,
     device: torch.device,
+    *,
+    weights: Sequence[float] | None = None,
     noise_seeds: Sequence[int] = (),
 ) -> Batch:
-    """Return the rows as one micro-batch on `device`."""
+    """Return the rows as one micro-batch on `device`.
+
+    Args:
+        rows: The rows.
+        weighing: What is scored.
+        device: Where to put the tensors.
+        weights: Weight of each row's tokens, from `Weighing.weights`; None for these rows' own.
+        noise_seeds: One seed per row for the teacher's noise.
+    """
     width = max(len(row.ids) for row in rows)
-    where: list[int] = []
-    positions: list[int] = []
-    targets: list[int] = []
-    weights: list[float] = []
-    for b, row in enumerate(rows):
-        at = scored(row, loss_tokens)
-        where += [b] * len(at)
-        positions += range(at.start - 1, at.stop - 1)
-        targets += row.ids[at.start : at.stop]
-        weights += [1.0 if normalisation == "tokens" else 1.0 / max(1, len(at))] * len(at)
+    weights = weighing.weights(rows)[0] if weights is None else weights
+    at = [weighing.scored(row) for row in rows]
+    counts = torch.tensor([len(a) for a in at])
     ids = [list(row.ids) + [0] * (width - len(row.ids)) for row in rows]
+    targets = [i for row, a in zip(rows, at, strict=True) for i in (*row.ids, -1)[a.start : a.stop]]
+    positions = [p for a in at for p in range(a.start - 1, a.stop - 1)]
+    seeds = [s + i for s, a in zip(noise_seeds, at, strict=True) for i in a] if noise_seeds else ()
     return Batch(
+        texts=tuple(rows),
         ids_BL=torch.tensor(ids, device=device),
-        rows_N=torch.tensor(where, dtype=torch.long, device=device),
+        rows_N=torch.arange(len(rows)).repeat_interleave(counts).to(device),
         positions_N=torch.tensor(positions, dtype=torch.long, device=device),
         targets_N=torch.tensor(targets, dtype=torch.long, device=device),
-        weights_N=torch.tensor(weights, dtype=torch.float32, device=device),
-        noise_seeds=tuple(noise_seeds),
+        weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
+        noise_seeds=tuple(seeds),
     )
+
+
+def by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Return row numbers in `parts` groups of rows alike in length, so that little is padding.
+
+    Which rows a step holds is not touched: only rounding changes.
+    """
+    ordered = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    return split(ordered, math.ceil(len(ordered) / parts))
 
 
 def split(rows: Sequence, size: int) -> list[list]:
@@ -87,7 +130,9 @@ def split(rows: Sequence, size: int) -> list[list]:
     return [list(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
-def order(rows: int, *, epochs: float, batch_size: int, seed: int) -> list[list[int]]:
+def order(
+    rows: int, *, batch_size: int, seed: int, epochs: float = 1, steps: int | None = None
+) -> list[list[int]]:
     """Return the row numbers of every optimizer step of the run.
 
     Permutations of the rows follow each other without a seam, so every step has `batch_size`
@@ -95,11 +140,12 @@ def order(rows: int, *, epochs: float, batch_size: int, seed: int) -> list[list[
 
     Args:
         rows: Number of training rows.
-        epochs: Passes over them; the run's length is rounded to whole steps, at least one.
         batch_size: Rows per optimizer step, over all devices.
         seed: Seed of the permutations.
+        epochs: Passes over them; the run's length is rounded to whole steps, at least one.
+        steps: The run's length, in place of `epochs`.
     """
-    steps = max(1, round(rows * epochs / batch_size))
+    steps = steps or max(1, round(rows * epochs / batch_size))
     generator = torch.Generator().manual_seed(seed)
     flat: list[int] = []
     while len(flat) < steps * batch_size:

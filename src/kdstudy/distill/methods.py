@@ -1,103 +1,87 @@
 """A method is two answers: who writes the tokens, and which divergence scores them.
 
-| class | tokens written by | divergence |
-|---|---|---|
-| Sft | corpus | cross-entropy |
-| SeqKD | teacher | cross-entropy |
-| WordKD | corpus | KL(T || S) |
-| RevKD | corpus | KL(S || T) |
-| GKD | student with probability lmbda, else corpus | JSD(beta) |
-
-The trainer knows none of them: it asks for the writer, and for one loss per token.
+The trainer knows none of them: it asks for the writer, and for the objective.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import Literal
 
 from kdstudy.distill import divergences
+from kdstudy.distill.divergences import CROSS_ENTROPY, Objective
 from kdstudy.study import schema
+
+Writer = Literal["corpus", "teacher", "student"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """Base of the methods.
+    """How a student is made.
 
     Attributes:
         writer: Who writes the tokens that are trained on.
-        needs_teacher: A teacher must supply its distribution at every scored token.
-        temperature: Loss temperature, for both distributions.
+        objective: What a token is charged.
         noise: Scale of the Gaussian noise on the teacher's logits while training.
         lmbda: Probability that an optimizer step trains on text the student samples.
-        sampling_temperature: Temperature of that sampling; unrelated to `temperature`.
+        sampling_temperature: Temperature of that sampling; unrelated to the objective's.
+        retokenised: Student text is decoded without special tokens and encoded again, as the
+            paper's released code does; otherwise the sampled ids are kept.
+        normalisation: Overrides the run's; None keeps it.
     """
 
-    writer: ClassVar[Literal["corpus", "teacher", "student"]] = "corpus"
-    needs_teacher: ClassVar[bool] = False
-    temperature: float = 1.0
+    writer: Writer
+    objective: Objective
     noise: float = 0.0
     lmbda: float = 0.0
     sampling_temperature: float = 1.0
+    retokenised: bool = False
+    normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
 
-    def losses(self, student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor) -> Tensor:
-        """Return one loss per scored token, [N], in nats.
-
-        Args:
-            student_NV: Student logits; as wide as the teacher's when the method needs a teacher.
-            teacher_NV: Teacher logits, or None when the method needs no teacher.
-            targets_N: The tokens that the text holds at these positions.
-        """
-        raise NotImplementedError
+    @property
+    def needs_teacher(self) -> bool:
+        """A teacher must supply its distribution at every scored token."""
+        return self.objective.divergence is not None
 
 
-class Sft(Method):
-    """Cross-entropy on the corpus."""
-
-    def losses(self, student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor) -> Tensor:
-        return divergences.cross_entropy(student_NV, targets_N)
-
-
-class SeqKD(Sft):
-    """Cross-entropy on text the teacher wrote (Kim & Rush 2016; the paper's Eq. 1)."""
-
-    writer = "teacher"
-
-
-class WordKD(Method):
-    """KL(T || S) on the corpus's tokens (Hinton et al. 2015)."""
-
-    needs_teacher = True
-
-    def losses(self, student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor) -> Tensor:
-        return divergences.forward_kl(student_NV, teacher_NV, self.temperature)
-
-
-class RevKD(Method):
-    """KL(S || T) on the corpus's tokens (the paper's Eq. 2)."""
-
-    needs_teacher = True
-
-    def losses(self, student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor) -> Tensor:
-        return divergences.reverse_kl(student_NV, teacher_NV, self.temperature)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GKD(Method):
-    """JSD(beta) on student text with probability lmbda, else on the corpus (Eq. 3-4)."""
-
-    writer = "student"
-    needs_teacher = True
-    beta: float = 0.5
-
-    def losses(self, student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor) -> Tensor:
-        return divergences.jsd(student_NV, teacher_NV, self.temperature, beta=self.beta)
-
-
-_CLASSES = {"sft": Sft, "seqkd": SeqKD, "word_kd": WordKD, "revkd": RevKD, "gkd": GKD}
+# type -> divergence, and the field that holds its parameter.
+_DIVERGENCES = {
+    "word_kd": (divergences.forward_kl, "probability_epsilon"),
+    "revkd": (divergences.reverse_kl, "probability_epsilon"),
+    "gkd": (divergences.jsd, "beta"),
+    "skew_kl": (divergences.skew_kl, "alpha"),
+    "skew_revkl": (divergences.skew_reverse_kl, "alpha"),
+    "tv": (divergences.total_variation, None),
+    "onpolicy_revkl": (divergences.reverse_kl, None),
+}
 
 
 def build(config: schema.Method) -> Method:
     """Return the method that a study's `methods` entry names."""
-    settings = config.model_dump(exclude={"type"})
-    return _CLASSES[config.type](**settings)
+    if config.type == "sft":
+        return Method(writer="corpus", objective=CROSS_ENTROPY)
+    if config.type == "seqkd":
+        return Method(writer="teacher", objective=CROSS_ENTROPY)
+    divergence, parameter = _DIVERGENCES[config.type]
+    on_policy = isinstance(config, schema.OnPolicy)
+    if on_policy and getattr(config, "mixture", "paper") == "released":
+        divergence = divergences.swapped_jsd
+    return Method(
+        writer="student" if on_policy else "corpus",
+        objective=Objective(
+            divergence=divergence,
+            parameter=getattr(config, parameter) if parameter else 0.0,
+            temperature=config.temperature,
+            tau_squared=config.tau_squared,
+            hard_label_weight=config.hard_label_weight,
+        ),
+        noise=config.noise,
+        normalisation=config.normalisation,
+        **(_sampling(config) if on_policy else {}),
+    )
+
+
+def _sampling(config: schema.OnPolicy) -> dict:
+    return {
+        "lmbda": config.lmbda,
+        "sampling_temperature": config.sampling_temperature,
+        "retokenised": config.on_policy_text == "retokenised",
+    }

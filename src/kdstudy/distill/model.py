@@ -1,18 +1,34 @@
-"""The module that is trained: student body -> scored positions -> head -> the method's loss.
+"""The module that is trained: student body -> scored positions -> fused head and loss.
 
 Shapes: N scored tokens, H hidden width, V vocabulary entries.
 """
 
 import contextlib
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kdstudy.distill import divergences
 from kdstudy.distill.batches import Batch
+from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.methods import Method
-from kdstudy.distill.teacher import LiveTeacher, add_noise
+from kdstudy.distill.teacher import Noise
 from kdstudy.models import parts
+
+
+class Teacher(Protocol):
+    """What a student learns from: `teacher.LiveTeacher`, or `cache.CachedTeacher`.
+
+    Attributes:
+        width: Vocabulary entries it shares with the student.
+        head: Its head over those entries.
+    """
+
+    width: int
+    head: parts.Head
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return its final hidden states at the batch's scored positions, [N, H]."""
 
 
 class DistillModel(nn.Module):
@@ -21,11 +37,12 @@ class DistillModel(nn.Module):
     Args:
         student: Plain or PEFT causal LM.
         method: What is charged per token.
-        teacher: Supplies logits, when the method needs them.
-        autocast: Type for mixed precision (full fine-tuning with float32 weights); None for none.
+        teacher: Supplies hidden states and head, when the method needs them. Entries of the
+            student's vocabulary beyond the teacher's width are sliced off.
+        autocast: Type for mixed precision; None for none.
 
     Raises:
-        InputError: The student changes logits after its head.
+        InputError: The student changes logits after its head in an unknown way.
     """
 
     # transformers.Trainer then passes the step's token count to forward.
@@ -35,13 +52,13 @@ class DistillModel(nn.Module):
         self,
         student: parts.Model,
         method: Method,
-        teacher: LiveTeacher | None = None,
+        teacher: Teacher | None = None,
         autocast: torch.dtype | None = None,
     ):
         super().__init__()
         if method.needs_teacher and teacher is None:
-            raise ValueError(f"{type(method).__name__} needs a teacher's distribution")
-        parts.require_linear_head(student)
+            raise ValueError("the method needs a teacher's distribution")
+        parts.require_known_head(student)
         self.student = student
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
@@ -52,38 +69,40 @@ class DistillModel(nn.Module):
 
         Args:
             batch: The micro-batch.
-            num_items_in_batch: Tokens (or sequences) of the whole optimizer step, over all
-                micro-batches and devices; the loss is this micro-batch's share of the step's.
+            num_items_in_batch: Tokens (or sequences, or groups) of the whole optimizer step, over
+                all micro-batches and devices; the loss is this micro-batch's share of the step's.
                 None returns the weighted sums over the scored tokens, of which nobody has taken
                 a mean.
         """
-        student_NV = self._student_logits(batch)
-        loss = self._weighted(self._losses(student_NV, batch), batch)
-        if num_items_in_batch is not None:
-            return (loss / num_items_in_batch,)
-        entropy = divergences.cross_entropy(student_NV, batch.targets_N)
-        return loss, self._weighted(entropy, batch)
-
-    def _losses(self, student_NV: Tensor, batch: Batch) -> Tensor:
-        if self.teacher is None:
-            return self.method.losses(student_NV, None, batch.targets_N)
-        with self._precision(batch):
-            teacher_NV = self.teacher.logits(batch)
-        teacher_NV = add_noise(teacher_NV, batch, self.method.noise)
-        return self.method.losses(student_NV[:, : self.teacher.width], teacher_NV, batch.targets_N)
-
-    def _student_logits(self, batch: Batch) -> Tensor:
+        validation = num_items_in_batch is None
         with self._precision(batch):
             hidden_NH = parts.scored_hidden(
                 self.student, batch.ids_BL, batch.rows_N, batch.positions_N
             )
-            return parts.head(self.student)(hidden_NH)
+            teacher = self._teacher_side(batch)
+        head = parts.head(self.student)
+        if self.teacher is not None:
+            head = head.narrowed(self.teacher.width)
+        sums = head_loss(
+            hidden_NH if self.autocast is None else hidden_NH.to(self.autocast),
+            head,
+            batch.targets_N,
+            batch.weights_N,
+            self.method.objective,
+            teacher,
+            labels=validation,
+        )
+        return sums if validation else (sums[0] / num_items_in_batch,)
+
+    def _teacher_side(self, batch: Batch) -> TeacherSide | None:
+        if self.teacher is None:
+            return None
+        noise = None
+        if self.method.noise and batch.noise_seeds:
+            noise = Noise(self.method.noise, batch.noise_seeds)
+        return TeacherSide(hidden=self.teacher.hidden(batch), head=self.teacher.head, disturb=noise)
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager:
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(batch.ids_BL.device.type, dtype=self.autocast)
-
-    @staticmethod
-    def _weighted(losses_N: Tensor, batch: Batch) -> Tensor:
-        return (losses_N * batch.weights_N).sum()

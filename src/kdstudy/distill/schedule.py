@@ -1,4 +1,4 @@
-"""When a run logs, evaluates and saves, and its settings in transformers' words."""
+"""A study's training in transformers' words: its configuration, when it saves, its curve."""
 
 import math
 from collections.abc import Sequence
@@ -6,55 +6,84 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
+from kdstudy.data.prompts import Encoded
+from kdstudy.distill import batches
+from kdstudy.distill.config import DistillConfig
 from kdstudy.errors import StageError
 from kdstudy.study import schema
 from kdstudy.study.stages import Progress
+
+# Positions that take about as long as what a forward and backward pass costs whatever its size.
+_PASS = 512
 
 
 class Schedule(TrainerCallback):
     """Says when to log, evaluate and save, and tells `progress` how far the run is."""
 
-    def __init__(self, steps: int, evaluations: int, progress: Progress):
-        self._steps, self._progress = steps, progress
-        self._evaluate_at = {math.ceil(steps * i / evaluations) for i in range(1, evaluations + 1)}
-        self._log_every = max(1, steps // 100)
+    def __init__(self, evaluations: int, progress: Progress):
+        self._evaluations, self._progress = evaluations, progress
+        self._evaluate_at: set[int] = set()
         self._numbers: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parts = range(1, self._evaluations + 1)
+        self._evaluate_at = {math.ceil(state.max_steps * i / self._evaluations) for i in parts}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
         control.should_evaluate = control.should_save = step in self._evaluate_at
-        control.should_log = control.should_evaluate or step % self._log_every == 0
-        self._progress(step, self._steps, "step", **self._numbers)
+        log_every = max(1, state.max_steps // 100)
+        control.should_log = control.should_evaluate or step % log_every == 0
+        self._progress(step, state.max_steps, "step", **self._numbers)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         known = ("loss", "learning_rate", "eval_loss", "eval_cross_entropy")
         self._numbers |= {name: logs[name] for name in known if name in logs}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise StageError(
-                f"step {state.global_step}: the training loss is {logs['loss']}",
-                remedy="lower train.learning_rate, or look for broken weights",
-            )
 
 
-def training_arguments(
-    train: schema.Train, steps: int, folder: Path, seed: int, report_to: Sequence[str]
-) -> TrainingArguments:
-    """Return what transformers.Trainer needs to know.
+def study_config(
+    train: schema.Train, method: schema.Method, rows: Sequence[Encoded], folder: Path, seed: int
+) -> DistillConfig:
+    """Return a study's training as a configuration.
 
     Args:
         train: How to train.
-        steps: Optimizer steps of the run.
+        method: The method.
+        rows: Training rows; their lengths decide how a step is cut where the study does not.
         folder: Where checkpoints go.
-        seed: Seed of everything random in the loop.
-        report_to: Trackers that transformers knows.
+        seed: Seed of everything random in the run.
+
+    Raises:
+        StageError: The batch cannot be shared evenly by the devices.
     """
-    arguments = TrainingArguments(
+    world = DistillConfig(output_dir=str(folder), use_cpu=not torch.cuda.is_available()).world_size
+    if train.batch_size % world:
+        raise StageError(
+            f"batch_size {train.batch_size} cannot be shared evenly by {world} devices",
+            remedy="make it a multiple of the number of devices",
+        )
+    share = train.batch_size // world
+    micro = _micro_batch(share, train.micro_batch_size, [len(row.ids) for row in rows])
+    fields = method.model_dump(exclude={"type", "normalisation"})
+    steps = max(1, round(len(rows) * train.epochs / train.batch_size))
+    return DistillConfig(
         output_dir=str(folder),
+        # What a teacher wrote is a corpus by now.
+        method="sft" if method.type == "seqkd" else method.type,
+        **({} if method.type == "seqkd" else fields),
+        normalisation=getattr(method, "normalisation", None) or train.normalisation,
+        normalisation_group=train.normalisation_group,
+        loss_tokens=train.loss_tokens,
+        max_length=train.max_length,
+        max_truncated_share=1.0,
         seed=seed,
-        # The data loader goes through the whole run once: its order holds every epoch.
-        num_train_epochs=1,
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        # No gradient is kept, so more rows fit than in training.
+        per_device_eval_batch_size=2 * micro,
         learning_rate=train.learning_rate,
         lr_scheduler_type="constant_with_warmup"
         if train.schedule == "constant"
@@ -62,6 +91,7 @@ def training_arguments(
         warmup_steps=min(train.warmup_steps, steps // 10),
         weight_decay=train.weight_decay,
         max_grad_norm=1.0,
+        bf16=_bfloat16(train),
         # `Schedule` decides; these only tell Trainer that it happens.
         eval_strategy="steps",
         eval_steps=steps,
@@ -73,16 +103,63 @@ def training_arguments(
             "eval_loss" if train.select_by == "method_loss" else "eval_cross_entropy"
         ),
         greater_is_better=False,
-        # A NaN must be seen, not replaced by the mean of what came before.
-        logging_nan_inf_filter=False,
-        report_to=list(report_to) or "none",
+        report_to=list(train.report_to) or "none",
         disable_tqdm=True,
-        remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         ddp_broadcast_buffers=False,
         ddp_find_unused_parameters=False,
     )
-    # torch.nn.DataParallel would cut a micro-batch again, behind the token count's back.
-    _ = arguments.device
-    arguments._n_gpu = min(1, arguments._n_gpu)
-    return arguments
+
+
+def curve(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Return one row per evaluation: losses, and the mean training loss since the last one.
+
+    Args:
+        history: `TrainerState.log_history`.
+    """
+    rows, losses, before, rate = [], [], 0, 0.0
+    for entry in history:
+        if "loss" in entry:
+            losses.append((entry["step"] - before, entry["loss"]))
+            before, rate = entry["step"], entry["learning_rate"]
+        elif "eval_loss" in entry:
+            steps = sum(n for n, _ in losses)
+            rows.append(
+                {
+                    "step": entry["step"],
+                    "loss": sum(n * loss for n, loss in losses) / steps,
+                    "eval_loss": entry["eval_loss"],
+                    "eval_cross_entropy": entry["eval_cross_entropy"],
+                    "learning_rate": rate,
+                }
+            )
+            losses = []
+    return rows
+
+
+def _bfloat16(train: schema.Train) -> bool:
+    if train.precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return train.precision == "bfloat16"
+
+
+def _micro_batch(share: int, most: int | None, lengths: Sequence[int]) -> int:
+    """Return the rows of a micro-batch, a divisor of the device's share of a step.
+
+    Smaller ones hold less padding, as rows of like length go together, but every pass has a cost
+    of its own; with no limit given the cheapest is taken, estimated over random steps.
+    """
+    sizes = [size for size in range(1, share + 1) if share % size == 0]
+    if most is not None:
+        return max(size for size in sizes if size <= most)
+    steps = batches.order(len(lengths), steps=min(100, len(lengths)), batch_size=share, seed=0)
+
+    def cost(size: int) -> int:
+        cut = [
+            max(lengths[step[i]] for i in part) * len(part)
+            for step in steps
+            for part in batches.by_length([lengths[i] for i in step], share // size)
+        ]
+        return sum(cut) + _PASS * len(cut)
+
+    return min(sizes, key=cost)

@@ -1,7 +1,10 @@
 """Teacher signals: hidden states at scored positions, the head that reads them, and noise.
 
-Shapes: B rows, L positions, N scored tokens, H hidden width, V vocabulary entries.
+Shapes: N scored tokens, C of them, H hidden width, V vocabulary entries.
 """
+
+import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +30,8 @@ class LiveTeacher:
     def __init__(self, model: parts.Model, width: int):
         self.model = model.eval().requires_grad_(False)
         self.width = width
-        parts.require_linear_head(model)
+        parts.require_known_head(model)
+        self.head = parts.head(model).narrowed(width)
 
     # no_grad and not inference_mode: the divergence's backward pass saves what comes out of here.
     @torch.no_grad()
@@ -36,30 +40,29 @@ class LiveTeacher:
         assert not self.model.training, "a teacher never drops out"
         return parts.scored_hidden(self.model, batch.ids_BL, batch.rows_N, batch.positions_N)
 
-    @torch.no_grad()
-    def logits(self, batch: Batch) -> Tensor:
-        """Return the teacher's logits at the batch's scored positions, [N, V]."""
-        return parts.head(self.model)(self.hidden(batch))[:, : self.width]
 
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on the teacher's logits, for `fused.TeacherSide.disturb`.
 
-def add_noise(logits_NV: Tensor, batch: Batch, scale: float) -> Tensor:
-    """Return logits plus Gaussian noise of standard deviation `scale`, in float32, [N, V].
+    Every scored token has its own generator: the noise depends neither on how a step is cut into
+    micro-batches nor on how those are cut into chunks.
 
-    Each row has its own generator, seeded by the trainer from run seed, optimizer step and the
-    row's place in the step: the noise is fresh at every step and does not depend on how a step is
-    cut into micro-batches. Batches without seeds (validation) are never disturbed.
+    Attributes:
+        scale: Standard deviation.
+        seeds: One seed for each scored token.
     """
-    if not scale or not batch.noise_seeds:
-        return logits_NV
-    tokens = torch.bincount(batch.rows_N, minlength=len(batch.noise_seeds)).tolist()
-    generator = torch.Generator(device=logits_NV.device)
-    noise = [
-        torch.randn(
-            (n, logits_NV.shape[1]),
-            generator=generator.manual_seed(seed),
-            device=logits_NV.device,
-        )
-        for n, seed in zip(tokens, batch.noise_seeds, strict=True)
-    ]
-    wide = torch.promote_types(logits_NV.dtype, torch.float32)
-    return logits_NV.to(wide) + scale * torch.cat(noise)
+
+    scale: float
+    seeds: Sequence[int]
+
+    def __call__(self, logits_CV: Tensor, at: slice) -> Tensor:
+        """Return the logits of the tokens `at`, disturbed, in float32 at least."""
+        noisy_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32), copy=True)
+        generator = torch.Generator(device=logits_CV.device)
+        for row_V, seed in zip(noisy_CV, self.seeds[at], strict=True):
+            drawn_V = torch.randn(
+                row_V.shape, generator=generator.manual_seed(seed), device=row_V.device
+            )
+            row_V.add_(drawn_V, alpha=self.scale)
+        return noisy_CV

@@ -9,94 +9,97 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from peft import PeftConfig
 from torch.utils.data import DataLoader
-from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches
-from kdstudy.distill.model import DistillModel
-from kdstudy.distill.schedule import Schedule, training_arguments
-from kdstudy.errors import StageError
+from kdstudy.distill import assemble, batches
+from kdstudy.distill.config import DistillConfig
+from kdstudy.distill.guard import Guard
+from kdstudy.distill.model import DistillModel, Teacher
+from kdstudy.distill.rows import encode_dataset, require_enough
+from kdstudy.errors import InputError, StageError
+from kdstudy.models import load
+from kdstudy.models.parts import Model, plain
 from kdstudy.models.sample import sample, seed_of
-from kdstudy.study import schema
-from kdstudy.study.stages import Progress, silent
 
-_WEIGHTS, _COUNTS = "model.safetensors", "counts.json"
+_COUNTS = "counts.json"
 
 
 class DistillTrainer(Trainer):
-    """Trains the student of a `DistillModel`.
+    """Trains a student, alone or from a teacher.
 
     The optimizer step's denominator (response tokens, or sequences) is counted over all its
     micro-batches and devices, after on-policy text has been sampled; cutting a step differently
-    changes memory and not the result. Checkpoints hold what is trained and nothing frozen.
+    changes memory and not the result. Checkpoints are folders that PEFT or transformers load.
 
     Args:
-        model: Student, method and teacher.
-        train: How to train.
-        rows: Training rows.
-        validation: Rows the method's own loss is measured on.
-        corpus_validation: Rows the cross-entropy is measured on; None when they are `validation`.
-        folder: Where checkpoints go, and where an interrupted run is found.
-        seed: Seed of the row order, dropout, noise and on-policy text.
-        eos_ids: Tokens that end on-policy text.
-        micro_batch_size: Rows per forward pass and device; None for the whole step.
-        report_to: Trackers that transformers knows.
-        progress: Told after every optimizer step.
+        model: The student: a model, or the name of one (zoo, folder or Hub id).
+        teacher_model: The teacher, likewise, or an object with `width`, `head` and `hidden`
+            (`distill.model.Teacher`); None for a method without one.
+        args: How to train.
+        train_dataset: Rows as `distill.rows.encode_dataset` takes them.
+        eval_dataset: Rows that `evaluate` measures the method's own loss on.
+        corpus_dataset: Rows that it measures the cross-entropy on, when those are others.
+        processing_class: The student's tokenizer; None loads it from where the model came from.
+        peft_config: Adapter to train in the student's place.
+        callbacks: As in `Trainer`.
+        optimizers: As in `Trainer`.
+
+    Raises:
+        InputError: Rows do not fit, models do not match, or the configuration contradicts itself.
     """
 
     def __init__(
         self,
-        model: DistillModel,
-        train: schema.Train,
+        model: Model | str,
+        teacher_model: Model | Teacher | str | None = None,
+        args: DistillConfig | None = None,
         *,
-        rows: Sequence[Encoded],
-        validation: Sequence[Encoded],
-        corpus_validation: Sequence[Encoded] | None = None,
-        folder: Path,
-        seed: int,
-        eos_ids: Sequence[int] = (),
-        micro_batch_size: int | None = None,
-        report_to: Sequence[str] = (),
-        progress: Progress = silent,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        corpus_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        optimizers: tuple = (None, None),
     ):
-        self.settings, self.seed, self.eos_ids = train, seed, tuple(eos_ids)
-        self.rows, self.validation = rows, validation
-        self.corpus_validation = corpus_validation
+        args = args or DistillConfig()
+        method = args.built_method()
+        student, tokenizer = assemble.student(model, args, processing_class, peft_config)
+        self.weighing = args.weighing(method)
+        self.eos_ids = load.eos_ids(student, tokenizer)
+        self.rows = _rows("train_dataset", train_dataset, tokenizer, args)
+        self.validation = _rows("eval_dataset", eval_dataset, tokenizer, args)
+        self.corpus_validation = _rows("corpus_dataset", corpus_dataset, tokenizer, args)
+        everything = (*self.rows, *self.validation)
+        teacher = assemble.teacher(teacher_model, method, args, student, tokenizer, everything)
         self.tokens = self.cells = self.real = 0
-        self._order = batches.order(
-            len(rows), epochs=train.epochs, batch_size=train.batch_size, seed=seed
+        self._guard = Guard()
+        self._order = self._plan(args)
+        super().__init__(
+            model=DistillModel(student, method, teacher),
+            args=args,
+            train_dataset=self.rows,
+            eval_dataset=self.validation or None,
+            processing_class=tokenizer,
+            callbacks=[*callbacks, self._guard],
+            optimizers=optimizers,
         )
-        arguments = training_arguments(train, len(self._order), folder, seed, report_to)
-        world = max(1, arguments.world_size)
-        if train.batch_size % world:
-            raise StageError(
-                f"batch_size {train.batch_size} cannot be shared evenly by {world} devices",
-                remedy="make it a multiple of the number of devices",
-            )
-        share = train.batch_size // world
-        self._micro = min(micro_batch_size or share, share)
-        arguments.gradient_accumulation_steps = math.ceil(share / self._micro)
-        super().__init__(model=model, args=arguments, eval_dataset=list(validation))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise StageError(
                 "FSDP and DeepSpeed are configured for this process",
                 why="checkpoints and on-policy text are written for whole models on each device",
                 remedy="start it on one device, or with plain data parallelism (DDP)",
             )
-        self.remove_callback(PrinterCallback)
-        self.add_callback(Schedule(len(self._order), train.evaluations, progress))
 
     def run(self) -> None:
-        """Train from the last whole checkpoint in the folder, or from the start.
-
-        At the end the student holds the weights with the lowest selected validation loss.
+        """Train from the last whole checkpoint in the output folder, or from the start.
 
         Raises:
-            StageError: The loss is no longer a finite number.
+            StageError: A loss or gradient is no longer a finite number.
         """
         folder = Path(self.args.output_dir)
         for checkpoint in folder.glob("checkpoint-*"):
@@ -107,80 +110,98 @@ class DistillTrainer(Trainer):
         self.train(resume_from_checkpoint=last)
 
     @property
-    def padding_share(self) -> float:
-        """Share of all training positions that were padding."""
-        return 1 - self.real / self.cells
+    def student(self) -> Model:
+        """The student, with its adapter if it has one."""
+        return self.model.student
 
-    def curve(self) -> list[dict[str, float]]:
-        """Return one row per evaluation: losses, and the mean training loss since the last one."""
-        curve, losses, before = [], [], 0
-        for entry in self.state.log_history:
-            if "loss" in entry:
-                losses.append((entry["step"] - before, entry["loss"]))
-                before, rate = entry["step"], entry["learning_rate"]
-            elif "eval_loss" in entry:
-                steps = sum(n for n, _ in losses)
-                curve.append(
-                    {
-                        "step": entry["step"],
-                        "loss": sum(n * loss for n, loss in losses) / steps,
-                        "eval_loss": entry["eval_loss"],
-                        "eval_cross_entropy": entry["eval_cross_entropy"],
-                        "learning_rate": rate,
-                    }
-                )
-                losses = []
-        return curve
+    @property
+    def padding_share(self) -> float:
+        """Share of all training positions so far that were padding."""
+        return 1 - self.real / self.cells if self.cells else 0.0
 
     # What follows overrides transformers.Trainer.
 
     def get_train_dataloader(self) -> DataLoader:
-        """Yield this device's micro-batches of the whole run as lists of rows."""
+        """Yield the row numbers of this device's micro-batches, for the whole run."""
         rank, world = self.args.process_index, max(1, self.args.world_size)
+        size = self.args.per_device_train_batch_size
         mine = [
             micro
             for step in self._order
-            for micro in batches.split(_share(step, rank, world), self._micro)
+            for micro in batches.split(_share(step, rank, world), size)
         ]
         # Not accelerator.prepare: rows are shared out here, and the order is the run's own. The
         # loader's private generator keeps it from drawing on the one that dropout uses.
         return DataLoader(
-            self.rows, batch_sampler=mine, collate_fn=list, generator=torch.Generator()
+            range(len(self.rows)),
+            batch_sampler=mine,
+            collate_fn=list,
+            generator=torch.Generator(),
         )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], int]:
         """Return one optimizer step's micro-batches and its denominator over all devices."""
-        micros: list[list[Encoded]] = [next(epoch_iterator) for _ in range(num_batches)]
-        rows = [row for micro in micros for row in micro]
+        numbers = [n for _ in range(num_batches) for n in next(epoch_iterator)]
+        rows = [self.rows[n] for n in numbers]
         step = self.state.global_step
+        method = self.model.method
         if self._on_policy(step):
             rows = self._sampled(rows, step)
-        noise = self._row_seeds("noise", step, len(rows)) if self.model.method.noise else []
-        settings = self.settings
-        total = batches.count(rows, settings.loss_tokens, settings.normalisation)
-        inputs = [
-            {"batch": self._collate(micro, seeds)}
-            for micro, seeds in zip(
-                batches.split(rows, self._micro),
-                batches.split(noise, self._micro) or [[]] * num_batches,
-                strict=True,
+        weights, denominator = self.weighing.weights(rows)
+        seeds = self._row_seeds("noise", step, len(rows)) if method.noise else None
+        parts = batches.by_length([len(row.ids) for row in rows], num_batches)
+        made = [
+            batches.collate(
+                [rows[i] for i in part],
+                self.weighing,
+                self.args.device,
+                weights=[weights[i] for i in part],
+                noise_seeds=[seeds[i] for i in part] if seeds else (),
             )
+            for part in parts
         ]
-        return inputs, self._count(rows, [i["batch"] for i in inputs], total)
+        self._guard.begin(step, [[numbers[i] for i in part] for part in parts])
+        return [{"batch": batch} for batch in made], self._count(rows, made, denominator)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure the method's own loss and the corpus cross-entropy on the validation rows."""
-        self.model.eval()
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in Trainer; the loss is remembered until the step's gradients are checked."""
+        loss = super().training_step(*args, **kwargs)
+        self._guard.losses.append(loss)
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure the method's own loss and the cross-entropy of the corpus's tokens.
+
+        Args:
+            eval_dataset: Rows; None for those the trainer was made with.
+            ignore_keys: Not used.
+            metric_key_prefix: Put before the names of both.
+
+        Raises:
+            StageError: One of them is not a finite number.
+        """
+        rows, corpus = self.validation, self.corpus_validation
+        if eval_dataset is not None:
+            tokenizer = self.processing_class
+            rows, corpus = _rows("eval_dataset", eval_dataset, tokenizer, self.args), ()
+        if not rows:
+            raise InputError("evaluate: there are no rows", remedy="give the trainer eval_dataset")
+        model = self._wrap_model(self.model, training=False)
+        model.eval()
         with torch.no_grad():
-            loss, entropy = self._validation_means()
-        metrics = {"eval_loss": loss, "eval_cross_entropy": entropy}
+            loss, entropy = self._means(model, rows)
+            if corpus:
+                _, entropy = self._means(model, corpus)
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_cross_entropy": entropy}
         if not all(map(math.isfinite, metrics.values())):
             raise StageError(
                 f"step {self.state.global_step}: the validation loss is {loss}, "
                 f"the cross-entropy {entropy}",
-                remedy="lower train.learning_rate, or look for broken weights",
+                remedy="lower the learning rate, or look for broken weights",
             )
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
@@ -188,89 +209,90 @@ class DistillTrainer(Trainer):
         )
         return metrics
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in Trainer, with the padding so far; epochs are passes over the rows."""
+        if "loss" in logs:
+            logs["padding_share"] = round(self.padding_share, 4)
+        if self.state.epoch is not None:
+            # The loader holds the whole run, which Trainer takes for one epoch.
+            done = self.state.global_step * self._rows_per_step() / len(self.rows)
+            self.state.epoch = round(done, 4)
+        super().log(logs, start_time)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the trained parameters only."""
+        """Save the student as PEFT or transformers do, and the tokenizer."""
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        trained = _trained(self.model)
-        if state_dict is not None:
-            trained = {name: state_dict[name] for name in trained}
-        save_file({k: v.detach().contiguous() for k, v in trained.items()}, folder / _WEIGHTS)
+        base = plain(self.student).config._name_or_path
+        load.save(self.student, folder, self.processing_class, base=base)
         counts = {"tokens": self.tokens, "cells": self.cells, "real": self.real}
         (folder / _COUNTS).write_text(json.dumps(counts))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        self._restore(folder)
+        load.restore(self.student, folder)
         for name, value in json.loads((folder / _COUNTS).read_text()).items():
             setattr(self, name, value)
 
     def _load_best_model(self) -> None:
-        self._restore(Path(self.state.best_model_checkpoint))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save, then keep the best checkpoint and the last one."""
-        super()._save_checkpoint(model, trial)
-        # Not save_total_limit: that sorts by modification time and warns where time is coarse.
-        keep = {self.state.best_global_step, self.state.global_step}
-        if self.args.should_save:
-            for checkpoint in Path(self.args.output_dir).glob("checkpoint-*"):
-                if int(checkpoint.name.rsplit("-", 1)[1]) not in keep:
-                    shutil.rmtree(checkpoint)
+        load.restore(self.student, Path(self.state.best_model_checkpoint))
 
     # Our own parts.
 
-    def _restore(self, folder: Path) -> None:
-        saved, trained = load_file(folder / _WEIGHTS), _trained(self.model)
-        if saved.keys() != trained.keys():
-            raise StageError(
-                f"{folder}: was made by another training (its parameters have other names)",
-                remedy="delete the folder and train again",
-            )
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(saved[name])
-
-    def _collate(self, rows: Sequence[Encoded], noise: Sequence[int] = ()) -> batches.Batch:
-        return batches.collate(
-            rows,
-            loss_tokens=self.settings.loss_tokens,
-            normalisation=self.settings.normalisation,
-            device=self.args.device,
-            noise_seeds=noise,
+    def _plan(self, args: DistillConfig) -> list[list[int]]:
+        """Return the row numbers of every optimizer step, and tell `args` how many there are."""
+        order = batches.order(
+            len(self.rows),
+            steps=args.max_steps if args.max_steps > 0 else None,
+            epochs=args.num_train_epochs,
+            batch_size=self._rows_per_step(args),
+            seed=args.seed if args.data_seed is None else args.data_seed,
         )
+        args.max_steps = len(order)
+        return order
+
+    def _rows_per_step(self, args: DistillConfig | None = None) -> int:
+        args = args or self.args
+        size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        return size * max(1, args.world_size)
 
     def _on_policy(self, step: int) -> bool:
         """Draw lmbda once per optimizer step, alike on every device."""
-        draw = random.Random(seed_of("lmbda", self.seed, step)).random()
+        draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
 
     def _row_seeds(self, purpose: str, step: int, rows: int) -> list[int]:
         first = self.args.process_index * rows
-        return [seed_of(purpose, self.seed, step, first + i) for i in range(rows)]
+        return [seed_of(purpose, self.args.seed, step, first + i) for i in range(rows)]
 
     def _sampled(self, rows: Sequence[Encoded], step: int) -> list[Encoded]:
         """Replace the responses by the student's own, ids as drawn; LoRA dropout off meanwhile."""
-        student, teacher = self.model.student, self.model.teacher
+        student, teacher, method = self.student, self.model.teacher, self.model.method
         training = student.training
         student.eval()
         texts = sample(
             student,
             [row.ids[: row.prompt_length] for row in rows],
-            max_new_tokens=[self.settings.max_length - row.prompt_length for row in rows],
-            temperature=self.model.method.sampling_temperature,
+            max_new_tokens=[self.args.max_length - row.prompt_length for row in rows],
+            temperature=method.sampling_temperature,
             seeds=self._row_seeds("sample", step, len(rows)),
             eos_ids=self.eos_ids,
             pad_id=0,
             width=teacher.width if teacher else None,
         )
         student.train(training)
-        return [
+        written = [
             Encoded((*row.ids[: row.prompt_length], *text.ids), row.prompt_length)
             for row, text in zip(rows, texts, strict=True)
         ]
+        return [self._retokenised(row) for row in written] if method.retokenised else written
+
+    def _retokenised(self, row: Encoded) -> Encoded:
+        text = self.processing_class.decode(row.ids, skip_special_tokens=True)
+        ids = tuple(self.processing_class(text)["input_ids"][: self.args.max_length])
+        return Encoded(ids, min(row.prompt_length, len(ids)))
 
     def _count(
         self, rows: Sequence[Encoded], made: Sequence[batches.Batch], denominator: int
@@ -290,34 +312,34 @@ class DistillTrainer(Trainer):
         self.cells += cells
         return denominator
 
-    def _validation_means(self) -> tuple[float, float]:
-        loss, entropy = self._means(self.validation)
-        if self.corpus_validation is not None:
-            _, entropy = self._means(self.corpus_validation)
-        return loss, entropy
-
-    def _means(self, rows: Sequence[Encoded]) -> tuple[float, float]:
+    def _means(self, model: torch.nn.Module, rows: Sequence[Encoded]) -> tuple[float, float]:
         """Return the method's loss and the cross-entropy; every device measures all rows."""
         sums = torch.zeros(2, dtype=torch.float64)
-        for batch in self._validation_batches(rows):
-            sums += torch.stack(self.model_wrapped(batch)).double().cpu()
-        loss, entropy = (sums / self._denominator(rows)).tolist()
+        weights, denominator = self.weighing.weights(rows)
+        # By length, so that little is padding.
+        parts = math.ceil(len(rows) / self.args.per_device_eval_batch_size)
+        for part in batches.by_length([len(row.ids) for row in rows], parts):
+            batch = batches.collate(
+                [rows[i] for i in part],
+                self.weighing,
+                self.args.device,
+                weights=[weights[i] for i in part],
+            )
+            sums += torch.stack(model(batch)).double().cpu()
+        loss, entropy = (sums / denominator).tolist()
         return loss, entropy
 
-    def _denominator(self, rows: Sequence[Encoded]) -> int:
-        return batches.count(rows, self.settings.loss_tokens, self.settings.normalisation)
 
-    def _validation_batches(self, rows: Sequence[Encoded]) -> Iterator[batches.Batch]:
-        # By length, so that little is padding; no gradient is kept, so more rows fit than in
-        # training.
-        for group in batches.split(sorted(rows, key=lambda r: len(r.ids)), 2 * self._micro):
-            yield self._collate(group)
+def _rows(
+    name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig
+) -> tuple[Encoded, ...]:
+    if dataset is None:
+        return ()
+    rows = encode_dataset(dataset, tokenizer, args.max_length)
+    require_enough({name: rows}, args.max_length, args.max_truncated_share)
+    return rows.rows
 
 
 def _share(step: list[int], rank: int, world: int) -> list[int]:
     size = len(step) // world
     return step[rank * size : (rank + 1) * size]
-
-
-def _trained(model: DistillModel) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}

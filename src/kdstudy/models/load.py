@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -23,7 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as progress
 
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, StageError
 from kdstudy.models.parts import Model, plain
 from kdstudy.models.resolve import fetch
 from kdstudy.study import schema
@@ -103,7 +110,7 @@ def load_model(
     Raises:
         InputError: The folder is no causal LM, weights are missing, or the adapter did not load.
     """
-    _require_causal_lm(folder, trust_remote_code)
+    require_causal_lm(folder, trust_remote_code)
     try:
         with _quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -131,6 +138,35 @@ def load_model(
     model.eval()
     assert not any(module.training for module in model.modules()), "eval mode reaches every layer"
     return model
+
+
+def require_causal_lm(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse a folder that is no causal LM with safetensors weights.
+
+    Raises:
+        InputError: It lacks a configuration or weights, or holds another kind of model.
+    """
+    _require_folder(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: has no config.json", remedy="give the folder save_pretrained wrote"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder}: has no *.safetensors weights",
+            why="other weight files are pickles, which can run code",
+            remedy="download the safetensors files, or convert: model.save_pretrained(folder)",
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as e:
+        raise InputError(f"{folder}: config.json cannot be used ({_first_line(e)})") from e
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
+        raise InputError(
+            f"{folder}: {config.model_type} is not a causal language model",
+            remedy="choose a decoder-only model, such as one of the Qwen2 or Llama family",
+        )
 
 
 def put_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
@@ -271,46 +307,34 @@ def save(model: Model, out: Path, tokenizer: PreTrainedTokenizerBase, base: str 
         (out / "README.md").unlink(missing_ok=True)
     else:
         with _quiet():
-            model.save_pretrained(out)
+            # One file: a checkpoint is read back whole.
+            model.save_pretrained(out, max_shard_size="1TB")
     tokenizer.save_pretrained(out)
 
 
-def common_width(
-    student_tokenizer: PreTrainedTokenizerBase,
-    teacher_tokenizer: PreTrainedTokenizerBase,
-    student: Model,
-    teacher: Model,
-) -> int:
-    """Return how many vocabulary entries student and teacher share.
-
-    The token -> id maps must be equal; the models may pad their output layers differently
-    (Qwen2.5: 151,936 and 152,064). The wider one is sliced. Padding the narrower one would give
-    phantom tokens probability.
+def restore(model: Model, folder: Path) -> None:
+    """Put the weights that `save` wrote back into the model they came from.
 
     Raises:
-        InputError: The tokenizers differ, or an output layer is narrower than the vocabulary.
+        StageError: The folder holds the weights of another model.
     """
-    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-    if ours != theirs:
-        token = min(
-            (t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)),
-            key=lambda t: (min(ours.get(t, len(ours)), theirs.get(t, len(theirs))), t),
+    adapted = isinstance(model, PeftModel)
+    saved = load_file(folder / ("adapter_model.safetensors" if adapted else "model.safetensors"))
+    own = model.state_dict()
+    if adapted:
+        own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    strangers = [n for n, v in saved.items() if n not in own or own[n].shape != v.shape]
+    # A tied output layer is not in the file.
+    tied = set() if adapted else set(plain(model).all_tied_weights_keys)
+    if strangers or own.keys() - saved.keys() - tied:
+        raise StageError(
+            f"{folder}: was made by another training (its parameters have other names or shapes)",
+            remedy="delete the folder and train again",
         )
-        raise InputError(
-            f"student and teacher have different tokenizers: {token!r} is "
-            f"{_id(ours, token)} for the student and {_id(theirs, token)} for the teacher",
-            why="their distributions are over different tokens",
-            remedy="choose a teacher of the student's family, or method seqkd, which needs text",
-        )
-    width = min(plain(m).get_output_embeddings().weight.shape[0] for m in (student, teacher))
-    needed = max(ours.values()) + 1
-    if width < needed:
-        raise InputError(
-            f"the tokenizer has {needed} tokens but an output layer has only {width}",
-            why="some tokens could never be predicted",
-            remedy="use the tokenizer the models were trained with",
-        )
-    return width
+    if adapted:
+        set_peft_model_state_dict(model, saved)
+    else:
+        model.load_state_dict(saved, strict=False)
 
 
 def _tokenizer_class(folder: Path) -> type:
@@ -330,30 +354,6 @@ def _tokenizer_class(folder: Path) -> type:
 def _require_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such model folder", remedy="check the path")
-
-
-def _require_causal_lm(folder: Path, trust_remote_code: bool) -> None:
-    _require_folder(folder)
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: has no config.json", remedy="give the folder save_pretrained wrote"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{folder}: has no *.safetensors weights",
-            why="other weight files are pickles, which can run code",
-            remedy="download the safetensors files, or convert: model.save_pretrained(folder)",
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{folder}: config.json cannot be used ({_first_line(e)})") from e
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
-        raise InputError(
-            f"{folder}: {config.model_type} is not a causal language model",
-            remedy="choose a decoder-only model, such as one of the Qwen2 or Llama family",
-        )
 
 
 def _require_loaded(model: PeftModel, expected: dict[str, torch.Tensor], adapter: Path) -> None:
@@ -386,10 +386,6 @@ def _quiet() -> Iterator[None]:
     finally:
         if bars:
             progress.enable_progress_bar()
-
-
-def _id(vocabulary: dict[str, int], token: str) -> Any:
-    return vocabulary.get(token, "missing")
 
 
 def _first_line(error: Exception) -> str:

@@ -3,21 +3,48 @@
 Shapes: B rows, L positions, N scored tokens, H hidden width, V vocabulary entries.
 """
 
+import dataclasses
+
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdstudy.errors import InputError
 
 Model = PreTrainedModel | PeftModel
-# What models do to logits after the head; scoring without it would train on another distribution.
-_AFTER_HEAD = {
-    "final_logit_softcapping": None,
-    "logits_scaling": 1,
-    "logit_scale": 1,
-    "lm_head_multiplier": 1,
-}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """What turns a final hidden state h into logits: cap(scale * (weight @ h + bias)).
+
+    Attributes:
+        weight: [V, H].
+        bias: [V], or None.
+        scale: Factor on the logits (Cohere, Granite, Falcon-H1); 1 elsewhere.
+        softcap: Logits become softcap * tanh(logits / softcap) (Gemma 2); None for none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def narrowed(self, width: int) -> "Head":
+        """Return the head of the first `width` vocabulary entries; nothing is copied."""
+        bias = None if self.bias is None else self.bias[:width]
+        return dataclasses.replace(self, weight=self.weight[:width], bias=bias)
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """Return the logits of all entries at once, [N, V], in the weight's type."""
+        logits_NV = nn.functional.linear(hidden_NH.to(self.weight.dtype), self.weight, self.bias)
+        logits_NV = logits_NV * self.scale
+        if self.softcap is None:
+            return logits_NV
+        return self.softcap * torch.tanh(logits_NV / self.softcap)
 
 
 def plain(model: Model) -> PreTrainedModel:
@@ -25,9 +52,34 @@ def plain(model: Model) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def head(model: Model) -> nn.Module:
-    """Return the module that maps hidden states [..., H] to logits [..., V]."""
-    return plain(model).get_output_embeddings()
+def head(model: Model) -> Head:
+    """Return the model's head.
+
+    Raises:
+        InputError: It is no linear layer, or carries an adapter.
+    """
+    base = plain(model)
+    layer = base.get_output_embeddings()
+    if isinstance(layer, ModulesToSaveWrapper):
+        layer = layer.modules_to_save[layer.active_adapters[0]]
+    if not isinstance(layer, nn.Linear) or isinstance(layer, BaseTunerLayer):
+        raise InputError(
+            f"{_name(base)}: its output layer is {type(layer).__name__}",
+            why="the loss is computed in chunks from a plain weight matrix",
+            remedy="put no adapter on the output layer; to train it whole, name it in PEFT's "
+            "modules_to_save",
+        )
+    scale, softcap = after_head(base.config)
+    return Head(weight=layer.weight, bias=layer.bias, scale=scale, softcap=softcap)
+
+
+def after_head(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """Return what a model's configuration says happens to its logits: scale and soft cap."""
+    scale = 1.0
+    for factor in ("logit_scale", "lm_head_multiplier"):
+        scale *= getattr(config, factor, None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    return scale, getattr(config, "final_logit_softcapping", None)
 
 
 def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
@@ -44,36 +96,32 @@ def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Ten
     return hidden_BLH[rows_N, positions_N]
 
 
-def require_linear_head(model: Model) -> None:
-    """Refuse a model whose logits are more than its head applied to its last hidden state.
+def require_known_head(model: Model) -> None:
+    """Refuse a model whose logits are not its `Head` applied to its last hidden state.
 
     Raises:
-        InputError: The configuration names a soft cap or scale, or a trial run differs.
+        InputError: A trial run differs.
     """
     base = plain(model)
-    name = getattr(base.config, "model_type", type(base).__name__)
-    remedy = "choose a model whose logits come straight from its output layer"
-    for key, neutral in _AFTER_HEAD.items():
-        value = getattr(base.config, key, None)
-        if value is not None and value != neutral:
-            raise InputError(
-                f"{name}: config.json sets {key} = {value}",
-                why="the loss is computed from the head alone and would miss it",
-                remedy=remedy,
-            )
     ids_BL = torch.arange(4, device=base.device)[None] % base.config.vocab_size
     at_N = torch.arange(4, device=base.device)
     training = model.training
     model.eval()
     with torch.no_grad():
         whole_NV = base(input_ids=ids_BL, use_cache=False).logits[0]
-        split_NV = head(model)(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
+        split_NV = head(model).logits(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
     model.train(training)
     tolerance = 1e-4 if whole_NV.dtype == torch.float32 else 5e-2
     gap = (whole_NV.float() - split_NV.float()).abs().max()
     if not gap <= tolerance * (1 + whole_NV.float().abs().max()):
         raise InputError(
-            f"{name}: its logits differ from its output layer's by up to {gap:.3g}",
-            why="the model changes them after its output layer, and the loss would miss that",
-            remedy=remedy,
+            f"{_name(base)}: its logits differ from its output layer's by up to {gap:.3g}",
+            why="the model changes them after its output layer in a way that its configuration "
+            "does not say, and the loss would miss that",
+            remedy="choose a model whose logits come from its output layer, scaled or soft-capped "
+            "at most",
         )
+
+
+def _name(model: PreTrainedModel) -> str:
+    return getattr(model.config, "model_type", type(model).__name__)

@@ -1,12 +1,10 @@
 """One batch sampler, for on-policy training and for evaluation.
 
-Shapes: B prompts, A prompts still being written, L padded length so far, V vocabulary entries.
+Shapes: B prompts, A prompts still being written, C of them drawn together, L padded length so far,
+V vocabulary entries, K pieces of a row.
 
 Why not `model.generate`: it draws a whole batch from one random stream, so that a text depends on
-its neighbours, and it keeps computing rows that have finished. Measured on one CPU core, 64 rows,
-completions of 40 tokens on average, useful tokens per second of generate and of this loop: 2,500
-and 6,000 (width 64, 2,048 tokens), 1,400 and 3,100 (width 128), 140 and 590 (152,064 tokens, where
-torch.multinomial dominates).
+its neighbours, and it keeps computing rows that have finished. `bench/decode.py` compares the two.
 """
 
 import dataclasses
@@ -17,9 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from kdstudy.models import parts
 from kdstudy.records import content_id
+
+# The first level of the inverse CDF sums this many entries at a time: few enough that the second
+# level costs nothing, enough that a vocabulary of 150,000 makes a short list of sums.
+BLOCK = 512
+# On a CPU, probabilities are made for so many entries at once: their memory then stays in cache
+# and is used again by the next rows, where a whole batch of them would be paged in at every step.
+_CHUNK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ def sample(
         ]
         if not going:
             break
+        going = _last_into_gaps(going)
         rows = [rows[a] for a in going]
         steps.advance(next_A, going)
     return [Sampled(tuple(ids), "eos" if ids[-1] in ends else "length") for ids in texts]
@@ -106,29 +113,122 @@ def draw(logits_AV: Tensor, u_A: Tensor, temperature: float, top_p: float = 1.0)
     """Return the token whose stretch of the cumulative distribution holds u, [A].
 
     Args:
-        logits_AV: Logits.
-        u_A: Numbers in [0, 1).
+        logits_AV: Logits of any floating-point type; -inf for a token that cannot be drawn.
+        u_A: Numbers in [0, 1), float64: float32 ones are multiples of 2^-24, too coarse for a
+            large vocabulary's rare tokens.
         temperature: Divides the logits; above 0.
         top_p: Nucleus.
+
+    Raises:
+        ValueError: A row holds NaN or +inf, or nothing but -inf.
     """
-    p_AV = torch.softmax(logits_AV.float() / temperature, dim=-1)
-    if top_p < 1:
-        sorted_AV, order_AV = p_AV.sort(dim=-1, descending=True)
-        before_AV = sorted_AV.cumsum(-1) - sorted_AV
-        p_AV = p_AV.scatter(-1, order_AV, sorted_AV.masked_fill(before_AV >= top_p, 0))
-    cdf_AV = p_AV.cumsum(-1)
-    total_A1 = cdf_AV[:, -1:].clone()
-    drawn_A1 = torch.searchsorted(cdf_AV, u_A[:, None] * total_A1, right=True)
-    # u * total may round up to total; the last token with any probability is then meant.
-    last_A1 = torch.searchsorted(cdf_AV, total_A1)
-    return torch.minimum(drawn_A1, last_A1)[:, 0]
+    rows, width = logits_AV.shape
+    together = max(1, _CHUNK // width) if logits_AV.is_cpu else rows
+    drawn = []
+    for logits_CV, u_C in zip(logits_AV.split(together), u_A.split(together), strict=True):
+        p_CV = torch.softmax(logits_CV.float() / temperature, dim=-1)
+        drawn.append(_invert(_nucleus(p_CV, top_p) if top_p < 1 else p_CV, u_C))
+    return torch.cat(drawn)
+
+
+def _nucleus(p_CV: Tensor, top_p: float) -> Tensor:
+    sorted_CV, order_CV = p_CV.sort(dim=-1, descending=True)
+    before_CV = sorted_CV.cumsum(-1) - sorted_CV
+    return p_CV.scatter(-1, order_CV, sorted_CV.masked_fill(before_CV >= top_p, 0))
+
+
+def _invert(p_CV: Tensor, u_C: Tensor) -> Tensor:
+    """Return the inverse CDF of p, which need not sum to 1, at u, [C].
+
+    Two levels, the block and then the entry in it, so that one pass reads the whole row and the
+    sums that differ by a rare token's probability are few enough for float64.
+    """
+    width = p_CV.shape[1]
+    blocks = width // BLOCK
+    whole_CK = p_CV[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(-1)
+    rest_C1 = p_CV[:, blocks * BLOCK :].sum(-1, keepdim=True)
+    mass_CK = torch.cat([whole_CK, rest_C1], dim=1).double()
+    total_C1 = mass_CK.sum(-1, keepdim=True)
+    if not total_C1.isfinite().all():
+        raise ValueError("logits are not a distribution: NaN, +inf, or -inf for every token")
+    target_C1 = u_C.double()[:, None] * total_C1
+    block_C1, target_C1 = _pick(mass_CK, target_C1)
+    entry_CK = block_C1 * BLOCK + torch.arange(BLOCK, device=p_CV.device)
+    inside_CK = p_CV.gather(1, entry_CK.clamp_max(width - 1)).masked_fill(entry_CK >= width, 0)
+    within_C1, _ = _pick(inside_CK.double(), target_C1)
+    return (block_C1 * BLOCK + within_C1)[:, 0]
+
+
+def _pick(mass_CK: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the piece whose stretch of the cumulative mass holds the target, and what is left.
+
+    Args:
+        mass_CK: Mass of each piece; a piece without mass is never returned.
+        target_C1: At least 0; beyond the total (by rounding) the last piece with mass is meant.
+
+    Returns:
+        Index of the piece and the target's distance from where the piece starts, [C, 1].
+    """
+    cdf_CK = mass_CK.cumsum(-1)
+    piece_C1 = torch.minimum(
+        torch.searchsorted(cdf_CK, target_C1, right=True),
+        torch.searchsorted(cdf_CK, cdf_CK[:, -1:].clone()),
+    )
+    start_C1 = cdf_CK.gather(1, piece_C1) - mass_CK.gather(1, piece_C1)
+    return piece_C1, (target_C1 - start_C1).clamp_min(0)
 
 
 def _uniforms(seeds: Sequence[int], rows: int, steps: int) -> np.ndarray:
     if len(seeds) != rows:
         raise ValueError(f"{len(seeds)} seeds for {rows} prompts")
-    streams = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
-    return np.stack([stream.random(steps, dtype=np.float32) for stream in streams])
+    return np.stack([np.random.Generator(np.random.PCG64(seed)).random(steps) for seed in seeds])
+
+
+def _last_into_gaps(going: list[int]) -> list[int]:
+    """Return the rows in an order in which few of them move: the last ones fill the gaps."""
+    stay = {a for a in going if a < len(going)}
+    movers = [a for a in going if a >= len(going)]
+    return [a if a in stay else movers.pop() for a in range(len(going))]
+
+
+class _RoomyLayer(DynamicLayer):
+    """One layer's keys and values with room to grow; the base class copies them all at each step.
+
+    `keys` and `values`, [A, heads, L, head width], are views of memory that is larger in L.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append the states of some positions and return those of all positions."""
+        before = self.get_seq_length()
+        length = before + key_states.shape[2]
+        if not before:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
+            self._rooms = _room(key_states, length), _room(value_states, length)
+        elif length > self._rooms[0].shape[2]:
+            self._rooms = _room(self.keys, length), _room(self.values, length)
+        rows = len(key_states)
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:rows, :, before:length] = states
+        self.keys, self.values = (room[:rows, :, :length] for room in self._rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order; a row that keeps its place is not touched."""
+        to = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        for states in (self.keys, self.values):
+            states[to] = states[indices[to]]
+        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
+
+
+def _room(states: Tensor, length: int) -> Tensor:
+    """Return memory for more than `length` positions that begins with `states`."""
+    rows, heads, held, width = states.shape
+    room = states.new_empty(rows, heads, length + length // 4 + 64, width)
+    room[:, :, :held] = states
+    return room
 
 
 class _Steps:
@@ -147,25 +247,41 @@ class _Steps:
         ids_BL = torch.tensor(ids, device=model.device)
         self._pads_A1 = torch.tensor(pads, device=model.device)[:, None]
         self._columns_L = torch.arange(longest, device=model.device)
-        self._cache = DynamicCache(config=model.config)
         self._padded = any(pads)
-        self._forward(ids_BL, (self._columns_L - self._pads_A1).clamp_min(0))
+        self._cache = DynamicCache(config=model.config)
+        whole = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        if whole:
+            self._cache.layers = [_RoomyLayer() for _ in self._cache.layers]
+        self._grouped = (
+            whole and model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
+        )
+        mask_AL = self._mask_AL().long() if self._padded else None
+        self._forward(ids_BL, (self._columns_L - self._pads_A1).clamp_min(0), mask_AL)
 
     def advance(self, next_A: Tensor, going: list[int]) -> None:
-        """Append `next_A` and forget every row not in `going`."""
+        """Append `next_A`, keep the rows `going`, in that order, and forget the others."""
         if len(going) < len(next_A):
             keep = torch.tensor(going, device=next_A.device)
             next_A, self._pads_A1 = next_A[keep], self._pads_A1[keep]
             self._cache.batch_select_indices(keep)
         column = len(self._columns_L)
         self._columns_L = torch.arange(column + 1, device=next_A.device)
-        self._forward(next_A[:, None], column - self._pads_A1)
+        mask = None
+        if self._grouped:
+            # A mask of four dimensions makes transformers lay the query heads that share a key
+            # along the query axis; without one, torch's CPU kernel takes seven times as long.
+            mask = self._mask_AL()[:, None, None]
+        elif self._padded:
+            mask = self._mask_AL().long()
+        self._forward(next_A[:, None], column - self._pads_A1, mask)
 
-    def _forward(self, ids_AL: Tensor, positions_AL: Tensor) -> None:
-        mask_AL = (self._columns_L >= self._pads_A1).long() if self._padded else None
+    def _mask_AL(self) -> Tensor:
+        return self._columns_L >= self._pads_A1
+
+    def _forward(self, ids_AL: Tensor, positions_AL: Tensor, mask: Tensor | None) -> None:
         self.logits_AV = self._model(
             input_ids=ids_AL,
-            attention_mask=mask_AL,
+            attention_mask=mask,
             position_ids=positions_AL,
             past_key_values=self._cache,
             use_cache=True,

@@ -48,7 +48,8 @@ def missing(
     """Return the stages to build for `targets`, in order, and the keys among them that are damaged.
 
     A finished target needs nothing upstream. A finished stage that a missing one reads is checked
-    byte by byte, once, and built again if it is not what was published.
+    byte by byte, once, and built again if it is not what was published. Aids are built for missing
+    stages alone: what is finished never asks for them.
     """
     wanted: dict[str, bool] = {}
     damaged: set[str] = set()
@@ -62,7 +63,7 @@ def missing(
             present = False
         wanted[key] = wanted.get(key, False) or by_missing or not present
         if not present:
-            for upstream in stages[key].inputs.values():
+            for upstream in (*stages[key].inputs.values(), *stages[key].aids.values()):
                 want(upstream, True)
 
     for target in targets:
@@ -139,6 +140,8 @@ def build_stage(
             remedy="run again: what is missing or damaged is built first",
         )
 
+    aids = {role: path for role, key in stage.aids.items() if (path := store.get(key))}
+
     def fill(out: Path) -> str:
         function = KINDS[stage.kind].function()
         return function(
@@ -148,6 +151,7 @@ def build_stage(
                 local=stage.local,
                 out=out,
                 progress=progress,
+                aids=aids,
             )
         )
 
@@ -157,6 +161,7 @@ def build_stage(
         "label": stage.label,
         "config": dict(stage.config),
         "inputs": dict(stage.inputs),
+        "aids": {role: _record(store.manifest(stage.aids[role])) for role in aids},
         "environment": environment(),
     }
     try:
@@ -167,6 +172,12 @@ def build_stage(
         raise _failed(stage, *_disk(e, store)) from e
     except Exception as e:
         raise _failed(stage, *_unexpected(e, store, stage)) from e
+
+
+def _record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is worth keeping of an aid, whose folder may be removed to free its space."""
+    keys = ("key", "kind", "label", "started", "seconds", "summary")
+    return {k: manifest[k] for k in keys} if manifest else {}
 
 
 def environment() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS
 
 # Fields of `train` and `generation` that change speed or logging, never the result.
-_TRAIN_KNOBS = {"micro_batch_size", "report_to", "max_truncated_share"}
+_TRAIN_KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache"}
 _GENERATION_KNOBS = {"batch_size"}
 
 
@@ -31,6 +31,8 @@ class Stage:
         config: What can change bytes.
         inputs: Upstream keys by role; the role is part of the key, so teacher and student differ.
         local: What cannot change bytes.
+        aids: Keys of stages that save work and change no result, by role; no part of the key. They
+            are built before this stage, and not at all where it is finished.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Stage:
     config: Mapping[str, Any]
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    aids: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -123,9 +126,17 @@ class _Planner:
         )
 
     def _add(
-        self, kind: str, label: str, config: Any, inputs: Any = None, local: Any = None
-    ) -> str:
-        stage = Stage(kind=kind, label=label, config=config, inputs=inputs or {}, local=local or {})
+        self, kind: str, label: str, config: Any,
+        inputs: Any = None, local: Any = None, aids: Any = None,
+    ) -> str:  # fmt: skip
+        stage = Stage(
+            kind=kind,
+            label=label,
+            config=config,
+            inputs=inputs or {},
+            local=local or {},
+            aids=aids or {},
+        )
         self.stages.setdefault(stage.key, stage)
         return stage.key
 
@@ -223,7 +234,7 @@ class _Planner:
             "seed": system.seed,
             "student": _identity(model),
         }
-        inputs = {"corpus": self.corpus}
+        inputs, aids = {"corpus": self.corpus}, {}
         models = {model.name: model.local()}
         if method.type == "seqkd":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
@@ -232,12 +243,36 @@ class _Planner:
             models[teacher.name] = teacher.local()
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
+            aids = self._teacher_cache(system, method, teacher)
         knobs = self.study.train.model_dump(include=_TRAIN_KNOBS)
         label = system.label
         self.trained[label] = self._add(
-            "train", label, config, inputs, {"models": models, "train": knobs}
+            "train", label, config, inputs, {"models": models, "train": knobs}, aids
         )
         self._measure(system, model, self.trained[label])
+
+    def _teacher_cache(self, system: System, method: Any, teacher: Resolved) -> dict[str, str]:
+        """Return the stage that caches the teacher on the corpus, where a run can use it."""
+        train = self.study.train
+        # Text that the student writes at every step is never the corpus.
+        if train.teacher_cache not in ("auto", "disk") or getattr(method, "lmbda", 0) == 1:
+            return {}
+        config = {
+            "teacher": _identity(teacher),
+            "template": self.study.template,
+            "max_length": train.max_length,
+            "loss_tokens": train.loss_tokens,
+            "precision": train.precision,
+            "mode": train.teacher_cache,
+        }
+        trained = self.trained.get(system.teacher)
+        inputs = {"corpus": self.corpus} | ({"teacher": trained} if trained else {})
+        local = {
+            "models": {teacher.name: teacher.local()},
+            "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
+        }
+        label = f"{system.teacher} on corpus"
+        return {"teacher_cache": self._add("teacher_cache", label, config, inputs, local)}
 
     def _teacher_text(self, system: System, method: schema.SeqKD, teacher: Any) -> str:
         generation = self.study.generation.model_copy(
@@ -300,7 +335,8 @@ class _Planner:
             "study": self.study.model_dump(mode="json"),
             "protocol_differences": differences(self.study),
         }
-        inputs = {f"stage:{key}": key for key in self.stages if key != results}
+        aids = {key for stage in self.stages.values() for key in stage.aids.values()}
+        inputs = {f"stage:{key}": key for key in self.stages if key not in {results, *aids}}
         return self._add("report", self.study.name, config, inputs | {"results": results})
 
 

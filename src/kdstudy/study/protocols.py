@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kdstudy.study.schema import Study
+from kdstudy.study.schema import Method, Study
 
 # `corrected` is the schema's own defaults, so it sets nothing.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -12,12 +12,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "template": "reference",
         "extraction": "reference",
         "train": {
-            "loss_tokens": "all",
-            "normalisation": "sequences",
+            "loss_tokens": "positions",
+            "normalisation": "micro_batches",
             "select_by": "cross_entropy",
             "max_truncated_share": 1.0,
         },
         "generation": {"temperature": 1.0},
+    },
+}
+# Fields of each method that a preset sets, whichever methods the study lists.
+OF_METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "corrected": {},
+    "reference": {
+        "word_kd": {"normalisation": "sequences", "probability_epsilon": 1e-9},
+        "revkd": {"normalisation": "sequences", "probability_epsilon": 1e-9},
+        "gkd": {"mixture": "released", "tau_squared": False, "on_policy_text": "retokenised"},
     },
 }
 
@@ -25,18 +34,38 @@ WHY = {
     "methods": "the released code's 'SeqKD' is token-level KL(teacher || student): word_kd here",
     "template": "the released prompt, with its 16-space indents",
     "extraction": "the last number, or the first letter A-E, anywhere in the text",
-    "train.loss_tokens": "the released code trains on prompts as well (`train_on_inputs`)",
-    "train.normalisation": "mean per sequence, then over the micro-batch",
+    "train.loss_tokens": "the released code masks by attention: prompts are trained on, and so is "
+    "the output after the last token",
+    "train.normalisation": "the released mean is over the tokens of each micro-batch of 4 rows",
     "train.select_by": "the released validation measures cross-entropy for every method",
     "train.max_truncated_share": "the released code cuts at max_length and says nothing",
     "generation.temperature": "the released code always samples at temperature 1, one draw",
+}
+WHY_OF_METHODS = {
+    "normalisation": "the released KLs are a mean per sequence, then over the micro-batch",
+    "probability_epsilon": "the released code adds 1e-9 to probabilities without renormalising",
+    "mixture": "the released mixture has teacher and student swapped; equal at beta 0.5",
+    "tau_squared": "the temperature never reaches the released JSD",
+    "on_policy_text": "the released code decodes student text without its end and tokenises anew",
 }
 
 
 def expand(raw: dict[str, Any]) -> dict[str, Any]:
     """Return the study's raw fields with its preset under them: what the user wrote wins."""
-    preset = PRESETS.get(str(raw.get("protocol", "corrected")), {})
-    return _under(preset, raw)
+    name = str(raw.get("protocol", "corrected"))
+    merged = _under(PRESETS.get(name, {}), raw)
+    if isinstance(merged.get("methods"), list):
+        of_methods = OF_METHODS.get(name, {})
+        merged["methods"] = [_method_under(of_methods, m) for m in merged["methods"]]
+    return merged
+
+
+def _method_under(of_methods: dict[str, dict[str, Any]], method: Any) -> Any:
+    kind = method.get("type") if isinstance(method, dict) else method
+    preset = of_methods.get(kind) if isinstance(kind, str) else None
+    if preset is None:
+        return method
+    return preset | (method if isinstance(method, dict) else {"type": method})
 
 
 def differences(study: Study) -> list[dict[str, str]]:
@@ -57,7 +86,21 @@ def differences(study: Study) -> list[dict[str, str]]:
             rows.append(
                 {"field": field, "value": str(value), "corrected": str(default), "why": why}
             )
-    return rows
+    return rows + [row for method in study.methods for row in _method_differences(method)]
+
+
+def _method_differences(method: Method) -> list[dict[str, str]]:
+    fields = type(method).model_fields
+    return [
+        {
+            "field": f"methods.{method.type}.{name}",
+            "value": str(getattr(method, name)),
+            "corrected": str(fields[name].default),
+            "why": why,
+        }
+        for name, why in WHY_OF_METHODS.items()
+        if name in fields and getattr(method, name) != fields[name].default
+    ]
 
 
 def _under(preset: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

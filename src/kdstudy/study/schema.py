@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -107,33 +107,52 @@ class SeqKD(Strict):
 
 class _Divergence(Strict):
     temperature: float = Field(default=1.0, gt=0)
-    """Loss temperature: softens both distributions; the loss is scaled by its square."""
+    """Loss temperature: softens both distributions."""
+    tau_squared: bool = True
+    """Multiply the divergence by temperature squared, which keeps the gradient's scale."""
     noise: float = Field(default=0.0, ge=0)
     """Scale of Gaussian noise added to the teacher's logits."""
+    hard_label_weight: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the cross-entropy on the text's own tokens; the divergence has the rest."""
+    normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
+    """Overrides `train.normalisation` for this method."""
+
+
+class OnPolicy(_Divergence):
+    """A method that trains on text the student has just sampled."""
+
+    lmbda: float = Field(default=0.5, ge=0, le=1)
+    """Probability that an optimizer step trains on text the student has just sampled."""
+    sampling_temperature: float = Field(default=1.0, gt=0)
+    """Temperature at which the student samples."""
+    on_policy_text: Literal["ids", "retokenised"] = "ids"
+    """`ids`: as sampled. `retokenised`: decoded without special tokens and encoded again."""
 
 
 class WordKD(_Divergence):
     """KL(teacher || student) on the corpus's tokens (Hinton 2015)."""
 
     type: Literal["word_kd"] = "word_kd"
+    probability_epsilon: float = Field(default=0.0, ge=0)
+    """Added to the teacher's probabilities; the released code adds 1e-9."""
 
 
 class RevKD(_Divergence):
     """KL(student || teacher) on the corpus's tokens (the paper's Eq. 2)."""
 
     type: Literal["revkd"] = "revkd"
+    probability_epsilon: float = Field(default=0.0, ge=0)
+    """Added to the student's probabilities; the released code adds 1e-9."""
 
 
-class GKD(_Divergence):
+class GKD(OnPolicy):
     """Generalised JSD on student text with probability lmbda, else on the corpus (Eq. 3-4)."""
 
     type: Literal["gkd"] = "gkd"
-    lmbda: float = Field(default=0.5, ge=0, le=1)
-    """Probability that an optimizer step trains on text the student has just sampled."""
     beta: float = 0.5
     """Weight of the teacher in the mixture M = beta*T + (1-beta)*S; strictly between 0 and 1."""
-    sampling_temperature: float = Field(default=1.0, gt=0)
-    """Temperature at which the student samples."""
+    mixture: Literal["paper", "released"] = "paper"
+    """`released`: M = beta*S + (1-beta)*T, as the paper's released code has it."""
 
     @field_validator("beta")
     @classmethod
@@ -149,21 +168,58 @@ class GKD(_Divergence):
         return beta
 
 
+class OnPolicyRevKL(OnPolicy):
+    """KL(student || teacher) at every token of text that the student samples."""
+
+    type: Literal["onpolicy_revkl"] = "onpolicy_revkl"
+    lmbda: float = Field(default=1.0, gt=0, le=1)
+    """Probability that an optimizer step trains on text the student has just sampled."""
+
+
+class SkewKL(_Divergence):
+    """KL(T || alpha*T + (1-alpha)*S) on the corpus's tokens (DistiLLM, Ko et al. 2024)."""
+
+    type: Literal["skew_kl"] = "skew_kl"
+    alpha: float = Field(default=0.1, ge=0, lt=1)
+    """Weight of the teacher in the student's place; 0 is word_kd."""
+
+
+class SkewRevKL(_Divergence):
+    """KL(S || alpha*S + (1-alpha)*T) on the corpus's tokens (DistiLLM, Ko et al. 2024)."""
+
+    type: Literal["skew_revkl"] = "skew_revkl"
+    alpha: float = Field(default=0.1, ge=0, lt=1)
+    """Weight of the student in the teacher's place; 0 is revkd."""
+
+
+class TV(_Divergence):
+    """Total variation distance on the corpus's tokens (Wen et al. 2023)."""
+
+    type: Literal["tv"] = "tv"
+
+
 def _method_type(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-Method = Annotated[Sft | SeqKD | WordKD | RevKD | GKD, Field(discriminator="type")]
+Method = Annotated[
+    Sft | SeqKD | WordKD | RevKD | GKD | SkewKL | SkewRevKL | TV | OnPolicyRevKL,
+    Field(discriminator="type"),
+]
 METHODS: dict[str, type[Strict]] = {
-    "sft": Sft, "seqkd": SeqKD, "word_kd": WordKD, "revkd": RevKD, "gkd": GKD
+    "sft": Sft, "seqkd": SeqKD, "word_kd": WordKD, "revkd": RevKD, "gkd": GKD,
+    "skew_kl": SkewKL, "skew_revkl": SkewRevKL, "tv": TV, "onpolicy_revkl": OnPolicyRevKL,
 }  # fmt: skip
-WITH_DISTRIBUTION = ("word_kd", "revkd", "gkd")
+WithDistribution = Literal[
+    "word_kd", "revkd", "gkd", "skew_kl", "skew_revkl", "tv", "onpolicy_revkl"
+]
+WITH_DISTRIBUTION = get_args(WithDistribution)
 
 
 class TemperatureAblation(Strict):
     """Repeat methods at several loss temperatures."""
 
-    methods: list[Literal["word_kd", "revkd", "gkd"]] = ["word_kd", "revkd"]
+    methods: list[WithDistribution] = ["word_kd", "revkd"]
     """Methods to repeat; each must be among the study's methods."""
     values: list[Annotated[float, Field(gt=0)]] = Field(default=[1, 2, 5], min_length=1)
     """Temperatures."""
@@ -172,7 +228,7 @@ class TemperatureAblation(Strict):
 class NoiseAblation(Strict):
     """Repeat methods with Gaussian noise on the teacher's logits."""
 
-    methods: list[Literal["word_kd", "revkd", "gkd"]] = ["word_kd"]
+    methods: list[WithDistribution] = ["word_kd"]
     """Methods to repeat; each must be among the study's methods."""
     values: list[Annotated[float, Field(ge=0)]] = Field(default=[0, 1, 2, 5], min_length=1)
     """Scales of the noise."""
@@ -181,7 +237,7 @@ class NoiseAblation(Strict):
 class BaseTeacherAblation(Strict):
     """Repeat methods with a teacher that was not fine-tuned (`task-unaware`)."""
 
-    methods: list[Literal["seqkd", "word_kd", "revkd", "gkd"]] = ["word_kd"]
+    methods: list[Literal["seqkd"] | WithDistribution] = ["word_kd"]
     """Methods to repeat; each must be among the study's methods."""
 
 
@@ -219,7 +275,7 @@ class Train(Strict):
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step, over all devices."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Rows per forward pass; null means the whole batch. Changes memory, not the result."""
+    """Most rows per forward pass; null chooses. Changes memory and speed, not the result."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup_steps: int = Field(default=100, ge=0)
@@ -236,16 +292,30 @@ class Train(Strict):
     """How often, evenly spread, the validation loss is measured and a checkpoint kept."""
     select_by: Literal["method_loss", "cross_entropy"] = "method_loss"
     """Which validation loss chooses the checkpoint."""
-    loss_tokens: Literal["response", "all"] = "response"
-    """Score the response's tokens, or the prompt's as well (`train_on_inputs`)."""
-    normalisation: Literal["tokens", "sequences"] = "tokens"
-    """`tokens`: the step's sum over its tokens. `sequences`: mean per sequence, then over rows."""
+    loss_tokens: Literal["response", "all", "positions"] = "response"
+    """Score the response's tokens; the prompt's as well (`train_on_inputs`); or every position,
+    the one after the end included, where a divergence needs no target."""
+    normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
+    """`tokens`: the step's sum over its tokens. `sequences`: mean per sequence, then over rows.
+    `micro_batches`: mean over each `normalisation_group` rows' tokens, then over groups."""
+    normalisation_group: int = Field(default=4, ge=1)
+    """Rows of such a group; the released code's micro-batch is 4."""
     lora: Lora | None = Lora()
     """Adapters; null means full fine-tuning."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, float32 on a CPU."""
+    teacher_cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """Where a teacher's final hidden states on the corpus are kept, so that its body runs once.
+    `disk`: for all runs. `memory`: for each run. `auto`: disk where it fits, else memory, else off.
+    Changes speed and memory, not the result."""
     report_to: list[str] = []
     """Trackers that transformers.Trainer knows: tensorboard, wandb, trackio."""
+
+    @field_validator("teacher_cache", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        # In YAML 1.1 a bare `off` is the truth value false.
+        return "off" if value is False else value
 
 
 class Generation(Strict):

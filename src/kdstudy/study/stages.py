@@ -24,6 +24,8 @@ class Work:
     Attributes:
         config: What can change bytes; hashed into the stage's key.
         inputs: Finished folders of upstream stages, by role.
+        aids: Finished folders of stages that save work and change no result, by role; a role is
+            missing where its stage is not there.
         local: What cannot change bytes (where a model lies, micro-batch size); not hashed.
         out: Folder to fill. It keeps what an interrupted try left there, so that work can resume.
         progress: Where to report progress.
@@ -34,6 +36,7 @@ class Work:
     local: Mapping[str, Any]
     out: Path
     progress: Progress = silent
+    aids: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,10 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus"),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark"),
-    "train": Kind(entry="kdstudy.distill.stages:train"),
-    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text"),
-    "generate": Kind(entry="kdstudy.evaluate.stages:generate"),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=2),
+    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
+    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
+    "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
     "score": Kind(entry="kdstudy.evaluate.stages:score"),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare"),
     "results": Kind(entry="kdstudy.analyze.stages:results"),

@@ -1,0 +1,112 @@
+"""DistillConfig: transformers.TrainingArguments with the fields of distillation."""
+
+import dataclasses
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+from transformers import TrainingArguments
+
+from kdstudy.distill.batches import Weighing
+from kdstudy.distill.methods import Method, build
+from kdstudy.errors import InputError
+from kdstudy.study import schema
+
+_METHOD: TypeAdapter = TypeAdapter(schema.Method)
+# Fields of a method; None in the configuration means the method's own default.
+_OF_METHOD = (
+    "temperature", "tau_squared", "noise", "hard_label_weight", "probability_epsilon", "beta",
+    "alpha", "mixture", "lmbda", "sampling_temperature", "on_policy_text",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class DistillConfig(TrainingArguments):
+    """How a student is trained: everything in `TrainingArguments`, and these.
+
+    An optimizer step takes per_device_train_batch_size * gradient_accumulation_steps rows on each
+    device. Within a step, rows of like length share a micro-batch.
+
+    Attributes:
+        method: `sft`, `word_kd`, `revkd`, `gkd`, `skew_kl`, `skew_revkl`, `tv` or
+            `onpolicy_revkl`. (`seqkd` is `sft` on a dataset whose completions a teacher wrote.)
+        temperature: Loss temperature; not the sampling temperature.
+        tau_squared: Multiply the divergence by temperature squared.
+        noise: Scale of Gaussian noise on the teacher's logits.
+        hard_label_weight: Share of the cross-entropy.
+        probability_epsilon: word_kd, revkd: added to probabilities.
+        beta: gkd: the teacher's weight in the mixture.
+        alpha: skew_kl, skew_revkl: weight in the mixture.
+        mixture: gkd: `paper` or `released`.
+        lmbda: gkd, onpolicy_revkl: probability of a step on text that the student samples.
+        sampling_temperature: Of that sampling.
+        on_policy_text: `ids` or `retokenised`.
+        max_length: Most tokens of prompt and completion; also bounds sampled text.
+        max_truncated_share: Refuse to train when a larger share of rows does not fit.
+        loss_tokens: `response`, `all` or `positions`.
+        normalisation: `tokens`, `sequences` or `micro_batches`.
+        normalisation_group: Rows of a group for `micro_batches`.
+        teacher_cache: `memory`: with an off-policy method, compute the teacher's hidden states
+            once, then free its body. `off`: run it at every step.
+        logging_nan_inf_filter: As in `TrainingArguments`, but off: a loss that is not a number
+            stops the run instead of being replaced by the mean of what came before.
+    """
+
+    method: str = "word_kd"
+    temperature: float | None = None
+    tau_squared: bool | None = None
+    noise: float | None = None
+    hard_label_weight: float | None = None
+    probability_epsilon: float | None = None
+    beta: float | None = None
+    alpha: float | None = None
+    mixture: str | None = None
+    lmbda: float | None = None
+    sampling_temperature: float | None = None
+    on_policy_text: str | None = None
+    max_length: int = 1024
+    max_truncated_share: float = 0.1
+    loss_tokens: Literal["response", "all", "positions"] = "response"
+    normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
+    normalisation_group: int = 4
+    teacher_cache: Literal["memory", "off"] = "memory"
+    logging_nan_inf_filter: bool = False
+
+    def __post_init__(self):
+        # Rows are not a model's columns.
+        self.remove_unused_columns = False
+        super().__post_init__()
+        # torch.nn.DataParallel would cut a micro-batch again, behind the token count's back.
+        _ = self.device
+        self._n_gpu = min(1, self._n_gpu)
+
+    def built_method(self) -> Method:
+        """Return the method.
+
+        Raises:
+            InputError: There is no such method, or it has no such field, or not that value.
+        """
+        given = {k: getattr(self, k) for k in _OF_METHOD if getattr(self, k) is not None}
+        if self.method == "seqkd":
+            raise InputError(
+                "method: seqkd is cross-entropy on text that the teacher wrote",
+                remedy="write the teacher's text into the dataset's completions and use method "
+                "sft; `kdstudy distill --method seqkd` does both",
+            )
+        try:
+            return build(_METHOD.validate_python({"type": self.method, **given}))
+        except ValidationError as e:
+            first = e.errors()[0]
+            field = ".".join(map(str, first["loc"][1:])) or "method"
+            raise InputError(f"DistillConfig: {field}: {first['msg']}") from e
+
+    def weighing(self, method: Method) -> Weighing:
+        """Return what is scored and how the sum is normalised."""
+        # Cross-entropy needs a target, which the position after the end has not.
+        tokens = self.loss_tokens
+        if tokens == "positions" and not method.needs_teacher:
+            tokens = "all"
+        return Weighing(
+            loss_tokens=tokens,
+            normalisation=method.normalisation or self.normalisation,
+            group=self.normalisation_group,
+        )

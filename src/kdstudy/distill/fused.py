@@ -1,0 +1,294 @@
+"""The fused head: hidden states and heads in, loss and its gradient out, a chunk at a time.
+
+No tensor of tokens x vocabulary ever exists. A chunk of rows is multiplied by the heads, softmax
+and divergence are taken in float32, and the gradient with respect to the student's logits is
+written over those logits and multiplied back at once, so that the backward pass has nothing left
+to do but scale. The head's own gradient is formed only when the head is trained.
+
+Shapes: N scored tokens, C rows of a chunk, H and K hidden widths of student and teacher, V common
+vocabulary entries.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
+
+from kdstudy.distill.divergences import Objective, Terms
+from kdstudy.models.parts import Head
+
+# Logits of a chunk. On a CPU the products run at full speed from about 100 rows of a vocabulary of
+# 152,000; a GPU wants more rows.
+_CHUNK, _CHUNK_CUDA = 2**24, 2**26
+# What is not compiled works through a chunk in blocks whose temporaries stay in the processor's
+# cache: on two cores that is within a tenth of the compiled loss, without its seconds of compiling,
+# and three times faster than taking a chunk whole. A GPU has no such cache and compiles.
+_BLOCK = 2**19
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherSide:
+    """The teacher's part of a scored batch.
+
+    Attributes:
+        hidden: Final hidden states, [N, K].
+        head: Its head, as wide as the student's.
+        disturb: Called with a chunk's logits and its slice of the N tokens; returns logits with
+            noise. None leaves them as they are.
+    """
+
+    hidden: Tensor
+    head: Head
+    disturb: Callable[[Tensor, slice], Tensor] | None = None
+
+
+def head_loss(
+    hidden_NH: Tensor,
+    head: Head,
+    targets_N: Tensor,
+    weights_N: Tensor,
+    objective: Objective,
+    teacher: TeacherSide | None = None,
+    *,
+    labels: bool = False,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted sums (loss, cross-entropy) over the tokens, in nats.
+
+    Logits are what the model itself would give in its own type; everything after them is float32
+    (float64 for float64 models).
+
+    Args:
+        hidden_NH: The student's final hidden states.
+        head: The student's head.
+        targets_N: The tokens that the text holds; below 0 where it holds none.
+        weights_N: Weight of each token in both sums.
+        objective: What a token is charged.
+        teacher: Needed by an objective with a divergence.
+        labels: Also measure the cross-entropy; it has no gradient. Otherwise it is 0.
+        chunk: Rows per chunk; None chooses.
+    """
+    if (objective.divergence is None) != (teacher is None):
+        raise ValueError("an objective with a divergence needs a teacher, and no other does")
+    narrow = min(hidden_NH.dtype, head.weight.dtype, key=lambda d: torch.finfo(d).bits)
+    job = _Job(
+        targets=targets_N,
+        weights=weights_N,
+        objective=objective,
+        teacher=teacher,
+        labels=labels,
+        chunk=chunk or _rows(head.weight),
+        gradient=torch.is_grad_enabled(),
+        head=dataclasses.replace(
+            head,
+            weight=head.weight.detach().to(narrow),
+            bias=None if head.bias is None else head.bias.detach().to(narrow),
+        ),
+    )
+    return _FusedHead.apply(hidden_NH, head.weight, head.bias, job)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    targets: Tensor
+    weights: Tensor
+    objective: Objective
+    teacher: TeacherSide | None
+    labels: bool
+    chunk: int
+    gradient: bool
+    head: Head
+
+
+class _FusedHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, job: _Job):
+        wanted = [job.gradient and needed for needed in ctx.needs_input_grad[:3]]
+        grads = [
+            torch.zeros_like(value) if want else None
+            for value, want in zip((hidden_NH, weight_VH, bias_V), wanted, strict=True)
+        ]
+        wide = torch.promote_types(hidden_NH.dtype, torch.float32)
+        sums = torch.zeros(2, dtype=torch.float64, device=hidden_NH.device)
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            for at in _chunks(len(hidden_NH), job.chunk):
+                sums += _chunk(hidden_NH, at, job, grads)
+        ctx.save_for_backward(*(g for g in grads if g is not None))
+        ctx.wanted = wanted
+        loss, entropy = sums.to(wide).unbind()
+        ctx.mark_non_differentiable(entropy)
+        return loss, entropy
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor, _: Tensor):
+        saved = iter(ctx.saved_tensors)
+        grads = [next(saved) if want else None for want in ctx.wanted]
+        return *(None if g is None else g * upstream.to(g.dtype) for g in grads), None
+
+
+def _chunk(hidden_NH: Tensor, at: slice, job: _Job, grads: list[Tensor | None]) -> Tensor:
+    """Add one chunk's gradients to `grads` and return its weighted sums, [2]."""
+    to_hidden, to_weight, to_bias = grads
+    gradient = any(g is not None for g in grads)
+    hidden_CH = hidden_NH[at]
+    weights_C1 = job.weights[at, None].to(torch.promote_types(hidden_NH.dtype, torch.float32))
+    student_CV = _raw_logits(hidden_CH, job.head)
+    teacher_CV = _teacher_logits(job.teacher, at)
+    losses_C, entropies_C = _scored(student_CV, teacher_CV, job.targets[at], job, gradient)
+    # From here on student_CV holds the gradient of each token's loss, weights left out: products
+    # in a narrow type keep their precision, and the weights are applied to H numbers a row, not V.
+    if to_hidden is not None:
+        to_hidden[at] = (student_CV @ job.head.weight) * weights_C1
+    if to_weight is not None:
+        weighted_CH = (hidden_CH * weights_C1).to(student_CV.dtype)
+        to_weight += student_CV.T @ weighted_CH
+    if to_bias is not None:
+        to_bias += (student_CV * weights_C1).sum(0)
+    both_2C = torch.stack([losses_C, entropies_C]).double()
+    return both_2C @ job.weights[at].double()
+
+
+def _raw_logits(hidden_CH: Tensor, head: Head) -> Tensor:
+    """Return logits before scale and soft cap, in the head's type."""
+    return torch.nn.functional.linear(hidden_CH.to(head.weight.dtype), head.weight, head.bias)
+
+
+def _teacher_logits(teacher: TeacherSide | None, at: slice) -> Tensor | None:
+    if teacher is None:
+        return None
+    logits_CV = _raw_logits(teacher.hidden[at], teacher.head)
+    if teacher.disturb is None:
+        return logits_CV
+    finished_CV, _ = _finished(logits_CV, teacher.head.scale, teacher.head.softcap)
+    return teacher.disturb(finished_CV, at)
+
+
+def _scored(
+    student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, job: _Job, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
+    score = _with_settings(job, gradient)
+    if student_CV.is_cuda:
+        done = _compiled_score(score, student_CV, teacher_CV, targets_C)
+        if done is not None:
+            return done
+    pieces = [
+        score(student_CV[at], None if teacher_CV is None else teacher_CV[at], targets_C[at])
+        for at in _chunks(len(student_CV), max(1, _BLOCK // student_CV.shape[1]))
+    ]
+    losses, entropies = zip(*pieces, strict=True)
+    return torch.cat(losses), torch.cat(entropies)
+
+
+def _with_settings(job: _Job, gradient: bool) -> functools.partial:
+    objective, teacher = job.objective, job.teacher
+    teacher_caps = (1.0, None)
+    if teacher is not None and teacher.disturb is None:
+        teacher_caps = (teacher.head.scale, teacher.head.softcap)
+    return functools.partial(
+        _score,
+        terms=objective.divergence,
+        parameter=objective.parameter,
+        temperature=objective.temperature,
+        scale=objective.scale,
+        hard_label_weight=objective.hard_label_weight,
+        labels=job.labels or objective.hard_label_weight > 0,
+        student_caps=(job.head.scale, job.head.softcap),
+        teacher_caps=teacher_caps,
+        gradient=gradient,
+    )
+
+
+def _score(
+    student_CV: Tensor,
+    teacher_CV: Tensor | None,
+    targets_C: Tensor,
+    *,
+    terms: Terms | None,
+    parameter: float,
+    temperature: float,
+    scale: float,
+    hard_label_weight: float,
+    labels: bool,
+    student_caps: tuple[float, float | None],
+    teacher_caps: tuple[float, float | None],
+    gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `_scored`; compiled on a GPU, where it is a few passes over the memory."""
+    logits_CV, slope_CV = _finished(student_CV, *student_caps)
+    losses_C = entropies_C = logits_CV.new_zeros(len(logits_CV))
+    grad_CV: Tensor | float = 0.0
+    if terms is not None:
+        other_CV, _ = _finished(teacher_CV, *teacher_caps)
+        s_CV = torch.log_softmax(logits_CV / temperature, -1)
+        t_CV = torch.log_softmax(other_CV / temperature, -1)
+        value_CV, slopes_CV = terms(s_CV, t_CV, parameter)
+        losses_C = value_CV.sum(-1) * scale
+        through_CV = slopes_CV - s_CV.exp() * slopes_CV.sum(-1, keepdim=True)
+        grad_CV = through_CV * (scale / temperature)
+    if labels:
+        s_CV = torch.log_softmax(logits_CV, -1)
+        known_C = (targets_C >= 0).to(s_CV.dtype)
+        entropies_C = -known_C * s_CV.gather(-1, targets_C.clamp_min(0)[:, None])[:, 0]
+        losses_C = losses_C + hard_label_weight * entropies_C
+        hit_CV = torch.arange(s_CV.shape[1], device=s_CV.device) == targets_C[:, None]
+        pull_CV = (s_CV.exp() - hit_CV.to(s_CV.dtype)) * known_C[:, None]
+        grad_CV = grad_CV + hard_label_weight * pull_CV
+    if gradient:
+        student_CV.copy_(grad_CV * slope_CV)
+    return losses_C, entropies_C
+
+
+def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | float]:
+    """Return scaled and capped logits in float32, and their slope in the raw ones."""
+    # A bfloat16 log-softmax over a large vocabulary is off by several percent.
+    logits_CV = raw_CV.to(torch.promote_types(raw_CV.dtype, torch.float32))
+    if scale != 1:
+        logits_CV = logits_CV * scale
+    if softcap is None:
+        return logits_CV, scale
+    bent_CV = torch.tanh(logits_CV / softcap)
+    return softcap * bent_CV, scale * (1 - bent_CV * bent_CV)
+
+
+@functools.cache
+def _compiler() -> Callable:
+    return torch.compile(_score, dynamic=True)
+
+
+_broken: set[str] = set()
+
+
+def _compiled_score(score: functools.partial, *logits: Tensor | None) -> tuple | None:
+    """Return what compiled `score` gives, or None where nothing can be compiled."""
+    device = logits[0].device.type
+    if device in _broken:
+        return None
+    try:
+        return _compiler()(*logits, **score.keywords)
+    except (InductorError, TorchDynamoException) as e:
+        _broken.add(device)
+        logging.getLogger(__name__).warning(
+            "the loss could not be compiled and runs uncompiled, which is slower (%s)",
+            str(e).splitlines()[0],
+        )
+        return None
+
+
+def _rows(weight_VH: Tensor) -> int:
+    budget = _CHUNK_CUDA if weight_VH.is_cuda else _CHUNK
+    return max(1, budget // len(weight_VH))
+
+
+def _chunks(rows: int, most: int) -> list[slice]:
+    """Return slices of almost equal length: a short last one would waste its pass."""
+    if not rows:
+        return []
+    size = math.ceil(rows / math.ceil(rows / most))
+    return [slice(i, i + size) for i in range(0, rows, size)]

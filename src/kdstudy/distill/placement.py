@@ -1,0 +1,256 @@
+"""Where the teacher of a run comes from: its cache on disk, in memory, or the model beside it."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from transformers import PreTrainedTokenizerBase
+
+from kdstudy.data.prompts import Encoded
+from kdstudy.distill import cache
+from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
+from kdstudy.distill.methods import Method
+from kdstudy.distill.model import Teacher
+from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.errors import StageError
+from kdstudy.models import heads, load, parts
+from kdstudy.study import schema
+from kdstudy.study.stages import Work
+
+_FILE = "placement.json"
+# Share of the free bytes that may be filled.
+_SHARE = 0.8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes needed and bytes free, on disk or in memory."""
+
+    needed: int
+    free: int
+    place: str
+
+    @property
+    def enough(self) -> bool:
+        """Whether they fit and leave a margin for whatever else needs the place."""
+        return self.needed <= _SHARE * self.free
+
+    def __str__(self) -> str:
+        return f"{_size(self.needed)} needed, {_size(self.free)} free {self.place}"
+
+
+def disk_room(needed: int, folder: Path) -> Room:
+    """Return whether a cache of `needed` bytes fits; its shards in `folder` are counted as free."""
+    there = sum(path.stat().st_size for path in folder.glob("states-*.safetensors"))
+    free = shutil.disk_usage(folder).free + there
+    return Room(needed=needed, free=free, place=f"on the disk of {folder.parent}")
+
+
+def memory_room(needed: int) -> Room:
+    """Return whether `needed` bytes fit in this machine's memory, or its container's."""
+    free = psutil.virtual_memory().available
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{x}").read_text()) for x in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # Pages of files are given back when memory is short.
+        free = min(free, limit - used + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        pass  # no container, or one without a limit
+    return Room(needed=needed, free=free, place="in memory")
+
+
+def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
+    """Cache the teacher of a `teacher_cache` stage on disk, or record that it does not fit.
+
+    Args:
+        work: The stage's.
+        rows: The corpus in the teacher's tokens.
+
+    Returns:
+        A line with the sizes; `placement.json` has them too.
+
+    Raises:
+        StageError: Mode `disk`, and it does not fit.
+    """
+    config, finished = work.config, work.inputs.get("teacher")
+    local = work.local["models"][config["teacher"]["name"]]
+    # The head alone tells a state's size: nothing big is loaded for what does not fit.
+    head = heads.load_head(local, config["precision"], finished)
+    needed = cache.bytes_needed(rows, config["loss_tokens"], head)
+    del head
+    disk, memory = disk_room(needed, work.out), memory_room(needed)
+    if config["mode"] == "disk":
+        _require(disk, "give another --store, or set train.teacher_cache to memory or off")
+    where = "memory" if memory.enough else "off"
+    if disk.enough:
+        model = _model(local, config["precision"], finished)
+        try:
+            cache.build(
+                work.out,
+                LiveTeacher(model, len(parts.head(model).weight)),
+                rows,
+                _origin(config, config, finished),
+                rows_per_pass=work.local["rows_per_pass"],
+                progress=work.progress,
+            )
+            where = "disk"
+        except OSError as e:
+            # Somebody else filled the disk meanwhile.
+            if config["mode"] == "disk" or e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            cache.clear(work.out)
+    facts = {"where": where, "bytes": needed, "disk": str(disk), "memory": str(memory)}
+    (work.out / _FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return {
+        "disk": f"{len(rows)} rows, {_size(needed)} on disk",
+        "memory": f"not on disk ({disk}); each run keeps it in memory ({memory})",
+        "off": f"not cached ({disk}; {memory}); the teacher runs beside each student",
+    }[where]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What decides the teacher of one train stage.
+
+    Attributes:
+        work: The stage's; its aid `teacher_cache` is what `cache_teacher` left.
+        settings: How to train.
+        method: What the teacher is for.
+        rows: All text of the run that the student does not write.
+        tokenizer: The student's.
+        student: The student's head.
+    """
+
+    work: Work
+    settings: schema.Train
+    method: Method
+    rows: Sequence[Encoded]
+    tokenizer: PreTrainedTokenizerBase
+    student: parts.Head
+
+    def teacher(self) -> tuple[Teacher, str]:
+        """Return the teacher, and why it is not the cache it should be, or ''.
+
+        Its body is in memory only where something needs it: text that the student writes, or
+        states that nobody cached.
+
+        Raises:
+            InputError: The teacher cannot be loaded, or its vocabulary is another.
+            StageError: What the study asks for does not fit, or a cache is not this run's.
+        """
+        where = self._where()
+        if where == "off":
+            return self._live(), ""
+        if where == "memory":
+            return self._in_memory()
+        states = DiskStates(self.work.aids["teacher_cache"], self._origin())
+        try:
+            cache.require_rows(states, self.rows, self.settings.loss_tokens)
+        except StageError as e:
+            if self.settings.teacher_cache == "disk":
+                raise
+            teacher, note = self._in_memory()
+            return teacher, note or f"; the teacher's states were computed again: {e.what}"
+        return self._from_disk(states), ""
+
+    def _where(self) -> str:
+        """Return `disk`, `memory` or `off`: what the study asks for, or `auto` found."""
+        if self.settings.teacher_cache in ("memory", "off"):
+            # Text that the student writes at every step is never cached.
+            return "off" if self.method.lmbda == 1 else self.settings.teacher_cache
+        aid = self.work.aids.get("teacher_cache")
+        # The plan gives none to a run that has no use for it.
+        return json.loads((aid / _FILE).read_text(encoding="utf-8"))["where"] if aid else "off"
+
+    def _from_disk(self, states: DiskStates) -> CachedTeacher:
+        live = self._live() if self.method.lmbda else None
+        teacher = (self._local, self._precision, self._finished)
+        head = live.head if live else heads.load_head(*teacher)
+        return CachedTeacher(states, head, self._width(head), self.settings.loss_tokens, live)
+
+    def _in_memory(self) -> tuple[Teacher, str]:
+        live = self._live()
+        scored = self.settings.loss_tokens
+        room = memory_room(cache.bytes_needed(self.rows, scored, live.head))
+        if not room.enough:
+            if self.settings.teacher_cache == "memory":
+                _require(room, "set train.teacher_cache to disk or off")
+            return live, f"; the teacher ran beside the student: {room}"
+        states = cache.in_memory(
+            live,
+            self.rows,
+            scored,
+            rows_per_pass=2 * (self.settings.micro_batch_size or self.settings.batch_size),
+            progress=self.work.progress,
+        )
+        kept = live if self.method.lmbda else None
+        return CachedTeacher(states, live.head, live.width, scored, kept), ""
+
+    def _live(self) -> LiveTeacher:
+        model = _model(self._local, self._precision, self._finished)
+        return LiveTeacher(model, self._width(parts.head(model)))
+
+    def _width(self, head: parts.Head) -> int:
+        theirs = load.open_tokenizer(self._local)
+        return heads.common_width(self.tokenizer, theirs, self.student, head)
+
+    def _origin(self) -> Origin:
+        return _origin(self.work.config, self.settings.model_dump(), self._finished)
+
+    @property
+    def _local(self) -> Mapping[str, Any]:
+        return self.work.local["models"][self.work.config["teacher"]["name"]]
+
+    @property
+    def _finished(self) -> Path | None:
+        return self.work.inputs.get("teacher")
+
+    @property
+    def _precision(self) -> str:
+        return self.settings.precision
+
+
+def _model(local: Mapping[str, Any], precision: str, finished: Path | None) -> parts.Model:
+    return load.ready_to_answer(load.open_model(local, precision, finished))[0]
+
+
+def _origin(
+    config: Mapping[str, Any], settings: Mapping[str, Any], finished: Path | None
+) -> Origin:
+    return Origin(
+        teacher=config["teacher"]["fingerprint"],
+        finetuned=_weights(finished) if finished else "",
+        template=config["template"],
+        max_length=settings["max_length"],
+        loss_tokens=settings["loss_tokens"],
+        dtype=str(load.dtype(settings["precision"])),
+    )
+
+
+def _weights(finished: Path) -> str:
+    """Return the hash of the weights a train stage left."""
+    digest = hashlib.sha256()
+    for path in sorted(finished.glob("*/*.safetensors")):
+        with path.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def _require(room: Room, remedy: str) -> None:
+    if not room.enough:
+        raise StageError(
+            f"the teacher cache does not fit: {room}",
+            why=f"it may fill {_SHARE:.0%} of what is free",
+            remedy=remedy,
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
