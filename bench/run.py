@@ -10,7 +10,7 @@ import argparse
 import importlib
 import json
 
-BENCHES = ("decode",)
+BENCHES = ("step", "head", "sweep", "decode", "epoch")
 
 
 def main() -> None:
@@ -23,7 +23,8 @@ def main() -> None:
     # Imported by name, so that a bench whose peer is not installed does not break the others.
     rows = importlib.import_module(arguments.name).run(arguments.repeats)
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        for row in rows:
+            print(json.dumps(row))
         return
     for row in rows:
         print("; ".join(f"{key} {_readable(value)}" for key, value in row.items()))

@@ -13,7 +13,7 @@ from kdstudy.study import schema
 
 FALSE_ALARM = 1e-3
 """Probability with which a right sampler fails one test of fit; the seeds are fixed."""
-ODD = 3 * BLOCK + 37
+ODD = 5 * BLOCK + 37
 """A vocabulary of several blocks and a piece."""
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [20, 21], [30, 31, 32, 33]]
 

@@ -136,7 +136,7 @@ def distill(
     data: Annotated[Path, typer.Option(help="JSON or JSONL of prompt/completion rows.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the adapter or model goes.")],
     teacher: Annotated[str | None, typer.Option(help="Model to learn from; used as it is.")] = None,
-    method: Annotated[str, typer.Option(help="sft, seqkd, word_kd, revkd or gkd.")] = "word_kd",
+    method: Annotated[str, typer.Option(help="`kdstudy ls methods` names them.")] = "word_kd",
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
     batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 16,

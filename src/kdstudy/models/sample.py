@@ -23,8 +23,10 @@ from kdstudy.records import content_id
 # The first level of the inverse CDF sums this many entries at a time: few enough that the second
 # level costs nothing, enough that a vocabulary of 150,000 makes a short list of sums.
 BLOCK = 512
-# On a CPU, probabilities are made for so many entries at once: their memory then stays in cache
-# and is used again by the next rows, where a whole batch of them would be paged in at every step.
+# Up to here one level is faster.
+_FLAT = 4 * BLOCK
+# On a CPU, probabilities are made for so many entries at once, in memory that the next rows use
+# again: a whole batch of them would be paged in afresh, which takes longer than computing them.
 _CHUNK = 1 << 20
 
 
@@ -123,11 +125,15 @@ def draw(logits_AV: Tensor, u_A: Tensor, temperature: float, top_p: float = 1.0)
         ValueError: A row holds NaN or +inf, or nothing but -inf.
     """
     rows, width = logits_AV.shape
-    together = max(1, _CHUNK // width) if logits_AV.is_cpu else rows
+    together = min(rows, max(1, _CHUNK // width)) if logits_AV.is_cpu else rows
+    scaled_CV, p_CV = logits_AV.new_empty(2, together, width, dtype=torch.float32)
     drawn = []
     for logits_CV, u_C in zip(logits_AV.split(together), u_A.split(together), strict=True):
-        p_CV = torch.softmax(logits_CV.float() / temperature, dim=-1)
-        drawn.append(_invert(_nucleus(p_CV, top_p) if top_p < 1 else p_CV, u_C))
+        scaled_CV, p_CV = scaled_CV[: len(u_C)], p_CV[: len(u_C)]
+        torch.softmax(scaled_CV.copy_(logits_CV).div_(temperature), dim=-1, out=p_CV)
+        if not p_CV[:, 0].isfinite().all():
+            raise ValueError("logits are not a distribution: NaN, +inf, or -inf for every token")
+        drawn.append(_invert(_nucleus(p_CV, top_p) if top_p < 1 else p_CV, u_C.double()[:, None]))
     return torch.cat(drawn)
 
 
@@ -137,25 +143,24 @@ def _nucleus(p_CV: Tensor, top_p: float) -> Tensor:
     return p_CV.scatter(-1, order_CV, sorted_CV.masked_fill(before_CV >= top_p, 0))
 
 
-def _invert(p_CV: Tensor, u_C: Tensor) -> Tensor:
+def _invert(p_CV: Tensor, u_C1: Tensor) -> Tensor:
     """Return the inverse CDF of p, which need not sum to 1, at u, [C].
 
     Two levels, the block and then the entry in it, so that one pass reads the whole row and the
     sums that differ by a rare token's probability are few enough for float64.
     """
     width = p_CV.shape[1]
+    if width <= _FLAT:
+        mass_CV = p_CV.double()
+        return _pick(mass_CV, u_C1 * mass_CV.sum(-1, keepdim=True))[0][:, 0]
     blocks = width // BLOCK
     whole_CK = p_CV[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(-1)
     rest_C1 = p_CV[:, blocks * BLOCK :].sum(-1, keepdim=True)
     mass_CK = torch.cat([whole_CK, rest_C1], dim=1).double()
-    total_C1 = mass_CK.sum(-1, keepdim=True)
-    if not total_C1.isfinite().all():
-        raise ValueError("logits are not a distribution: NaN, +inf, or -inf for every token")
-    target_C1 = u_C.double()[:, None] * total_C1
-    block_C1, target_C1 = _pick(mass_CK, target_C1)
+    block_C1, left_C1 = _pick(mass_CK, u_C1 * mass_CK.sum(-1, keepdim=True))
     entry_CK = block_C1 * BLOCK + torch.arange(BLOCK, device=p_CV.device)
     inside_CK = p_CV.gather(1, entry_CK.clamp_max(width - 1)).masked_fill(entry_CK >= width, 0)
-    within_C1, _ = _pick(inside_CK.double(), target_C1)
+    within_C1, _ = _pick(inside_CK.double(), left_C1)
     return (block_C1 * BLOCK + within_C1)[:, 0]
 
 
@@ -215,12 +220,12 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[:rows, :, :length] for room in self._rooms)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order; a row that keeps its place is not touched."""
-        to = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
-        for states in (self.keys, self.values):
-            states[to] = states[indices[to]]
-        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
+    def keep(self, rows: int, to: Tensor, source: Tensor) -> None:
+        """Keep the first `rows` rows once rows `source` have been written over rows `to`."""
+        if len(to):
+            for states in (self.keys, self.values):
+                states[to] = states[source]
+        self.keys, self.values = self.keys[:rows], self.values[:rows]
 
 
 def _room(states: Tensor, length: int) -> Tensor:
@@ -249,12 +254,12 @@ class _Steps:
         self._columns_L = torch.arange(longest, device=model.device)
         self._padded = any(pads)
         self._cache = DynamicCache(config=model.config)
-        whole = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        if whole:
+        # Layers of other kinds (a sliding window, a recurrent state) are left to the library.
+        self._roomy = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        if self._roomy:
             self._cache.layers = [_RoomyLayer() for _ in self._cache.layers]
-        self._grouped = (
-            whole and model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
-        )
+        sdpa_on_cpu = model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
+        self._grouped = self._roomy and sdpa_on_cpu
         mask_AL = self._mask_AL().long() if self._padded else None
         self._forward(ids_BL, (self._columns_L - self._pads_A1).clamp_min(0), mask_AL)
 
@@ -263,7 +268,7 @@ class _Steps:
         if len(going) < len(next_A):
             keep = torch.tensor(going, device=next_A.device)
             next_A, self._pads_A1 = next_A[keep], self._pads_A1[keep]
-            self._cache.batch_select_indices(keep)
+            self._keep(keep, going)
         column = len(self._columns_L)
         self._columns_L = torch.arange(column + 1, device=next_A.device)
         mask = None
@@ -274,6 +279,17 @@ class _Steps:
         elif self._padded:
             mask = self._mask_AL().long()
         self._forward(next_A[:, None], column - self._pads_A1, mask)
+
+    def _keep(self, keep: Tensor, going: list[int]) -> None:
+        if not self._roomy:
+            self._cache.batch_select_indices(keep)
+            return
+        to = torch.tensor(
+            [a for a, row in enumerate(going) if a != row], dtype=torch.long, device=keep.device
+        )
+        source = keep[to]
+        for layer in self._cache.layers:
+            layer.keep(len(going), to, source)
 
     def _mask_AL(self) -> Tensor:
         return self._columns_L >= self._pads_A1

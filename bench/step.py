@@ -1,0 +1,257 @@
+"""One training step, forward and backward: Qwen2.5-0.5B student, 1.5B teacher, LoRA, JSD(0.5).
+
+Four rows of 256 tokens, 100 of them prompt, random weights, bfloat16. Peer: TRL's
+`GKDTrainer.compute_loss` on the same models and rows, with or without autocast, whichever is
+faster. Ours: `DistillModel` under autocast, as the trainer runs it, with the live teacher and with
+the teacher cache.
+
+`memory_ratio`: our peak above the weights over the peer's, each in a process of its own.
+`limit_share`: the cached step's matrix products (counted by torch's FlopCounterMode) at the
+machine's measured bfloat16 peak, over the step's time.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from shapes import VOCABULARY, lora, qwen
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdstudy.data.prompts import Encoded
+from kdstudy.distill import batches, cache, methods
+from kdstudy.distill.model import DistillModel
+from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.models import parts
+from kdstudy.study import schema
+
+ROWS, LENGTH, PROMPT = 4, 256, 100
+Step = Callable[[], float]
+
+
+def run(repeats: int) -> list[dict[str, Any]]:
+    """Return one row: speed, memory and distance from the limit."""
+    sides = Sides(dropout=0.0)
+    error = sides.check()
+    seconds = sides.time(repeats)
+    peer = min(seconds["peer"], seconds["peer_autocast"])
+    work, peak = sides.matrix_work(), matrix_peak()
+    student, teacher = sides.sizes
+    tokens = ROWS * (LENGTH - PROMPT)
+    del sides
+    memory = {name: _in_a_process(name) for name in ("peer", "live", "cached")}
+    return [
+        {
+            "case": f"{student} student, {teacher} teacher, {ROWS} x {LENGTH}, bf16, LoRA, "
+            f"{'GPU' if torch.cuda.is_available() else 'CPU'}",
+            "peer": "TRL GKDTrainer.compute_loss",
+            "ratio_live": peer / seconds["live"],
+            "ratio_cached": peer / seconds["cached"],
+            "memory_ratio": memory["live"] / memory["peer"],
+            "memory_ratio_cached": memory["cached"] / memory["peer"],
+            "limit_share": work / peak / seconds["cached"],
+            **{f"tokens_per_second_{name}": tokens / s for name, s in seconds.items()},
+            **{f"gib_above_weights_{name}": b / 2**30 for name, b in memory.items()},
+            "matrix_peak_tflops": peak / 1e12,
+            "step_tflop": work / 1e12,
+            **error,
+        }
+    ]
+
+
+class Sides:
+    """The same models and rows, three ways.
+
+    Args:
+        dropout: Of the adapter.
+        only: Leave out what this side does not need: `peer`, `live` or `cached`.
+    """
+
+    def __init__(self, dropout: float, only: str = ""):
+        self.sizes = ("0.5B", "7B") if torch.cuda.is_available() else ("0.5B", "1.5B")
+        self.student = lora(qwen(self.sizes[0], seed=0), dropout)
+        teacher = qwen(self.sizes[1], seed=1).eval().requires_grad_(False)
+        self.device = parts.plain(self.student).device
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(VOCABULARY, (ROWS, LENGTH), generator=generator)
+        self.rows = [Encoded(tuple(row), PROMPT) for row in ids.tolist()]
+        self.batch = batches.collate(self.rows, batches.Weighing(), self.device)
+        self.ids = ids.to(self.device)
+        method = methods.build(schema.GKD(lmbda=0))
+        if only == "peer":
+            self.teacher = teacher
+            return
+        live = LiveTeacher(teacher, VOCABULARY)
+        self.live = DistillModel(self.student, method, live)
+        if only == "live":
+            return
+        states = cache.in_memory(live, self.rows, "response", rows_per_pass=ROWS)
+        head = live.head
+        if only == "cached":
+            # The body leaves the memory; what remains is a copy of the head.
+            head = parts.Head(weight=head.weight.clone())
+            del self.live, live
+            gc.collect()
+        cached = cache.CachedTeacher(states, head, VOCABULARY, "response")
+        self.cached = DistillModel(self.student, method, cached)
+        self.teacher = None if only else teacher
+
+    def steps(self) -> dict[str, Step]:
+        """Return every side's step by name; each returns its loss."""
+        found: dict[str, Step] = {}
+        if getattr(self, "teacher", None) is not None:
+            found["peer"] = self._peer(contextlib.nullcontext)
+            found["peer_autocast"] = self._peer(self._autocast)
+        for name in ("live", "cached"):
+            if hasattr(self, name):
+                found[name] = self._ours(getattr(self, name))
+        return found
+
+    def time(self, repeats: int) -> dict[str, float]:
+        """Return the median seconds of every side's step, one after another in turn."""
+        steps = self.steps()
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for i in range(repeats + 1):
+            for name, step in steps.items():
+                started = time.perf_counter()
+                step()
+                if i:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - started)
+        return {name: statistics.median(s) for name, s in seconds.items()}
+
+    def check(self) -> dict[str, float]:
+        """Fail unless every side computes the loss of the models' own logits; return the gaps."""
+        dense = self._dense()
+        gaps = {f"{n}_loss_error": abs(s() / dense - 1) for n, s in self.steps().items()}
+        # Autocast rounds the student's adapter, which the dense logits above do not.
+        limits = {"live_loss_error": 2e-3, "cached_loss_error": 2e-3, "peer_loss_error": 0.2}
+        for name, limit in limits.items():
+            assert gaps[name] < limit, (name, gaps)
+        return gaps
+
+    def matrix_work(self) -> float:
+        """Return the floating-point operations of the cached step's matrix products."""
+        counter = FlopCounterMode(display=False)
+        with counter:
+            self._ours(self.cached)()
+        return float(counter.get_total_flops())
+
+    def _ours(self, model: DistillModel) -> Step:
+        tokens = self.batch.targets_N.numel()
+
+        def step() -> float:
+            self.student.zero_grad()
+            with self._autocast():
+                (loss,) = model(self.batch, num_items_in_batch=tokens)
+            loss.backward()
+            return loss.item()
+
+        return step
+
+    def _peer(self, precision: Callable) -> Step:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from trl.experimental.gkd import GKDTrainer
+        trainer = types.SimpleNamespace(
+            teacher_model=self.teacher,
+            beta=0.5,
+            generalized_jsd_loss=GKDTrainer.generalized_jsd_loss,
+        )
+        labels = self.ids.clone()
+        labels[:, :PROMPT] = -100
+        inputs = {
+            "input_ids": self.ids,
+            "attention_mask": torch.ones_like(self.ids),
+            "labels": labels,
+        }
+
+        def step() -> float:
+            self.student.zero_grad()
+            with precision():
+                loss = GKDTrainer.compute_loss(trainer, self.student, inputs)
+            loss.backward()
+            return loss.item()
+
+        return step
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @torch.no_grad()
+    def _dense(self) -> float:
+        """Return the loss from whole rows of the models' own logits, in float64."""
+        total = 0.0
+        self.student.eval()
+        for row in self.ids:
+            s_LV, t_LV = (
+                F.log_softmax(m(input_ids=row[None]).logits[0, PROMPT - 1 : -1].double(), -1)
+                for m in (self.student, self.teacher)
+            )
+            m_LV = torch.logaddexp(s_LV, t_LV) - torch.tensor(2.0).log()
+            kls = F.kl_div(m_LV, t_LV, log_target=True, reduction="none")
+            kls += F.kl_div(m_LV, s_LV, log_target=True, reduction="none")
+            total += kls.sum().item() / 2
+        self.student.train()
+        return total / self.batch.targets_N.numel()
+
+
+def matrix_peak() -> float:
+    """Return the most bfloat16 operations a second of several large products."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    best = 0.0
+    for n, k, m in [(1024, 1024, 4864), (2048, 2048, 2048), (1024, 4864, 1024), (4096,) * 3]:
+        a = torch.randn(n, k, device=device, dtype=torch.bfloat16)
+        b = torch.randn(k, m, device=device, dtype=torch.bfloat16)
+        for _ in range(10):
+            started = time.perf_counter()
+            _ = a @ b
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 2.0 * n * k * m / (time.perf_counter() - started))
+    return best
+
+
+def peak_above_weights(side: str) -> int:
+    """Return the most bytes that two steps need on top of what was there before them."""
+    steps = Sides(dropout=0.0, only=side).steps()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = _resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    step = steps["peer_autocast" if side == "peer" else side]
+    step()
+    step()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() - before
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _in_a_process(side: str) -> int:
+    command = [sys.executable, __file__, "--memory", side]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory", choices=("peer", "live", "cached"), required=True)
+    print(peak_above_weights(parser.parse_args().memory))
