@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from measure import interleaved
 from peft import LoraConfig
-from timing import interleaved
 from transformers import DataCollatorForSeq2Seq
 
 from kdstudy import DistillConfig, DistillTrainer

@@ -7,14 +7,11 @@ Values are compared with float64 softmax and sums of the very logits that a bflo
 """
 
 import dataclasses
-import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from timing import interleaved
+from measure import interleaved, peak_during, printed_by
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -128,8 +125,8 @@ def run(repeats: int) -> list[dict[str, Any]]:
             "value_error_peer": theirs[0],
             "gradient_error": mine[1],
             "gradient_error_peer": theirs[1],
-            "gib": _peak("ours") / 2**30,
-            "gib_peer": _peak("liger") / 2**30,
+            "gib": printed_by(__file__, "ours") / 2**30,
+            "gib_peer": printed_by(__file__, "liger") / 2**30,
         }
     ]
 
@@ -144,33 +141,12 @@ def _once(work: Any, *args: Any) -> Any:
     return timed
 
 
-def _peak(side: str) -> int:
-    done = subprocess.run(
-        [sys.executable, __file__, side], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout.splitlines()[-1])
-
-
 def _peak_here(side: str) -> int:
-    """Return the most bytes above the inputs that a second call needs."""
+    """Return the peak of a second call."""
     data = inputs()
     work = data.ours if side == "ours" else lambda: data.liger(compiled=True)
     work()
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    time.sleep(1)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    work()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    return peak_during(work)
 
 
 if __name__ == "__main__":

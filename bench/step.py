@@ -10,21 +10,18 @@ the teacher cache.
 machine's measured bfloat16 peak, over the step's time.
 """
 
-import argparse
 import contextlib
 import gc
-import json
 import statistics
-import subprocess
 import sys
 import time
 import types
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from measure import peak_during, printed_by
 from shapes import VOCABULARY, lora, qwen
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,7 +47,7 @@ def run(repeats: int) -> list[dict[str, Any]]:
     student, teacher = sides.sizes
     tokens = ROWS * (LENGTH - PROMPT)
     del sides
-    memory = {name: _in_a_process(name) for name in ("peer", "live", "cached")}
+    memory = {name: printed_by(__file__, name) for name in ("peer", "live", "cached")}
     return [
         {
             "case": f"{student} student, {teacher} teacher, {ROWS} x {LENGTH}, bf16, LoRA, "
@@ -223,35 +220,10 @@ def matrix_peak() -> float:
 
 
 def peak_above_weights(side: str) -> int:
-    """Return the most bytes that two steps need on top of what was there before them."""
-    steps = Sides(dropout=0.0, only=side).steps()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    step = steps["peer_autocast" if side == "peer" else side]
-    step()
-    step()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() - before
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def _in_a_process(side: str) -> int:
-    command = [sys.executable, __file__, "--memory", side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    """Return the most bytes that two steps need on top of the weights."""
+    step = Sides(dropout=0.0, only=side).steps()["peer_autocast" if side == "peer" else side]
+    return peak_during(lambda: (step(), step()))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--memory", choices=("peer", "live", "cached"), required=True)
-    print(peak_above_weights(parser.parse_args().memory))
+    print(peak_above_weights(sys.argv[1]))

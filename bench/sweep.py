@@ -11,8 +11,8 @@ import tempfile
 from typing import Any
 
 import torch
+from measure import interleaved
 from peft import LoraConfig
-from timing import interleaved
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from kdstudy import DistillConfig, DistillTrainer

@@ -1,48 +1,67 @@
 """Student and teacher of a `DistillTrainer`, from names or from loaded models."""
 
-from collections.abc import Sequence
+import copy
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import cache
+from kdstudy.distill import cache, hub
+from kdstudy.distill.batches import Batch
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.methods import Method
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
 from kdstudy.models import heads, load, parts
-from kdstudy.models.resolve import resolve
+from kdstudy.models.resolve import Resolved, resolve
 from kdstudy.study import schema
+
+Named = str | Path
 
 
 def student(
-    model: parts.Model | str,
+    model: parts.Model | Named,
     args: DistillConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     peft_config: PeftConfig | None,
-) -> tuple[parts.Model, PreTrainedTokenizerBase]:
-    """Return the student, ready to train, and its tokenizer."""
-    if isinstance(model, str):
+) -> tuple[parts.Model, PreTrainedTokenizerBase, str]:
+    """Return the student, ready to train, its tokenizer, and its base's Hub id or folder."""
+    if isinstance(model, Named):
+        found = _resolved(model)
         # Weights that are trained stay in float32: bfloat16 would swallow small updates.
-        model, own = _opened(model, "bfloat16" if args.bf16 and peft_config else "float32")
-        tokenizer = tokenizer or own
-    if tokenizer is None:
-        tokenizer = load.load_tokenizer(_origin(model, "processing_class", "the student"))
+        precision = "bfloat16" if args.bf16 and peft_config else "float32"
+        model = load.open_model(found.local(), precision)
+        base = found.hub_id or found.folder
+        tokenizer = tokenizer or load.open_tokenizer(found.local())
+    else:
+        base = parts.plain(model).config._name_or_path or ""
+    tokenizer = tokenizer or _tokenizer_of(model, "processing_class", "the student")
+    load.require_eos(tokenizer, "processing_class")
     if peft_config is not None:
-        if isinstance(model, PeftModel):
-            raise InputError(
-                "peft_config: the model has an adapter already",
-                remedy="leave peft_config out, or merge the adapter first",
-            )
-        model = get_peft_model(model, peft_config)
-    return model, tokenizer
+        model = _adapted(model, peft_config, args.seed)
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise InputError(
+            f"the student's adapter is of type {model.active_peft_config.peft_type.value}",
+            why="it changes the prompt, and prompts must be the same for student and teacher",
+            remedy="use an adapter that changes layers, such as peft.LoraConfig",
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(
+            "the student has no parameter that is trained",
+            remedy="give peft_config, or load its adapter with PeftModel.from_pretrained(..., "
+            "is_trainable=True)",
+        )
+    return model, tokenizer, base
 
 
 def teacher(
-    model: parts.Model | Teacher | str | None,
+    model: parts.Model | Teacher | Named | None,
     method: Method,
     args: DistillConfig,
     learner: parts.Model,
@@ -57,7 +76,7 @@ def teacher(
         args: How to train.
         learner: The student.
         tokenizer: The student's.
-        rows: Every row that the teacher will be asked about, student text aside.
+        rows: Every row that the teacher is known to be asked about.
 
     Raises:
         InputError: There is none and the method needs one, or its vocabulary is another.
@@ -69,34 +88,93 @@ def teacher(
             f"method {args.method} needs a teacher",
             remedy="give teacher_model a model or a name, or use method sft",
         )
-    theirs = None
-    if isinstance(model, str):
-        model, theirs = _opened(model, "bfloat16" if args.bf16 else "float32")
-    if not isinstance(model, PreTrainedModel | PeftModel):
+    if isinstance(model, Named):
+        again = functools.partial(_open_teacher, model, args)
+        model, theirs = again()
+    elif isinstance(model, PreTrainedModel | PeftModel):
+        again = None
+        _require_another(model, learner)
+        theirs = _tokenizer_of(model, "teacher_model", "the teacher")
+    else:
         return model
-    if theirs is None:
-        theirs = load.load_tokenizer(_origin(model, "teacher_model", "the teacher"))
     width = heads.common_width(tokenizer, theirs, parts.head(learner), parts.head(model))
     live = LiveTeacher(model.to(args.device), width)
     if args.teacher_cache == "off" or method.lmbda == 1:
         return live
     tokens = args.weighing(method).loss_tokens
     states = cache.in_memory(live, rows, tokens, rows_per_pass=args.per_device_eval_batch_size)
-    # Without `live` the body of a teacher that was given by name is freed here.
-    return cache.CachedTeacher(states, live.head, width, tokens, live if method.lmbda > 0 else None)
+    # The body of a teacher that was given by name is freed here, unless it will be asked again.
+    if again is not None and method.lmbda == 0:
+        reopened = _Reopened(lambda: LiveTeacher(again()[0].to(args.device), width))
+        return cache.CachedTeacher(states, live.head, width, tokens, reopened)
+    return cache.CachedTeacher(states, live.head, width, tokens, live)
 
 
-def _opened(name: str, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    local = resolve(schema.ModelRef(model=name), Path.cwd(), {}).local()
+class _Reopened:
+    """A teacher whose body was freed; it is loaded again when a row is met that is not cached."""
+
+    def __init__(self, reopen: Callable[[], LiveTeacher]):
+        self._reopen = functools.cache(reopen)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the final hidden states at the batch's scored positions, [N, H]."""
+        return self._reopen().hidden(batch)
+
+
+def public_name(model: object) -> str:
+    """Return what may be told of where a model came from: its Hub id, or its folder's name."""
+    if isinstance(model, PreTrainedModel | PeftModel):
+        model = parts.plain(model).config._name_or_path
+    return hub.public(str(model)) if isinstance(model, Named) else ""
+
+
+def _resolved(name: Named, revision: str | None = None) -> Resolved:
+    return resolve(schema.ModelRef(model=str(name), revision=revision), Path.cwd(), {})
+
+
+def _open_teacher(
+    name: Named, args: DistillConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    local = _resolved(name).local()
+    precision = "bfloat16" if args.bf16 else "float32"
     return load.open_model(local, precision), load.open_tokenizer(local)
 
 
-def _origin(model: parts.Model, argument: str, whose: str) -> Path:
-    folder = Path(parts.plain(model).config._name_or_path or "-")
-    if not folder.is_dir():
+def _adapted(model: parts.Model, config: PeftConfig, seed: int) -> PeftModel:
+    if isinstance(model, PeftModel):
+        raise InputError(
+            "peft_config: the model has an adapter already",
+            remedy="leave peft_config out, or merge the adapter first",
+        )
+    # The adapter's first weights are random: `seed` decides them, as it decides all else.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, copy.deepcopy(config))
+
+
+def _require_another(model: parts.Model, learner: parts.Model) -> None:
+    if parts.plain(model) is parts.plain(learner):
+        raise InputError(
+            "teacher_model and model are the same object",
+            why="the teacher would change with the student",
+            remedy="give the teacher by name, or load it a second time",
+        )
+
+
+def _tokenizer_of(model: parts.Model, argument: str, whose: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that lies where the model was loaded from."""
+    config = parts.plain(model).config
+    if not config._name_or_path:
         raise InputError(
             f"{argument}: nothing says which tokenizer {whose} has",
-            why="its configuration names no folder that exists",
-            remedy=f"give {argument} by name" if whose != "the student" else "give the tokenizer",
+            why="the model was not loaded from a folder or from the Hub",
+            remedy="give the tokenizer"
+            if whose == "the student"
+            else "save it and its tokenizer in one folder, and give that folder's name",
         )
-    return folder
+    # The commit is known, so that a model that is here needs no network.
+    commit = getattr(config, "_commit_hash", None)
+    folder = Path(config._name_or_path)
+    if folder.is_dir():
+        return load.load_tokenizer(folder)
+    return load.open_tokenizer(_resolved(config._name_or_path, commit).local())

@@ -1,5 +1,6 @@
 """DistillConfig: transformers.TrainingArguments with the fields of distillation."""
 
+import copy
 import dataclasses
 from typing import Literal
 
@@ -17,6 +18,26 @@ _OF_METHOD = (
     "temperature", "tau_squared", "noise", "hard_label_weight", "probability_epsilon", "beta",
     "alpha", "mixture", "lmbda", "sampling_temperature", "on_policy_text",
 )  # fmt: skip
+# Fields of TrainingArguments that cannot be kept: why, and what to do instead.
+_REFUSED = {
+    "fp16": (
+        "its loss scaling makes gradients infinite by design, and an infinite gradient stops a run",
+        "set bf16, or train in float32",
+    ),
+    "label_smoothing_factor": (
+        "what a token is charged is the method's",
+        "use hard_label_weight to mix in the cross-entropy",
+    ),
+    "neftune_noise_alpha": (
+        "the result would depend on how a step is cut into micro-batches",
+        "leave it out",
+    ),
+    "auto_find_batch_size": (
+        "the rows of a step are planned before the run",
+        "lower per_device_train_batch_size and raise gradient_accumulation_steps: memory changes, "
+        "the result does not",
+    ),
+}
 
 
 @dataclasses.dataclass
@@ -45,8 +66,9 @@ class DistillConfig(TrainingArguments):
         loss_tokens: `response`, `all` or `positions`.
         normalisation: `tokens`, `sequences` or `micro_batches`.
         normalisation_group: Rows of a group for `micro_batches`.
-        teacher_cache: `memory`: with an off-policy method, compute the teacher's hidden states
-            once, then free its body. `off`: run it at every step.
+        teacher_cache: `memory`: compute the teacher's hidden states on the dataset once and keep
+            them in CPU memory; a teacher that was given by name is then freed, unless the method
+            samples. `off`: run it at every step.
         logging_nan_inf_filter: As in `TrainingArguments`, but off: a loss that is not a number
             stops the run instead of being replaced by the mean of what came before.
     """
@@ -74,6 +96,11 @@ class DistillConfig(TrainingArguments):
     def __post_init__(self):
         # Rows are not a model's columns.
         self.remove_unused_columns = False
+        # The denominator is counted over all devices; without this DDP's mean would stay in.
+        self.average_tokens_across_devices = True
+        for name, (why, remedy) in _REFUSED.items():
+            if getattr(self, name):
+                raise InputError(f"DistillConfig: {name} is not supported", why=why, remedy=remedy)
         super().__post_init__()
         # torch.nn.DataParallel would cut a micro-batch again, behind the token count's back.
         _ = self.device
@@ -85,19 +112,24 @@ class DistillConfig(TrainingArguments):
         Raises:
             InputError: There is no such method, or it has no such field, or not that value.
         """
-        given = {k: getattr(self, k) for k in _OF_METHOD if getattr(self, k) is not None}
+        given = self.given_fields()
         if self.method == "seqkd":
             raise InputError(
                 "method: seqkd is cross-entropy on text that the teacher wrote",
                 remedy="write the teacher's text into the dataset's completions and use method "
                 "sft; `kdstudy distill --method seqkd` does both",
             )
+        self._require_known(given)
         try:
             return build(_METHOD.validate_python({"type": self.method, **given}))
         except ValidationError as e:
             first = e.errors()[0]
             field = ".".join(map(str, first["loc"][1:])) or "method"
             raise InputError(f"DistillConfig: {field}: {first['msg']}") from e
+
+    def given_fields(self) -> dict[str, object]:
+        """Return the fields of a method that were set."""
+        return {k: getattr(self, k) for k in _OF_METHOD if getattr(self, k) is not None}
 
     def weighing(self, method: Method) -> Weighing:
         """Return what is scored and how the sum is normalised."""
@@ -110,3 +142,36 @@ class DistillConfig(TrainingArguments):
             normalisation=method.normalisation or self.normalisation,
             group=self.normalisation_group,
         )
+
+    def _require_known(self, given: dict[str, object]) -> None:
+        if self.method not in schema.METHODS:
+            raise InputError(
+                f"DistillConfig: there is no method {self.method!r}",
+                remedy=f"one of {', '.join(name for name in schema.METHODS if name != 'seqkd')}",
+            )
+        known = [name for name in _OF_METHOD if name in schema.METHODS[self.method].model_fields]
+        strangers = [name for name in given if name not in known]
+        if strangers:
+            raise InputError(
+                f"DistillConfig: method {self.method} has no {', '.join(strangers)}",
+                why=f"its fields are {', '.join(known)}" if known else "it has no fields",
+                remedy="leave it out, or choose a method that has it",
+            )
+
+
+def own(args: DistillConfig | None) -> DistillConfig:
+    """Return a copy: the run's length is written into it, and another run may have another.
+
+    Raises:
+        InputError: It is no DistillConfig.
+    """
+    if args is None:
+        return DistillConfig()
+    if not isinstance(args, DistillConfig):
+        raise InputError(
+            f"args: is a {type(args).__name__}",
+            why="the method and its fields are in DistillConfig, which has all of "
+            "TrainingArguments' fields",
+            remedy="write DistillConfig in its place",
+        )
+    return copy.copy(args)

@@ -23,9 +23,9 @@ from torch._inductor.exc import InductorError
 from kdstudy.distill.divergences import Objective, Terms
 from kdstudy.models.parts import Head
 
-# Logits of a chunk. On a CPU the products run at full speed from about 100 rows of a vocabulary of
-# 152,000; a GPU wants more rows.
-_CHUNK, _CHUNK_CUDA = 2**24, 2**26
+# Logits of a chunk. On two CPU cores the products are fastest from about 200 rows of a vocabulary
+# of 152,000; a GPU wants more rows.
+_CHUNK, _CHUNK_CUDA = 2**25, 2**26
 # What is not compiled works through a chunk in blocks whose temporaries stay in the processor's
 # cache: on two cores that is within a tenth of the compiled loss, without its seconds of compiling,
 # and three times faster than taking a chunk whole. A GPU has no such cache and compiles.

@@ -21,7 +21,7 @@ class Guard(TrainerCallback):
         self._step, self._rows = 0, [[]]
 
     def begin(self, step: int, rows: list[list[int]]) -> None:
-        """Remember which rows the step's micro-batches hold."""
+        """Remember which rows of the dataset the step's micro-batches hold."""
         self._step, self._rows, self.losses = step, rows, []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -4,7 +4,7 @@ Shapes: N scored tokens, H hidden width, V vocabulary entries.
 """
 
 import contextlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -94,13 +94,36 @@ class DistillModel(nn.Module):
         )
         return sums if validation else (sums[0] / num_items_in_batch,)
 
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """Recompute the student's activations in the backward pass; `Trainer` calls this."""
+        self._checkpoint("activation_checkpointing_enable", settings)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        """As `activation_checkpointing_enable`, under the name that older transformers call."""
+        self._checkpoint("gradient_checkpointing_enable", settings)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as e:
+            raise AttributeError(f"{e}; the model that is trained is its .student") from None
+
+    def _checkpoint(self, name: str, settings: dict[str, Any]) -> None:
+        base = parts.plain(self.student)
+        # A layer is recomputed only if what enters it needs a gradient; below adapters none does.
+        base.enable_input_require_grads()
+        getattr(base, name)(**settings)
+
     def _teacher_side(self, batch: Batch) -> TeacherSide | None:
         if self.teacher is None:
             return None
         noise = None
         if self.method.noise and batch.noise_seeds:
             noise = Noise(self.method.noise, batch.noise_seeds)
-        return TeacherSide(hidden=self.teacher.hidden(batch), head=self.teacher.head, disturb=noise)
+        # In the teacher's own type, as its cached states are.
+        with torch.autocast(batch.ids_BL.device.type, enabled=False):
+            hidden_NH = self.teacher.hidden(batch)
+        return TeacherSide(hidden=hidden_NH, head=self.teacher.head, disturb=noise)
 
     def _precision(self, batch: Batch) -> contextlib.AbstractContextManager:
         if self.autocast is None:

@@ -1,6 +1,7 @@
 """Text -> training rows: a study's corpus, or a dataset in the formats of TRL."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,12 +21,14 @@ class Rows:
         truncated: How many lost their end at max_length.
         unended: How many the teacher did not end within its token budget.
         dropped: How many could not be used: no room for a response, or nothing written.
+        numbers: Each row's place in the dataset it came from, counted from 0.
     """
 
     rows: tuple[Encoded, ...]
     truncated: int
     unended: int
     dropped: int
+    numbers: tuple[int, ...] = ()
 
 
 def encode_rows(
@@ -101,7 +104,13 @@ def encode_dataset(
     Raises:
         InputError: A row has another format, or there is no chat template.
     """
-    rows: list[Encoded] = []
+    if isinstance(dataset, Mapping | str):
+        names = f" of {', '.join(map(str, dataset))}" if isinstance(dataset, Mapping) else ""
+        raise InputError(
+            f"the dataset is a {type(dataset).__name__}{names}, not rows",
+            remedy='choose one split, such as load_dataset(...)["train"]',
+        )
+    rows: dict[int, Encoded] = {}
     truncated = dropped = 0
     for number, given in enumerate(dataset):
         row = given
@@ -111,32 +120,92 @@ def encode_dataset(
             dropped += 1
             continue
         truncated += row.truncated
-        rows.append(row)
-    return Rows(rows=tuple(rows), truncated=truncated, unended=0, dropped=dropped)
+        rows[number] = row
+    return Rows(
+        rows=tuple(rows.values()),
+        truncated=truncated,
+        unended=0,
+        dropped=dropped,
+        numbers=tuple(rows),
+    )
+
+
+def read_dataset(
+    name: str,
+    dataset: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    max_truncated_share: float,
+) -> Rows:
+    """Return a dataset's rows as `encode_dataset` does, none for None, and say what was lost.
+
+    Raises:
+        InputError: A row has another format, or too many do not fit.
+    """
+    if dataset is None:
+        return Rows(rows=(), truncated=0, unended=0, dropped=0)
+    found = encode_dataset(dataset, tokenizer, max_length)
+    require_enough({name: found}, max_length, max_truncated_share)
+    # A share of 1 says that they have been counted elsewhere, or that nobody minds.
+    if found.truncated + found.dropped and max_truncated_share < 1:
+        logging.getLogger(__name__).warning(
+            "%s: %d rows were cut at max_length %d, %d had no room for a completion",
+            name, found.truncated, max_length, found.dropped,
+        )  # fmt: skip
+    return found
 
 
 def _encode_one(
     row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, number: int
 ) -> Encoded | None:
+    prompt, completion = _prompt_and_completion(row, number)
+    if isinstance(prompt, str):
+        return encode(tokenizer, "{instruction}", prompt, completion, max_length)
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"row {number} holds messages, and the tokenizer has no chat template",
+            why="nothing says how messages become text",
+            remedy="set tokenizer.chat_template, or give prompt and completion as texts",
+        )
+    return encode(tokenizer, "chat", prompt, completion, max_length)
+
+
+def _prompt_and_completion(row: Any, number: int) -> tuple[str | list[dict[str, str]], str]:
+    """Return a row's prompt, a text or messages, and the text of its completion."""
+    if not isinstance(row, Mapping):
+        raise InputError(
+            f"row {number} is a {type(row).__name__}",
+            remedy='give each row as {"prompt": ..., "completion": ...} or {"messages": [...]}',
+        )
     prompt, completion = row.get("prompt"), row.get("completion")
-    if "messages" in row:
+    if row.get("messages"):
         *prompt, last = row["messages"]
         completion = [last]
     if isinstance(prompt, str) and isinstance(completion, str):
-        return encode(tokenizer, "{instruction}", prompt, completion, max_length)
+        return prompt, completion
     if not (isinstance(prompt, list) and isinstance(completion, list) and len(completion) == 1):
+        found = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
         raise InputError(
-            f"row {number} has the columns {', '.join(row)}",
-            why="a row needs prompt and completion, both texts or both messages, or messages",
+            f"row {number} has {found}",
+            why="a row needs prompt and completion, both texts or both lists of messages (one in "
+            "the completion), or messages",
             remedy='rename its columns: {"prompt": ..., "completion": ...} or {"messages": [...]}',
         )
-    if completion[0]["role"] != "assistant":
+    last = completion[0]
+    if last["role"] != "assistant":
         raise InputError(
-            f"row {number}: its last message is by {completion[0]['role']}, not the assistant",
+            f"row {number}: its last message is by {last['role']}, not the assistant",
             why="the student learns the assistant's words",
             remedy="drop what follows the assistant's last message",
         )
-    return encode(tokenizer, "chat", prompt, completion[0]["content"], max_length)
+    if not prompt or not isinstance(last.get("content"), str):
+        problem = "its last message is no text" if prompt else "nothing precedes its only message"
+        raise InputError(
+            f"row {number}: {problem}",
+            why="the student learns to answer a prompt with text",
+            remedy="leave such rows out",
+        )
+    return prompt, last["content"]
 
 
 def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_share: float) -> None:

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches
-from kdstudy.distill.config import DistillConfig
+from kdstudy.distill import assemble, batches, hub
+from kdstudy.distill.config import DistillConfig, own
 from kdstudy.distill.guard import Guard
 from kdstudy.distill.model import DistillModel, Teacher
-from kdstudy.distill.rows import encode_dataset, require_enough
+from kdstudy.distill.rows import Rows, read_dataset
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
-from kdstudy.models.parts import Model, plain
+from kdstudy.models.parts import Model
 from kdstudy.models.sample import sample, seed_of
 
 _COUNTS = "counts.json"
@@ -36,7 +36,8 @@ class DistillTrainer(Trainer):
     changes memory and not the result. Checkpoints are folders that PEFT or transformers load.
 
     Args:
-        model: The student: a model, or the name of one (zoo, folder or Hub id).
+        model: The student: a model, or the name of one (zoo, folder or Hub id). It stays at hand
+            as `trainer.student`; `trainer.model` is the module that holds it and the loss.
         teacher_model: The teacher, likewise, or an object with `width`, `head` and `hidden`
             (`distill.model.Teacher`); None for a method without one.
         args: How to train.
@@ -48,14 +49,17 @@ class DistillTrainer(Trainer):
         callbacks: As in `Trainer`.
         optimizers: As in `Trainer`.
 
+    Attributes:
+        text: What became of each dataset: its rows, and how many were cut or dropped.
+
     Raises:
         InputError: Rows do not fit, models do not match, or the configuration contradicts itself.
     """
 
     def __init__(
         self,
-        model: Model | str,
-        teacher_model: Model | Teacher | str | None = None,
+        model: Model | str | Path,
+        teacher_model: Model | Teacher | str | Path | None = None,
         args: DistillConfig | None = None,
         *,
         train_dataset: Any,
@@ -63,37 +67,34 @@ class DistillTrainer(Trainer):
         corpus_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
-        args = args or DistillConfig()
+        args = own(args)
         method = args.built_method()
-        student, tokenizer = assemble.student(model, args, processing_class, peft_config)
+        model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)
-        self.eos_ids = load.eos_ids(student, tokenizer)
-        self.rows = _rows("train_dataset", train_dataset, tokenizer, args)
-        self.validation = _rows("eval_dataset", eval_dataset, tokenizer, args)
-        self.corpus_validation = _rows("corpus_dataset", corpus_dataset, tokenizer, args)
-        everything = (*self.rows, *self.validation)
-        teacher = assemble.teacher(teacher_model, method, args, student, tokenizer, everything)
+        self.eos_ids = load.eos_ids(model, tokenizer)
+        names = ("train_dataset", "eval_dataset", "corpus_dataset")
+        given = zip(names, (train_dataset, eval_dataset, corpus_dataset), strict=True)
+        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given}
+        self.rows, self.validation, self.corpus_validation = (t.rows for t in self.text.values())
+        known = (*self.rows, *self.validation, *self.corpus_validation)
+        teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
+        self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self.tokens = self.cells = self.real = 0
         self._guard = Guard()
         self._order = self._plan(args)
         super().__init__(
-            model=DistillModel(student, method, teacher),
+            model=DistillModel(model, method, teacher),
             args=args,
             train_dataset=self.rows,
             eval_dataset=self.validation or None,
             processing_class=tokenizer,
-            callbacks=[*callbacks, self._guard],
+            callbacks=[*(callbacks or ()), self._guard],
             optimizers=optimizers,
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise StageError(
-                "FSDP and DeepSpeed are configured for this process",
-                why="checkpoints and on-policy text are written for whole models on each device",
-                remedy="start it on one device, or with plain data parallelism (DDP)",
-            )
+        self._require_whole_models()
 
     def run(self) -> None:
         """Train from the last whole checkpoint in the output folder, or from the start.
@@ -122,7 +123,7 @@ class DistillTrainer(Trainer):
     # What follows overrides transformers.Trainer.
 
     def get_train_dataloader(self) -> DataLoader:
-        """Yield the row numbers of this device's micro-batches, for the whole run."""
+        """Yield the row numbers of this device's micro-batches, an epoch at a time."""
         rank, world = self.args.process_index, max(1, self.args.world_size)
         size = self.args.per_device_train_batch_size
         mine = [
@@ -134,7 +135,7 @@ class DistillTrainer(Trainer):
         # loader's private generator keeps it from drawing on the one that dropout uses.
         return DataLoader(
             range(len(self.rows)),
-            batch_sampler=mine,
+            batch_sampler=_Epoch(self, mine),
             collate_fn=list,
             generator=torch.Generator(),
         )
@@ -162,7 +163,8 @@ class DistillTrainer(Trainer):
             )
             for part in parts
         ]
-        self._guard.begin(step, [[numbers[i] for i in part] for part in parts])
+        places = self.text["train_dataset"].numbers
+        self._guard.begin(step, [[places[numbers[i]] for i in part] for part in parts])
         return [{"batch": batch} for batch in made], self._count(rows, made, denominator)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -187,7 +189,7 @@ class DistillTrainer(Trainer):
         rows, corpus = self.validation, self.corpus_validation
         if eval_dataset is not None:
             tokenizer = self.processing_class
-            rows, corpus = _rows("eval_dataset", eval_dataset, tokenizer, self.args), ()
+            rows, corpus = _read("eval_dataset", eval_dataset, tokenizer, self.args).rows, ()
         if not rows:
             raise InputError("evaluate: there are no rows", remedy="give the trainer eval_dataset")
         model = self._wrap_model(self.model, training=False)
@@ -214,7 +216,7 @@ class DistillTrainer(Trainer):
         if "loss" in logs:
             logs["padding_share"] = round(self.padding_share, 4)
         if self.state.epoch is not None:
-            # The loader holds the whole run, which Trainer takes for one epoch.
+            # Steps do not end where an epoch does; Trainer counts whole steps.
             done = self.state.global_step * self._rows_per_step() / len(self.rows)
             self.state.epoch = round(done, 4)
         super().log(logs, start_time)
@@ -225,10 +227,21 @@ class DistillTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        base = plain(self.student).config._name_or_path
+        # A path on this machine means nothing on the Hub, and is nobody's business there.
+        base = self._origin.public_base if self.hub_model_id else self._origin.base
         load.save(self.student, folder, self.processing_class, base=base)
-        counts = {"tokens": self.tokens, "cells": self.cells, "real": self.real}
-        (folder / _COUNTS).write_text(json.dumps(counts))
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            counts = {"tokens": self.tokens, "cells": self.cells, "real": self.real}
+            (folder / _COUNTS).write_text(json.dumps(counts))
+
+    def create_model_card(self, **facts: Any) -> None:
+        """Write README.md into the output folder; arguments as in Trainer."""
+        if self.is_world_process_zero():
+            hub.write_card(self, self._origin, facts)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            hub.push_checkpoint(self, Path(checkpoint_folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -240,6 +253,23 @@ class DistillTrainer(Trainer):
         load.restore(self.student, Path(self.state.best_model_checkpoint))
 
     # Our own parts.
+
+    @property
+    def _origin(self) -> hub.Origin:
+        return hub.Origin(
+            base=self._base,
+            teacher=self._teacher_name,
+            method={"method": self.args.method, **self.args.given_fields()},
+            adapter=isinstance(self.student, PeftModel),
+        )
+
+    def _require_whole_models(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise StageError(
+                "FSDP and DeepSpeed are configured for this process",
+                why="checkpoints and on-policy text are written for whole models on each device",
+                remedy="start it on one device, or with plain data parallelism (DDP)",
+            )
 
     def _plan(self, args: DistillConfig) -> list[list[int]]:
         """Return the row numbers of every optimizer step, and tell `args` how many there are."""
@@ -325,19 +355,34 @@ class DistillTrainer(Trainer):
                 self.args.device,
                 weights=[weights[i] for i in part],
             )
-            sums += torch.stack(model(batch)).double().cpu()
+            # Before training, Trainer has not yet put its own around the model.
+            with self.accelerator.autocast():
+                sums += torch.stack(model(batch)).double().cpu()
         loss, entropy = (sums / denominator).tolist()
         return loss, entropy
 
 
-def _rows(
-    name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig
-) -> tuple[Encoded, ...]:
-    if dataset is None:
-        return ()
-    rows = encode_dataset(dataset, tokenizer, args.max_length)
-    require_enough({name: rows}, args.max_length, args.max_truncated_share)
-    return rows.rows
+class _Epoch:
+    """The micro-batches of the epoch that the run is in; Trainer asks again for each.
+
+    The run's permutations follow each other without a seam, so an epoch here is the whole steps
+    that hold a pass over the rows, and the last one may be shorter.
+    """
+
+    def __init__(self, trainer: DistillTrainer, run: list[list[int]]):
+        self._trainer, self._run = trainer, run
+        self._steps = math.ceil(len(trainer.rows) / trainer._rows_per_step())
+
+    def __len__(self) -> int:
+        return self._steps * self._trainer.args.gradient_accumulation_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self._trainer.state.global_step // self._steps * len(self)
+        return iter(self._run[first : first + len(self)])
+
+
+def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:
+    return read_dataset(name, dataset, tokenizer, args.max_length, args.max_truncated_share)
 
 
 def _share(step: list[int], rank: int, world: int) -> list[int]:

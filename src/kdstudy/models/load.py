@@ -73,15 +73,20 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
             f"{folder}: its tokenizer cannot be loaded ({_first_line(e)})",
             remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
         ) from e
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"{folder}: the tokenizer has no end-of-sequence token",
-            why="a student could neither learn to stop nor be told apart from a truncated one",
-            remedy="set eos_token in tokenizer_config.json to a token of the vocabulary",
-        )
+    require_eos(tokenizer, str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def require_eos(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer without an end-of-sequence token, with an InputError."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{name}: the tokenizer has no end-of-sequence token",
+            why="a student could neither learn to stop nor be told apart from a truncated one",
+            remedy="set eos_token (in tokenizer_config.json) to a token of the vocabulary",
+        )
 
 
 def eos_ids(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -299,12 +304,13 @@ def save(model: Model, out: Path, tokenizer: PreTrainedTokenizerBase, base: str 
             names as its base, in place of the folder the base was loaded from.
     """
     if isinstance(model, PeftModel):
-        config = model.peft_config[model.active_adapter]
-        config.base_model_name_or_path = base
+        model.peft_config[model.active_adapter].base_model_name_or_path = base
+        card = out / "README.md"
+        before = card.read_bytes() if card.is_file() else None
         # Without "False" PEFT asks the Hub whether the base's vocabulary has grown.
         model.save_pretrained(out, save_embedding_layers=False)
         # PEFT's model card repeats the folder the base was loaded from.
-        (out / "README.md").unlink(missing_ok=True)
+        card.unlink(missing_ok=True) if before is None else card.write_bytes(before)
     else:
         with _quiet():
             # One file: a checkpoint is read back whole.

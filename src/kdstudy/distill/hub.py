@@ -1,0 +1,155 @@
+"""A student on the Hub: its card, and uploads that hold no pickle of the training arguments."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCardData
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.utils.hub import PushInProgress
+
+_IGNORED = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a student comes from.
+
+    Attributes:
+        base: The Hub id or the folder of the model it started from; empty if unknown.
+        teacher: What may be told of the teacher; empty if unknown or if there is none.
+        method: The method's name and its fields that were set.
+        adapter: It is an adapter, and not a whole model.
+    """
+
+    base: str
+    teacher: str
+    method: Mapping[str, Any]
+    adapter: bool
+
+    @property
+    def public_base(self) -> str:
+        """The base's Hub id, or its folder's name."""
+        return public(self.base)
+
+
+def public(name: str) -> str:
+    """Return a Hub id as it is, and of a folder's path its last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if name and (path.is_dir() or path.is_absolute()) else name
+
+
+def card(origin: Origin, name: str, repo: str, trained: Mapping[str, Any], **facts: Any) -> str:
+    """Return a model card.
+
+    Args:
+        origin: Where the student comes from.
+        name: Its title.
+        repo: Its Hub id.
+        trained: What to say of the training, by name.
+        facts: Fields of the card's header, as `huggingface_hub.ModelCardData` takes them.
+    """
+    tags = facts.pop("tags", None) or []
+    tags = [tags] if isinstance(tags, str) else tags
+    known = origin.public_base == origin.base
+    facts.setdefault("base_model", (origin.base or None) if known else None)
+    header = ModelCardData(
+        library_name="peft" if origin.adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=[*tags, "kdstudy", "distillation", origin.method["method"]],
+        **facts,
+    )
+    fields = ", ".join(f"{k} {v}" for k, v in origin.method.items() if k != "method")
+    by = f"`{origin.method['method']}`" + (f" ({fields})" if fields else "")
+    source = f" from the teacher `{origin.teacher}`" if origin.teacher else ""
+    base = f"`{origin.public_base}`" if origin.base else "a model without a name"
+    loader = "AutoPeftModelForCausalLM" if origin.adapter else "AutoModelForCausalLM"
+    what = "An adapter for" if origin.adapter else "Made from"
+    rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items())
+    return f"""---
+{header.to_yaml()}
+---
+
+# {name}
+
+{what} {base}, trained with kdstudy by the method {by}{source}.
+
+```python
+from {"peft" if origin.adapter else "transformers"} import {loader}
+from transformers import AutoTokenizer
+
+model = {loader}.from_pretrained("{repo}")
+tokenizer = AutoTokenizer.from_pretrained("{repo}")
+```
+
+| training | |
+|---|---|
+{rows}
+"""
+
+
+def write_card(trainer: Trainer, origin: Origin, facts: dict[str, Any]) -> None:
+    """Write the card into the trainer's output folder.
+
+    Args:
+        trainer: A `DistillTrainer`.
+        origin: Where its student comes from.
+        facts: Arguments of `Trainer.create_model_card`.
+    """
+    folder = Path(trainer.args.output_dir)
+    names = {"finetuned_from": "base_model", "dataset": "datasets"}
+    facts = {names.get(k, k): v for k, v in facts.items() if v is not None}
+    name = facts.pop("model_name", None) or folder.resolve().name
+    trained = {
+        "rows": len(trainer.rows),
+        "optimizer steps": trainer.state.global_step,
+        "scored tokens": trainer.tokens,
+        "learning rate": trainer.args.learning_rate,
+    }
+    text = card(origin, name, trainer.hub_model_id or name, trained, **facts)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def push_checkpoint(trainer: Trainer, folder: Path) -> None:
+    """Upload the student as it is, and the checkpoint too if `hub_strategy` says so.
+
+    `Trainer`'s own writes training_args.bin, a pickle with the user's token in it.
+
+    Args:
+        trainer: Has a student, and a repository.
+        folder: The checkpoint.
+    """
+    args, running = trainer.args, trainer.push_in_progress
+    if args.hub_strategy == HubStrategy.END:
+        return
+    if running is not None and not running.is_done() and not args.hub_always_push:
+        return
+    trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+    trainer.save_model(_internal_call=True)
+    trainer.create_model_card()
+    message = f"Training in progress, step {trainer.state.global_step}"
+    common = {
+        "repo_id": trainer.hub_model_id,
+        "token": args.hub_token,
+        "revision": args.hub_revision,
+        "run_as_future": True,
+    }
+    jobs = [
+        HfApi().upload_folder(
+            folder_path=args.output_dir, commit_message=message, ignore_patterns=_IGNORED, **common
+        )
+    ]
+    if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        last = args.hub_strategy == HubStrategy.CHECKPOINT
+        jobs.append(
+            HfApi().upload_folder(
+                folder_path=folder,
+                path_in_repo="last-checkpoint" if last else folder.name,
+                commit_message=f"{message}, checkpoint",
+                **common,
+            )
+        )
+    done = [] if running is None or running.is_done() else running.jobs
+    trainer.push_in_progress = PushInProgress([*done, *jobs])
