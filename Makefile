@@ -17,8 +17,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv/installed
-	$(BIN)/python bench/run.py decode
+# Each side by side with its peer (docs/benchmarks.md); an hour on two cores, alone on the machine.
+bench: .venv/installed-bench
+	for name in step head sweep decode epoch; do $(BIN)/python bench/run.py $$name || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info src/*.egg-info
@@ -32,4 +33,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@

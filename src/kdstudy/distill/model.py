@@ -3,10 +3,10 @@
 Shapes: N scored tokens, H hidden width, V vocabulary entries.
 """
 
-import contextlib
 from typing import Any, Protocol
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
 from kdstudy.distill.batches import Batch
@@ -39,7 +39,6 @@ class DistillModel(nn.Module):
         method: What is charged per token.
         teacher: Supplies hidden states and head, when the method needs them. Entries of the
             student's vocabulary beyond the teacher's width are sliced off.
-        autocast: Type for mixed precision; None for none.
 
     Raises:
         InputError: The student changes logits after its head in an unknown way.
@@ -53,7 +52,6 @@ class DistillModel(nn.Module):
         student: parts.Model,
         method: Method,
         teacher: Teacher | None = None,
-        autocast: torch.dtype | None = None,
     ):
         super().__init__()
         if method.needs_teacher and teacher is None:
@@ -62,7 +60,6 @@ class DistillModel(nn.Module):
         self.student = student
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
-        self.autocast = autocast
 
     def forward(self, batch: Batch, num_items_in_batch: int | None = None) -> tuple[Tensor, ...]:
         """Return (loss,) for training, or the sums (loss, cross-entropy) for validation.
@@ -75,16 +72,18 @@ class DistillModel(nn.Module):
                 a mean.
         """
         validation = num_items_in_batch is None
-        with self._precision(batch):
+        narrow = _autocast(batch.ids_BL.device.type)
+        # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
+        with disable_input_dtype_casting(self.student, active=narrow is not None):
             hidden_NH = parts.scored_hidden(
                 self.student, batch.ids_BL, batch.rows_N, batch.positions_N
             )
-            teacher = self._teacher_side(batch)
+        teacher = self._teacher_side(batch)
         head = parts.head(self.student)
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)
         sums = head_loss(
-            hidden_NH if self.autocast is None else hidden_NH.to(self.autocast),
+            hidden_NH if narrow is None else hidden_NH.to(narrow),
             head,
             batch.targets_N,
             batch.weights_N,
@@ -125,7 +124,7 @@ class DistillModel(nn.Module):
             hidden_NH = self.teacher.hidden(batch)
         return TeacherSide(hidden=hidden_NH, head=self.teacher.head, disturb=noise)
 
-    def _precision(self, batch: Batch) -> contextlib.AbstractContextManager:
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(batch.ids_BL.device.type, dtype=self.autocast)
+
+def _autocast(device: str) -> torch.dtype | None:
+    """Return the type of the mixed precision that is on, which Trainer's `bf16` puts around us."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
