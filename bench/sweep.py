@@ -1,6 +1,6 @@
 """One teacher, nine off-policy runs: three methods at three temperatures.
 
-The teacher has three times the student's parameters; float32, LoRA, 20 steps of 8 rows each, a
+The teacher has three times the student's parameters; float32, LoRA, 8 steps of 8 rows each, a
 vocabulary of 8,192. Peer: the same runs with the live teacher. Ours: with the teacher cache, its
 computation within the time that is measured. As a LoRA step costs the student about two passes
 and the teacher one of three times the size, a perfect cache could save 1 - 2/5 of the bodies' work,
@@ -23,7 +23,7 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.models import load
 from kdstudy.models.zoo import path
 
-VOCABULARY, ROWS, BATCH, EPOCHS, PROMPT = 8192, 80, 8, 2, 40
+VOCABULARY, ROWS, BATCH, EPOCHS, PROMPT = 8192, 32, 8, 2, 40
 METHODS, TEMPERATURES = ("word_kd", "revkd", "skew_kl"), (1.0, 2.0, 5.0)
 
 

@@ -242,6 +242,20 @@ def test_only_response_tokens_are_scored_and_the_shift_is_right():
     assert scored(Encoded((20, 21), 0), "response").targets_N.tolist() == [21]
 
 
+@pytest.mark.parametrize("normalisation", ["tokens", "sequences", "micro_batches"])
+def test_rows_without_a_scored_token_add_nothing(tmp_path, normalisation):
+    settings = SETTINGS.model_copy(update={"normalisation": normalisation})
+    data = [Encoded((5, 6, 7), 3), Encoded((5, 6, tiny.EOS), 2)] * 2  # none, and one token
+    trainer = make(tmp_path, schema.GKD(lmbda=0), settings, data=data)
+
+    def loss(numbers: list[int]) -> float:
+        inputs, total = trainer.get_batch_samples(iter([numbers]), 1, torch.device("cpu"))
+        return sum(trainer.model(**i, num_items_in_batch=total)[0].item() for i in inputs)
+
+    assert loss([0, 1]) == pytest.approx(loss([1]), rel=1e-6) and loss([1]) > 0
+    assert loss([0, 2]) == 0
+
+
 def test_prompt_tokens_that_cannot_be_seen_have_no_influence(tmp_path):
     student, teacher = tiny.qwen(0), tiny.qwen(1)
     for model in (student, teacher):

@@ -340,7 +340,8 @@ class DistillTrainer(Trainer):
         self.tokens += tokens
         self.real += real
         self.cells += cells
-        return denominator
+        # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
+        return max(1, denominator)
 
     def _means(self, model: torch.nn.Module, rows: Sequence[Encoded]) -> tuple[float, float]:
         """Return the method's loss and the cross-entropy; every device measures all rows."""
