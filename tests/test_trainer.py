@@ -480,6 +480,14 @@ def test_a_model_that_changes_its_logits_in_secret_is_refused():
         parts.require_known_head(scaled)
 
 
+def test_a_model_with_a_broken_weight_is_refused_as_such():
+    broken = tiny.qwen(0)
+    with torch.no_grad():
+        broken.model.norm.weight[0] = math.nan
+    with pytest.raises(InputError, match="not finite numbers"):
+        parts.require_known_head(broken)
+
+
 def test_nothing_is_printed_and_no_file_leaves_the_folder(tmp_path, capfd):
     before = set(Path.cwd().iterdir())
     told = []

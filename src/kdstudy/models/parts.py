@@ -111,6 +111,12 @@ def require_known_head(model: Model) -> None:
         whole_NV = base(input_ids=ids_BL, use_cache=False).logits[0]
         split_NV = head(model).logits(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
     model.train(training)
+    if not whole_NV.isfinite().all():
+        raise InputError(
+            f"{_name(base)}: its logits are not finite numbers",
+            why="a weight of it is broken, or too large for its type",
+            remedy="download or save the model again",
+        )
     tolerance = 1e-4 if whole_NV.dtype == torch.float32 else 5e-2
     gap = (whole_NV.float() - split_NV.float()).abs().max()
     if not gap <= tolerance * (1 + whole_NV.float().abs().max()):
