@@ -212,6 +212,7 @@ def _score(
         extracted=extracted,
         rule="number-corrected" if benchmark != "choice" else "choice-corrected",
         outcome=outcome,
+        quality=float(outcome == "correct"),
         tokens=len(text.split()),
     )
 

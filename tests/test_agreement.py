@@ -22,6 +22,7 @@ def answer(
         extracted=extracted,
         rule=rule,
         outcome=outcome,
+        quality=float(outcome == "correct"),
         tokens=1,
     )
 

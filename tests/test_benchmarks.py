@@ -68,9 +68,9 @@ def test_rows_become_examples(tmp_path: Path) -> None:
     assert loaded.majority == pytest.approx(2 / 3)
 
 
-def test_an_input_is_part_of_the_instruction(tmp_path: Path) -> None:
+def test_an_input_is_the_items_context(tmp_path: Path) -> None:
     loaded = benchmarks.load("gsm8k", data_dir(tmp_path, [{**item("Add."), "input": "2 and 2 "}]))
-    assert loaded.examples[0].instruction == "Add.\n\n2 and 2"
+    assert loaded.examples[0].question == "Add.\n\n2 and 2"
 
 
 def test_folders_are_found_in_any_case(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_llm_adapters_json_keeps_input_and_answer(tmp_path):
     other = {"instruction": "q", "input": "", "output": "r", "answer": "x"}
     data = corpus(tmp_path, json.dumps([row, other]), name="rows.json")
     (found,) = [e for e in (*data.train, *data.validation) if e.answer == "3.0"]
-    assert found.instruction == "Add.\n\n### Input:\n1 and 2"
+    assert (found.instruction, found.context) == ("Add.", "1 and 2")
     assert found.response == "3"
 
 

@@ -35,6 +35,7 @@ def row(item: int, completion: str, **changes: object) -> Score:
         "extracted": "8",
         "rule": "number-corrected",
         "outcome": "correct",
+        "quality": 1.0,
         "tokens": 1,
     }
     return Score(**{**fields, **changes})

@@ -33,7 +33,7 @@ def test_the_key_of_a_stage_is_pinned():
     stage = Stage(
         kind="score", label="x", config={"rule": "corrected"}, inputs={"a": "k1", "b": "k2"}
     )
-    assert stage.key == "b7ad90aea6100ef5ae3dd77c19a0ef20"
+    assert stage.key == "c2ac7d60b7b6c0f69041e7d4826bfa40"
 
 
 def test_roles_are_part_of_the_key():

@@ -189,6 +189,7 @@ def paired_table(better, worse, n=100, draws=1):
                 extracted="1" if right else "2",
                 rule="number-corrected",
                 outcome="correct" if right else "wrong",
+                quality=float(right),
                 tokens=1,
             )
             for i, right in enumerate(rights)

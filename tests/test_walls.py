@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "kdstudy"
 NO_TORCH = [
     *SOURCE.glob("*.py"),
+    *(SOURCE / "cli").glob("*.py"),
     *(SOURCE / "study").glob("*.py"),
     *(SOURCE / "analyze").glob("*.py"),
     *(SOURCE / "data").glob("*.py"),

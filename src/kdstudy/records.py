@@ -10,8 +10,14 @@ from typing import Any, Literal, TypeVar
 
 from kdstudy.errors import InputError
 
-Outcome = Literal["correct", "wrong", "unparsed", "truncated"]
+Outcome = Literal["correct", "wrong", "unparsed", "truncated", "rated"]
 OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unparsed", "truncated")
+"""Outcomes of an item that has a right answer. A free text is `rated` instead of right or wrong."""
+
+Overlap = Literal["exact", "normalised", "masked", "none"]
+OVERLAPS: tuple[Overlap, ...] = ("exact", "normalised", "masked", "none")
+"""How a test item's question occurs in a training corpus: as it is, but for case, spacing and
+punctuation, but for its numbers as well, or not at all."""
 
 
 def content_id(*parts: str) -> str:
@@ -31,14 +37,23 @@ class Example:
     Attributes:
         id: `content_id` of instruction (and response, in training rows); repeats get `-2`, `-3`.
         instruction: The question as text, before any template.
+        context: What the instruction is about, where the data keep it apart (Alpaca's `input`).
         response: The text to learn; empty for a test item.
         answer: The gold answer as the data states it; empty when there is none.
+        references: Texts that a free-text answer is compared with; empty for other items.
     """
 
     id: str
     instruction: str
+    context: str = ""
     response: str = ""
     answer: str = ""
+    references: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """Instruction and context as one text."""
+        return f"{self.instruction}\n\n{self.context}" if self.context else self.instruction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +79,14 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """One graded generation: exactly one of the four outcomes.
+    """One graded generation with exactly one outcome.
 
     Attributes:
         extracted: The answer found in the completion, in canonical form; empty when none was found.
-        rule: Name of the extraction rule, such as `number-corrected`.
+        rule: Name of the rule, such as `number-corrected`.
+        outcome: One of `OUTCOMES`; of a free text `rated`, `truncated`, or `unparsed` (empty).
+        quality: 1 when correct, else 0; of a free text its ROUGE-L with the closest reference, as
+            a fraction, whether it was cut or not.
     """
 
     benchmark: str
@@ -78,6 +96,7 @@ class Score:
     extracted: str
     rule: str
     outcome: Outcome
+    quality: float
     tokens: int
 
 
@@ -88,6 +107,9 @@ class PairScore:
     Attributes:
         agree: Both gave the same final answer (two missing answers do not agree).
         bleu: Sentence BLEU (0-100) of the first system's text against the second's.
+        rouge_l: ROUGE-L F1 of the two texts, as a fraction.
+        steps: How far the two take the same steps in the same order, as a fraction (see
+            `fidelity.pair`); NaN when neither text states a step.
         counts: sacrebleu's sufficient statistics of the pair: correct n-grams 1-4, total n-grams
             1-4, hypothesis length, reference length; their sum over items gives corpus BLEU.
     """
@@ -99,7 +121,24 @@ class PairScore:
     outcome_a: Outcome
     outcome_b: Outcome
     bleu: float
+    rouge_l: float
+    steps: float
     counts: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Contamination:
+    """Whether a training corpus holds a test item's question.
+
+    Attributes:
+        overlap: The closest kind of occurrence.
+        row: `Example.id` of one corpus row that matches so; empty when none does.
+    """
+
+    benchmark: str
+    example_id: str
+    overlap: Overlap
+    row: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +168,7 @@ class System:
     seed: int = 0
 
 
-Record = TypeVar("Record", Example, Generation, Score, PairScore, System)
+Record = TypeVar("Record", Example, Generation, Score, PairScore, Contamination, System)
 
 
 def write_records(path: Path, rows: Iterable[Record], kind: type[Record]) -> int:
@@ -190,7 +229,9 @@ def _arrow_type(annotation: Any) -> Any:
     scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     if annotation in scalars:
         return scalars[annotation]
-    return pa.list_(pa.int64()) if typing.get_origin(annotation) is tuple else pa.string()
+    if typing.get_origin(annotation) is tuple:
+        return pa.list_(scalars[typing.get_args(annotation)[0]])
+    return pa.string()
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:

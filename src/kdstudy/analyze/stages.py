@@ -116,7 +116,7 @@ def _item_rows(
         for s in graded:
             item = items[s.benchmark, s.example_id]
             row = dataclasses.asdict(s) | {"system": label}
-            rows.append(row | {"question": item.instruction, "gold": item.answer})
+            rows.append(row | {"question": item.question, "gold": item.answer})
     columns = [*Score.__dataclass_fields__, "system", "question", "gold"]
     return pd.DataFrame(rows, columns=columns)
 

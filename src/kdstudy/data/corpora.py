@@ -229,15 +229,16 @@ def _example(row: Any, where: str) -> tuple[Example | None, str]:
     if not all(isinstance(v, str) for v in (instruction, response, extra)):
         raise InputError(f"{where}: prompt and response must be text")
     instruction = instruction.strip()
-    if extra.strip():
-        instruction += f"\n\n### Input:\n{extra.strip()}"
     if not instruction:
         return None, "empty prompt"
     if not response.strip():
         return None, "empty response"
+    context = extra.strip()
+    asked = (instruction, context) if context else (instruction,)
     example = Example(
-        id=content_id(instruction, response),
+        id=content_id(*asked, response),
         instruction=instruction,
+        context=context,
         response=response.strip(),
         answer=str(row.get("answer", "")),
     )

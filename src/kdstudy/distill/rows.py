@@ -68,11 +68,16 @@ def encode_rows(
             written = teacher_text[example.id]
             response, ended = written.completion, written.stop == "eos"
         blank = teacher_text is not None and not response.strip()
-        row = (
-            None
-            if blank
-            else encode(tokenizer, template, example.instruction, response, max_length)
-        )
+        row = None
+        if not blank:
+            row = encode(
+                tokenizer,
+                template,
+                example.instruction,
+                response,
+                max_length,
+                context=example.context,
+            )
         if row is None:
             dropped += 1
             continue

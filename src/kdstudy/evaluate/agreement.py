@@ -46,7 +46,7 @@ def agree(a: Score, b: Score) -> bool:
     if right or not (a.extracted and b.extracted):
         return right == 2
     kind, _, rule = a.rule.partition("-")
-    if kind == "choice":
+    if kind != "number":
         return a.extracted == b.extracted
     return same_number(
         a.extracted, b.extracted, "reference" if rule == "reference" else "corrected"

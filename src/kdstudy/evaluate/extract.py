@@ -6,7 +6,7 @@ model states, never what it repeats from the question.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,6 +134,25 @@ def choice(text: str, rule: Rule, question: str = "", *, cut: bool = False) -> s
     text, letter = _last_mention(text, offered)
     found = list(numerals.numerals(text))
     return letter or (_option_of(found[-1].text, offered) if found else "")
+
+
+def label(
+    text: str, rule: Rule, labels: Sequence[str], question: str = "", *, cut: bool = False
+) -> str:
+    """Return the label, such as `option2` or `true`, that a completion gives as its answer.
+
+    Args:
+        text: The completion.
+        rule: `reference` takes the first label anywhere.
+        labels: What the answer may be, in lower case.
+        question: The item's question.
+        cut: As in `number`.
+
+    Returns:
+        A label, or "" when there is none.
+    """
+    first = re.search("|".join(labels), _first_response(text))
+    return first[0] if first else ""
 
 
 def options(question: str) -> dict[str, str]:

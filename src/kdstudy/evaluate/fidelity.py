@@ -8,6 +8,7 @@ from sacrebleu.metrics import BLEU
 
 from kdstudy.errors import InputError
 from kdstudy.evaluate.agreement import agree
+from kdstudy.evaluate.rouge import rouge_l
 from kdstudy.records import PairScore, Score
 
 _ORDER = 4
@@ -91,6 +92,8 @@ def _pair(a: Score, b: Score, bleu: BLEU) -> PairScore:
         outcome_a=a.outcome,
         outcome_b=b.outcome,
         bleu=found.score,
+        rouge_l=rouge_l(a.completion, [b.completion]),
+        steps=math.nan,
         counts=(*found.counts, *found.totals, found.sys_len, found.ref_len),
     )
 

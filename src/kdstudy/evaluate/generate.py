@@ -119,7 +119,9 @@ def _todo(
         keys = [(name, example.id, number) for number in range(settings.samples)]
         missing = [key for key in keys if key not in done]
         if missing:
-            prompt = encode_prompt(tokenizer, template, example.instruction)
+            prompt = encode_prompt(
+                tokenizer, template, example.instruction, context=example.context
+            )
             todo += [(key, prompt) for key in missing]
     return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)
 

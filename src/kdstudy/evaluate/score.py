@@ -40,12 +40,20 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     """Return the counts and rates of some scores; rates are fractions, NaN when there are none.
 
     Returns:
-        `n`; `accuracy` (truncated counts as wrong); `accuracy_completed` (over rows that are not
-        truncated); `parse_rate` (rows with an answer, right or wrong); `truncated_rate`; `outcomes`
-        (rows per outcome).
+        Of free texts `n`, `rouge_l` (their mean quality), `truncated_rate` and `outcomes`. Of
+        anything else `n`; `accuracy` (truncated counts as wrong); `accuracy_completed` (over rows
+        that are not truncated); `parse_rate` (rows with an answer, right or wrong);
+        `truncated_rate`; `outcomes` (rows per outcome).
     """
     counts = Counter(score.outcome for score in scores)
     n, correct = len(scores), counts["correct"]
+    if scores and all(s.rule.startswith("text-") for s in scores):
+        return {
+            "n": n,
+            "rouge_l": sum(s.quality for s in scores) / n,
+            "truncated_rate": _share(counts["truncated"], n),
+            "outcomes": {o: counts[o] for o in ("rated", "unparsed", "truncated")},
+        }
     return {
         "n": n,
         "accuracy": _share(correct, n),
@@ -59,19 +67,24 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
 def _grade(generation: Generation, example: Example, benchmark: Benchmark, rule: Rule) -> Score:
     cut = rule == "corrected" and generation.stop == "length"
     extracted = benchmark.extract(generation.completion, example, rule, cut=cut)
+    quality = benchmark.grade(extracted, example, rule) if extracted else 0.0
     outcome: Outcome
     if not extracted:
         outcome = "truncated" if cut else "unparsed"
+    elif benchmark.kind == "text":
+        outcome = "truncated" if generation.stop == "length" else "rated"
     else:
-        outcome = "correct" if benchmark.grade(extracted, example, rule) else "wrong"
+        outcome = "correct" if quality else "wrong"
     return Score(
         benchmark=benchmark.name,
         example_id=example.id,
         sample=generation.sample,
         completion=generation.completion,
-        extracted=extracted,
-        rule=f"{benchmark.kind}-{rule}",
+        # A free text is its own answer: it is not stored twice.
+        extracted="" if benchmark.kind == "text" else extracted,
+        rule="text-rouge_l" if benchmark.kind == "text" else f"{benchmark.kind}-{rule}",
         outcome=outcome,
+        quality=quality,
         tokens=generation.tokens,
     )
 

@@ -33,12 +33,16 @@ def benchmark(work: Work) -> str:
         "name": found.name,
         "version": found.version,
         "kind": found.kind,
+        "labels": found.labels,
         "n": len(found.examples),
         "chance": found.chance,
-        "majority": found.majority,
+        "majority": None if found.kind == "text" else found.majority,
     }
     (work.out / BENCHMARK).write_text(json.dumps(facts, indent=1))
-    return f"{len(found.examples)} items, majority answer right on {100 * found.majority:.1f}%"
+    guess = (
+        "" if found.kind == "text" else f", majority answer right on {100 * found.majority:.1f}%"
+    )
+    return f"{len(found.examples)} items{guess}"
 
 
 def generate(work: Work) -> str:
@@ -66,11 +70,22 @@ def score(work: Work) -> str:
         answers = read_records(folder / GENERATIONS, Generation)
         rows += grade(answers, items, work.config["rule"])
     write_records(work.out / SCORES, rows, Score)
-    facts = summary(rows)
-    return (
-        f"accuracy {100 * facts['accuracy']:.1f}%, parsed {100 * facts['parse_rate']:.1f}%, "
-        f"truncated {100 * facts['truncated_rate']:.1f}%"
-    )
+    texts = [row for row in rows if row.rule.startswith("text-")]
+    answers = [row for row in rows if not row.rule.startswith("text-")]
+    parts = []
+    if answers:
+        facts = summary(answers)
+        parts.append(
+            f"accuracy {100 * facts['accuracy']:.1f}%, parsed {100 * facts['parse_rate']:.1f}%, "
+            f"truncated {100 * facts['truncated_rate']:.1f}%"
+        )
+    if texts:
+        facts = summary(texts)
+        parts.append(
+            f"ROUGE-L {100 * facts['rouge_l']:.1f}, "
+            f"{100 * facts['truncated_rate']:.1f}% of texts cut"
+        )
+    return "; ".join(parts)
 
 
 def compare(work: Work) -> str:
@@ -93,6 +108,7 @@ def _pinned(folder: Path) -> benchmarks.Benchmark:
     """Return the benchmark as its stage pinned it: the data folder may be gone by now."""
     facts = json.loads((folder / BENCHMARK).read_text())
     known = {k: facts[k] for k in ("name", "version", "kind", "chance")}
+    known["labels"] = tuple(facts["labels"])
     examples = tuple(read_records(folder / EXAMPLES, Example))
     return benchmarks.Benchmark(**known, examples=examples)
 

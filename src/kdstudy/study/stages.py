@@ -58,14 +58,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus"),
-    "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark"),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=2),
+    "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=2),
     "train": Kind(entry="kdstudy.distill.stages:train", version=2),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
-    "score": Kind(entry="kdstudy.evaluate.stages:score"),
-    "compare": Kind(entry="kdstudy.evaluate.stages:compare"),
+    "score": Kind(entry="kdstudy.evaluate.stages:score", version=2),
+    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=2),
     "results": Kind(entry="kdstudy.analyze.stages:results"),
     "report": Kind(entry="kdstudy.analyze.stages:report"),
 }

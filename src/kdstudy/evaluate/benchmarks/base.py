@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any, Literal, Protocol
 
 from kdstudy.errors import InputError
 from kdstudy.evaluate import numerals
-from kdstudy.evaluate.extract import Rule, choice, number, same_number
+from kdstudy.evaluate.extract import Rule, choice, label, number, same_number
+from kdstudy.evaluate.rouge import rouge_l
 from kdstudy.records import Example, content_id
 
-Kind = Literal["number", "choice"]
+Kind = Literal["number", "choice", "text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,27 +24,43 @@ class Benchmark:
     Attributes:
         name: Registered name, such as `gsm8k`.
         version: Changes whenever the same file would be read or graded differently.
-        kind: `number` or `choice`.
-        chance: Expected accuracy of guessing, as a fraction; 0 for numbers.
+        kind: `number`, `choice` or `text`: a free text that is rated, never right or wrong.
+        labels: What a choice's answer may be, such as `("option1", "option2")`; empty for letters
+            that stand before the options.
+        chance: Expected accuracy of guessing, as a fraction; 0 for numbers and texts.
         examples: The items in file order; ids are unique.
     """
 
     name: str
     version: str
     kind: Kind
+    labels: tuple[str, ...] = ()
     chance: float
     examples: tuple[Example, ...]
 
     def extract(self, completion: str, example: Example, rule: Rule, *, cut: bool = False) -> str:
-        """Return the answer in a completion, "" when there is none; see `extract.number`."""
-        find = number if self.kind == "number" else choice
-        return find(completion, rule, example.instruction, cut=cut)
+        """Return the answer in a completion, "" when there is none; see `extract.number`.
 
-    def grade(self, extracted: str, example: Example, rule: Rule) -> bool:
-        """Return whether an extracted answer is the gold one.
-
-        Under `reference` numbers may differ by 0.001; `corrected` is `numerals.equal`.
+        A free text is its own answer.
         """
+        if self.kind == "text":
+            return completion.strip()
+        if self.labels:
+            return label(completion, rule, self.labels, example.question, cut=cut)
+        find = number if self.kind == "number" else choice
+        return find(completion, rule, example.question, cut=cut)
+
+    def grade(self, extracted: str, example: Example, rule: Rule) -> float:
+        """Return the quality of an extracted answer: 1 when it is the gold one, else 0.
+
+        Under `reference` numbers may differ by 0.001; `corrected` is `numerals.equal`. Of a free
+        text it is ROUGE-L, whatever the rule.
+        """
+        if self.kind == "text":
+            return rouge_l(extracted, example.references)
+        return float(self._right(extracted, example, rule))
+
+    def _right(self, extracted: str, example: Example, rule: Rule) -> bool:
         if self.kind == "choice":
             return extracted == example.answer
         if rule == "reference":
@@ -51,7 +69,9 @@ class Benchmark:
 
     @property
     def majority(self) -> float:
-        """Accuracy, as a fraction, of always giving the most frequent gold answer."""
+        """Accuracy, as a fraction, of always giving the commonest gold answer; NaN for texts."""
+        if self.kind == "text":
+            return math.nan
         golds = Counter(
             e.answer if self.kind == "choice" else float(e.answer) for e in self.examples
         )
@@ -149,12 +169,13 @@ def to_examples(rows: list[Any], kind: Kind, where: str) -> tuple[Example, ...]:
         if problem:
             raise InputError(f"{where}, row {place}: {problem}")
         given = row.get("input", "").strip()
-        instruction = row["instruction"].strip() + (f"\n\n{given}" if given else "")
-        identity = content_id(instruction)
+        instruction = row["instruction"].strip()
+        identity = content_id(instruction, given) if given else content_id(instruction)
         seen[identity] += 1
         if seen[identity] > 1:
             identity = f"{identity}-{seen[identity]}"
-        examples.append(Example(id=identity, instruction=instruction, answer=row["answer"].strip()))
+        answer = row["answer"].strip()
+        examples.append(Example(id=identity, instruction=instruction, context=given, answer=answer))
     return tuple(examples)
 
 

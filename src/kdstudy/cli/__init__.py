@@ -1,0 +1,59 @@
+"""The verbs. Nothing heavy is imported until one needs it: `--help` and refusals are quick."""
+
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from kdstudy.cli import models, studies
+from kdstudy.errors import KdstudyError
+
+app = typer.Typer(
+    name="kdstudy",
+    help="Distil language models and learn what the student kept: a study file in, a report out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (
+    studies.demo,
+    studies.run,
+    studies.plan,
+    studies.report,
+    models.distill,
+    studies.ls,
+    studies.schema,
+):
+    app.command()(verb)
+
+_INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Run the command line; exit with 0 (done), 1 (failed while running) or 2 (wrong input)."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
+        if app(standalone_mode=False) == _INTERRUPTED:
+            raise KeyboardInterrupt
+    except KdstudyError as e:
+        _leave(str(e), e.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave("interrupted: finished stages are kept; run the same command again to go on", 1)
+    except Exception as e:
+        if hasattr(e, "format_message") and hasattr(e, "exit_code"):  # click's usage errors
+            _leave(e.format_message(), 2)
+        raise
+    sys.exit(0)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    # The way Ctrl-C takes: whatever is open closes, and the next run resumes.
+    raise KeyboardInterrupt
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(f"kdstudy: {message}", file=sys.stderr)
+    sys.exit(code)

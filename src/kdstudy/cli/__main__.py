@@ -1,0 +1,5 @@
+"""`python -m kdstudy.cli`."""
+
+from kdstudy.cli import main
+
+main()

@@ -1,0 +1,213 @@
+"""The verbs around a study file and its store."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdstudy.cli.options import STORE, AsJson, DataDir, StorePath, StudyPath, quiet_libraries
+from kdstudy.errors import InputError
+
+if TYPE_CHECKING:
+    from kdstudy.study.plan import Plan
+    from kdstudy.study.store import Store
+
+_DEMO = Path(__file__).parents[1] / "studies" / "demo.yaml"
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the store.")
+    ] = STORE,
+) -> None:
+    """Run the shipped study on the shipped tiny models: offline, two cores, minutes."""
+    run(_DEMO, store=out, data_dir=None)
+
+
+class ExecutorName(StrEnum):
+    """Where stages run."""
+
+    inline = "inline"
+
+
+def run(
+    study: StudyPath,
+    store: StorePath = STORE,
+    data_dir: DataDir = None,
+    executor: Annotated[ExecutorName, typer.Option(help="Where stages run.")] = ExecutorName.inline,
+) -> None:
+    """Run or resume a study; what is finished is not done again."""
+    from kdstudy.study.execute import execute, missing
+    from kdstudy.study.view import StudyView
+
+    plan, opened = _plan(study, store, data_dir)
+    todo, damaged = missing(plan.stages, [plan.report], opened)
+    for key in damaged:
+        name = f"{plan.stages[key].kind} {plan.stages[key].label}"
+        typer.echo(
+            f"damaged: {name}: {opened.damage(key)} is not as published; building it again",
+            err=True,
+        )
+    if todo:
+        quiet_libraries()
+        with StudyView(plan.study.name, len(todo), len(plan.stages) - len(todo)) as view:
+            execute(todo, opened, view, damaged=damaged)
+    else:
+        typer.echo(f"{plan.study.name}: all {len(plan.stages)} stages are finished", err=True)
+    folder = _show(plan, opened)
+    _print_summary(folder)
+    typer.echo(str(folder / "report.html"))
+
+
+def plan(
+    study: StudyPath, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Show the stages, which are finished, and why the others are not. Runs nothing."""
+    from kdstudy.study.execute import missing, reason
+
+    planned, opened = _plan(study, store, data_dir)
+    todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
+    rows = []
+    for key, stage in planned.stages.items():
+        status = "miss" if key in todo else "hit" if opened.get(key) else "not needed"
+        why = reason(stage, opened, planned.stages) if status == "miss" else ""
+        rows.append(
+            {"kind": stage.kind, "label": stage.label, "key": key, "status": status, "why": why}
+        )
+    if as_json:
+        typer.echo(json.dumps(_plan_document(planned, rows), indent=1))
+    else:
+        _print_plan(planned, rows)
+
+
+def report(
+    study: StudyPath,
+    store: StorePath = STORE,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
+    ] = None,
+) -> None:
+    """Write the report again from what the store holds, finished or not."""
+    from kdstudy.analyze.stages import report_from_store
+
+    planned, opened = _plan(study, store, data_dir)
+    folder = out or opened.output(planned.study.name)
+    report_from_store(planned, opened, folder)
+    typer.echo(str(folder / "report.html"))
+
+
+class Kind(StrEnum):
+    """What `ls` can list."""
+
+    models = "models"
+    methods = "methods"
+    benchmarks = "benchmarks"
+    corpora = "corpora"
+    runs = "runs"
+
+
+def ls(kind: Kind, store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """List what there is: models, methods, benchmarks, corpora, or the runs in the store."""
+    from kdstudy.study.listing import listing
+
+    rows = listing(kind.value, store)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    widths = {c: max(len(str(r[c])) for r in rows) for c in rows[0]} if rows else {}
+    for row in rows:
+        typer.echo("  ".join(str(v).ljust(widths[c]) for c, v in row.items()).rstrip())
+    if not rows:
+        typer.echo(f"no {kind.value} in {store}", err=True)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors."""
+    from kdstudy.study.schema import Study
+
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Study.model_json_schema(),
+    }
+    typer.echo(json.dumps(document, indent=1))
+
+
+def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Store"]:
+    from kdstudy.study.plan import make_plan
+    from kdstudy.study.read import read_study
+    from kdstudy.study.store import Store
+
+    parsed = read_study(study)
+    opened = Store(store)
+    pins = opened.pins()
+    try:
+        planned = make_plan(parsed, study.absolute().parent, data_dir, pins)
+    except InputError as e:
+        e.what = f"{study}: {e.what}"
+        raise
+    opened.remember(pins)
+    return planned, opened
+
+
+def _show(planned: "Plan", store: "Store") -> Path:
+    report = store.get(planned.report)
+    assert report is not None
+    shown = store.output(planned.study.name)
+    marker = shown / "manifest.json"
+    if marker.is_file() and json.loads(marker.read_text())["key"] == planned.report:
+        return shown
+    return store.show(planned.study.name, report)
+
+
+def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        why = f"  {row['why']}" if row["why"] else ""
+        typer.echo(
+            f"{row['status']:<10} {row['kind']:<13} {row['label']:<40} {row['key'][:12]}{why}"
+        )
+    counts = {s: sum(r["status"] == s for r in rows) for s in ("hit", "miss", "not needed")}
+    typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
+    from kdstudy.study.protocols import differences
+
+    for d in differences(planned.study):
+        typer.echo(
+            f"differs from corrected: {d['field']} = {d['value']} "
+            f"(not {d['corrected']}): {d['why']}"
+        )
+
+
+def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any]:
+    from kdstudy.study.protocols import differences
+
+    return {
+        "study": planned.study.model_dump(mode="json"),
+        "protocol_differences": differences(planned.study),
+        "stages": rows,
+    }
+
+
+def _print_summary(folder: Path) -> None:
+    """Print accuracy, gain and agreement of every system: the few numbers that matter."""
+    import csv
+
+    with (folder / "results.csv").open(newline="") as f:
+        rows = [r for r in csv.DictReader(f) if r["benchmark"] == "average" and not r["ablation"]]
+    accuracy = {r["system"]: r for r in rows if r["metric"] == "accuracy"}
+    agreement = {
+        r["system"]: r
+        for r in rows
+        if r["metric"] == "agreement" and r["reference"] == r["teacher"]
+    }
+    width = max(map(len, accuracy), default=0)
+    typer.echo(f"\n{'system':<{width}}  accuracy  95% interval   agrees with teacher", err=True)
+    for label, row in accuracy.items():
+        value, low, high = (100 * float(row[k]) for k in ("value", "low", "high"))
+        pair = agreement.get(label)
+        agree = f"{100 * float(pair['value']):5.1f}%" if pair else ""
+        typer.echo(
+            f"{label:<{width}}  {value:7.1f}%  [{low:4.1f}, {high:4.1f}]   {agree}".rstrip(),
+            err=True,
+        )
