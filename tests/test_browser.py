@@ -1,0 +1,139 @@
+"""The report in a real browser: it renders, filters, keeps quiet, and runs no text as code."""
+
+import json
+import shutil
+
+import pytest
+from fake_study import fake_study
+from test_report import HOSTILE, analysed
+
+from kdstudy.analyze import report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no chromium and chromedriver: apt install chromium-driver"
+)
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    study = fake_study(n=30)
+    table, tests = analysed(study)
+    items = study.items.copy()
+    texts = [text for name, text in HOSTILE.items() if name != "surrogate"]  # never UTF-8
+    hostile = [*texts, "<img src=x onerror=document.title='run'>", "y" * 1_000_000]
+    for column in ("completion", "question", "gold", "extracted"):
+        items[column] = [hostile[i % len(hostile)] for i in range(len(items))]
+    path = report.write(
+        tmp_path_factory.mktemp("report"),
+        table=table,
+        items=items,
+        pairs=study.pair_items,
+        systems=study.systems,
+        tests=tests,
+        provenance=study.provenance,
+        title="</title><script>document.title='run'</script>",
+        max_items=12,
+    )
+    return path.as_uri()
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(request, browser, page):
+    size = {"width": WIDTHS[request.param], "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get("about:blank")
+    browser.get(page)
+    return browser
+
+
+def requests(driver):
+    events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    return [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def test_it_renders_without_errors_requests_or_sideways_scrolling(opened, page):
+    assert [e for e in opened.get_log("browser") if e["level"] == "SEVERE"] == []
+    asked = {url.split("#")[0] for url in requests(opened)} - {page, "about:blank"}
+    assert [url for url in asked if not url.startswith("data:")] == []
+    wide = opened.execute_script(
+        "const wide = document.documentElement.clientWidth;"
+        "return [...document.querySelectorAll('body, body > *, section, section > *, .item *')]"
+        "  .filter((e) => e.getBoundingClientRect().right > wide + 1)"
+        "  .map((e) => e.tagName + '.' + e.className)"
+    )
+    assert wide == []
+    drawn = opened.execute_script(
+        "return [...document.querySelectorAll('figure svg')].map("
+        "  (svg) => svg.getBoundingClientRect().width)"
+    )
+    assert len(drawn) > 5
+    # A figure in a closed <details> has no size yet.
+    assert sum(width > 100 for width in drawn) > 5
+
+
+def test_no_text_of_a_model_is_run(opened):
+    assert opened.title != "run"
+    assert opened.execute_script("return document.querySelectorAll('#browser img').length") == 0
+    assert opened.execute_script("return document.querySelectorAll('main script').length") == 0
+    rows = opened.find_elements("css selector", "#list a")
+    for row in rows:
+        opened.execute_script("arguments[0].click()", row)
+    assert opened.title != "run"
+    with pytest.raises(Exception, match="no such alert"):
+        opened.switch_to.alert.accept()
+    shown = opened.execute_script("return document.getElementById('item').textContent")
+    assert any(text[:5] in shown for text in (*HOSTILE.values(), "<img src", "yyyyyyyy"))
+
+
+def test_the_filters_filter(opened):
+    def count():
+        return len(opened.find_elements("css selector", "#list a"))
+
+    def choose(field, value):
+        opened.execute_script(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+            "e.dispatchEvent(new Event('input', {bubbles: true}))",
+            field,
+            value,
+        )
+
+    everything = count()
+    assert everything == 36
+    choose("pick-benchmark", "choice")
+    assert count() == 12
+    choose("pick-text", "no text has these words")
+    assert count() == 0
+    choose("pick-text", "")
+    kinds = opened.execute_script(
+        "return [...document.getElementById('pick-kind').options].map(o => o.value)"
+    )
+    counts = {}
+    for kind in kinds:
+        choose("pick-kind", kind)
+        counts[kind] = count()
+    assert counts["all"] == 12
+    assert 0 < counts["gained"] + counts["lost"] < 12
