@@ -6,12 +6,20 @@ from pathlib import Path
 from kdstudy.study.schema import METHODS
 
 
-def listing(kind: str, store: Path) -> list[dict[str, str]]:
-    """Return rows for `models`, `methods`, `benchmarks`, `corpora` or `runs` (in a store)."""
-    return _LISTS[kind](store)
+def listing(kind: str, store: Path, data_dir: Path | None = None) -> list[dict[str, str]]:
+    """Return rows for `models`, `methods`, `benchmarks`, `corpora` or `runs`.
+
+    Args:
+        kind: One of these.
+        store: Where runs are looked for.
+        data_dir: Where benchmark files are looked for, besides the cache of downloads.
+    """
+    if kind == "benchmarks":
+        return _benchmarks(data_dir)
+    return _runs(store) if kind == "runs" else _LISTS[kind]()
 
 
-def _models(_: Path) -> list[dict[str, str]]:
+def _models() -> list[dict[str, str]]:
     from kdstudy.models import zoo
 
     return [
@@ -24,17 +32,35 @@ def _models(_: Path) -> list[dict[str, str]]:
     ]
 
 
-def _methods(_: Path) -> list[dict[str, str]]:
+def _methods() -> list[dict[str, str]]:
     return [{"name": name, "what": (m.__doc__ or "").split("\n")[0]} for name, m in METHODS.items()]
 
 
-def _benchmarks(_: Path) -> list[dict[str, str]]:
+def _benchmarks(data_dir: Path | None) -> list[dict[str, str]]:
     from kdstudy.evaluate import benchmarks
 
-    return [{"name": name} for name in benchmarks.names()]
+    found = (benchmarks.overview(name, data_dir) for name in benchmarks.names())
+    return [
+        {
+            "name": known.name,
+            "kind": known.kind or "-",
+            "family": known.family,
+            "items": _shown(known.items, "{}"),
+            "found": known.found,
+            "chance": _shown(known.chance, "{:.3f}"),
+            "majority": _shown(known.majority, "{:.3f}"),
+            "licence": known.licence or "-",
+            "note": known.note,
+        }
+        for known in found
+    ]
 
 
-def _corpora(_: Path) -> list[dict[str, str]]:
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _corpora() -> list[dict[str, str]]:
     from kdstudy.data import corpora
 
     return [{"name": name} for name in corpora.names()]
@@ -59,7 +85,5 @@ def _runs(store: Path) -> list[dict[str, str]]:
 _LISTS = {
     "models": _models,
     "methods": _methods,
-    "benchmarks": _benchmarks,
     "corpora": _corpora,
-    "runs": _runs,
 }

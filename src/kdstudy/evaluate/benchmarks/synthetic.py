@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdstudy.data import synthetic
-from kdstudy.evaluate.benchmarks.base import Benchmark, to_examples
+from kdstudy.evaluate.benchmarks.base import Benchmark, Kind
+from kdstudy.evaluate.benchmarks.rows import from_rows
 
 _ITEMS = 300
 _SEED = 0
@@ -16,6 +17,7 @@ class SyntheticSource:
     """A benchmark of `kdstudy.data.synthetic`; the data folder is not looked at."""
 
     name: str
+    kind: Kind = "number"
 
     def fingerprint(self, data_dir: Path | None) -> str:
         """Return a hash of the generator and of what it is asked for; nothing is drawn."""
@@ -25,13 +27,7 @@ class SyntheticSource:
     def load(self, data_dir: Path | None) -> Benchmark:
         """Return the benchmark."""
         rows = synthetic.benchmark_rows(self.name, n=_ITEMS, seed=_SEED)
-        return Benchmark(
-            name=self.name,
-            version="1",
-            kind="number",
-            chance=0.0,
-            examples=to_examples(rows, "number", self.name),
-        )
+        return from_rows(self.name, rows, self.kind)
 
 
 SOURCES = tuple(SyntheticSource(name=name) for name in synthetic.BENCHMARKS)

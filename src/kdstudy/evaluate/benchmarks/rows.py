@@ -1,0 +1,232 @@
+"""Rows of a file -> checked items of a benchmark."""
+
+import dataclasses
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from kdstudy.errors import InputError
+from kdstudy.evaluate import numerals
+from kdstudy.evaluate.benchmarks.base import Benchmark, Kind
+from kdstudy.evaluate.extract import options
+from kdstudy.records import Example, content_id
+
+_LETTERS = "ABCDE"
+_QUESTION = ("instruction", "question", "prompt")
+_CONTEXT = ("input", "context")
+_TEXTS = ("references", "output", "answer")
+# How the sets of LLM-Adapters name the labels that an item offers.
+_FORMAT = re.compile(r"Answer format:\s*(\S+)\s*$")
+
+
+class Row(NamedTuple):
+    """A row and its place, such as `row 3` or `line 7`, for error messages."""
+
+    place: str
+    content: Any
+
+
+class _Malformed(Exception):
+    """What is wrong with a row."""
+
+
+def parse(data: bytes, where: str, *, lines: bool) -> list[Row]:
+    """Return the rows of a JSON list, or of JSON Lines; a byte order mark is left out.
+
+    Args:
+        data: The file's bytes.
+        where: Its path, for error messages.
+        lines: One object per line; blank lines are skipped.
+
+    Raises:
+        InputError: It is not UTF-8, not JSON, or no list. The line is named.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data[: e.start].count(b"\n") + 1
+        raise InputError(
+            f"{where}, line {line}: is not UTF-8 text ({e.reason})",
+            remedy="save the file as UTF-8",
+        ) from e
+    if not lines:
+        rows = _json(text, where, 1)
+        if not isinstance(rows, list):
+            raise InputError(
+                f"{where}: is not a JSON list of rows",
+                remedy="a file with one object per line must end in .jsonl",
+            )
+        return [Row(f"row {n}", row) for n, row in enumerate(rows, start=1)]
+    # Not splitlines(): that also cuts at U+2028 and others, which JSON strings may hold.
+    return [
+        Row(f"line {n}", _json(content, where, n))
+        for n, content in enumerate(text.split("\n"), start=1)
+        if content.strip()
+    ]
+
+
+def from_rows(
+    name: str,
+    rows: Iterable[Any],
+    kind: Kind,
+    *,
+    labels: Sequence[str] = (),
+    version: str = "1",
+    where: str = "",
+) -> Benchmark:
+    """Return a benchmark made of checked rows.
+
+    A row is an object with `instruction` (or `question`, `prompt`), perhaps `input` (or `context`),
+    and `answer`: a number, one of the labels, or the letter of an option. Letters need options in
+    the question, as "Answer Choices: (A) ... (B) ...", or a list `options`, which is appended so.
+    Of a free text `references` (or `output`, `answer`) is a text or a list of texts. A repeated
+    question is kept; its id gets `-2`.
+
+    Args:
+        name: The benchmark's name.
+        rows: `Row`s, or plain objects.
+        kind: What the answers are.
+        labels: What a choice's answer may be; empty for letters. A question that ends in "Answer
+            format: label1/label2" offers only those.
+        version: See `Benchmark`.
+        where: The rows' origin, for error messages.
+
+    Raises:
+        InputError: There are no rows, or one is malformed; it is named.
+    """
+    where = where or name
+    seen: Counter[str] = Counter()
+    examples, chances = [], []
+    for number, row in enumerate(rows, start=1):
+        place, content = row if isinstance(row, Row) else Row(f"row {number}", row)
+        try:
+            example, offered = _example(content, kind, tuple(labels))
+        except _Malformed as e:
+            raise InputError(f"{where}, {place}: {e}") from e
+        seen[example.id] += 1
+        if seen[example.id] > 1:
+            example = dataclasses.replace(example, id=f"{example.id}-{seen[example.id]}")
+        examples.append(example)
+        chances.append(1 / offered if offered else 0.0)
+    if not examples:
+        raise InputError(f"{where}: a benchmark with no items")
+    return Benchmark(
+        name=name,
+        version=version,
+        kind=kind,
+        labels=tuple(labels),
+        chance=statistics.fmean(chances),
+        examples=tuple(examples),
+    )
+
+
+def _example(row: Any, kind: Kind, labels: tuple[str, ...]) -> tuple[Example, int]:
+    """Return an item, and how many answers it offers (0: any)."""
+    if not isinstance(row, dict):
+        raise _Malformed("is not a JSON object")
+    fields: dict[str, Any] = {
+        "instruction": _required(row, _QUESTION),
+        "context": _optional(row, _CONTEXT),
+    }
+    if "options" in row:
+        _append_options(fields, row["options"], labels)
+    asked = [text for text in (fields["instruction"], fields["context"]) if text]
+    offered = 0
+    if kind == "text":
+        fields["references"] = _references(row)
+        fields["answer"] = fields["references"][0]
+    else:
+        fields["answer"] = _required(row, ("answer",))
+        offered = _checked_answer(fields["answer"], "\n\n".join(asked), kind, labels)
+    try:
+        "".join((*asked, fields["answer"], *fields.get("references", ()))).encode()
+    except UnicodeEncodeError as e:
+        raise _Malformed("holds half of a surrogate pair, which is no text") from e
+    return Example(id=content_id(*asked), **fields), offered
+
+
+def _checked_answer(answer: str, question: str, kind: Kind, labels: tuple[str, ...]) -> int:
+    """Return how many answers the question offers, 0 for a number."""
+    if kind == "number":
+        if "/" in answer or numerals.value(answer) is None:
+            raise _Malformed(f'"answer" is {answer!r}, not a number')
+        return 0
+    if labels:
+        stated = _FORMAT.search(question)
+        offered = tuple(stated[1].split("/")) if stated else labels
+        strange = [name for name in offered if name not in labels]
+        if strange or len(set(offered)) < len(offered):
+            known = ", ".join(labels)
+            raise _Malformed(f'"Answer format" is {stated[1]!r}, and the labels are {known}')
+    else:
+        offered = tuple(options(question))
+        if list(offered) != list(_LETTERS[: len(offered)]) or len(offered) < 2:
+            raise _Malformed(
+                f"offers the options {', '.join(offered) or '(none)'}, not (A), (B) and so on "
+                'after "Answer Choices:"'
+            )
+    if answer not in offered:
+        raise _Malformed(f'"answer" is {answer!r}, and the item offers {", ".join(offered)}')
+    return len(offered)
+
+
+def _append_options(fields: dict[str, Any], given: Any, labels: tuple[str, ...]) -> None:
+    if labels:
+        raise _Malformed('"options" is for answers that are letters, and there are labels')
+    if not isinstance(given, list) or not 2 <= len(given) <= len(_LETTERS):
+        raise _Malformed(f'"options" is not a list of 2 to {len(_LETTERS)} texts')
+    texts = [_plain(option) for option in given]
+    if not all(texts):
+        raise _Malformed('"options" holds something that is empty or not a text')
+    if any("answer choices" in fields[f].casefold() for f in ("instruction", "context")):
+        raise _Malformed('has "options", and its question lists "Answer Choices" already')
+    listed = " ".join(f"({letter}) {text}" for letter, text in zip(_LETTERS, texts, strict=False))
+    last = "context" if fields["context"] else "instruction"
+    fields[last] += f" Answer Choices: {listed}"
+
+
+def _references(row: dict[str, Any]) -> tuple[str, ...]:
+    name = next((name for name in _TEXTS if name in row), "output")
+    given = row.get(name)
+    texts = tuple(_plain(text) for text in (given if isinstance(given, list) else [given]))
+    if not texts or not all(texts):
+        raise _Malformed(f'"{name}" is missing, or holds something that is empty or not a text')
+    return texts
+
+
+def _required(row: dict[str, Any], names: tuple[str, ...]) -> str:
+    name = next((name for name in names if name in row), names[0])
+    text = _plain(row.get(name))
+    if not text:
+        raise _Malformed(f'"{name}" is missing, empty or not a text')
+    return text
+
+
+def _optional(row: dict[str, Any], names: tuple[str, ...]) -> str:
+    for name in names:
+        if row.get(name) is None or row[name] == "":
+            continue
+        if not isinstance(row[name], str):
+            raise _Malformed(f'"{name}" is not a text')
+        return row[name].strip()
+    return ""
+
+
+def _plain(value: Any) -> str:
+    """Return a text without blanks at its ends, or a number or truth value as JSON writes it."""
+    if isinstance(value, str):
+        return value.strip()
+    return json.dumps(value) if isinstance(value, bool | int | float) else ""
+
+
+def _json(text: str, where: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        at = line + e.lineno - 1
+        raise InputError(f"{where}, line {at}: is not JSON text ({e.msg})") from e
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{where}, line {line}: is not JSON text ({e})") from e
