@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from kdstudy.cli import models, studies
+from kdstudy.cli import models, statistics, studies, tables
 from kdstudy.errors import KdstudyError
 
 app = typer.Typer(
@@ -23,10 +23,15 @@ for verb in (
     studies.plan,
     studies.report,
     models.distill,
+    tables.score,
+    tables.audit,
+    statistics.analyze,
+    statistics.paper,
     studies.ls,
     studies.schema,
 ):
     app.command()(verb)
+app.command("eval")(models.evaluate)
 
 _INTERRUPTED = 130
 

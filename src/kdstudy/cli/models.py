@@ -1,14 +1,24 @@
 """The verbs for one model and no study file."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.cli.options import STORE, StorePath, quiet_libraries
+from kdstudy.cli.options import (
+    STORE,
+    AsJson,
+    DataDir,
+    StorePath,
+    as_text,
+    print_json,
+    quiet_libraries,
+)
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
+    from kdstudy.study.plan import Stage
     from kdstudy.study.store import Store
 
 
@@ -67,6 +77,60 @@ def distill(
     typer.echo(str(out))
 
 
+def evaluate(
+    model: Annotated[str, typer.Option(help="Model: Hub id, folder or zoo name.")],
+    benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
+    adapter: Annotated[
+        str | None, typer.Option(metavar="DIR", help="PEFT adapter to put on the model.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Items per benchmark, a seeded choice.")] = None,
+    template: Annotated[str, typer.Option(help="alpaca, chat, reference, or a text.")] = "alpaca",
+    max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 256,
+    rule: Annotated[str, typer.Option(help="Extraction: corrected or reference.")] = "corrected",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for scores.parquet and eval.json.")
+    ] = None,
+    data_dir: DataDir = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Generate a model's answers and score them; answers made before are not made again."""
+    from kdstudy.study.execute import execute, missing
+    from kdstudy.study.plan import make_plan
+    from kdstudy.study.store import Store
+    from kdstudy.study.view import StudyView
+
+    study = _single_study(
+        students=[{"model": model, "adapter": adapter}],
+        corpus={"name": "synthetic"},
+        methods=["sft"],
+        benchmarks=[name.strip() for name in benchmarks.split(",") if name.strip()],
+        limit=limit,
+        template=template,
+        extraction=rule,
+        generation={"max_new_tokens": max_new_tokens},
+        text_generation={"max_new_tokens": max_new_tokens, "temperature": 1.0, "samples": 5},
+    )
+    opened = Store(store)
+    pins = opened.pins()
+    planned = make_plan(study, Path.cwd(), data_dir, pins)
+    opened.remember(pins)
+    label = planned.systems[0].label
+    key = planned.scored[label]
+    todo, damaged = missing(planned.stages, [key], opened)
+    if todo:
+        quiet_libraries()
+        with StudyView(f"eval {label}", len(todo), 0) as view:
+            execute(todo, opened, view, damaged=damaged)
+    found = _measured(label, planned.stages[key], opened)
+    if out is not None:
+        _write_measured(found, _finished(opened, key), out)
+    if as_json:
+        print_json(found)
+    else:
+        _print_measured(found)
+
+
 def _single_study(**fields: Any) -> Any:
     """Return a study of one run; a study must have a benchmark, and this one is never built."""
     from pydantic import ValidationError
@@ -86,8 +150,7 @@ def _single_study(**fields: Any) -> Any:
 def _export(stage: Any, store: "Store", out: Path, merge: bool) -> None:
     import shutil
 
-    trained = store.get(stage.key)
-    assert trained is not None
+    trained = _finished(store, stage.key)
     source = next(p for p in (trained / "adapter", trained / "model") if p.is_dir())
     if merge and source.name == "adapter":
         from kdstudy.models.load import load_model, load_tokenizer
@@ -99,3 +162,66 @@ def _export(stage: Any, store: "Store", out: Path, merge: bool) -> None:
         load_tokenizer(base).save_pretrained(out)
     else:
         shutil.copytree(source, out, dirs_exist_ok=True)
+
+
+def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:
+    """Return what a score stage found, per benchmark, with intervals over items."""
+    from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
+    from kdstudy.analyze.measures import cells_of, own_rows
+    from kdstudy.evaluate.score import summary
+    from kdstudy.evaluate.stages import BENCHMARK, SCORES
+    from kdstudy.records import Score, read_records
+
+    scores = read_records(_finished(store, stage.key) / SCORES, Score)
+    rows = list(own_rows(cells_of(label, scores), {}, DEFAULT_BOOTSTRAP))
+    found = {}
+    for role, key in stage.inputs.items():
+        kind, _, name = role.partition(":")
+        if kind != "items":
+            continue
+        facts = json.loads((_finished(store, key) / BENCHMARK).read_text())
+        own = [s for s in scores if s.benchmark == name]
+        metric = "rouge_l" if facts["kind"] == "text" else "accuracy"
+        (headline,) = (r for r in rows if r["benchmark"] == name and r["metric"] == metric)
+        found[name] = summary(own) | {
+            "low": headline["low"],
+            "high": headline["high"],
+            "chance": facts["chance"],
+            "majority": facts["majority"],
+            "rule": own[0].rule,
+            "signature": headline["signature"],
+        }
+    return {"model": label, "benchmarks": found}
+
+
+def _finished(store: "Store", key: str) -> Path:
+    folder = store.get(key)
+    assert folder is not None, "it was built a moment ago"
+    return folder
+
+
+def _write_measured(found: dict[str, Any], scored: Path, out: Path) -> None:
+    import shutil
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "eval.json").write_text(as_text(found) + "\n")
+    shutil.copyfile(scored / "scores.parquet", out / "scores.parquet")
+
+
+def _print_measured(found: dict[str, Any]) -> None:
+    width = max(9, *map(len, found["benchmarks"]))
+    typer.echo(
+        f"{'benchmark':<{width}}  items  measure    value  95% interval   parsed   cut  chance"
+    )
+    for name, row in found["benchmarks"].items():
+        text = "rouge_l" in row
+        measure, value = ("ROUGE-L", "rouge_l") if text else ("accuracy", "accuracy")
+        low, high = (100 * row[k] for k in ("low", "high"))
+        parsed, chance = (
+            ("", "") if text else (f"{100 * row[k]:.0f}%" for k in ("parse_rate", "chance"))
+        )
+        typer.echo(
+            f"{name:<{width}}  {row['n']:>5}  {measure:<8}  {100 * row[value]:>6.1f}  "
+            f"[{low:5.1f}, {high:5.1f}] {parsed:>7}  {100 * row['truncated_rate']:>3.0f}%  "
+            f"{chance:>6}"
+        )

@@ -1,8 +1,10 @@
-"""Options that several verbs share, and how quiet libraries are."""
+"""What several verbs share: options, how JSON is printed, how quiet libraries are."""
 
+import json
+import math
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,3 +32,21 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def as_text(document: Any) -> str:
+    """Return JSON in which what cannot be computed is null."""
+    return json.dumps(_without_nan(document), indent=1, allow_nan=False)
+
+
+def print_json(document: Any) -> None:
+    """Print a verb's `--json`."""
+    typer.echo(as_text(document))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

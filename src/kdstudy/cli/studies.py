@@ -109,16 +109,20 @@ class Kind(StrEnum):
     runs = "runs"
 
 
-def ls(kind: Kind, store: StorePath = STORE, as_json: AsJson = False) -> None:
+def ls(
+    kind: Kind, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """List what there is: models, methods, benchmarks, corpora, or the runs in the store."""
     from kdstudy.study.listing import listing
 
-    rows = listing(kind.value, store)
+    rows = listing(kind.value, store, data_dir)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    widths = {c: max(len(str(r[c])) for r in rows) for c in rows[0]} if rows else {}
-    for row in rows:
+    columns = list(rows[0]) if rows else []
+    shown = [dict(zip(columns, columns, strict=True)), *rows] if len(columns) > 4 else rows
+    widths = {c: max(len(str(r[c])) for r in shown) for c in columns}
+    for row in shown:
         typer.echo("  ".join(str(v).ljust(widths[c]) for c, v in row.items()).rstrip())
     if not rows:
         typer.echo(f"no {kind.value} in {store}", err=True)

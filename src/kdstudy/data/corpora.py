@@ -116,9 +116,9 @@ def load(source: Source, *, rows: int | None, validation_rows: int, seed: int) -
     seen: Counter[str] = Counter()
     kept: list[Example] = []
     read = 0
-    for where, raw in _raw_rows(source):
+    for where, raw in raw_rows(source):
         read += 1
-        example, reason = _example(raw, where)
+        example, reason = to_example(raw, where)
         if example is None:
             dropped[reason] += 1
             continue
@@ -164,7 +164,7 @@ def _named_file(name: str, data_dir: Path | None) -> Path:
     return data_dir / _FILES[name]
 
 
-def _raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
+def raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
     """Yield (where, row); `where` names file and line for error messages."""
     if source.dataset is not None:
         yield from _hub_rows(source)
@@ -212,8 +212,12 @@ def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
         yield f"{source.dataset}, row {i + 1}", row
 
 
-def _example(row: Any, where: str) -> tuple[Example | None, str]:
-    """Return (example, "") or (None, why it is dropped)."""
+def to_example(row: Any, where: str) -> tuple[Example | None, str]:
+    """Return (example, "") or (None, why it is dropped).
+
+    Raises:
+        InputError: The row is malformed; `where` is named.
+    """
     if not isinstance(row, dict):
         raise InputError(f"{where}: is not an object", remedy=f"give rows with {_COLUMNS}")
     if "instruction" in row and "output" in row:
@@ -235,8 +239,12 @@ def _example(row: Any, where: str) -> tuple[Example | None, str]:
         return None, "empty response"
     context = extra.strip()
     asked = (instruction, context) if context else (instruction,)
+    try:
+        identity = content_id(*asked, response)
+    except UnicodeEncodeError as e:
+        raise InputError(f"{where}: holds half of a surrogate pair") from e
     example = Example(
-        id=content_id(*asked, response),
+        id=identity,
         instruction=instruction,
         context=context,
         response=response.strip(),

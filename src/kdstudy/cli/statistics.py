@@ -1,0 +1,76 @@
+"""The verbs `paper` and `analyze`: conclusions from tables, the published one or anybody's."""
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdstudy.cli.options import AsJson, print_json
+
+
+class Aggregation(StrEnum):
+    """Which number stands for the runs of one student, teacher and method."""
+
+    max = "max"
+    tau1 = "tau1"
+    printed = "printed"
+
+
+def paper(
+    aggregation: Annotated[
+        Aggregation,
+        typer.Option(
+            help="max: best temperature on the test set, as published; tau1: temperature 1; "
+            "printed: Tables 7 and 8."
+        ),
+    ] = Aggregation.max,
+    as_json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the page that tells the story.")
+    ] = None,
+) -> None:
+    """Replay the published study: Tables 1 to 5 cell by cell, and its claims under sound tests."""
+    from kdstudy.analyze.paper import claims, page, replay
+
+    if html is not None:
+        page.html(html)
+    found = replay.replay(aggregation.value)
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(found["summary"]["sentence"])
+    for claim in claims.claims():
+        typer.echo(f"\n{claim.says}\n  {claim.verdict}: {claim.because}")
+    if html is not None:
+        typer.echo(f"\n{html}")
+
+
+class Protocol(StrEnum):
+    """Which tests are made."""
+
+    corrected = "corrected"
+    paper = "paper"
+
+
+def analyze(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="A long-form CSV: docs/statistics.md.")
+    ],
+    protocol: Annotated[
+        Protocol, typer.Option(help="paper: the published tests; corrected: sound ones as well.")
+    ] = Protocol.corrected,
+    as_json: AsJson = False,
+) -> None:
+    """Test any long-form table of results."""
+    from kdstudy.analyze.analysis import analyze as tests_of
+    from kdstudy.analyze.runs import read_runs
+
+    found = tests_of(read_runs(results), protocol.value)
+    if as_json:
+        rows = [dataclasses.asdict(test) for test in found]
+        print_json({"protocol": protocol.value, "tests": rows})
+        return
+    for test in found:
+        typer.echo(f"[{test.table}] {test.sentence}")
