@@ -76,14 +76,53 @@ def test_a_methods_temperature_touches_that_run_and_what_hangs_on_it(folder):
         for r in runs
         for other in ("big/teacher", r.split("/")[0] + "/sft")
     }
+    expected |= {("token_fidelity", f"{r} with big/teacher") for r in runs}
     expected |= {("results", "t"), ("report", "t")}
     assert changed(before, after) == expected
+
+
+def test_a_benchmark_of_ones_own_is_known_by_its_bytes_not_its_place(folder):
+    def planned(path, **more):
+        own = {"name": "mine", "path": path, "kind": "number", **more}
+        return plan_of(folder, benchmarks=["synth_addsub", own])
+
+    row = '{"question": "1 + 1?", "answer": "2"}\n'
+    (folder / "mine.jsonl").write_text(row)
+    (folder / "elsewhere.jsonl").write_text(row)
+    before = planned("mine.jsonl")
+    assert stages(before, "benchmark")["mine"].local["path"] == str(folder / "mine.jsonl")
+    assert changed(before, planned("elsewhere.jsonl")) == {("report", "t")}  # it quotes the study
+    (folder / "elsewhere.jsonl").write_text(row.replace("2", "3"))
+    assert ("benchmark", "mine") in changed(before, planned("elsewhere.jsonl"))
+    assert ("benchmark", "mine") in changed(before, planned("mine.jsonl", kind="text"))
+
+
+def test_texts_are_drawn_and_answers_are_greedy(folder):
+    own = {"name": "mine", "path": "mine.jsonl", "kind": "text"}
+    (folder / "mine.jsonl").write_text('{"question": "Write.", "references": ["It."]}\n')
+    plan = plan_of(folder, benchmarks=["synth_addsub", own])
+    settings = {
+        s.config["items"]: s.config["generation"]
+        for s in plan.stages.values()
+        if s.kind == "generate"
+    }
+    assert (settings["mine"]["temperature"], settings["mine"]["samples"]) == (1.0, 5)
+    assert (settings["synth_addsub"]["temperature"], settings["synth_addsub"]["samples"]) == (0, 1)
+
+
+def test_tokens_are_compared_in_the_main_grid_and_not_without_rows(folder):
+    labels = set(stages(plan_of(folder), "token_fidelity"))
+    assert "small/sft with big/teacher" in labels
+    assert not any("tau=" in label or "noise=" in label for label in labels)
+    assert not stages(plan_of(folder, token_rows=0), "token_fidelity")
 
 
 def test_a_benchmark_more_trains_nothing_again(folder):
     more = plan_of(folder, benchmarks=["synth_addsub", "synth_multiarith", "synth_svamp"])
     kinds = {kind for kind, _ in changed(plan_of(folder), more)}
-    assert kinds == {"benchmark", "generate", "score", "compare", "results", "report"}
+    assert kinds == {
+        *("benchmark", "contamination", "generate", "score", "compare", "results", "report")
+    }
     again = {s for s in changed(plan_of(folder), more) if s[0] == "generate"}
     assert all(label.endswith("synth_svamp") for _, label in again)
 
@@ -187,7 +226,7 @@ def test_seeds_repeat_students_and_share_the_teacher(folder):
         ({"corpus": {"path": "gone.jsonl", "validation_rows": 2}}, "gone.jsonl: no such file"),
         ({"corpus": "wikipedia"}, "unknown name 'wikipedia'"),
         ({"benchmarks": ["gsm9k"]}, "did you mean gsm8k"),
-        ({"benchmarks": ["gsm8k"]}, "KDSTUDY_DATA"),
+        ({"benchmarks": ["unni"]}, "KDSTUDY_DATA"),
     ],
 )
 def test_what_is_not_there_is_named(folder, fields, expected):

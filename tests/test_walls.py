@@ -12,7 +12,7 @@ NO_TORCH = [
     *SOURCE.glob("*.py"),
     *(SOURCE / "cli").glob("*.py"),
     *(SOURCE / "study").glob("*.py"),
-    *(SOURCE / "analyze").glob("*.py"),
+    *(SOURCE / "analyze").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
     *(p for p in (SOURCE / "evaluate").glob("*.py") if p.name != "generate.py"),

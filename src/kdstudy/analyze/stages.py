@@ -12,8 +12,9 @@ import pandas as pd
 from kdstudy.analyze import report as page
 from kdstudy.analyze.results import collect, read_csv, write_csv
 from kdstudy.analyze.stats import Test, study_tests
+from kdstudy.data.stages import CONTAMINATION
 from kdstudy.evaluate.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES
-from kdstudy.records import Example, PairScore, Score, System, read_records
+from kdstudy.records import Contamination, Example, PairScore, Score, System, read_records
 from kdstudy.study.stages import Work
 
 if TYPE_CHECKING:
@@ -40,11 +41,22 @@ def results(work: Work) -> str:
     examples = {
         name: read_records(folder / EXAMPLES, Example) for name, folder in _role(work, "items")
     }
-    partial = work.local.get("partial", False)
-    table = collect(systems, scores, pairs, parameters, work.config["study"], partial=partial)
+    overlaps = {
+        name: {r.example_id: r.overlap for r in read_records(folder / CONTAMINATION, Contamination)}
+        for name, folder in _role(work, "contamination")
+    }
+    table = collect(
+        systems,
+        scores,
+        pairs,
+        parameters,
+        work.config["study"],
+        overlaps=overlaps,
+        partial=work.local.get("partial", False),
+    )
     tests = study_tests(table, systems, scores)
     write_csv(table, work.out / RESULTS)
-    _item_rows(scores, examples).to_parquet(work.out / _ITEMS, index=False)
+    _item_rows(scores, examples, overlaps).to_parquet(work.out / _ITEMS, index=False)
     _pair_rows(pairs).to_parquet(work.out / _PAIRS, index=False)
     _write_json(work.out / _TESTS, [dataclasses.asdict(t) for t in tests])
     _write_json(work.out / _SYSTEMS, work.config["systems"])
@@ -108,7 +120,9 @@ def _role(work: Work, role: str) -> list[tuple[str, Path]]:
 
 
 def _item_rows(
-    scores: Mapping[str, list[Score]], examples: Mapping[str, list[Example]]
+    scores: Mapping[str, list[Score]],
+    examples: Mapping[str, list[Example]],
+    overlaps: Mapping[str, Mapping[str, str]],
 ) -> pd.DataFrame:
     items = {(name, e.id): e for name, rows in examples.items() for e in rows}
     rows = []
@@ -116,13 +130,14 @@ def _item_rows(
         for s in graded:
             item = items[s.benchmark, s.example_id]
             row = dataclasses.asdict(s) | {"system": label}
+            row["overlap"] = overlaps.get(s.benchmark, {}).get(s.example_id, "")
             rows.append(row | {"question": item.question, "gold": item.answer})
-    columns = [*Score.__dataclass_fields__, "system", "question", "gold"]
+    columns = [*Score.__dataclass_fields__, "system", "overlap", "question", "gold"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _pair_rows(pairs: Mapping[tuple[str, ...], list[PairScore]]) -> pd.DataFrame:
-    keep = ("benchmark", "example_id", "sample", "agree", "bleu")
+    keep = ("benchmark", "example_id", "sample", "agree", "bleu", "rouge_l", "steps")
     rows = [
         {"system": system, "reference": reference} | {k: getattr(p, k) for k in keep}
         for (system, reference), found in pairs.items()

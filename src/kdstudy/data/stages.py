@@ -1,10 +1,14 @@
-"""The `corpus` stage."""
+"""The stages `corpus` and `contamination`."""
 
 import json
+from collections import Counter
 
+from kdstudy.data.audit import overlaps
 from kdstudy.data.corpora import Source, load
-from kdstudy.records import Example, write_records
+from kdstudy.records import Contamination, Example, read_records, write_records
 from kdstudy.study.stages import Work
+
+CONTAMINATION = "contamination.parquet"
 
 
 def corpus(work: Work) -> str:
@@ -31,3 +35,25 @@ def corpus(work: Work) -> str:
     return (
         f"{len(data.train)} rows to learn from, {len(data.validation)} to validate, {lost} dropped"
     )
+
+
+def contamination(work: Work) -> str:
+    """Look for a benchmark's questions in the corpus: `contamination.parquet`.
+
+    Validation rows count as well: checkpoints are chosen on them.
+    """
+    corpus = [
+        example
+        for name in ("train.parquet", "validation.parquet")
+        for example in read_records(work.inputs["corpus"] / name, Example)
+    ]
+    items = read_records(work.inputs["items"] / "examples.parquet", Example)
+    name = work.config["benchmark"]
+    rows = [
+        Contamination(benchmark=name, example_id=item, overlap=overlap, row=row)
+        for item, overlap, row in overlaps(corpus, items)
+    ]
+    write_records(work.out / CONTAMINATION, rows, Contamination)
+    counts = Counter(row.overlap for row in rows)
+    found = counts["exact"] + counts["normalised"]
+    return f"{found} of {len(rows)} items are in the corpus, {counts['masked']} with other numbers"

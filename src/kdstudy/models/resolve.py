@@ -123,13 +123,17 @@ def check_same_vocabulary(student: Resolved, teacher: Resolved, method: str) -> 
     Raises:
         InputError: Both tokenizers are on this machine and map tokens to ids differently.
     """
-    known = student.vocabulary and teacher.vocabulary
-    if known and student.vocabulary != teacher.vocabulary:
+    if not may_share_vocabulary(student, teacher):
         raise InputError(
             f"{method}: {student.name} and {teacher.name} have different vocabularies",
             why="it compares their distributions token by token, so ids must mean the same tokens",
             remedy="choose a teacher of the student's family, or use seqkd, which needs only text",
         )
+
+
+def may_share_vocabulary(a: Resolved, b: Resolved) -> bool:
+    """Return False when both tokenizers are on this machine and map tokens to ids differently."""
+    return not (a.vocabulary and b.vocabulary) or a.vocabulary == b.vocabulary
 
 
 def _find_folder(model: str, base: Path) -> Path | None:

@@ -10,9 +10,15 @@ from typing import Any
 
 from kdstudy.data import corpora
 from kdstudy.evaluate import benchmarks
-from kdstudy.models.resolve import Resolved, check_same_vocabulary, resolve
+from kdstudy.models.resolve import (
+    Resolved,
+    check_same_vocabulary,
+    may_share_vocabulary,
+    resolve,
+)
 from kdstudy.records import System
 from kdstudy.study import schema
+from kdstudy.study.grid import distilled
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS
 
@@ -63,6 +69,7 @@ class Plan:
         stages: All stages by key, each after those it needs.
         systems: What they measure.
         trained: Key of the train stage, by system label.
+        scored: Key of the score stage, by system label.
         results: Key of the results stage.
         report: Key of the report stage.
     """
@@ -71,6 +78,7 @@ class Plan:
     stages: Mapping[str, Stage]
     systems: tuple[System, ...]
     trained: Mapping[str, str]
+    scored: Mapping[str, str]
     results: str
     report: str
 
@@ -95,7 +103,7 @@ class _Planner:
         self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]
     ):
         self.study, self.stages, self.systems = study, {}, {}
-        self.data_dir = data_dir
+        self.base, self.data_dir = base, data_dir
         refs = {r.model: r for r in (*study.students, *study.teachers)}
         resolved = {m: resolve(r, base, pins) for m, r in refs.items()}
         self.teachers = _distinct([resolve(t, base, pins) for t in study.teachers], resolved)
@@ -105,6 +113,10 @@ class _Planner:
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
         self.pairs: dict[tuple[str, str], str] = {}
+        self.tokens: dict[tuple[str, str], str] = {}
+        self.benchmarks: dict[str, str] = {}  # name -> key of its items
+        self.kinds: dict[str, str] = {}
+        self.audited: dict[str, str] = {}  # name -> key of its contamination stage
 
     def plan(self) -> Plan:
         self._corpus_and_benchmarks()
@@ -121,6 +133,7 @@ class _Planner:
             stages=self.stages,
             systems=tuple(self.systems.values()),
             trained=self.trained,
+            scored=self.scored,
             results=results,
             report=report,
         )
@@ -146,12 +159,27 @@ class _Planner:
         config = {"name": source.name, "fingerprint": source.fingerprint, **choice}
         local = {"source": dataclasses.asdict(source)}
         self.corpus = self._add("corpus", source.name, config, local=local)
-        self.benchmarks = {}
-        for given in self.study.benchmarks:
-            name = benchmarks.canonical(given)
+        for ref in self.study.benchmarks:
+            name, kind, config, local = self._source(ref)
+            config["limit"] = self.study.limit
+            self.benchmarks[name] = self._add("benchmark", name, config, local=local)
+            self.kinds[name] = kind
+            inputs = {"corpus": self.corpus, "items": self.benchmarks[name]}
+            label = f"{name} in {source.name}"
+            self.audited[name] = self._add("contamination", label, {"benchmark": name}, inputs)
+
+    def _source(self, ref: schema.BenchmarkRef) -> tuple[str, str, dict, dict]:
+        """Return a benchmark's name, kind, and what its stage's key and its stage need to know."""
+        if ref.path is None:
+            name = benchmarks.canonical(ref.name)
             config = {"name": name, "fingerprint": benchmarks.fingerprint(name, self.data_dir)}
             local = {"data_dir": str(self.data_dir) if self.data_dir else None}
-            self.benchmarks[name] = self._add("benchmark", name, config, local=local)
+            return name, benchmarks.kind(name), config, local
+        path = (self.base / Path(ref.path).expanduser()).resolve()
+        own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
+        fingerprint = benchmarks.from_file(path=path, **own).fingerprint(None)
+        local = {"path": str(path)}
+        return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
 
     def _teacher_refs(self) -> list[tuple[Resolved, schema.ModelRef]]:
         return list(zip(self.teachers, self.study.teachers, strict=True))
@@ -179,50 +207,14 @@ class _Planner:
         self._train(sft, schema.Sft(), model)
         for teacher_model, teacher in teachers:
             self._compare(sft.label, teacher.label)
-            for system, method in self._runs(model, teacher, seed, tail):
+            self._token_fidelity(sft, model, teacher, teacher_model)
+            for system, method in distilled(self.study, model.name, teacher, seed, tail):
                 if method.type in schema.WITH_DISTRIBUTION:
                     check_same_vocabulary(model, teacher_model, method.type)
                 self._train(system, method, model, teacher_model)
                 self._compare(system.label, system.teacher)
                 self._compare(system.label, sft.label)
-
-    def _runs(self, model: Resolved, teacher: System, seed: int, tail: str) -> list[Any]:
-        """Return (system, method) of every distilled run of one student, teacher and seed."""
-        found = {}
-
-        def add(method: Any, ablation: str = "", suffix: str = "", by: str = teacher.label) -> None:
-            label = f"{model.name}/{method.type}/{teacher.model}{suffix}{tail}"
-            system = System(
-                label=label,
-                kind="distilled",
-                model=model.name,
-                teacher=by,
-                method=method.type,
-                ablation=ablation,
-                temperature=getattr(method, "temperature", 1.0),
-                noise=getattr(method, "noise", 0.0),
-                seed=seed,
-            )
-            found.setdefault(label, (system, method))
-
-        methods = {m.type: m for m in self.study.methods if m.type != "sft"}
-        for method in methods.values():
-            add(method)
-        ablations = self.study.ablations
-        if ablations.students is not None and model.name not in ablations.students:
-            return list(found.values())
-        for field, part in (("temperature", ablations.temperature), ("noise", ablations.noise)):
-            for m, value in (
-                [(methods[m], v) for m in part.methods for v in part.values] if part else []
-            ):
-                if value != getattr(m, field):
-                    changed = m.model_copy(update={field: float(value)})
-                    sign = "tau" if field == "temperature" else "noise"
-                    add(changed, field, f"/{sign}={value:g}")
-        if ablations.base_teacher and teacher.label != teacher.model:
-            for m in ablations.base_teacher.methods:
-                add(methods[m], "base_teacher", "/base-teacher", by=teacher.model)
-        return list(found.values())
+                self._token_fidelity(system, model, teacher, teacher_model)
 
     def _train(
         self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
@@ -300,12 +292,14 @@ class _Planner:
 
     def _measure(self, system: System, model: Resolved, trained: str | None) -> None:
         """Generate on every benchmark and score."""
+        texts, answers = self.study.text_generation, self.study.generation
         generations = {
             name: self._generate(
-                "generate", system.label, name, key, model, trained, self.study.generation
+                "generate", system.label, name, key, model, trained,
+                texts if self.kinds[name] == "text" else answers,
             )
             for name, key in self.benchmarks.items()
-        }
+        }  # fmt: skip
         inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
         inputs |= {f"generations:{n}": k for n, k in generations.items()}
         config = {"rule": self.study.extraction}
@@ -318,6 +312,31 @@ class _Planner:
         key = self._add("compare", f"{label} with {reference}", {}, inputs)
         self.pairs[label, reference] = key
 
+    def _token_fidelity(
+        self, system: System, model: Resolved, reference: System, reference_model: Resolved
+    ) -> None:
+        """Compare two systems of the main grid token by token, where they share a vocabulary."""
+        if not self.study.token_rows or system.ablation:
+            return
+        if not may_share_vocabulary(model, reference_model):
+            return
+        config = {
+            "model": _identity(model),
+            "reference_model": _identity(reference_model),
+            "template": self.study.template,
+            "max_length": self.study.train.max_length,
+            "precision": self.study.train.precision,
+            "rows": self.study.token_rows,
+        }
+        folders = {"system": self.trained.get(system.label)}
+        folders["reference"] = self.trained.get(reference.label)
+        inputs = {"corpus": self.corpus} | {k: v for k, v in folders.items() if v}
+        local = {"models": {m.name: m.local() for m in (model, reference_model)}}
+        label = f"{system.label} with {reference.label}"
+        self.tokens[system.label, reference.label] = self._add(
+            "token_fidelity", label, config, inputs, local
+        )
+
     def _results(self) -> str:
         config = {
             "study": self.study.name,
@@ -326,6 +345,8 @@ class _Planner:
         inputs = {f"items:{name}": key for name, key in self.benchmarks.items()}
         inputs |= {f"score:{label}": key for label, key in self.scored.items()}
         inputs |= {f"pair:{a}|{b}": key for (a, b), key in self.pairs.items()}
+        inputs |= {f"tokens:{a}|{b}": key for (a, b), key in self.tokens.items()}
+        inputs |= {f"contamination:{name}": key for name, key in self.audited.items()}
         first = next(iter(self.benchmarks))
         inputs |= {f"info:{label}": keys[first] for label, keys in self.generated.items()}
         return self._add("results", self.study.name, config, inputs)

@@ -92,6 +92,34 @@ class CorpusRef(Strict):
         return self
 
 
+class BenchmarkRef(Strict):
+    """A test set: one that kdstudy knows by name, or a file of one's own."""
+
+    name: str = Field(min_length=1)
+    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file, what reports call it."""
+    path: str | None = None
+    """JSON Lines or a JSON list of {question, answer}, of {question, references} for texts."""
+    kind: Literal["number", "choice", "text"] | None = None
+    """Of a file: what its answers are. A text is rated by ROUGE-L with its references."""
+    labels: list[str] = []
+    """Of a file of choices: what the answers may be, such as [yes, no]; empty for letters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _file_or_name(self) -> BenchmarkRef:
+        if self.path is None and (self.kind or self.labels):
+            raise ValueError(f"{self.name}: kind and labels belong to a file; give path as well")
+        if self.path is not None and self.kind is None:
+            raise ValueError(f"{self.name}: path needs kind: number, choice or text")
+        if self.labels and self.kind != "choice":
+            raise ValueError(f"{self.name}: labels belong to kind: choice")
+        return self
+
+
 class TemperatureAblation(Strict):
     """Repeat methods at several loss temperatures."""
 
@@ -207,8 +235,10 @@ class Generation(Strict):
     """Draws per item; needs a temperature above 0."""
     seed: int = 0
     """Seed of the draws; each item's draw depends on it and on the item alone."""
-    batch_size: int = Field(default=64, ge=1)
-    """Rows decoded together. Changes speed and memory."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows decoded together; null finds as many as memory holds. Changes speed and memory."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What decodes. vLLM needs its package and a GPU, and rounds otherwise than transformers."""
 
     @model_validator(mode="after")
     def _draws_need_sampling(self) -> Generation:
@@ -233,8 +263,10 @@ class Study(Strict):
     """Models that learn."""
     corpus: CorpusRef
     """What teachers and students are trained on."""
-    benchmarks: list[str] = Field(min_length=1)
-    """What every system is measured on (`kdstudy ls benchmarks`)."""
+    benchmarks: list[BenchmarkRef] = Field(min_length=1)
+    """What every system is measured on: names (`kdstudy ls benchmarks`), or files of one's own."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use a seeded choice of this many items per benchmark; null means all."""
     methods: list[Method] = [Sft(), SeqKD(), WordKD(), RevKD(), GKD()]
     """How students are made. `sft` is always run: gains are measured against it."""
     ablations: Ablations = Ablations()
@@ -246,7 +278,11 @@ class Study(Strict):
     train: Train = Train()
     """Training."""
     generation: Generation = Generation()
-    """Decoding."""
+    """Decoding of answers."""
+    text_generation: Generation = Generation(temperature=1.0, samples=5)
+    """Decoding for instruction-following sets (MiniLLM's: five draws at temperature 1)."""
+    token_rows: int = Field(default=100, ge=0)
+    """Validation rows on which students are compared with their teacher token by token; 0: none."""
     extraction: Literal["corrected", "reference"] = "corrected"
     """Which rules find the answer in a completion."""
 
@@ -277,7 +313,7 @@ class Study(Strict):
     def _makes_sense(self) -> Study:
         _refuse_repeats("methods", [m.type for m in self.methods])
         _refuse_repeats("seeds", self.seeds)
-        _refuse_repeats("benchmarks", self.benchmarks)
+        _refuse_repeats("benchmarks", [b.name for b in self.benchmarks])
         _refuse_repeats("teachers", [t.model for t in self.teachers])
         _refuse_repeats("students", [s.model for s in self.students])
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:

@@ -64,6 +64,8 @@ KINDS: dict[str, Kind] = {
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
+    "contamination": Kind(entry="kdstudy.data.stages:contamination"),
+    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=2),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=2),
     "results": Kind(entry="kdstudy.analyze.stages:results"),
