@@ -16,6 +16,9 @@ from kdstudy.records import Overlap, PairScore, Score
 AVERAGE = "average"
 """Name of the pseudo-benchmark that holds the unweighted mean over benchmarks."""
 
+HELD_OUT = "held_out"
+"""Name of the pseudo-benchmark of token-level measures: the corpus's validation rows."""
+
 GROUPS: dict[str, tuple[Overlap, ...]] = {
     "clean": ("none",),
     "renumbered": ("masked",),
@@ -178,6 +181,32 @@ def agreement_change(
     return _change("agreement_change", change, f"ci:paired-{bootstrap}", bootstrap)
 
 
+def token_rows(frame: pd.DataFrame, bootstrap: Bootstrap) -> Iterator[Row]:
+    """Yield token-level fidelity on held-out text, with intervals over its rows.
+
+    Args:
+        frame: Columns of `evaluate.tokens.TokenRow`, one row per text: sums over its tokens.
+        bootstrap: How rows, the clusters, are drawn again.
+    """
+    n = len(frame)
+    weights = np.vstack([np.ones(n), bootstrap.weights(n)])
+    tokens = weights @ frame.tokens.to_numpy(float)
+    found = {
+        "token_top1": weights @ frame.agree.to_numpy(float) / tokens,
+        "token_kl_teacher_student": weights @ frame.kl_teacher_student.to_numpy() / tokens,
+        "token_kl_student_teacher": weights @ frame.kl_student_teacher.to_numpy() / tokens,
+        "token_cross_entropy": weights @ frame.ce_student.to_numpy() / tokens,
+        "token_cross_entropy_teacher": weights @ frame.ce_teacher.to_numpy() / tokens,
+        "token_ece": _calibration_error(frame, "student", weights, tokens),
+        "token_ece_teacher": _calibration_error(frame, "teacher", weights, tokens),
+    }
+    note = f"tokens:{int(tokens[0])}|ci:row-{bootstrap}"
+    for metric, values in found.items():
+        low, high = np.quantile(values[1:], [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
+        row = _row(metric, float(values[0]), float(low), float(high), n, f"{metric}|{note}")
+        yield row | {"benchmark": HELD_OUT}
+
+
 def averages(rows: Sequence[Row], answers: Collection[str], texts: Collection[str]) -> list[Row]:
     """Return unweighted means over benchmarks: ROUGE-L over texts, all else over answers.
 
@@ -202,6 +231,17 @@ def averages(rows: Sequence[Row], answers: Collection[str], texts: Collection[st
         where = {"benchmark": AVERAGE, "reference": reference}
         found.append(_row(metric, value, low, high, n, sign) | where)
     return found
+
+
+def _calibration_error(
+    frame: pd.DataFrame, model: str, weights: np.ndarray, tokens: np.ndarray
+) -> np.ndarray:
+    """Return the expected calibration error of each reweighting (Guo et al. 2017, equation 5)."""
+    confidence, hits = (
+        weights @ np.array(frame[f"{model}_{part}"].tolist(), dtype=float)
+        for part in ("confidence", "hits")
+    )
+    return np.abs(confidence - hits).sum(axis=1) / tokens
 
 
 def _accuracies(cell: Cell, note: str) -> Iterator[Row]:

@@ -3,15 +3,15 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
+from kdstudy.analyze.families import corrected
 from kdstudy.analyze.results import AVERAGE, cells_of
 from kdstudy.analyze.verdict import Test, empty, format_p, points
 from kdstudy.records import Score, System
@@ -30,7 +30,7 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
     flow = table[table.metric.isin(["newly_right", "newly_wrong"])]
     counts = flow.pivot(index=["system", "benchmark"], columns="metric", values=["value", "n"])
     single = gains[gains.signature.str.contains("|draws:1|", regex=False)]
-    found, families = [], []
+    found = []
     for row in gains.itertuples():
         where = (row.system, row.benchmark)
         parts = counts.loc[[where]] if row.benchmark != AVERAGE else counts.loc[[row.system]]
@@ -39,8 +39,7 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
         shares, n = parts["value"], parts["n"]["newly_right"]
         up, down = (float((shares[m] * n).sum()) for m in ("newly_right", "newly_wrong"))
         found.append(_mcnemar(row, up, down, row.system in set(single.system)))
-        families.append("" if row.ablation else str(row.benchmark == AVERAGE))
-    return _holm(found, families)
+    return corrected(found)
 
 
 def method_tests(systems: Sequence[System], scores: Mapping[str, Sequence[Score]]) -> list[Test]:
@@ -49,7 +48,15 @@ def method_tests(systems: Sequence[System], scores: Mapping[str, Sequence[Score]
     Students, teachers and seeds are taken as they are; the interval says what other test items
     could have shown. Holm's correction covers two families: the averages, and all benchmarks.
     """
-    runs = _runs_by_method(systems, scores)
+    return compare_methods(_runs_by_method(systems, scores))
+
+
+Run = Mapping[str, np.ndarray]
+"""One run: per benchmark, each item's share of right draws, in an order all runs share."""
+
+
+def compare_methods(runs: Mapping[str, Mapping[Hashable, Run]]) -> list[Test]:
+    """Return `method_tests` for runs by method and by what they were run on."""
     found = []
     for a, b in itertools.combinations(sorted(runs), 2):
         shared = sorted(runs[a].keys() & runs[b].keys())
@@ -58,7 +65,11 @@ def method_tests(systems: Sequence[System], scores: Mapping[str, Sequence[Score]
         changes = _mean_changes([runs[a][k] for k in shared], [runs[b][k] for k in shared])
         found += [_difference({s: d}, a, b, s, len(shared)) for s, d in changes.items()]
         found.append(_difference(changes, a, b, AVERAGE, len(shared)))
-    return [_with_verdict(t) for t in _holm(found, [str(t.scope == AVERAGE) for t in found])]
+    return [_with_verdict(t) for t in corrected(found)]
+
+
+def _family(what: str, scope: str) -> str:
+    return f"{what} by item, {'average' if scope == AVERAGE else 'tasks'}"
 
 
 def _mcnemar(row: Any, up: float, down: float, single: bool) -> Test:
@@ -71,6 +82,7 @@ def _mcnemar(row: Any, up: float, down: float, single: bool) -> Test:
         "n": n,
         "clusters": n,
         "signature": f"mcnemar|exact|{row.signature}",
+        "family": "" if row.ablation else _family("gain over SFT", row.benchmark),
     }
     effect = {"estimate": float(row.value), "low": float(row.low), "high": float(row.high)}
     text = f"{row.system} on {row.benchmark}: {points(row.value)} points over SFT"
@@ -92,21 +104,16 @@ def _runs_by_method(systems: Sequence[System], scores: Mapping[str, Sequence[Sco
     for s in systems:
         if s.kind == "distilled" and not s.ablation and s.label in scores:
             cells = cells_of(s.label, scores[s.label])
-            runs.setdefault(s.method, {})[s.model, s.teacher, s.seed] = cells
+            right = {b: c.share("correct") for b, c in cells.items()}
+            runs.setdefault(s.method, {})[s.model, s.teacher, s.seed] = right
     return runs
 
 
-def _mean_changes(first: Sequence[dict], second: Sequence[dict]) -> dict[str, np.ndarray]:
+def _mean_changes(first: Sequence[Run], second: Sequence[Run]) -> dict[str, np.ndarray]:
     """Return per benchmark each item's mean difference in correctness over matched runs."""
     common = set.intersection(*(set(c) for c in (*first, *second)))
     return {
-        b: np.mean(
-            [
-                x[b].share("correct") - y[b].share("correct")
-                for x, y in zip(first, second, strict=True)
-            ],
-            axis=0,
-        )
+        b: np.mean([x[b] - y[b] for x, y in zip(first, second, strict=True)], axis=0)
         for b in sorted(common)
     }
 
@@ -121,6 +128,7 @@ def _difference(changes: Mapping[str, np.ndarray], a: str, b: str, scope: str, r
         "n": n,
         "clusters": n,
         "signature": f"paired-z|runs:{runs}|benchmarks:{len(changes)}|margin:{EQUIVALENCE_MARGIN}",
+        "family": _family("method against method", scope),
     }
     mean = float(np.mean([d.mean() for d in changes.values()]))
     if any(len(d) < 2 for d in changes.values()):
@@ -157,19 +165,3 @@ def _with_verdict(test: Test) -> Test:
         verdict = f"Cannot tell {a} and {b} apart with this many items"
     numbers = f"{test.sentence}, Holm p = {format_p(test.p_adjusted)}"
     return dataclasses.replace(test, sentence=f"{verdict} on {test.scope} ({numbers}).")
-
-
-def _holm(tests: Sequence[Test], families: Sequence[str]) -> list[Test]:
-    """Return the tests with Holm's adjusted p inside each named family ("" is none)."""
-    adjusted = [math.nan] * len(tests)
-    for family in sorted(set(families) - {""}):
-        inside = [
-            i
-            for i, (t, f) in enumerate(zip(tests, families, strict=True))
-            if f == family and not math.isnan(t.p)
-        ]
-        if inside:
-            values = multipletests([tests[i].p for i in inside], method="holm")[1]
-            for i, p in zip(inside, values, strict=True):
-                adjusted[i] = float(p)
-    return [dataclasses.replace(t, p_adjusted=p) for t, p in zip(tests, adjusted, strict=True)]

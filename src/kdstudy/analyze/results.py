@@ -10,6 +10,7 @@ import pandas as pd
 from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analyze.measures import (
     AVERAGE,
+    HELD_OUT,
     Row,
     agreement_change,
     averages,
@@ -17,6 +18,7 @@ from kdstudy.analyze.measures import (
     gain_rows,
     own_rows,
     pair_rows,
+    token_rows,
 )
 from kdstudy.errors import InputError
 from kdstudy.evaluate.agreement import chance
@@ -35,6 +37,7 @@ NUMBERS = {
 
 Pairs = Mapping[tuple[str, str], Sequence[PairScore]]
 Overlaps = Mapping[str, Mapping[str, Overlap]]
+Tokens = Mapping[tuple[str, str], pd.DataFrame]
 
 
 def collect(
@@ -45,6 +48,7 @@ def collect(
     study: str,
     *,
     overlaps: Overlaps | None = None,
+    tokens: Tokens | None = None,
     partial: bool = False,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> pd.DataFrame:
@@ -64,6 +68,7 @@ def collect(
         parameters: Number of parameters by model name; unknown models get a missing value.
         study: Name of the study.
         overlaps: How each item occurs in the corpus, by benchmark and item; None if not looked at.
+        tokens: Token-level sums by (system label, reference label), as `measures.token_rows` takes.
         partial: Accept systems, benchmarks and pairs that are not there yet.
         bootstrap: How the bootstrap intervals are drawn.
 
@@ -85,6 +90,9 @@ def collect(
             *_pairs_of(system, systems, pairs, scores, partial, bootstrap),
         ]
         found += averages(found, known.keys() - texts, texts)
+        for (label, reference), frame in (tokens or {}).items():
+            if label == system.label:
+                found += [r | {"reference": reference} for r in token_rows(frame, bootstrap)]
         rows += [base | row for row in found]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(NUMBERS)
@@ -161,8 +169,9 @@ def _check_labels(systems: Sequence[System], scores: Mapping, pairs: Pairs) -> N
 
 def _check_cells(systems: Sequence[System], cells: Mapping, partial: bool) -> None:
     benchmarks = sorted({b for by_name in cells.values() for b in by_name})
-    if AVERAGE in benchmarks:
-        raise InputError(f"a benchmark may not be called {AVERAGE!r}", remedy="rename it")
+    taken = sorted({AVERAGE, HELD_OUT} & set(benchmarks))
+    if taken:
+        raise InputError(f"a benchmark may not be called {taken[0]!r}", remedy="rename it")
     for benchmark in benchmarks:
         first = next(c[benchmark] for c in cells.values() if benchmark in c)
         for system in systems:

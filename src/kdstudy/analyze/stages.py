@@ -13,7 +13,7 @@ from kdstudy.analyze import report as page
 from kdstudy.analyze.results import collect, read_csv, write_csv
 from kdstudy.analyze.stats import Test, study_tests
 from kdstudy.data.stages import CONTAMINATION
-from kdstudy.evaluate.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES
+from kdstudy.evaluate.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES, TOKENS
 from kdstudy.records import Contamination, Example, PairScore, Score, System, read_records
 from kdstudy.study.stages import Work
 
@@ -52,6 +52,10 @@ def results(work: Work) -> str:
         parameters,
         work.config["study"],
         overlaps=overlaps,
+        tokens={
+            tuple(label.split("|")): pd.read_parquet(folder / TOKENS)
+            for label, folder in _role(work, "tokens")
+        },
         partial=work.local.get("partial", False),
     )
     tests = study_tests(table, systems, scores)

@@ -10,7 +10,8 @@ class Test:
 
     Attributes:
         table: "1" to "5" as in the paper, "paired" (per item against SFT), "methods" (per item
-            between methods) or "within" (correlations inside students).
+            between methods) or "within" (correlations inside students); from `analysis.analyze`
+            also "gain", "matched", "correlation", "bounds", "seeds", "collapse" and "power".
         name: What was computed.
         subject: What it was computed for: a system, a method, `a - b`, or a factor.
         scope: A benchmark, or "average".
@@ -20,6 +21,8 @@ class Test:
         high: Upper end.
         p: p-value as computed.
         p_adjusted: p after Holm's correction within the family; NaN where none is declared.
+        q: p after Benjamini and Hochberg's (1995) within the family; NaN where none is declared.
+        family: The tests that are corrected together; "" where none is declared.
         n: Rows or items behind it.
         clusters: Independent units behind the rows: students, or items.
         signature: Every choice that could change the numbers.
@@ -38,6 +41,8 @@ class Test:
     high: float
     p: float
     p_adjusted: float = math.nan
+    q: float = math.nan
+    family: str = ""
     n: int
     clusters: int
     signature: str

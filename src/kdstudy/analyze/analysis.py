@@ -1,0 +1,77 @@
+"""Every study-level test of any table of runs, and every item-level test of graded items."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pandas as pd
+
+from kdstudy.analyze.cells import ALL, cells, main_runs
+from kdstudy.analyze.clustered import DEFAULT, gain_tests
+from kdstudy.analyze.correlations import correlation_tests
+from kdstudy.analyze.diagnostics import bounds_tests, collapse_tests, power_tests, seed_tests
+from kdstudy.analyze.families import corrected
+from kdstudy.analyze.items import analyze_items
+from kdstudy.analyze.matched import matched_tests
+from kdstudy.analyze.mixed import mixed_model
+from kdstudy.analyze.pooled import pooled_tests
+from kdstudy.analyze.verdict import Test
+from kdstudy.errors import InputError
+
+__all__ = ["analyze", "analyze_items", "lead"]
+
+
+def analyze(
+    runs: pd.DataFrame,
+    protocol: Literal["corrected", "paper"] = "corrected",
+    *,
+    chance: Mapping[str, float] | None = None,
+) -> list[Test]:
+    """Return every test of a table of runs; docs/statistics.md says which answers what.
+
+    Args:
+        runs: From `runs.read_runs` or `runs.from_results`.
+        protocol: `paper`: the paper's Tables 1 to 5. `corrected`: first the tests that know which
+            runs share a student, then the paper's beside them.
+        chance: Chance accuracy by task, under which a run counts as collapsed.
+
+    Returns:
+        Tests, corrected inside each `family`; the first sentence says what was left out.
+
+    Raises:
+        InputError: The protocol is unknown, or see `cells.main_runs`.
+    """
+    if protocol not in ("corrected", "paper"):
+        raise InputError(f"no protocol {protocol!r}", remedy="use corrected or paper")
+    frame = main_runs(runs)
+    rows = cells(frame)
+    found = pooled_tests(rows)
+    if protocol == "corrected":
+        found = [
+            *gain_tests(rows),
+            mixed_model(rows),
+            *matched_tests(rows),
+            *correlation_tests(rows),
+            *bounds_tests(rows),
+            *seed_tests(frame),
+            *collapse_tests(frame, chance),
+            *power_tests(rows),
+            *found,
+        ]
+    found = corrected(found)
+    said = " ".join([found[0].sentence, *frame.attrs["notes"]])
+    return [dataclasses.replace(found[0], sentence=said), *found[1:]]
+
+
+def lead(tests: Sequence[Test]) -> Test:
+    """Return the gain test that a report leads with: all methods, on the average of tasks.
+
+    Where no run has every task there is no average, and it is the last task's.
+
+    Raises:
+        InputError: The tests are not those of `analyze(runs, "corrected")`.
+    """
+    found = next((t for t in tests if t.name == DEFAULT and t.subject == ALL), None)
+    if found is None:
+        raise InputError("these tests hold no lead", remedy="use the corrected protocol")
+    return found
