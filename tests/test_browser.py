@@ -7,7 +7,7 @@ import pytest
 from fake_study import fake_study
 from test_report import HOSTILE, analysed
 
-from kdstudy.analyze import report
+from kdstudy.report import document
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSER = next(
@@ -44,7 +44,7 @@ def page(tmp_path_factory):
     hostile = [*texts, "<img src=x onerror=document.title='run'>", "y" * 1_000_000]
     for column in ("completion", "question", "gold", "extracted"):
         items[column] = [hostile[i % len(hostile)] for i in range(len(items))]
-    path = report.write(
+    path = document.write(
         tmp_path_factory.mktemp("report"),
         table=table,
         items=items,

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from scipy import special
 
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.replay import DIFFERS, FLIPS, LOST, MATCH, TWICE, replay
 from kdstudy.errors import InputError
+from kdstudy.paper import published
+from kdstudy.paper.replay import DIFFERS, FLIPS, LOST, MATCH, TWICE, replay
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ROOT / "src" / "kdstudy" / "analyze" / "paper" / "numbers"
+FILES = ROOT / "src" / "kdstudy" / "paper" / "numbers"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "paper"
 TASKS = {
     "math": ["GSM8K", "SVAMP", "MultiArith", "SingleEq", "AddSub", "AQuA"],

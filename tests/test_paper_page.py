@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.claims import claims
-from kdstudy.analyze.paper.evidence import (
+from kdstudy.analyze.verdict import Test
+from kdstudy.errors import InputError
+from kdstudy.paper import published
+from kdstudy.paper.claims import claims
+from kdstudy.paper.evidence import (
     FALLS,
     IN_PART,
     STANDS,
@@ -20,10 +22,8 @@ from kdstudy.analyze.paper.evidence import (
     Evidence,
     survivors,
 )
-from kdstudy.analyze.paper.page import html as write_page
-from kdstudy.analyze.paper.page import page
-from kdstudy.analyze.verdict import Test
-from kdstudy.errors import InputError
+from kdstudy.paper.page import html as write_page
+from kdstudy.paper.page import page
 
 NASTY = '<script>alert("x")</script> & <b onmouseover=1>'
 

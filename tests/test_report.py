@@ -11,16 +11,16 @@ import pytest
 from fake_study import STUDENTS, fake_study, items_frame
 from scipy import stats
 
-from kdstudy.analyze import findings, report
-from kdstudy.analyze.browse import MAX_CHARACTERS, browser_data, safe_json
-from kdstudy.analyze.figures import all_figures
 from kdstudy.analyze.intervals import Bootstrap
-from kdstudy.analyze.plot import PALETTE, colours
 from kdstudy.analyze.results import COLUMNS, NUMBERS, collect
 from kdstudy.analyze.stats import study_tests
-from kdstudy.analyze.tables import all_sheets
-from kdstudy.analyze.views import with_sft
 from kdstudy.errors import InputError
+from kdstudy.report import document, findings
+from kdstudy.report.browse import MAX_CHARACTERS, browser_data, safe_json
+from kdstudy.report.figures import all_figures
+from kdstudy.report.plot import PALETTE, colours
+from kdstudy.report.tables import all_sheets
+from kdstudy.report.views import with_sft
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -86,7 +86,7 @@ def study():
 def made(study, tmp_path_factory):
     table, tests = analysed(study)
     out = tmp_path_factory.mktemp("report")
-    path = report.write(
+    path = document.write(
         out,
         table=table,
         items=study.items,
@@ -228,7 +228,7 @@ def test_tables_are_written_in_three_formats(made):
 
 def test_two_reports_of_one_study_hold_the_same_bytes(study, made, tmp_path):
     table, tests = analysed(study)
-    again = report.write(
+    again = document.write(
         tmp_path,
         table=table,
         items=study.items,
@@ -258,7 +258,7 @@ def test_hostile_text_stays_text(study, made, tmp_path):
     few = {label, "zoo-s/sft", "zoo-l/sft"}
     items = items_frame({k: v for k, v in scores.items() if k in few}, questions)
     provenance = study.provenance | {"study_text": HOSTILE["closing"], "versions": {"<b>": "</dd>"}}
-    path = report.write(
+    path = document.write(
         tmp_path,
         table=table[table.system.isin(few)].assign(study=HOSTILE["closing"]),
         items=items,
@@ -314,7 +314,7 @@ def test_cost_is_the_time_of_all_benchmarks_over_all_items(study, made):
 
 def test_all_rows_are_kept_beside_the_page(study, made):
     kept = pd.read_parquet(made[0].parent / "items.parquet")
-    pd.testing.assert_frame_equal(kept, study.items[report.ITEM_COLUMNS], check_dtype=False)
+    pd.testing.assert_frame_equal(kept, study.items[document.ITEM_COLUMNS], check_dtype=False)
 
 
 def test_the_answer_names_the_best_student_and_its_interval(made):
@@ -362,7 +362,7 @@ def test_a_partial_study_reads_well(study, tmp_path):
         pairs={k: v for k, v in study.pairs.items() if set(k) <= done},
     )
     table, tests = analysed(some, partial=True)
-    path = report.write(tmp_path, table=table, systems=study.systems, tests=tests)
+    path = document.write(tmp_path, table=table, systems=study.systems, tests=tests)
     text = path.read_text(encoding="utf-8")
     assert "4 of 30 runs finished" in text
     assert "no finished ablation" in text
@@ -373,14 +373,14 @@ def test_a_partial_study_reads_well(study, tmp_path):
 
 def test_an_empty_study_still_makes_a_page(study, tmp_path):
     table = pd.DataFrame(columns=COLUMNS).astype(NUMBERS)
-    path = report.write(tmp_path, table=table, systems=study.systems)
+    path = document.write(tmp_path, table=table, systems=study.systems)
     text = path.read_text(encoding="utf-8")
     assert "0 of 30 runs finished" in text and "nothing to recommend" in text
 
 
 def test_missing_columns_are_named(study, made, tmp_path):
     with pytest.raises(InputError, match="items: column gold is missing"):
-        report.write(tmp_path, table=made[1], items=study.items.drop(columns="gold"))
+        document.write(tmp_path, table=made[1], items=study.items.drop(columns="gold"))
 
 
 def test_plain_fine_tuning_that_beats_every_distilled_student_is_the_answer(made):

@@ -13,9 +13,15 @@ NO_TORCH = [
     *(SOURCE / "cli").glob("*.py"),
     *(SOURCE / "study").glob("*.py"),
     *(SOURCE / "analyze").rglob("*.py"),
+    *(SOURCE / "report").rglob("*.py"),
+    *(SOURCE / "paper").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
-    *(p for p in (SOURCE / "evaluate").glob("*.py") if p.name != "generate.py"),
+    *(
+        p
+        for p in (SOURCE / "evaluate").glob("*.py")
+        if p.name not in {"generate.py", "tokens.py", "vllm.py"}
+    ),
     SOURCE / "models" / "resolve.py",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "accelerate"}

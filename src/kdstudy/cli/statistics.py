@@ -32,7 +32,7 @@ def paper(
     ] = None,
 ) -> None:
     """Replay the published study: Tables 1 to 5 cell by cell, and its claims under sound tests."""
-    from kdstudy.analyze.paper import claims, page, replay
+    from kdstudy.paper import claims, page, replay
 
     if html is not None:
         page.html(html)

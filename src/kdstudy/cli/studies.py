@@ -91,7 +91,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report again from what the store holds, finished or not."""
-    from kdstudy.analyze.stages import report_from_store
+    from kdstudy.report.stages import report_from_store
 
     planned, opened = _plan(study, store, data_dir)
     folder = out or opened.output(planned.study.name)

@@ -38,6 +38,15 @@ class Work:
     progress: Progress = silent
     aids: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
+    def inputs_of(self, role: str) -> list[tuple[str, Path]]:
+        """Return (name, folder) of every input whose role is `role:name`."""
+        found = []
+        for whole, folder in self.inputs.items():
+            kind, _, name = whole.partition(":")
+            if kind == role:
+                found.append((name, folder))
+        return found
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -68,6 +77,6 @@ KINDS: dict[str, Kind] = {
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=2),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=2),
-    "results": Kind(entry="kdstudy.analyze.stages:results"),
-    "report": Kind(entry="kdstudy.analyze.stages:report"),
+    "results": Kind(entry="kdstudy.analyze.stages:results", version=2),
+    "report": Kind(entry="kdstudy.report.stages:report"),
 }

@@ -9,14 +9,14 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.claims import claims as judge
-from kdstudy.analyze.paper.evidence import FALLS, IN_PART, STANDS, UNKNOWN, Claim, Evidence
-from kdstudy.analyze.paper.pictures import pictures
-from kdstudy.analyze.paper.replay import DIFFERS, FLIPS, LOST, MATCH, TWICE, name
-from kdstudy.analyze.plot import Figure
 from kdstudy.analyze.verdict import format_p
 from kdstudy.errors import InputError
+from kdstudy.paper import published
+from kdstudy.paper.claims import claims as judge
+from kdstudy.paper.evidence import FALLS, IN_PART, STANDS, UNKNOWN, Claim, Evidence
+from kdstudy.paper.pictures import pictures
+from kdstudy.paper.replay import DIFFERS, FLIPS, LOST, MATCH, TWICE, name
+from kdstudy.report.plot import Figure
 
 _TITLES = {
     "1": "Is there a gain, and do methods differ? t-tests and one-way ANOVA",
@@ -56,8 +56,8 @@ def page(
         claims: From `claims.claims`.
         figures: From `pictures.pictures`.
     """
-    ours = importlib.resources.files("kdstudy.analyze.paper")
-    shared = importlib.resources.files("kdstudy.analyze") / "page"
+    ours = importlib.resources.files("kdstudy.paper")
+    shared = importlib.resources.files("kdstudy.report") / "page"
     style = (shared / "report.css").read_text("utf-8") + (ours / "paper.css").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True,

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.intervals import wilson
-from kdstudy.analyze.tables import interval
 from kdstudy.records import System
+from kdstudy.report.tables import interval
 
 MAX_ITEMS = 40
 MAX_CHARACTERS = 4000

@@ -12,13 +12,13 @@ import markupsafe
 import pandas as pd
 import yaml
 
-from kdstudy.analyze import curves, figures, findings, tables
-from kdstudy.analyze.browse import browser_data, safe_json
-from kdstudy.analyze.plot import Figure
 from kdstudy.analyze.results import AVERAGE, write_csv
 from kdstudy.analyze.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.records import System
+from kdstudy.report import curves, figures, findings, tables
+from kdstudy.report.browse import browser_data, safe_json
+from kdstudy.report.plot import Figure
 
 ITEM_COLUMNS = [
     *("system", "benchmark", "example_id", "sample", "question", "gold"),
@@ -101,7 +101,7 @@ def _draw(
 
 
 def _render(data: dict[str, Any], **context: Any) -> str:
-    folder = importlib.resources.files("kdstudy.analyze") / "page"
+    folder = importlib.resources.files("kdstudy.report") / "page"
     style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(

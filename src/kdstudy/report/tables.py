@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import Test, format_p, points
-from kdstudy.analyze.views import (
+from kdstudy.report.views import (
     groups_in_order,
     lookup,
     scope_order,

@@ -1,9 +1,9 @@
 """The paper's claims, one by one: the print, the replay, sound tests, a verdict."""
 
-from kdstudy.analyze.paper.ablations import ablation_claims
-from kdstudy.analyze.paper.depends import dependence_claims
-from kdstudy.analyze.paper.evidence import Claim, Evidence
-from kdstudy.analyze.paper.gains import gain_claims
+from kdstudy.paper.ablations import ablation_claims
+from kdstudy.paper.depends import dependence_claims
+from kdstudy.paper.evidence import Claim, Evidence
+from kdstudy.paper.gains import gain_claims
 
 
 def claims(evidence: Evidence | None = None) -> list[Claim]:

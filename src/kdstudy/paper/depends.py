@@ -7,8 +7,10 @@ from scipy import stats
 
 from kdstudy.analyze import correlations
 from kdstudy.analyze.correlations import CHANGE
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.evidence import (
+from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.verdict import Test, format_p, points, signed
+from kdstudy.paper import published
+from kdstudy.paper.evidence import (
     FALLS,
     IN_PART,
     NAMES,
@@ -21,9 +23,7 @@ from kdstudy.analyze.paper.evidence import (
     survivors,
     told,
 )
-from kdstudy.analyze.paper.replay import LOST
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test, format_p, points, signed
+from kdstudy.paper.replay import LOST
 
 TEACHER, SIZE, AGREEMENT, _ = correlations.FACTORS
 _PANEL = dict(zip(NAMES, "ab", strict=True))

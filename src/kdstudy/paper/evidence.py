@@ -9,10 +9,10 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from kdstudy.analyze.cells import cells, main_runs
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.replay import ALPHA, replay
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test
+from kdstudy.paper import published
+from kdstudy.paper.replay import ALPHA, replay
 
 STANDS = "stands"
 IN_PART = "stands in part"

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.evidence import (
+from kdstudy.analyze.verdict import points
+from kdstudy.paper import published
+from kdstudy.paper.evidence import (
     FALLS,
     IN_PART,
     NAMES,
@@ -13,7 +14,6 @@ from kdstudy.analyze.paper.evidence import (
     Evidence,
     listed,
 )
-from kdstudy.analyze.verdict import points
 
 DROP = 40
 """The largest drop that the paper gives for a task-unaware teacher, in %."""

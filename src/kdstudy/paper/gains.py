@@ -6,8 +6,10 @@ from kdstudy.analyze import clustered
 from kdstudy.analyze.cells import ALL
 from kdstudy.analyze.matched import matched_tests
 from kdstudy.analyze.paired import EQUIVALENCE_MARGIN
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.evidence import (
+from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.verdict import Test, format_p, points
+from kdstudy.paper import published
+from kdstudy.paper.evidence import (
     FALLS,
     IN_PART,
     NAMES,
@@ -20,9 +22,7 @@ from kdstudy.analyze.paper.evidence import (
     survivors,
     told,
 )
-from kdstudy.analyze.paper.replay import METHODS
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test, format_p, points
+from kdstudy.paper.replay import METHODS
 
 SMALL = 1.0
 """Billions of parameters up to which the paper speaks of smaller models."""

@@ -8,8 +8,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.curves import curve, depends, scale
-from kdstudy.analyze.plot import (
+from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, scopes
+from kdstudy.report.curves import curve, depends, scale
+from kdstudy.report.plot import (
     INK,
     ROWS,
     Figure,
@@ -18,9 +20,7 @@ from kdstudy.analyze.plot import (
     shapes,
     strip,
 )
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, scopes
-from kdstudy.analyze.views import (
+from kdstudy.report.views import (
     ablation_rows,
     describe,
     groups_in_order,

@@ -8,9 +8,9 @@ import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
-from kdstudy.analyze.tables import interval
-from kdstudy.analyze.views import ablation_rows, shown
 from kdstudy.records import System
+from kdstudy.report.tables import interval
+from kdstudy.report.views import ablation_rows, shown
 
 FEW_ITEMS = 200
 HIGH_TRUNCATION = 0.10

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdstudy.analyze.paper import published
-from kdstudy.analyze.paper.published import Aggregation
 from kdstudy.analyze.verdict import format_p, signed
+from kdstudy.paper import published
+from kdstudy.paper.published import Aggregation
 
 ALPHA = 0.05
 METHODS = ("SeqKD", "RevKD", "GKD")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.plot import order_of
 from kdstudy.analyze.results import AVERAGE
+from kdstudy.report.plot import order_of
 
 Table = pd.DataFrame
 

@@ -7,10 +7,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.plot import INK, ROWS, Figure, colours, percent_axis, shapes
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import grid
-from kdstudy.analyze.views import ablation_rows, describe, items_note, short, tooltips
+from kdstudy.report.plot import INK, ROWS, Figure, colours, percent_axis, shapes
+from kdstudy.report.views import ablation_rows, describe, items_note, short, tooltips
 
 Table = pd.DataFrame
 

@@ -5,10 +5,10 @@ import pandas as pd
 
 from kdstudy.analyze import clustered
 from kdstudy.analyze.cells import ALL, subjects
-from kdstudy.analyze.paper.evidence import NAMES, Evidence
-from kdstudy.analyze.plot import INK, ROWS, Figure, strip
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import points
+from kdstudy.paper.evidence import NAMES, Evidence
+from kdstudy.report.plot import INK, ROWS, Figure, strip
 
 _WHOLE, _INTACT = "every run", "without collapsed"
 

@@ -1,0 +1,109 @@
+"""The stage `report`, and the report of a study that is not finished."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kdstudy.analyze.results import read_csv
+from kdstudy.analyze.stages import ITEMS, PAIR_ITEMS, RESULTS, SYSTEMS, TESTS, results
+from kdstudy.analyze.verdict import Test
+from kdstudy.evaluate.stages import BENCHMARK
+from kdstudy.records import System
+from kdstudy.report import document
+from kdstudy.study.stages import Work
+
+if TYPE_CHECKING:
+    from kdstudy.study.plan import Plan
+    from kdstudy.study.store import Store
+
+
+def report(work: Work) -> str:
+    """Write the report: `report.html`, `results.csv`, `tables/`, `figures/`."""
+    source = work.inputs["results"]
+    tests = [Test(**row) for row in json.loads((source / TESTS).read_text())]
+    systems = [System(**row) for row in json.loads((source / SYSTEMS).read_text())]
+    path = document.write(
+        work.out,
+        table=read_csv(source / RESULTS),
+        items=pd.read_parquet(source / ITEMS),
+        pairs=pd.read_parquet(source / PAIR_ITEMS),
+        systems=systems,
+        tests=tests,
+        provenance=_provenance(work),
+    )
+    return f"{path.stat().st_size / 2**20:.1f} MiB"
+
+
+def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
+    """Write the report of whatever is finished into `out`."""
+
+    def there(key: str) -> dict[str, Path]:
+        inputs = plan.stages[key].inputs
+        return {role: path for role, k in inputs.items() if (path := store.get(k)) is not None}
+
+    out.mkdir(parents=True, exist_ok=True)
+    # What the report itself would read: an aid that nobody built is not missing.
+    expected = plan.stages[plan.report].inputs.values()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        config = plan.stages[plan.results].config
+        inputs = there(plan.results)
+        results(Work(config=config, inputs=inputs, local={"partial": True}, out=folder))
+        missing = [
+            {"key": key, "kind": s.kind, "label": s.label, "status": "missing"}
+            for key, s in ((key, plan.stages[key]) for key in expected if key != plan.results)
+            if store.get(key) is None
+        ]
+        report(
+            Work(
+                config=plan.stages[plan.report].config,
+                inputs=there(plan.report) | {"results": folder},
+                local={"missing": missing},
+                out=out,
+            )
+        )
+
+
+def _provenance(work: Work) -> dict[str, Any]:
+    """Gather how it was made from the manifests of the stages."""
+    stages, training, benchmarks, aids = [], [], {}, {}
+    corpus: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    for _, folder in work.inputs_of("stage"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        environment = manifest["environment"]
+        keys = ("key", "kind", "label", "seconds", "started", "summary")
+        stages.append({k: manifest[k] for k in keys} | {"status": "done"})
+        # Manifests written before there were aids have none.
+        aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.get("aids", {}).values()}
+        if manifest["kind"] == "corpus":
+            corpus = json.loads((folder / "corpus.json").read_text())
+        elif manifest["kind"] == "benchmark":
+            facts = json.loads((folder / BENCHMARK).read_text())
+            benchmarks[facts["name"]] = facts
+        elif manifest["kind"] == "train":
+            training.append(_training(folder, manifest))
+    return {
+        "study": work.config["study"],
+        "protocol_differences": work.config["protocol_differences"],
+        "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
+        "corpus": corpus,
+        "benchmarks": benchmarks,
+        "training": training,
+        **environment,
+    }
+
+
+def _training(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    facts = json.loads((folder / "training.json").read_text())
+    seconds = manifest["seconds"]
+    return {
+        "system": manifest["label"],
+        "seconds": seconds,
+        "tokens_per_second": facts["tokens"] / seconds if seconds else 0.0,
+        **facts,
+    }
