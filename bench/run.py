@@ -10,7 +10,7 @@ import argparse
 import importlib
 import json
 
-BENCHES = ("step", "head", "sweep", "decode", "epoch")
+BENCHES = ("step", "head", "sweep", "decode", "epoch", "score", "evaluate")
 
 
 def main() -> None:

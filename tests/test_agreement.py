@@ -1,12 +1,16 @@
-"""Agreement: bounds, kappa against hand-computed and brute-force values."""
+"""Agreement: bounds, kappa and changes against brute force and statsmodels."""
 
+import dataclasses
 import itertools
 import math
 import random
 
+import numpy as np
 import pytest
+from statsmodels.stats.inter_rater import cohens_kappa
 
-from kdstudy.evaluate.agreement import agree, agreement, chance
+from kdstudy.errors import InputError
+from kdstudy.evaluate.agreement import agree, agreement, chance, changes
 from kdstudy.evaluate.fidelity import pair
 from kdstudy.records import Score
 
@@ -76,6 +80,17 @@ def test_kappa_of_the_textbook() -> None:
     assert found.kappa == pytest.approx(0.4)
 
 
+def test_kappa_is_statsmodels() -> None:
+    rng = random.Random(2)
+    for _ in range(50):
+        a, b = (system("".join(rng.choices("ABCD", k=30))) for _ in range(2))
+        table = np.zeros((4, 4))
+        for x, y in zip(a, b, strict=True):
+            table["ABCD".index(x.extracted), "ABCD".index(y.extracted)] += 1
+        found = agreement(pair(a, b), chance(a, b))
+        assert found.kappa == pytest.approx(cohens_kappa(table).kappa)
+
+
 def test_chance_is_the_agreement_over_all_pairs_of_items() -> None:
     rng = random.Random(0)
     a, b = (system("".join(rng.choices("ABCDE-", k=40))) for _ in range(2))
@@ -96,6 +111,30 @@ def test_agreement_stays_within_its_bounds_and_meets_them() -> None:
     assert (high.lower, high.rate, high.upper) == (0.25, 0.75, 0.75)
 
 
+def test_bounds_are_the_tightest_there_are() -> None:
+    """Over every pair of systems with given accuracies, agreement goes from one to the other."""
+    reached: dict[tuple[float, float], list[float]] = {}
+    for a in itertools.product("ABC", repeat=4):
+        for b in itertools.product("ABC", repeat=4):
+            found = agreement(pair(system("".join(a), "AAAA"), system("".join(b), "AAAA")))
+            reached.setdefault((found.lower, found.upper), []).append(found.rate)
+    for (lower, upper), rates in reached.items():
+        assert (min(rates), max(rates)) == (pytest.approx(lower), pytest.approx(upper))
+
+
+def test_agreement_when_both_are_wrong_by_counting() -> None:
+    rng = random.Random(3)
+    for _ in range(50):
+        gold, a, b = ("".join(rng.choices("ABC-", k=20)) for _ in range(3))
+        gold = gold.replace("-", "A")
+        wrong = [(x, y) for x, y, g in zip(a, b, gold, strict=True) if g not in (x, y)]
+        found = agreement(pair(system(a, gold), system(b, gold)))
+        assert found.both_wrong_n == len(wrong)
+        if wrong:
+            same = sum(x == y != "-" for x, y in wrong)
+            assert found.both_wrong_rate == pytest.approx(same / len(wrong))
+
+
 def test_agreement_when_both_are_wrong() -> None:
     found = agreement(pair(system("ABBC-", "AAAAA"), system("ABCA-", "AAAAA")))
     assert (found.both_wrong_rate, found.both_wrong_n) == (pytest.approx(1 / 3), 3)
@@ -114,3 +153,37 @@ def test_degenerate_agreement_is_nan() -> None:
     assert math.isnan(agreement(pair(constant, constant)).kappa)
     silent = system("---")
     assert agreement(pair(silent, silent), chance(silent, silent)).kappa == 0
+
+
+def test_changes_per_item_add_up_to_the_change_of_the_rate() -> None:
+    rng = random.Random(4)
+    sft, distilled, teacher = (system("".join(rng.choices("ABC", k=50))) for _ in range(3))
+    before, after = pair(sft, teacher), pair(distilled, teacher)
+    found = changes(before, after)
+    newly, lost = list(found.values()).count(1), list(found.values()).count(-1)
+    letters = [[s.extracted for s in part] for part in (sft, distilled, teacher)]
+    assert newly == sum(o != t == n for o, n, t in zip(*letters, strict=True))
+    assert lost == sum(o == t != n for o, n, t in zip(*letters, strict=True))
+    mean = sum(found.values()) / len(found)
+    assert mean == pytest.approx(agreement(after).rate - agreement(before).rate)
+    assert list(found) == [("toy", f"{i:05d}") for i in range(50)]
+
+
+def test_changes_count_an_item_with_several_draws_once() -> None:
+    a, b, c = (
+        [
+            dataclasses.replace(answer(i // 2, letter, rule="choice-corrected"), sample=i % 2)
+            for i, letter in enumerate(letters)
+        ]
+        for letters in ("ABAB", "AAAA", "AAAA")
+    )
+    assert changes(pair(a, c), pair(b, c)) == {("toy", "00000"): 0.5, ("toy", "00001"): 0.5}
+
+
+def test_changes_of_what_does_not_match_are_refused() -> None:
+    a, b = system("AB"), system("ABC")
+    with pytest.raises(InputError, match=r"1 items .* the first is \('toy', '00002', 0\)"):
+        changes(pair(a, a), pair(b, b))
+    with pytest.raises(InputError, match="2 items are compared twice"):
+        changes(pair(a, a) * 2, pair(a, a))
+    assert changes([], []) == {}

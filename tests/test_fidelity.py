@@ -1,4 +1,4 @@
-"""BLEU from per-item counts against sacrebleu on the texts."""
+"""BLEU from per-item counts against sacrebleu on the texts; means, and Table 9 as queries."""
 
 import math
 import random
@@ -6,10 +6,24 @@ import time
 
 import pytest
 import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from kdstudy.errors import InputError
-from kdstudy.evaluate.fidelity import corpus_bleu, fidelity, pair, signature
-from kdstudy.records import Score
+from kdstudy.evaluate.fidelity import (
+    HIGH_BLEU,
+    HIGH_STEPS,
+    LOW_BLEU,
+    LOW_STEPS,
+    corpus_bleu,
+    fidelity,
+    pair,
+    same_answer_low_fidelity,
+    signature,
+    wrong_answer_high_fidelity,
+)
+from kdstudy.records import PairScore, Score
 
 NASTY = [
     "",
@@ -22,6 +36,9 @@ NASTY = [
     "x " * 300,
     "\ud800",
     "<&quot;>",
+    "a-\nb - \n c-<skipped>\nd",
+    "1.5, .5 ,5 5,, ..5 1,000.",
+    "y" * 100 + "," + "z" * 100,
 ]
 WORDS = ["so", "he", "has", "5", "apples", ",", "and", "3", "more", ".", "answer", "$8", "Tom's"]
 
@@ -63,6 +80,17 @@ def test_bleu_equals_sacrebleus(words: int) -> None:
     assert sums == [*oracle.counts, *oracle.totals, oracle.sys_len, oracle.ref_len]
 
 
+@given(
+    st.text(alphabet="ab5.,-&<>;\n\t \xa0\u3000数", max_size=40),
+    st.text(alphabet="ab5.,-&<>;\n\t \xa0\u3000数", max_size=40),
+)
+def test_bleu_of_any_text_equals_sacrebleus(hypothesis: str, reference: str) -> None:
+    oracle = sacrebleu.sentence_bleu(hypothesis, [reference])
+    found = pair(rows([hypothesis]), rows([reference]))[0]
+    assert found.bleu == oracle.score
+    assert found.counts == (*oracle.counts, *oracle.totals, oracle.sys_len, oracle.ref_len)
+
+
 def test_signatures_are_sacrebleus() -> None:
     bleu = sacrebleu.BLEU()
     bleu.corpus_score(["a"], [["a"]])
@@ -84,6 +112,58 @@ def test_fidelity_of_identical_disjoint_and_no_texts() -> None:
     nothing = fidelity([])
     assert math.isnan(nothing.corpus_bleu)
     assert math.isnan(nothing.mean_sentence_bleu)
+    assert math.isnan(nothing.rouge_l) and math.isnan(nothing.steps)
+    assert (nothing.n, nothing.n_steps) == (0, 0)
+
+
+def test_means_over_items_and_given_the_same_answer() -> None:
+    a = ["5 + 3 = 8. 8 * 2 = 16.", "5 + 3 = 8.", "So it is, I think.", "He has 5 big apples."]
+    b = ["5 plus 3 is 8. 8 times 2 is 16.", "5 + 3 = 9.", "Well, so it is.", "5 * 2 = 10"]
+    outcomes = ["correct", "wrong", "correct", "wrong"]
+    pairs = pair(
+        [row(i, t, outcome=o) for i, (t, o) in enumerate(zip(a, outcomes, strict=True))], rows(b)
+    )
+    assert [p.steps for p in pairs] == [1, 0, pytest.approx(math.nan, nan_ok=True), 0]
+    found = fidelity(pairs)
+    assert (found.n, found.n_steps, found.steps) == (4, 3, pytest.approx(1 / 3))
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    rouge = [scorer.score(y, x)["rougeL"].fmeasure for x, y in zip(a, b, strict=True)]
+    assert found.rouge_l == pytest.approx(sum(rouge) / 4)
+    assert "rouge" in found.rouge_signature and "steps" in found.steps_signature
+    alike = fidelity([p for p in pairs if p.agree])
+    assert (alike.n, alike.n_steps, alike.steps) == (2, 1, 1)
+    oracle = sacrebleu.corpus_bleu([a[0], a[2]], [[b[0], b[2]]])
+    assert alike.corpus_bleu == pytest.approx(oracle.score)
+
+
+def test_free_texts_never_agree() -> None:
+    free = {"extracted": "", "rule": "text-rouge_l", "outcome": "rated", "quality": 0.4}
+    found = pair([row(1, "the same", **free)], [row(1, "the same", **free)])[0]
+    assert (found.agree, found.rouge_l) == (False, 1)
+
+
+def pair_of(item: int, bleu: float, steps: float, agree: bool, outcome: str) -> PairScore:
+    return PairScore(
+        benchmark="toy", example_id=str(item), sample=0, agree=agree, outcome_a=outcome,
+        outcome_b="correct", bleu=bleu, rouge_l=0.5, steps=steps, counts=(0,) * 10,
+    )  # fmt: skip
+
+
+def test_the_papers_error_analysis_as_queries() -> None:
+    pairs = [
+        pair_of(1, 13, 1, True, "correct"),  # same answer in other words, same steps
+        pair_of(2, LOW_BLEU, LOW_STEPS, True, "correct"),  # not below
+        pair_of(3, 12, 0, True, "wrong"),
+        pair_of(4, 77, 0, False, "wrong"),
+        pair_of(5, HIGH_BLEU, HIGH_STEPS, False, "wrong"),  # just high enough
+        pair_of(6, 99, 1, False, "truncated"),  # no answer is no wrong answer
+        pair_of(7, 5, math.nan, True, "correct"),
+        pair_of(8, 90, math.nan, False, "wrong"),
+    ]
+    assert [p.example_id for p in same_answer_low_fidelity(pairs)] == ["7", "3", "1"]
+    assert [p.example_id for p in same_answer_low_fidelity(pairs, "steps")] == ["3"]
+    assert [p.example_id for p in wrong_answer_high_fidelity(pairs)] == ["8", "4", "5"]
+    assert [p.example_id for p in wrong_answer_high_fidelity(pairs, "steps")] == ["5"]
 
 
 def test_pairs_are_ordered_and_keep_who_is_who() -> None:

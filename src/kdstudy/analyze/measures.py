@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdstudy.analyze.intervals import Bootstrap, difference, mover, wilson
 from kdstudy.errors import InputError
-from kdstudy.evaluate.agreement import agreement
+from kdstudy.evaluate.agreement import agreement, changes
 from kdstudy.evaluate.fidelity import corpus_bleu, signature
 from kdstudy.records import Overlap, PairScore, Score
 
@@ -36,6 +36,7 @@ class Cell:
     """One system on one benchmark; arrays have one row per item and one column per draw.
 
     Attributes:
+        completions: The texts themselves.
         text: The benchmark asks for free texts: `quality` is ROUGE-L, and nothing is right.
     """
 
@@ -44,6 +45,7 @@ class Cell:
     outcomes: np.ndarray
     quality: np.ndarray
     tokens: np.ndarray
+    completions: np.ndarray
     rules: str
     text: bool
 
@@ -62,7 +64,8 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
     Raises:
         InputError: An (item, draw) is there twice, or items have different draws.
     """
-    columns = ["benchmark", "example_id", "sample", "outcome", "quality", "tokens", "rule"]
+    values = ["outcome", "quality", "tokens", "completion"]
+    columns = ["benchmark", "example_id", "sample", *values, "rule"]
     frame = pd.DataFrame([[getattr(r, c) for c in columns] for r in rows], columns=columns)
     doubled = frame[frame.duplicated(columns[:3])]
     if len(doubled):
@@ -70,7 +73,6 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
         raise InputError(f"{label}: {first.benchmark} item {first.example_id} is scored twice")
     cells = {}
     for benchmark, part in frame.groupby("benchmark", sort=True):
-        values = ["outcome", "quality", "tokens"]
         wide = part.pivot(index="example_id", columns="sample", values=values)
         if wide.isna().any(axis=None):
             raise InputError(f"{label}: {benchmark} items have different numbers of draws")
@@ -81,16 +83,30 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
             outcomes=wide["outcome"].to_numpy(str),
             quality=wide["quality"].to_numpy(float),
             tokens=wide["tokens"].to_numpy(float),
+            completions=wide["completion"].to_numpy(object),
             rules=rules,
             text=rules.startswith("text-"),
         )
     return cells
 
 
+def repetition(text: str) -> float:
+    """Return seq-rep-4, the share of a text's word 4-grams that it holds before.
+
+    After Welleck et al. (2020, "Neural text generation with unlikelihood training"), with words in
+    place of tokens; a text of fewer than four words repeats none.
+    """
+    words = text.split()
+    total = len(words) - 3
+    if total < 1:
+        return 0.0
+    return 1 - len(set(zip(words, words[1:], words[2:], words[3:], strict=False))) / total
+
+
 def own_rows(
     cells: Mapping[str, Cell], overlaps: Mapping[str, Mapping[str, Overlap]], bootstrap: Bootstrap
 ) -> Iterator[Row]:
-    """Yield accuracy (or ROUGE-L), parse rate, truncation and length of one system."""
+    """Yield accuracy (or ROUGE-L), parse rate, truncation, length and repetition of one system."""
     for benchmark, cell in cells.items():
         note = f"rule:{cell.rules}|draws:{len(cell.samples)}"
         if cell.text:
@@ -101,6 +117,8 @@ def own_rows(
         tokens = float(cell.tokens.mean())
         rows.append(_rate("truncated_rate", truncated, n, note))
         rows.append(_row("tokens", tokens, np.nan, np.nan, n, f"tokens|{note}"))
+        repeated = np.array([[repetition(text) for text in item] for item in cell.completions])
+        rows.append(_mean("repetition", repeated.mean(axis=1), f"seq-rep-4|{note}", bootstrap))
         yield from (row | {"benchmark": benchmark} for row in rows)
 
 
@@ -171,13 +189,7 @@ def agreement_change(
     before: Sequence[PairScore], after: Sequence[PairScore], bootstrap: Bootstrap
 ) -> Row:
     """Return how much more often the distilled student gives its teacher's answer than SFT does."""
-    old, new = (
-        pd.DataFrame([(r.example_id, r.agree) for r in rows], columns=["item", "agree"])
-        .groupby("item")
-        .agree.mean()
-        for rows in (before, after)
-    )
-    change = (new - old).dropna().to_numpy(float)
+    change = np.array(list(changes(before, after).values()))
     return _change("agreement_change", change, f"ci:paired-{bootstrap}", bootstrap)
 
 

@@ -184,6 +184,8 @@ def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:
         metric = "rouge_l" if facts["kind"] == "text" else "accuracy"
         (headline,) = (r for r in rows if r["benchmark"] == name and r["metric"] == metric)
         found[name] = summary(own) | {
+            "n": headline["n"],
+            "draws": len(own) // headline["n"],
             "low": headline["low"],
             "high": headline["high"],
             "chance": facts["chance"],

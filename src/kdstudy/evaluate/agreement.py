@@ -5,8 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdstudy.errors import InputError
 from kdstudy.evaluate.extract import same_number
 from kdstudy.records import PairScore, Score
+
+_Item = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +91,43 @@ def agreement(pairs: Sequence[PairScore], chance: float = math.nan) -> Agreement
         both_wrong_rate=_mean(wrong),
         both_wrong_n=len(wrong),
     )
+
+
+def changes(before: Sequence[PairScore], after: Sequence[PairScore]) -> dict[_Item, float]:
+    """Return how agreement with one reference changes from one system to another, per item.
+
+    Args:
+        before: A system, such as the SFT student, paired with the reference.
+        after: Another one, such as the distilled student, paired with the same reference.
+
+    Returns:
+        For each (benchmark, example_id), sorted, the share of draws on which `after` agrees minus
+        that of `before`: with one draw 1 (newly agrees), 0 or -1. Their mean is the change of the
+        rate, and a paired interval comes from resampling them.
+
+    Raises:
+        InputError: The two do not cover the same items and draws, or cover one twice.
+    """
+    old, new = (_agreed(pairs) for pairs in (before, after))
+    apart = sorted(old.keys() ^ new.keys())
+    if apart:
+        raise InputError(
+            f"{len(apart)} items are in one of the two comparisons only; the first is {apart[0]}",
+            why="a change is one of the same item",
+            remedy="compare both systems with the reference on the same items and draws",
+        )
+    moved: dict[_Item, list[int]] = {}
+    for benchmark, example_id, sample in sorted(old):
+        key = (benchmark, example_id, sample)
+        moved.setdefault((benchmark, example_id), []).append(new[key] - old[key])
+    return {item: sum(draws) / len(draws) for item, draws in moved.items()}
+
+
+def _agreed(pairs: Sequence[PairScore]) -> dict[tuple[str, str, int], bool]:
+    found = {(p.benchmark, p.example_id, p.sample): p.agree for p in pairs}
+    if len(found) != len(pairs):
+        raise InputError(f"{len(pairs) - len(found)} items are compared twice")
+    return found
 
 
 def _mean(values: Sequence[bool]) -> float:

@@ -76,7 +76,7 @@ KINDS: dict[str, Kind] = {
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=2),
-    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=2),
+    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=2),
     "report": Kind(entry="kdstudy.report.stages:report"),
 }

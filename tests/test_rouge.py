@@ -1,0 +1,85 @@
+"""ROUGE-L against rouge-score's own, on real and on random texts."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from kdstudy.evaluate.rouge import rouge_l, signature
+
+DATA = Path(os.environ.get("KDSTUDY_DATA") or Path(__file__).parents[2] / "shared" / "data")
+SCORER = RougeScorer(["rougeL"], use_stemmer=True)
+
+# Words whose stems meet, short words that are not stemmed, and what is no word at all.
+WORDS = [
+    *("run", "runs", "running", "Runner", "relational", "conditional", "cats", "cat", "a", "the"),
+    *("agreed", "agreement", "1,000", "1000", "10.5", "don't", "-", "x_1", "naïve", "İ", "数学"),
+]
+
+
+def theirs(text: str, references: list[str]) -> float:
+    return max((SCORER.score(r, text)["rougeL"].fmeasure for r in references), default=0.0)
+
+
+def test_equals_rouge_scores_own_on_random_texts() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        text, *references = (
+            " ".join(rng.choices(WORDS, k=rng.randint(0, 40))) for _ in range(rng.randint(1, 4))
+        )
+        assert rouge_l(text, references) == pytest.approx(theirs(text, references), abs=1e-12)
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_equals_rouge_scores_own_on_any_text(text: str, reference: str) -> None:
+    assert rouge_l(text, [reference]) == pytest.approx(theirs(text, [reference]), abs=1e-12)
+
+
+def test_equals_rouge_scores_own_on_real_texts() -> None:
+    path = DATA / "instruct" / "dolly" / "test.jsonl"
+    if not path.is_file():
+        pytest.skip(f"needs {path}; set KDSTUDY_DATA")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:150]
+    texts = [t if isinstance(t := row["output"], str) else t[0] for row in rows]
+    for text, first, second in zip(texts, texts[1:], texts[2:], strict=False):
+        references = [first[:400], second[:400]]
+        assert rouge_l(text[:400], references) == pytest.approx(
+            theirs(text[:400], references), abs=1e-12
+        )
+
+
+def test_by_hand() -> None:
+    # Longest common subsequence "the cat mat", 3 words, of 3 and of 6.
+    assert rouge_l("the cat mat", ["The cats sat on the mat."]) == pytest.approx(2 * 3 / 9)
+    assert rouge_l("same text", ["other", "Same, text!", ""]) == 1
+    assert rouge_l("", ["a"]) == rouge_l("a", [""]) == rouge_l("a", []) == rouge_l("", [""]) == 0
+
+
+def test_a_million_characters_do_not_hang() -> None:
+    rng = random.Random(1)
+    long = " ".join(rng.choices(WORDS, k=170_000))
+    assert len(long) > 900_000
+    start = time.perf_counter()
+    assert 0 < rouge_l(long, ["the cat sat on the mat " * 20]) < 1
+    assert rouge_l("a" * 1_000_000, ["b" * 1_000_000]) == 0
+    assert time.perf_counter() - start < 20  # about 1 s; the rest is for a busy machine
+
+
+def test_the_signature_names_the_package_and_the_stemmer() -> None:
+    assert f"version:{version('rouge-score')}" in signature()
+    assert "stem:porter" in signature()
+
+
+def test_nltk_is_not_loaded_before_a_text_is_measured() -> None:
+    code = "import sys, kdstudy.evaluate.rouge; print('nltk' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
