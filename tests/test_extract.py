@@ -1,30 +1,14 @@
-"""Answer extraction: a table of real and nasty completions, and random text."""
-
-import json
-import os
-import random
-import re
-import sys
-import time
-from pathlib import Path
+"""Extraction of numbers: a table of real and nasty completions."""
 
 import pytest
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.extract import RULES, choice, number, options, same_number
-
-DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from kdstudy.evaluate.extract import number, same_number
 
 REPEATING = "0.6666666666666666"
 QUESTION = (
     "Matthew had 32 crackers and 98 cakes. If he gave equal numbers of both to his 4 friends, "
     "how many crackers did each person eat?"
 )
-AQUA = (
-    "A property is worth $1023.65. Find the difference. "
-    "Answer Choices: (A) 23.65 (B) 1000 (C) 35.62 (D) Rs. 2.65 (E) None of these"
-)
-
 CORRECTED = [
     # A plain last number, and what surrounds it.
     ("", ""),
@@ -48,7 +32,17 @@ CORRECTED = [
     ("it costs 1'234'567 francs", "1234567"),
     ("it costs 1{,}000", "1000"),
     ("it costs €5", "5"),
+    ("the total is 1.234", "1.234"),  # a point is a decimal point,
+    ("the total is 1.234,50", "1234.5"),  # unless a decimal comma follows it
+    ("the total is 1.234.567,5 euros", "1234567.5"),
+    ("the numbers are 0.5,0.25", "0.25"),
+    ("He pays 400 000 and 9 500", "500"),  # a list of numbers looks the same,
+    ("He pays 9 500. The answer is $9 500.", "9500"),  # a statement holds one number
+    ("The answer is 1 234 567 people", "1234567"),
+    ("The answer is 5 100-dollar bills", "5"),
+    ("The answer is 10 2000 times", "10"),
     ("the chance is 33%.", "33"),
+    ("the chance is 12.5 percent", "12.5"),
     ("the chance is 33\\%.", "33"),
     ("the area is 5 cm^2", "5"),
     ("the area is $5\\text{ cm}^2$", "5"),
@@ -101,6 +95,9 @@ CORRECTED = [
     ("उत्तर १२ है", "12"),
     ("答案是５６个", "56"),
     ("𝟙𝟚", "12"),
+    ("答案是四十", ""),  # words are no digits, in any language
+    ("The answer is １，２３４．５", "1234.5"),
+    ("উত্তর: ৪৫", "45"),
     # A stated answer comes before a last number, and the last statement counts.
     ("The answer is 72. He sold 48 in April.", "72"),
     ("The answer is: 72", "72"),
@@ -128,6 +125,15 @@ CORRECTED = [
     ("The answer is unknown. He has 5.", "5"),
     ("The answer is found by adding 5 and 3. That gives 8", "8"),
     ("The answer is not 5. It is 6", "6"),
+    ("The answer is not 5 but 6", "6"),
+    ("The answer cannot be 5. It is 6 or so", "6"),
+    ("He has 6, not 5", "6"),
+    ("He has 6 rather than 5.", "6"),
+    ("It isn't 5", ""),
+    ("```python\nprint(3 * 4)\n```\nOutput: 12", "12"),
+    ("```\nanswer = 12\n```\nas 3 * 4 = 12 and 5 are left", "12"),
+    ("The answer is `12`", "12"),
+    ("The answer is either 5 or 6", "5"),
     ("Answer: He has 5 apples. He eats 2, so 3 are left", "3"),
     ("Answer: He has 5 apples and eats 2, which leaves 3.", "3"),
     ("Answer: 5 - 2 = 3. He then has 3 + 1 = 4.", "4"),
@@ -215,176 +221,9 @@ def test_reference_number_is_the_last_match(text: str, expected: str) -> None:
     assert number(text, "reference") == expected
 
 
-def released(text: str, gold: str) -> bool:
-    """What the released evaluation does with a number, restated from its description."""
-    found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
-    return bool(found) and abs(float(gold) - float(found[-1])) <= 0.001
-
-
-def test_reference_grades_as_the_released_code_does() -> None:
-    rng = random.Random(0)
-    for _ in range(5000):
-        text = "".join(rng.choices("0123456789.,- /٣５A:x\n$%", k=rng.randrange(10)))
-        gold = rng.choice(["0", "3", "-3", "5.0", "0.5", REPEATING, "33.3"])
-        mine = same_number(number(text, "reference"), gold, "reference")
-        assert mine == released(text, gold), (text, gold)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", ""),
-        ("The answer is (C).", "C"),
-        ("The answer is C", "C"),
-        ("The answer is c.", "C"),
-        ("the correct option is: **B**", "B"),
-        ("Answer: option D", "D"),
-        ("$\\boxed{\\text{B}}$", "B"),
-        ("#### B", "B"),
-        ("（Ｂ）", "B"),
-        ("(A) is too small, (B) fits. The answer is (B), since (A) fails", "B"),
-        ("Based on A, Tom is right: option C", "C"),
-        ("So C.", "C"),
-        ("C", "C"),
-        ("C) 35.62", "C"),
-        ("(B) or rather (C)", "C"),
-        ("The answer is A 23.65", "A"),
-        ("The answer is a number near (B)", "B"),
-        ("The answer is 1000.", "B"),
-        ("The answer is 1,000 dollars, far more than (A)", "B"),
-        ("so the difference is $23.65", "A"),
-        ("so the difference is 2.65", "D"),
-        ("so the difference is 77", ""),
-        ("the property is 23.6 more", "A"),
-        ("Based on this, nothing can be said", ""),
-        ("The answer is none", ""),
-        ("The answer is d = 23.65 km.", "A"),
-        ("The answer is a = 1000.", "B"),
-        (AQUA, ""),
-        (f"{AQUA}\nThe answer is (C).", "C"),
-        ("(A) 23.65 (B) 1000 (C) 35.62 (D) Rs. 2.65 (E) None of these. So it is 1000", "B"),
-        ("A. 23.65\nB. 1000\nC. 35.62\nD. Rs. 2.65\nE. None of these", ""),
-        ("A. 23.65 B. 1000 C. 35.62 D. 2.65 E. None of these. Hence D.", "D"),
-        ("It is (B).\n\nQuestion: another? (D)", "B"),
-    ],
-)
-def test_corrected_choice(text: str, expected: str) -> None:
-    assert choice(text, "corrected", AQUA) == expected
-
-
-def test_choice_by_value_needs_one_option_with_it() -> None:
-    twice = "Answer Choices: (A) 8.75 (B) 8.79 (C) 8.75 (D) 8.71 (E) 1 hour 5 minutes"
-    assert choice("It is 8.75", "corrected", twice) == ""
-    assert choice("It is 8.79", "corrected", twice) == "B"
-    assert choice("It is 5", "corrected", twice) == ""
-
-
-def test_a_letter_that_is_not_offered_is_no_choice() -> None:
-    assert choice("(E)", "corrected", "Answer Choices: (A) 1 (B) 2") == ""
-
-
-def test_a_cut_choice_needs_a_closed_statement() -> None:
-    assert choice("(C) fits best", "corrected", AQUA, cut=True) == ""
-    assert choice("The answer is (C). And", "corrected", AQUA, cut=True) == "C"
-
-
-def test_reference_choice_is_the_first_capital_anywhere() -> None:
-    assert choice("Based on this, (C)", "reference") == "B"
-    assert choice("\nA: The answer is (C)", "reference") == "A"
-    assert choice("none", "reference") == ""
-
-
-def test_options_follow_the_last_head() -> None:
-    question = "Is (A) prime? Answer Choices: (A) Rs. 4 (B)  5,6  (C) None"
-    assert options(question) == {"A": "Rs. 4", "B": "5,6", "C": "None"}
-    assert options("no options") == {}
-
-
 def test_reference_tolerance_is_absolute() -> None:
     assert same_number("0.667", REPEATING, "reference")
     assert not same_number("0.67", REPEATING, "reference")
     assert same_number("5.0009", "5", "reference")
     assert not same_number("5.001", "5", "reference")  # in floats, as released, 0.0010000000000003
     assert not same_number("", "", "reference")
-
-
-PIECES = ["answer is", "\\boxed{", "}", "####", "1,", "(A)", "Q:", "-", "½", "\ud800", "/0", "e9"]
-
-
-def random_text(rng: random.Random) -> str:
-    def piece() -> str:
-        return rng.choice(
-            [rng.choice(PIECES), chr(rng.randrange(sys.maxunicode + 1)), chr(rng.randrange(128))]
-        )
-
-    return "".join(piece() for _ in range(rng.randrange(60)))
-
-
-def test_no_text_makes_a_rule_fail() -> None:
-    rng = random.Random(0)
-    for _ in range(3000):
-        text, question, cut = random_text(rng), random_text(rng), rng.random() < 0.5
-        for rule in RULES:
-            found = number(text, rule, question, cut=cut)
-            assert isinstance(found, str)
-            assert not found or numerals.value(found) is not None
-            assert number(found, "corrected") == found
-            assert choice(text, rule, question, cut=cut) in ("", *"ABCDE")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        piece * 1000
-        for piece in (
-            "11111",
-            "1,",
-            "1/",
-            "-",
-            "answer is ",
-            "\\boxed{",
-            "(A)",
-            "the ",
-            "#",
-            " ",
-            "\\frac{",
-        )
-    ],
-)
-def test_degenerate_text_is_read_quickly(text: str) -> None:
-    start = time.perf_counter()
-    for rule in RULES:
-        number(text, rule, QUESTION)
-        choice(text, rule, AQUA)
-    assert time.perf_counter() - start < 2
-
-
-RATIONALES = {
-    "gsm8k": (771, 1319),
-    "SVAMP": (803, 1000),
-    "MultiArith": (560, 600),
-    "AddSub": (370, 395),
-    "SingleEq": (484, 508),
-}
-
-
-@pytest.mark.parametrize("folder", RATIONALES)
-def test_shipped_rationales_score_as_known(folder: str) -> None:
-    rows = shipped(folder)
-    right = sum(
-        same_number(number(row["output"], "reference"), row["answer"], "reference") for row in rows
-    )
-    assert (right, len(rows)) == RATIONALES[folder]
-
-
-def test_shipped_choices_score_as_known() -> None:
-    rows = shipped("AQuA")
-    right = [choice(r["output"], "corrected", r["instruction"]) == r["answer"] for r in rows]
-    assert (sum(right), len(right)) == (123, 254)
-
-
-def shipped(folder: str) -> list[dict[str, str]]:
-    path = DATA / "math" / folder / "test.json"
-    if not path.is_file():
-        pytest.skip(f"needs {path}; set KDSTUDY_DATA")
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -74,3 +74,30 @@ def test_what_has_no_value(text: str) -> None:
 def test_numerals_say_where_they_are() -> None:
     found = list(numerals.numerals("from -5 to 1,000 apples"))
     assert [(n.text, n.start, n.end) for n in found] == [("-5", 6, 7), ("1000", 11, 16)]
+
+
+def test_backwards_is_the_same_numbers_from_the_last_on() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        text = "".join(rng.choices("0123456789.,-/ $x", k=rng.randrange(40)))
+        assert list(numerals.backwards(text)) == list(numerals.numerals(text))[::-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [
+        ("1.234,50", "1234.50"),
+        ("1.234.567,5", "1234567.5"),
+        ("0.5,0.25", "0.5,0.25"),
+        ("1234.567,50", "1234.567,50"),
+        ("1.234,567", "1.234,567"),
+        ("1\u202f234\u00a0567", "1234567"),
+        ("1'234", "1234"),
+        ("1{,}234 and 1\\,234", "1,234 and 1,234"),
+        ("２½", "2 1/2"),
+        ("\\frac{1}{3}", "1/3"),
+    ],
+)
+def test_plain_has_one_spelling(text: str, spelling: str) -> None:
+    assert numerals.plain(text) == spelling
+    assert numerals.plain(spelling) == spelling

@@ -33,7 +33,7 @@ def test_the_key_of_a_stage_is_pinned():
     stage = Stage(
         kind="score", label="x", config={"rule": "corrected"}, inputs={"a": "k1", "b": "k2"}
     )
-    assert stage.key == "c2ac7d60b7b6c0f69041e7d4826bfa40"
+    assert stage.key == "0d3d423b07723d882d6ded5e882cb5e6"
 
 
 def test_roles_are_part_of_the_key():

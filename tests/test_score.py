@@ -4,11 +4,13 @@ import dataclasses
 import math
 import subprocess
 import sys
+import time
 
 import pytest
 
 from kdstudy.errors import InputError
 from kdstudy.evaluate.benchmarks import Benchmark
+from kdstudy.evaluate.extract import RULES, Rule
 from kdstudy.evaluate.score import score, summary
 from kdstudy.records import OUTCOMES, Example, Generation
 
@@ -71,6 +73,64 @@ def test_reference_grades_a_truncated_text_like_any_other() -> None:
 def test_corrected_needs_a_closed_statement_before_the_cut(completion: str, outcome: str) -> None:
     rows = [*FOUR[:3], generation(3, completion, stop="length")]
     assert score(rows, TOY, "corrected")[3].outcome == outcome
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_free_text_is_rated_alike_under_both_rules(rule: Rule) -> None:
+    example = Example(id="id0", instruction="Greet.", references=("good morning to you",))
+    free = Benchmark(name="toy", version="1", kind="text", chance=0.0, examples=(example,))
+
+    def graded(completion: str, stop: str) -> tuple[str, float, str]:
+        (found,) = score([generation(0, completion, stop)], free, rule)
+        return found.outcome, found.quality, found.extracted
+
+    assert graded("good morning to you", "eos") == ("rated", 1.0, "")
+    assert graded("good morning", "eos") == ("rated", pytest.approx(2 / 3), "")
+    assert graded("good morning", "length") == ("truncated", pytest.approx(2 / 3), "")
+    assert graded(" ", "eos") == ("unparsed", 0.0, "")
+    assert graded("", "length") == ("truncated", 0.0, "")
+    report = summary(score([generation(0, "good morning")], free, rule))
+    assert report == {
+        "n": 1,
+        "rouge_l": pytest.approx(2 / 3),
+        "truncated_rate": 0.0,
+        "outcomes": {"rated": 1, "unparsed": 0, "truncated": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("completion", "outcome"),
+    [
+        ("the correct answer is option2. It", "correct"),
+        ("the correct answer is option1. It", "wrong"),
+        ("the correct answer is option2", "truncated"),
+        ("option2. It", "truncated"),
+    ],
+)
+def test_a_cut_label_needs_a_closed_statement_too(completion: str, outcome: str) -> None:
+    example = Example(id="id0", instruction="Who?", answer="option2")
+    labelled = Benchmark(
+        name="toy",
+        version="1",
+        kind="choice",
+        labels=("option1", "option2"),
+        chance=0.5,
+        examples=(example,),
+    )
+    (found,) = score([generation(0, completion, "length")], labelled, "corrected")
+    assert found.outcome == outcome
+    (whole,) = score([generation(0, completion)], labelled, "corrected")
+    assert whole.outcome == ("wrong" if "option1" in completion else "correct")
+
+
+def test_a_hundred_thousand_completions_take_less_than_a_minute() -> None:
+    rationale = "He had {i} apples and gave {j} of them away, so {i} - {j} of them were left over. "
+    text = "".join(rationale.format(i=i, j=i + 1) for i in range(7)) + "The answer is 12."
+    rows = [generation(i, text, sample=k) for i in range(4) for k in range(500)]
+    start = time.process_time()
+    for rule in RULES:
+        score(rows, TOY, rule)
+    assert (time.process_time() - start) * 100_000 / len(rows) < 60
 
 
 def test_order_is_the_benchmarks_whatever_the_input_order() -> None:

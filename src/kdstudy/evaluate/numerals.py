@@ -7,9 +7,11 @@ Equal values therefore have equal spellings.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 FLOAT_NOISE = Fraction(1, 10**6)
 """Relative difference below which two numbers are the same."""
@@ -22,34 +24,48 @@ _MAX_DIGITS = 300  # longer runs are degenerate text; also keeps int() under its
 _MAX_PLACES = 30
 
 _LOOKALIKES = {
-    **{0xFF01 + i: 0x21 + i for i in range(94)},  # fullwidth ASCII
-    **dict.fromkeys(map(ord, "−﹣‐‑–"), "-"),
-    **dict.fromkeys(map(ord, "\u2044\u2215"), "/"),
-    ord("—"): " ",
-    ord("٫"): ".",
-    ord("٬"): ",",
-    ord("≈"): "=",
+    **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # fullwidth ASCII
+    **dict.fromkeys("−﹣‐‑–", "-"),
+    **dict.fromkeys("\u2044\u2215", "/"),
+    "—": " ",
+    "٫": ".",
+    "٬": ",",
+    "≈": "=",
 }
 _CURRENCY = r"[$€£¥₹]"
+
+
+def _point_for_comma(match: re.Match[str]) -> str:
+    if re.match(r"[\d.,]", match.string[match.start() - 1 : match.start()]):
+        return match[0]
+    return match[0].replace(".", "").replace(",", ".")
+
+
+_THIN_SPACES = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")  # 1 000
+# (what a text must hold, pattern, replacement): most texts need hardly a pattern at all.
 _REWRITES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?<=\d)[\u00a0\u2009\u202f'](?=\d{3}(?!\d))", ""),  # 1 000 and 1'000
-        (r"(?<=\d)(?:\{,\}|\\[,!])(?=\d{3}(?!\d))", ","),  # LaTeX 1{,}000
-        (r"\\approx(?![A-Za-z])", "="),
-        (r"(?<=\d)\s*(?=\\[dtc]?frac(?![A-Za-z]))", " "),  # 2\frac{1}{2} is a mixed number
-        (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
-        (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\1/\2"),
-        (r"(?<=[A-Za-z}])\s?\^\s*\{?-?\d+\}?", ""),  # cm^2: a unit's exponent is no number
-        (r"\\([$%#])", r"\1"),
-        (r"\\(?:left|right)(?![a-z])|\\[()\[\],;:! ]", " "),
-        (r"\\(?:times|cdot|div)(?![a-z])", " * "),
-        (r"\\q?quad(?![a-z])", " "),
-        (r"(?<![A-Za-z])Rs\.?\s?(?=\d)", "₹"),
+    (needed, re.compile(pattern), replacement)
+    for needed, pattern, replacement in (
+        ("'", r"(?<=\d)'(?=\d{3}(?!\d))", ""),  # 1'000
+        ("{,}", r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ","),  # LaTeX 1{,}000
+        ("\\", r"(?<=\d)\\[,!](?=\d{3}(?!\d))", ","),  # LaTeX 1\,000
+        # 1.234,50: points and a comma in these places can only be the continental spelling.
+        (",", r"\d{1,3}(?:\.\d{3}){1,12},\d\d?(?!\d|[.,]\d)", _point_for_comma),
+        ("\\", r"\\approx(?![A-Za-z])", "="),
+        ("\\", r"(?<=\d)\s*(?=\\[dtc]?frac(?![A-Za-z]))", " "),  # 2\frac{1}{2}: a mixed number
+        ("\\", r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+        ("\\", r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\1/\2"),
+        ("^", r"(?<=[A-Za-z}])\s?\^\s*\{?-?\d+\}?", ""),  # cm^2: a unit's exponent is no number
+        ("\\", r"\\([$%#])", r"\1"),
+        ("\\", r"\\(?:left|right)(?![a-z])|\\[()\[\],;:! ]", " "),
+        ("\\", r"\\(?:times|cdot|div)(?![a-z])", " * "),
+        ("\\", r"\\q?quad(?![a-z])", " "),
+        ("Rs", r"(?<![A-Za-z])Rs\.?\s?(?=\d)", "₹"),
     )
 )
 
-_WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d+)"
+# The number of groups is bounded to keep "11,11,11,..." from being read anew from every comma.
+_WHOLE = r"(?:\d{1,3}(?:,\d{3}){1,12}(?!\d)|\d{1,2}(?:,\d{2}){1,12},\d{3}(?!\d)|\d+)"
 _DECIMAL = rf"(?>{_WHOLE}(?:\.\d+)?|(?<![\w.])\.\d+)"
 _NUMERAL = re.compile(
     # Not inside a word or an index (CO2, x_1, x_{1}) and not the tail of 1.2.3.
@@ -74,9 +90,12 @@ class Numeral:
 def plain(text: str) -> str:
     """Return the text with one spelling for digits, minus signs, fractions and LaTeX markup."""
     if not text.isascii():
-        text = "".join(map(_one_spelling, text.translate(_LOOKALIKES)))
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
+        foreign = {char for char in set(text) if not char.isascii()}
+        text = text.translate({ord(char): _one_spelling(char) for char in foreign})
+        text = _THIN_SPACES.sub("", text)
+    for needed, pattern, replacement in _REWRITES:
+        if needed in text:
+            text = pattern.sub(replacement, text)
     return text
 
 
@@ -86,17 +105,20 @@ def numerals(text: str) -> Iterator[Numeral]:
     Ordinals (3rd), digits inside words (CO2) and division by zero are no numbers; percent and
     currency signs are dropped; 2/3, 2 1/2, .5, 1,234 and 1e3 are single numbers.
     """
-    for match in _NUMERAL.finditer(text):
-        spelling = _spelling(match)
-        if spelling:
-            minus = spelling != "0" and _is_negative(text, match.start())
-            yield Numeral("-" * minus + spelling, match.start(), match.end())
+    return _read(text, _NUMERAL.finditer(text))
+
+
+def backwards(text: str) -> Iterator[Numeral]:
+    """Yield the last of what `numerals` yields, from the last on; at most a hundred."""
+    return _read(text, reversed(deque(_NUMERAL.finditer(text), maxlen=100)))
 
 
 def decimal(digits: str) -> str:
     """Return the canonical spelling of any script's digits, as in -012.50; "" if far too long."""
     sign, digits = digits.startswith("-"), digits.lstrip("-").replace(",", "")
-    whole, _, places = "".join(map(_one_spelling, digits)).partition(".")
+    if not digits.isascii():
+        digits = "".join(map(_one_spelling, digits))
+    whole, _, places = digits.partition(".")
     whole, places = whole.lstrip("0") or "0", places[:_MAX_PLACES].rstrip("0")
     if len(whole) > _MAX_DIGITS:
         return ""
@@ -104,6 +126,7 @@ def decimal(digits: str) -> str:
     return f"-{spelling}" if sign and spelling != "0" else spelling
 
 
+@lru_cache(maxsize=4096)
 def value(number: str) -> Fraction | None:
     """Return the exact value of a canonical or float-like spelling, None if it is not a number."""
     # Fraction("1e999999999") would be computed, for hours.
@@ -128,6 +151,8 @@ def equal(answer: str, gold: str) -> bool:
     a, g = value(answer), value(gold)
     if a is None or g is None:
         return False
+    if a == g:
+        return True
     gap = abs(a - g)
     if gap <= FLOAT_NOISE * abs(g):
         return True
@@ -145,7 +170,16 @@ def rounds_to(exact: Fraction, shown: str) -> bool:
     return abs(Fraction(shown) - exact) <= Fraction(1, 2 * 10**places)
 
 
+def _read(text: str, matches: Iterable[re.Match[str]]) -> Iterator[Numeral]:
+    for match in matches:
+        spelling = _spelling(match)
+        if spelling:
+            minus = spelling != "0" and _is_negative(text, match.start())
+            yield Numeral("-" * minus + spelling, match.start(), match.end())
+
+
 def _one_spelling(char: str) -> str:
+    char = _LOOKALIKES.get(char, char)
     digit = unicodedata.decimal(char, None)
     if digit is not None:
         return str(digit)

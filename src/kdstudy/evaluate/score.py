@@ -17,7 +17,8 @@ def score(generations: Iterable[Generation], benchmark: Benchmark, rule: Rule) -
     A completion that the token budget ended (`stop == "length"`) is graded like any other under
     `reference`. Under `corrected` it is `truncated`, with no answer, unless the text states its
     answer ("answer is", boxed, `####`) and goes on after that statement: then the cut took nothing
-    that matters. A last number alone never counts, since the reasoning was not over.
+    that matters. A last number alone never counts, since the reasoning was not over. A free text is
+    the same under both rules: `truncated` when cut, else `unparsed` when empty, else `rated`.
 
     Args:
         generations: Every item of the benchmark exactly once per sample number.
@@ -65,14 +66,16 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def _grade(generation: Generation, example: Example, benchmark: Benchmark, rule: Rule) -> Score:
-    cut = rule == "corrected" and generation.stop == "length"
+    cut = generation.stop == "length" and (benchmark.kind == "text" or rule == "corrected")
     extracted = benchmark.extract(generation.completion, example, rule, cut=cut)
     quality = benchmark.grade(extracted, example, rule) if extracted else 0.0
     outcome: Outcome
-    if not extracted:
-        outcome = "truncated" if cut else "unparsed"
+    if cut and (benchmark.kind == "text" or not extracted):
+        outcome = "truncated"
+    elif not extracted:
+        outcome = "unparsed"
     elif benchmark.kind == "text":
-        outcome = "truncated" if generation.stop == "length" else "rated"
+        outcome = "rated"
     else:
         outcome = "correct" if quality else "wrong"
     return Score(

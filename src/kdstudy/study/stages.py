@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
-    "score": Kind(entry="kdstudy.evaluate.stages:score", version=2),
+    "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=2),
     "report": Kind(entry="kdstudy.report.stages:report"),
