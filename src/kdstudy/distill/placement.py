@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import Encoded
@@ -19,7 +19,7 @@ from kdstudy.distill.methods import Method
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
-from kdstudy.models import heads, load, parts
+from kdstudy.models import heads, load, memory, parts
 from kdstudy.study import schema
 from kdstudy.study.stages import Work
 
@@ -54,16 +54,7 @@ def disk_room(needed: int, folder: Path) -> Room:
 
 def memory_room(needed: int) -> Room:
     """Return whether `needed` bytes fit in this machine's memory, or its container's."""
-    free = psutil.virtual_memory().available
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{x}").read_text()) for x in ("max", "current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Pages of files are given back when memory is short.
-        free = min(free, limit - used + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):
-        pass  # no container, or one without a limit
-    return Room(needed=needed, free=free, place="in memory")
+    return Room(needed=needed, free=memory.free(torch.device("cpu")), place="in memory")
 
 
 def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:

@@ -1,13 +1,19 @@
 """Completions of items: longest prompts first, resumable, independent of batch make-up."""
 
 import dataclasses
+import gc
 import json
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import encode_prompt
+from kdstudy.errors import StageError
+from kdstudy.evaluate import vllm
+from kdstudy.models import memory
 from kdstudy.models.load import eos_ids
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import Sampled, sample, seed_of
@@ -19,10 +25,12 @@ Item = tuple[str, Example]
 """A benchmark's name and one of its items."""
 Key = tuple[str, str, int]
 """Benchmark, example id, sample: what makes a generation one of a kind."""
+_Todo = list[tuple[Key, tuple[int, ...]]]
+_Write = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Sampled]]
 
 
 def generate(
-    model: Model,
+    model: Model | vllm.Vllm,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
     template: str,
@@ -34,36 +42,37 @@ def generate(
     """Yield finished batches of completions, longest prompts first.
 
     A draw's seed comes from the generation seed, the example's id and the sample's number alone,
-    so batch size, order and an interruption leave every completion as it was.
+    so batch size, order and an interruption leave every completion as it was. Batches that do not
+    fit into memory are halved.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; or vLLM's engine, which has prompts, seeds and limits in common with it
+            and rounds otherwise.
         tokenizer: The model's.
         items: What to answer.
         template: Prompt template, as in training.
-        settings: How to decode.
+        settings: How to decode. With `batch_size` None each batch is as large as memory allows for
+            its own longest prompt (`memory.rows_together`).
         done: Generations that exist already.
         progress: Told after every batch, in generations.
+
+    Raises:
+        StageError: A single row does not fit into memory.
     """
-    assert not any(module.training for module in model.modules()), "dropout would be sampled"
-    ends = eos_ids(model, tokenizer)
     todo = _todo(tokenizer, items, template, settings, done)
+    write, together = _engine(model, tokenizer, settings)
     total = len(items) * settings.samples
-    finished = total - len(todo)
-    for start in range(0, len(todo), settings.batch_size):
-        batch = todo[start : start + settings.batch_size]
-        texts = sample(
-            model,
-            [prompt for _, prompt in batch],
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seeds=[seed_of(settings.seed, key[1], key[2]) for key, _ in batch],
-            eos_ids=ends,
-            pad_id=tokenizer.pad_token_id,
-        )
-        finished += len(batch)
-        progress(finished, total, "generation")
+    start, most = 0, len(todo)
+    while start < len(todo):
+        fit = settings.batch_size or _even(len(todo) - start, together(len(todo[start][1])))
+        batch = todo[start : start + min(fit, most)]
+        seeds = [seed_of(settings.seed, key[1], key[2]) for key, _ in batch]
+        texts = _unless_full(write, [prompt for _, prompt in batch], seeds)
+        if texts is None:
+            most = _halved(batch, settings)
+            continue
+        start += len(batch)
+        progress(total - len(todo) + start, total, "generation")
         yield [
             _generation(tokenizer, key, text) for (key, _), text in zip(batch, texts, strict=True)
         ]
@@ -71,7 +80,7 @@ def generate(
 
 def generate_to(
     folder: Path,
-    model: Model,
+    model: Model | vllm.Vllm,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
     template: str,
@@ -107,13 +116,70 @@ def generate_to(
     return path
 
 
+def _engine(
+    model: Model | vllm.Vllm, tokenizer: PreTrainedTokenizerBase, settings: schema.Generation
+) -> tuple[_Write, Callable[[int], int]]:
+    """Return what writes texts after prompts, and how many at once given the longest prompt."""
+    if isinstance(model, vllm.Vllm):
+        return lambda prompts, seeds: model.write(prompts, seeds, settings), lambda _: vllm.TOGETHER
+    assert not any(module.training for module in model.modules()), "dropout would be sampled"
+    ends = eos_ids(model, tokenizer)
+
+    def write(prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Sampled]:
+        return sample(
+            model,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seeds=seeds,
+            eos_ids=ends,
+            pad_id=tokenizer.pad_token_id,
+        )
+
+    return write, lambda longest: memory.rows_together(model, longest, settings.max_new_tokens)
+
+
+def _even(left: int, most: int) -> int:
+    """Return a batch size that leaves no small batch at the end."""
+    return math.ceil(left / math.ceil(left / most))
+
+
+def _unless_full(
+    write: _Write, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
+) -> list[Sampled] | None:
+    """Return the texts, or None if memory ran out."""
+    try:
+        return write(prompts, seeds)
+    except (RuntimeError, MemoryError) as e:
+        if not memory.ran_out(e):
+            raise
+    # Out of the handler, which keeps the frames and with them the tensors of the failed try.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None
+
+
+def _halved(batch: _Todo, settings: schema.Generation) -> int:
+    if len(batch) > 1:
+        return len(batch) // 2
+    (benchmark, example_id, _), prompt = batch[0]
+    raise StageError(
+        f"{benchmark} {example_id}: memory ran out while one text was written alone",
+        why=f"its prompt has {len(prompt)} tokens and its answer may have "
+        f"{settings.max_new_tokens}",
+        remedy="lower generation.max_new_tokens, or use a machine with more memory; what is "
+        "finished is kept",
+    )
+
+
 def _todo(
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
     template: str,
     settings: schema.Generation,
     done: Collection[Key],
-) -> list[tuple[Key, tuple[int, ...]]]:
+) -> _Todo:
     todo = []
     for name, example in items:
         keys = [(name, example.id, number) for number in range(settings.samples)]

@@ -1,8 +1,15 @@
-"""The stages `benchmark`, `teacher_text`, `generate`, `score` and `compare`."""
+"""The stages `benchmark`, `teacher_text`, `generate`, `score`, `compare` and `token_fidelity`."""
 
+import contextlib
+import dataclasses
+import functools
 import json
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.fidelity import pair
 from kdstudy.evaluate.score import score as grade
@@ -12,6 +19,7 @@ from kdstudy.records import (
     Generation,
     PairScore,
     Score,
+    content_id,
     read_records,
     write_records,
 )
@@ -23,11 +31,18 @@ SCORES = "scores.parquet"
 PAIRS = "pairs.parquet"
 BENCHMARK = "benchmark.json"
 MODEL = "model.json"
+TOKENS = "tokens.parquet"
+TOKEN_SUMMARY = "tokens.json"
 
 
 def benchmark(work: Work) -> str:
-    """Pin a benchmark's items: `examples.parquet` and `benchmark.json`."""
-    found = _load(work)
+    """Pin a benchmark's items: `examples.parquet` and `benchmark.json`.
+
+    Config: `name`, `limit` (how many items to use, None for all) and, of a file of the user's own,
+    `kind` and `labels`. Local: `data_dir`, or `path` of that file.
+    """
+    whole = _load(work)
+    found = _limited(whole, work.config["limit"])
     write_records(work.out / EXAMPLES, found.examples, Example)
     facts = {
         "name": found.name,
@@ -35,14 +50,20 @@ def benchmark(work: Work) -> str:
         "kind": found.kind,
         "labels": found.labels,
         "n": len(found.examples),
+        "of": len(whole.examples),
         "chance": found.chance,
         "majority": None if found.kind == "text" else found.majority,
+        "repeated": found.repeated,
+        "conflicting": found.conflicting,
+        # False: the file is not the published one; None: there is none to compare with.
+        "published": None if "path" in work.local else _as_published(work.config),
     }
     (work.out / BENCHMARK).write_text(json.dumps(facts, indent=1))
     guess = (
         "" if found.kind == "text" else f", majority answer right on {100 * found.majority:.1f}%"
     )
-    return f"{len(found.examples)} items{guess}"
+    of = "" if found is whole else f" of {len(whole.examples)}"
+    return f"{len(found.examples)}{of} items{guess}"
 
 
 def generate(work: Work) -> str:
@@ -99,9 +120,73 @@ def compare(work: Work) -> str:
     return f"same answer on {100 * agree:.1f}%"
 
 
+def token_fidelity(work: Work) -> str:
+    """Compare two systems token by token on validation rows: `tokens.parquet`, `tokens.json`.
+
+    Config: `model` and `reference_model` {name, fingerprint}, `template`, `max_length`,
+    `precision`, and `rows`, how many validation rows to read (None for all). Inputs: `corpus`, and
+    `system` and `reference`, finished train stages; without one the model is used as it is. Local:
+    `models` {name: ...}.
+
+    Raises:
+        InputError: The two have different tokenizers, or no row has room for a response.
+    """
+    from kdstudy.evaluate import tokens
+
+    student, tokenizer = _opened(work, "model", "system")
+    teacher, theirs = _opened(work, "reference_model", "reference")
+    width = _common_width(tokenizer, theirs, student, teacher)
+    rows, dropped = _validation(work, tokenizer)
+    found = tokens.compare(student, teacher, rows, width, work.progress)
+    write_records(work.out / TOKENS, found, tokens.TokenRow)
+    facts = tokens.summary(found)
+    facts |= {
+        "dropped": dropped,
+        "truncated": sum(text.truncated for _, text in rows),
+        "width": width,
+        "signature": tokens.SIGNATURE,
+    }
+    (work.out / TOKEN_SUMMARY).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return (
+        f"{facts['tokens']} tokens of {facts['rows']} rows: same top token "
+        f"{100 * facts['top1_agreement']:.1f}%, KL(T||S) {facts['kl_teacher_student']:.4f}, "
+        f"KL(S||T) {facts['kl_student_teacher']:.4f} nats"
+    )
+
+
 def _load(work: Work) -> benchmarks.Benchmark:
-    folder = work.local["data_dir"]
-    return benchmarks.load(work.config["name"], Path(folder) if folder else None)
+    config, local = work.config, work.local
+    if "path" in local:
+        source = benchmarks.from_file(
+            config["name"], Path(local["path"]), config["kind"], config["labels"]
+        )
+        fingerprint, load = source.fingerprint, source.load
+        folder = None
+    else:
+        name, folder = config["name"], Path(local["data_dir"]) if local["data_dir"] else None
+        fingerprint = functools.partial(benchmarks.fingerprint, name)
+        load = functools.partial(benchmarks.load, name)
+        benchmarks.fetch(name, folder, lambda done, of: work.progress(done, of or done, "bytes"))
+    if fingerprint(folder) != config["fingerprint"]:
+        raise StageError(
+            f"{config['name']}: its file has changed since the study was planned",
+            remedy="run the study again: it will be planned with the file as it is now",
+        )
+    return load(folder)
+
+
+def _as_published(config: Mapping[str, Any]) -> bool | None:
+    return benchmarks.published(config["name"], config["fingerprint"])
+
+
+def _limited(found: benchmarks.Benchmark, limit: int | None) -> benchmarks.Benchmark:
+    """Return a choice of the items that depends on their content alone, in file order."""
+    if limit is None or limit >= len(found.examples):
+        return found
+    drawn = sorted(found.examples, key=lambda e: content_id("limit", e.id))[:limit]
+    chosen = {example.id for example in drawn}
+    kept = tuple(example for example in found.examples if example.id in chosen)
+    return dataclasses.replace(found, examples=kept)
 
 
 def _pinned(folder: Path) -> benchmarks.Benchmark:
@@ -115,23 +200,81 @@ def _pinned(folder: Path) -> benchmarks.Benchmark:
 
 def _generate(work: Work, examples: list[Example]) -> str:
     from kdstudy.evaluate.generate import generate_to
-    from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
+    from kdstudy.models.load import open_tokenizer
     from kdstudy.study import schema
 
-    local = work.local["models"][work.config["model"]["name"]]
-    model = open_model(local, work.config["precision"], work.inputs.get("trained"))
-    model, parameters = ready_to_answer(model)
-    path = generate_to(
-        work.out,
-        model,
-        open_tokenizer(local),
-        [(work.config["items"], example) for example in examples],
-        work.config["template"],
-        schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"]),
-        progress=work.progress,
-    )
+    settings = schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"])
+    with _answering(work, settings.engine) as (model, parameters):
+        path = generate_to(
+            work.out,
+            model,
+            open_tokenizer(work.local["models"][work.config["model"]["name"]]),
+            [(work.config["items"], example) for example in examples],
+            work.config["template"],
+            settings,
+            progress=work.progress,
+        )
     (work.out / MODEL).write_text(json.dumps({"parameters": parameters}))
     made = read_records(path, Generation)
     tokens = sum(g.tokens for g in made)
     cut = sum(g.stop == "length" for g in made)
     return f"{len(made)} texts, {tokens} tokens, {cut} cut at the limit"
+
+
+@contextlib.contextmanager
+def _answering(work: Work, engine: str) -> Iterator[tuple[Any, int]]:
+    """Give what writes the answers, and its parameters without adapter."""
+    from kdstudy.evaluate import vllm
+    from kdstudy.models.load import open_model, ready_to_answer
+
+    local = work.local["models"][work.config["model"]["name"]]
+    precision, trained = work.config["precision"], work.inputs.get("trained")
+    if engine == "transformers":
+        yield ready_to_answer(open_model(local, precision, trained))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        writer, parameters = vllm.prepare(local, precision, trained, Path(scratch))
+        try:
+            yield writer, parameters
+        finally:
+            writer.close()
+
+
+def _opened(work: Work, model: str, role: str) -> tuple[Any, Any]:
+    """Return a model of a `token_fidelity` stage, ready to be asked, and its tokenizer."""
+    from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
+
+    local = work.local["models"][work.config[model]["name"]]
+    opened = open_model(local, work.config["precision"], work.inputs.get(role))
+    return ready_to_answer(opened)[0], open_tokenizer(local)
+
+
+def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]:
+    """Return validation rows by id, encoded as for training, and how many leave no response."""
+    from kdstudy.data.prompts import encode
+
+    template, limit = work.config["template"], work.config["max_length"]
+    examples = read_records(work.inputs["corpus"] / "validation.parquet", Example)
+    examples = examples[: work.config["rows"]]
+    texts = [
+        encode(tokenizer, template, e.instruction, e.response, limit, context=e.context)
+        for e in examples
+    ]
+    rows = [(e.id, text) for e, text in zip(examples, texts, strict=True) if text is not None]
+    if not rows:
+        raise InputError(
+            f"no validation row leaves room for a response in {limit} tokens",
+            remedy="raise train.max_length",
+        )
+    return rows, len(examples) - len(rows)
+
+
+def _common_width(tokenizer: Any, theirs: Any, student: Any, teacher: Any) -> int:
+    from kdstudy.models import heads, parts
+
+    try:
+        return heads.common_width(tokenizer, theirs, parts.head(student), parts.head(teacher))
+    except InputError as e:
+        raise InputError(
+            f"token-level fidelity is not defined: {e.what}", why=e.why, remedy="set token_rows: 0"
+        ) from e

@@ -1,7 +1,7 @@
 """One batch sampler, for on-policy training and for evaluation.
 
-Shapes: B prompts, A prompts still being written, C of them drawn together, L padded length so far,
-V vocabulary entries, K pieces of a row.
+Shapes: B prompts, A prompts still being written, C of them drawn together, V vocabulary entries,
+K pieces of a row.
 
 Why not `model.generate`: it draws a whole batch from one random stream, so that a text depends on
 its neighbours, and it keeps computing rows that have finished. `bench/decode.py` compares the two.
@@ -14,10 +14,9 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from kdstudy.models import parts
+from kdstudy.models.decoding import Steps
 from kdstudy.records import content_id
 
 # The first level of the inverse CDF sums this many entries at a time: few enough that the second
@@ -85,7 +84,7 @@ def sample(
     )
     uniforms_BT = _uniforms(seeds, len(prompts), max(budgets)) if temperature else None
     texts: list[list[int]] = [[] for _ in prompts]
-    steps = _Steps(parts.plain(model), prompts, pad_id)
+    steps = Steps(parts.plain(model), prompts, pad_id)
     ends = frozenset(eos_ids)
     rows = list(range(len(prompts)))
     for t in range(max(budgets)):
@@ -194,112 +193,3 @@ def _last_into_gaps(going: list[int]) -> list[int]:
     stay = {a for a in going if a < len(going)}
     movers = [a for a in going if a >= len(going)]
     return [a if a in stay else movers.pop() for a in range(len(going))]
-
-
-class _RoomyLayer(DynamicLayer):
-    """One layer's keys and values with room to grow; the base class copies them all at each step.
-
-    `keys` and `values`, [A, heads, L, head width], are views of memory that is larger in L.
-    """
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Append the states of some positions and return those of all positions."""
-        before = self.get_seq_length()
-        length = before + key_states.shape[2]
-        if not before:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.is_initialized = True
-            self._rooms = _room(key_states, length), _room(value_states, length)
-        elif length > self._rooms[0].shape[2]:
-            self._rooms = _room(self.keys, length), _room(self.values, length)
-        rows = len(key_states)
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:rows, :, before:length] = states
-        self.keys, self.values = (room[:rows, :, :length] for room in self._rooms)
-        return self.keys, self.values
-
-    def keep(self, rows: int, to: Tensor, source: Tensor) -> None:
-        """Keep the first `rows` rows once rows `source` have been written over rows `to`."""
-        if len(to):
-            for states in (self.keys, self.values):
-                states[to] = states[source]
-        self.keys, self.values = self.keys[:rows], self.values[:rows]
-
-
-def _room(states: Tensor, length: int) -> Tensor:
-    """Return memory for more than `length` positions that begins with `states`."""
-    rows, heads, held, width = states.shape
-    room = states.new_empty(rows, heads, length + length // 4 + 64, width)
-    room[:, :, :held] = states
-    return room
-
-
-class _Steps:
-    """The model's forward passes over a shrinking batch with a key-value cache.
-
-    Attributes:
-        logits_AV: Logits of each active row's next token.
-    """
-
-    def __init__(self, model: parts.PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int):
-        self._model = model
-        longest = max(len(prompt) for prompt in prompts)
-        # Left padding, so that every row's next token stands in the same column.
-        pads = [longest - len(prompt) for prompt in prompts]
-        ids = [[pad_id] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
-        ids_BL = torch.tensor(ids, device=model.device)
-        self._pads_A1 = torch.tensor(pads, device=model.device)[:, None]
-        self._columns_L = torch.arange(longest, device=model.device)
-        self._padded = any(pads)
-        self._cache = DynamicCache(config=model.config)
-        # Layers of other kinds (a sliding window, a recurrent state) are left to the library.
-        self._roomy = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        if self._roomy:
-            self._cache.layers = [_RoomyLayer() for _ in self._cache.layers]
-        sdpa_on_cpu = model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
-        self._grouped = self._roomy and sdpa_on_cpu
-        mask_AL = self._mask_AL().long() if self._padded else None
-        self._forward(ids_BL, (self._columns_L - self._pads_A1).clamp_min(0), mask_AL)
-
-    def advance(self, next_A: Tensor, going: list[int]) -> None:
-        """Append `next_A`, keep the rows `going`, in that order, and forget the others."""
-        if len(going) < len(next_A):
-            keep = torch.tensor(going, device=next_A.device)
-            next_A, self._pads_A1 = next_A[keep], self._pads_A1[keep]
-            self._keep(keep, going)
-        column = len(self._columns_L)
-        self._columns_L = torch.arange(column + 1, device=next_A.device)
-        mask = None
-        if self._grouped:
-            # A mask of four dimensions makes transformers lay the query heads that share a key
-            # along the query axis; without one, torch's CPU kernel takes seven times as long.
-            mask = self._mask_AL()[:, None, None]
-        elif self._padded:
-            mask = self._mask_AL().long()
-        self._forward(next_A[:, None], column - self._pads_A1, mask)
-
-    def _keep(self, keep: Tensor, going: list[int]) -> None:
-        if not self._roomy:
-            self._cache.batch_select_indices(keep)
-            return
-        to = torch.tensor(
-            [a for a, row in enumerate(going) if a != row], dtype=torch.long, device=keep.device
-        )
-        source = keep[to]
-        for layer in self._cache.layers:
-            layer.keep(len(going), to, source)
-
-    def _mask_AL(self) -> Tensor:
-        return self._columns_L >= self._pads_A1
-
-    def _forward(self, ids_AL: Tensor, positions_AL: Tensor, mask: Tensor | None) -> None:
-        self.logits_AV = self._model(
-            input_ids=ids_AL,
-            attention_mask=mask,
-            position_ids=positions_AL,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]

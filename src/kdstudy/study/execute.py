@@ -255,7 +255,7 @@ def _unexpected(e: Exception, store: Store, stage: Stage) -> tuple[str, str, str
         log = Path("(it could not be written)")
     line = (str(e).splitlines() or [""])[0]
     if "out of memory" in str(e).lower() or isinstance(e, MemoryError):
-        remedy = "lower train.micro_batch_size or generation.batch_size: the results stay the same"
+        remedy = "lower train.micro_batch_size: the results stay the same"
     else:
         remedy = "this is not your input's fault: please report it with the traceback"
     return (f"{type(e).__name__}: {line}", f"traceback: {log}", remedy)
