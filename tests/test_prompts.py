@@ -1,11 +1,17 @@
 """One template, one way to ids, for training and for evaluation."""
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kdstudy.data.prompts import ALPACA, REFERENCE, encode, encode_prompt, render
 from kdstudy.errors import InputError
+
+DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,18 @@ def test_chat_uses_the_tokenizers_own_template(tokenizer):
     finally:
         tokenizer.chat_template = None
     assert tokenizer.decode(ids) == "<user>hi:"
+
+
+@pytest.mark.parametrize(
+    ("folder", "other"), [("dolly", 0), ("self-inst", 0), ("vicuna", 0), ("sinst_11_", 104)]
+)
+def test_alpaca_is_minillms_prompt(folder, other):
+    # The files carry the prompts that MiniLLM uses; 104 of S-NI's inputs end in white space.
+    path = DATA / "instruct" / folder / "test.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here: set KDSTUDY_DATA")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    made = [render("alpaca", r["instruction"], context=r.get("input", "").strip()) for r in rows]
+    differ = [(m, r["prompt"]) for m, r in zip(made, rows, strict=True) if m != r["prompt"]]
+    assert len(differ) == other
+    assert all("".join(m.split()) == "".join(p.split()) for m, p in differ)

@@ -99,7 +99,7 @@ class StudyView:
         width = len(str(self.total))
         seconds = duration(manifest.get("seconds", 0.0))
         self._print(
-            f"[{self.done:{width}}/{self.total}] {stage.kind:<13} {stage.label:<36} {seconds:>10}  "
+            f"[{self.done:{width}}/{self.total}] {stage.kind:<14} {stage.label:<40} {seconds:>10}  "
             f"{manifest.get('summary', '')}"
         )
 
