@@ -79,12 +79,14 @@ def test_chat_uses_the_tokenizers_own_template(tokenizer):
     ("folder", "other"), [("dolly", 0), ("self-inst", 0), ("vicuna", 0), ("sinst_11_", 104)]
 )
 def test_alpaca_is_minillms_prompt(folder, other):
-    # The files carry the prompts that MiniLLM uses; 104 of S-NI's inputs end in white space.
+    # The files carry the prompts that MiniLLM uses; 104 of S-NI's rows have white space at an end.
     path = DATA / "instruct" / folder / "test.jsonl"
     if not path.is_file():
         pytest.skip(f"{path} is not here: set KDSTUDY_DATA")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    made = [render("alpaca", r["instruction"], context=r.get("input", "").strip()) for r in rows]
+    made = [
+        render("alpaca", r["instruction"].strip(), context=r.get("input", "").strip()) for r in rows
+    ]
     differ = [(m, r["prompt"]) for m, r in zip(made, rows, strict=True) if m != r["prompt"]]
     assert len(differ) == other
     assert all("".join(m.split()) == "".join(p.split()) for m, p in differ)
