@@ -248,3 +248,11 @@ def test_draws_of_one_item_are_one_item(study):
         a, b = (t[t.metric == metric][["value", "low", "high"]].to_numpy() for t in (table, single))
         np.testing.assert_allclose(a, b, rtol=1e-6)
     assert (table.n.dropna().to_numpy() == single.n.dropna().to_numpy()).all()
+
+
+@pytest.mark.parametrize("step", [1.0, -1.0, 0.4])
+def test_items_that_all_change_alike_leave_doubt_about_the_others(step):
+    value, low, high = difference(np.full(20, step), Bootstrap())
+    share = 0.025 ** (1 / 20)  # Clopper and Pearson: 20 of 20
+    assert value == step
+    assert sorted([low, high]) == pytest.approx(sorted([step * share, step]))

@@ -66,8 +66,8 @@ def mover(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]
 def difference(change: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float, float]:
     """Return mean and paired bootstrap 95% interval of per-item changes in [-1, 1].
 
-    Where no item changed every resample is 0, which is not certainty: the interval is then the
-    exact (Clopper-Pearson) bound on a share of changed items that was observed as 0.
+    Where all items changed alike, or none did, every resample is the same, which is not certainty:
+    the interval is then the exact (Clopper-Pearson) one of a share observed as 1, or as 0.
     """
     n = len(change)
     if n < 2:
@@ -75,6 +75,10 @@ def difference(change: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float, 
     if not change.any():
         bound = float(proportion_confint(0, n, method="beta")[1])
         return 0.0, -bound, bound
+    if np.ptp(change) == 0:
+        every = float(change[0])
+        bound = every * float(proportion_confint(n, n, method="beta")[0])
+        return every, min(every, bound), max(every, bound)
     means = bootstrap.weights(n) @ change.astype(np.float32) / n
     low, high = np.quantile(means, [0.025, 0.975])
     return float(change.mean()), float(low), float(high)
