@@ -34,6 +34,8 @@ class FakeStudy:
     items: pd.DataFrame
     pair_items: pd.DataFrame
     provenance: dict[str, Any]
+    overlaps: dict[str, dict[str, str]]
+    tokens: dict[tuple[str, str], pd.DataFrame]
 
 
 def systems_of(ablations: bool = True) -> list[System]:
@@ -92,25 +94,59 @@ def fake_study(n: int = 60, seed: int = 0, ablations: bool = True) -> FakeStudy:
                 rows.append(_score(system, benchmark, i, level, luck, questions, rng))
         scores[system.label] = rows
     pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in _pairs(systems)}
+    overlaps = {
+        b: {q["id"]: _overlap(q["id"]) for q in questions[b]} for b in ("one_step", "two_step")
+    }
     return FakeStudy(
         "zoo-demo",
         systems,
         scores,
         pairs,
         PARAMETERS,
-        items_frame(scores, questions),
+        items_frame(scores, questions, overlaps),
         pairs_frame(pairs),
         provenance(systems, n),
+        overlaps,
+        {(s.label, s.teacher): _tokens(rng) for s in systems if s.teacher and not s.ablation},
     )
 
 
-def items_frame(scores: dict[str, list[Score]], questions: dict) -> pd.DataFrame:
+def with_texts(study: FakeStudy, n: int = 25, seed: int = 1) -> FakeStudy:
+    """Return the study with a benchmark of free texts, `follow`, graded by an invented ROUGE-L."""
+    rng = np.random.default_rng(seed)
+    scores = dict(study.scores)
+    for system in study.systems:
+        closeness = 0.35 + 0.06 * _level(system)
+        scores[system.label] = [
+            *scores[system.label],
+            *(_free_text(system, i, closeness, rng) for i in range(n)),
+        ]
+    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in study.pairs}
+    asked = [{"id": f"follow-{i:04d}", "question": f"Write on {i}.", "gold": ""} for i in range(n)]
+    texts = {k: [r for r in rows if r.benchmark == "follow"] for k, rows in scores.items()}
+    items = pd.concat([study.items, items_frame(texts, {"follow": asked}, {})], ignore_index=True)
+    facts = {"n": n, "chance": 0.0, "majority": None, "version": "1"}
+    made = study.provenance | {"benchmarks": study.provenance["benchmarks"] | {"follow": facts}}
+    return dataclasses.replace(
+        study,
+        scores=scores,
+        pairs=pairs,
+        items=items,
+        pair_items=pairs_frame(pairs),
+        provenance=made,
+    )
+
+
+def items_frame(
+    scores: dict[str, list[Score]], questions: dict, overlaps: dict[str, dict[str, str]]
+) -> pd.DataFrame:
     """Return the report's `items`: one row per system, benchmark, item and draw."""
     text = {(b, q["id"]): (q["question"], q["gold"]) for b, qs in questions.items() for q in qs}
     rows = [
         {
             "system": label,
             **{k: v for k, v in dataclasses.asdict(r).items() if k != "rule"},
+            "overlap": overlaps.get(r.benchmark, {}).get(r.example_id, ""),
             "question": text[r.benchmark, r.example_id][0],
             "gold": text[r.benchmark, r.example_id][1],
         }
@@ -123,12 +159,49 @@ def items_frame(scores: dict[str, list[Score]], questions: dict) -> pd.DataFrame
 def pairs_frame(pairs: dict[tuple[str, str], list[PairScore]]) -> pd.DataFrame:
     """Return the report's `pairs`: one row per pair of systems and item."""
     rows = [
-        (a, b, r.benchmark, r.example_id, r.sample, r.agree, r.bleu)
+        (a, b, r.benchmark, r.example_id, r.sample, r.agree, r.bleu, r.rouge_l, r.steps)
         for (a, b), part in pairs.items()
         for r in part
     ]
-    columns = ["system", "reference", "benchmark", "example_id", "sample", "agree", "bleu"]
-    return pd.DataFrame(rows, columns=columns)
+    keys = ["system", "reference", "benchmark", "example_id", "sample"]
+    return pd.DataFrame(rows, columns=[*keys, "agree", "bleu", "rouge_l", "steps"])
+
+
+def _overlap(example_id: str) -> str:
+    kinds = {0: "exact", 1: "normalised", 2: "masked", 3: "masked"}
+    return kinds.get(hash_(example_id) % 16, "none")
+
+
+def _tokens(rng: np.random.Generator, rows: int = 20) -> pd.DataFrame:
+    """Return token-level sums of one pair, as the stage `token_fidelity` writes them."""
+    found = []
+    for i in range(rows):
+        n = int(rng.integers(30, 60))
+        row: dict[str, Any] = {"example_id": f"held-{i}", "tokens": n, "agree": int(0.9 * n)}
+        for name, nats in (("kl_teacher_student", 0.11), ("kl_student_teacher", 0.14)):
+            row[name] = n * nats * float(rng.uniform(0.7, 1.3))
+        row |= {"ce_teacher": 0.40 * n, "ce_student": 0.52 * n}
+        for model, hit in (("teacher", 0.85), ("student", 0.78)):
+            hits = int(hit * n)
+            bins = {"tokens": (0, n), "confidence": (0.0, 0.86 * n), "hits": (0, hits)}
+            row |= {f"{model}_{part}": pair for part, pair in bins.items()}
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def _free_text(system: System, i: int, closeness: float, rng: np.random.Generator) -> Score:
+    words = ["one", "may", "write", f"item{i}", "of", system.model, "well", f"w{rng.integers(9)}"]
+    return Score(
+        benchmark="follow",
+        example_id=f"follow-{i:04d}",
+        sample=0,
+        completion=" ".join(words),
+        extracted="",
+        rule="text-rouge_l",
+        outcome="rated",
+        quality=float(np.clip(closeness + 0.1 * rng.normal(), 0, 1)),
+        tokens=len(words),
+    )
 
 
 def _luck(systems: list[System], n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -290,6 +363,8 @@ def provenance(systems: list[System], n: int) -> dict[str, Any]:
             "name": "zoo-words",
             "read": 2000,
             "kept": 1874,
+            "train": 1774,
+            "validation": 100,
             "dropped": {"same question as a test item": 96, "longer than 256 tokens": 30},
             "truncated": 0,
         },

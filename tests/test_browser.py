@@ -1,7 +1,9 @@
 """The report in a real browser: it renders, filters, keeps quiet, and runs no text as code."""
 
+import dataclasses
 import json
 import shutil
+from urllib.parse import quote
 
 import pytest
 from fake_study import fake_study
@@ -35,21 +37,33 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
+NAMED = "<img src=x onerror=document.title='run'>"
+RUN = "zoo-s/gkd/zoo-l-sft"
+
+
+def renamed(frame):
+    """Return the rows with one run under a hostile name."""
+    return frame.replace({c: {RUN: NAMED} for c in ("system", "reference") if c in frame})
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     study = fake_study(n=30)
     table, tests = analysed(study)
-    items = study.items.copy()
+    items = renamed(study.items)
     texts = [text for name, text in HOSTILE.items() if name != "surrogate"]  # never UTF-8
     hostile = [*texts, "<img src=x onerror=document.title='run'>", "y" * 1_000_000]
     for column in ("completion", "question", "gold", "extracted"):
         items[column] = [hostile[i % len(hostile)] for i in range(len(items))]
+    items["overlap"] = hostile[1]
     path = document.write(
         tmp_path_factory.mktemp("report"),
-        table=table,
+        table=renamed(table).assign(signature="<script>document.title='run'</script>"),
         items=items,
-        pairs=study.pair_items,
-        systems=study.systems,
+        pairs=renamed(study.pair_items),
+        systems=[
+            dataclasses.replace(s, label=NAMED) if s.label == RUN else s for s in study.systems
+        ],
         tests=tests,
         provenance=study.provenance,
         title="</title><script>document.title='run'</script>",
@@ -82,7 +96,7 @@ def test_it_renders_without_errors_requests_or_sideways_scrolling(opened, page):
     wide = opened.execute_script(
         "const wide = document.documentElement.clientWidth;"
         "return [...document.querySelectorAll('body, body > *, section, section > *, .item *')]"
-        "  .filter((e) => e.getBoundingClientRect().right > wide + 1)"
+        "  .filter((e) => !e.closest('.scroll') && e.getBoundingClientRect().right > wide + 1)"
         "  .map((e) => e.tagName + '.' + e.className)"
     )
     assert wide == []
@@ -97,11 +111,13 @@ def test_it_renders_without_errors_requests_or_sideways_scrolling(opened, page):
 
 def test_no_text_of_a_model_is_run(opened):
     assert opened.title != "run"
-    assert opened.execute_script("return document.querySelectorAll('#browser img').length") == 0
+    assert opened.execute_script("return document.querySelectorAll('img').length") == 0
     assert opened.execute_script("return document.querySelectorAll('main script').length") == 0
-    rows = opened.find_elements("css selector", "#list a")
-    for row in rows:
+    for row in opened.find_elements("css selector", "#list a"):
         opened.execute_script("arguments[0].click()", row)
+    opened.execute_script("location.hash = arguments[0]", "#rows?system=" + quote(NAMED))
+    lines = opened.find_elements("css selector", "#rows-body tr")
+    assert lines and all(NAMED in line.text and "<script>" in line.text for line in lines)
     assert opened.title != "run"
     with pytest.raises(Exception, match="no such alert"):
         opened.switch_to.alert.accept()

@@ -10,7 +10,6 @@ from fake_study import fake_study
 from kdstudy.analyze.cells import cells, main_runs
 from kdstudy.analyze.results import AVERAGE, collect, write_csv
 from kdstudy.analyze.runs import RUN_COLUMNS, from_results, read_runs, tidy
-from kdstudy.analyze.stats import grid
 from kdstudy.errors import InputError
 
 HEADER = "student,teacher,method,task,accuracy"
@@ -52,16 +51,16 @@ def test_runs_of_a_study_hold_its_own_gains_and_agreements(table):
 
 def test_cells_are_the_main_grid_and_its_averages(table):
     found = cells(main_runs(from_results(table)))
-    both = found.merge(
-        grid(table).rename(columns={"benchmark": "task"}),
-        on=["student", "teacher", "method", "task"],
-        suffixes=("", "_grid"),
-        how="outer",
+    found = found.set_index(["student", "teacher", "method", "task"])
+    main = table[(table.kind == "distilled") & (table.ablation == "")]
+    own = main.metric.isin(["accuracy", "gain"])
+    with_teacher = (main.metric == "agreement") & (main.reference == main.teacher)
+    wide = main[own | with_teacher].pivot_table(
+        index=["student", "teacher", "method", "benchmark"], columns="metric", values="value"
     )
-    assert len(both) == len(found) == len(grid(table)) and (both.task == AVERAGE).any()
-    for column in ("gain", "agreement"):
-        np.testing.assert_allclose(both[column], both[f"{column}_grid"])
-    np.testing.assert_allclose(both.teacher_score, both.teacher_accuracy)
+    assert len(found) == len(wide) and AVERAGE in set(found.index.get_level_values("task"))
+    for column, metric in (("score", "accuracy"), ("gain", "gain"), ("agreement", "agreement")):
+        np.testing.assert_allclose(found[column], wide[metric].loc[found.index])
 
 
 def test_free_texts_are_left_out_and_said(table):

@@ -10,7 +10,7 @@ import pytest
 from fake_study import fake_study
 from scipy import stats as scipy_stats
 
-from kdstudy.analyze import stats
+from kdstudy.analyze import analysis, stats
 from kdstudy.analyze.intervals import Bootstrap
 from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS, collect
 from kdstudy.analyze.stats import format_p
@@ -46,22 +46,29 @@ def made_table(gains=GAINS, agreements=AGREEMENTS, students=STUDENTS, methods=ME
                 "high": np.nan,
                 "signature": "made|draws:1|",
             }
-            rows.append(base | {"metric": "gain", "reference": "sft", "value": gains[i]})
+            rows.append(base | {"metric": "accuracy", "reference": "", "value": 0.5 + gains[i]})
+            sft = f"{student}/sft"
+            rows.append(base | {"metric": "gain", "reference": sft, "value": gains[i]})
             rows.append(base | {"metric": "agreement", "reference": "t", "value": agreements[i]})
             rows.append(base | {"metric": "bleu_corpus", "reference": "t", "value": 50.0 + i})
-    teacher = rows[0] | {"system": "t", "kind": "teacher", "model": "t", "teacher": ""}
-    rows.append(teacher | {"metric": "accuracy", "reference": "", "value": 0.9, "method": "sft"})
+    own = {"metric": "accuracy", "reference": "", "teacher": "", "method": "sft"}
+    teacher = {"system": "t", "kind": "teacher", "model": "t", "value": 0.9}
+    rows.append(rows[0] | own | teacher)
+    for student in students:
+        sft = {"system": f"{student}/sft", "kind": "sft", "model": student, "value": 0.5}
+        rows.append(rows[0] | own | sft)
     return pd.DataFrame(rows, columns=COLUMNS).astype(NUMBERS)
 
 
-def find(tests, table, name="", subject=""):
-    found = [t for t in tests if t.table == table and name in t.name and subject in t.subject]
+def find(tests, table, name="", subject="", scope="bench"):
+    found = [t for t in tests if (t.table, t.scope) == (table, scope)]
+    found = [t for t in found if name in t.name and subject in t.subject]
     assert len(found) == 1, found
     return found[0]
 
 
 def test_table_1_is_scipys_one_sided_t_test():
-    found = find(stats.paper_tests(made_table()), "1", "t-test", "all methods")
+    found = find(stats.run_tests(made_table()), "1", "t-test", "all methods")
     expected = scipy_stats.ttest_1samp(GAINS, 0, alternative="greater")
     assert found.statistic == pytest.approx(expected.statistic)
     assert found.p == pytest.approx(expected.pvalue)
@@ -73,16 +80,17 @@ def test_table_1_is_scipys_one_sided_t_test():
 def test_one_sample_t_of_students_sleep_data():
     # Student (1908), the additional hours of sleep: t = 4.0621 on 9 degrees, one-sided p 0.001416.
     sleep = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    sleep = [hours / 10 for hours in sleep]  # as gains, which are fractions
     table = made_table(
         gains=sleep, agreements=[0.5] * 10, students=["s"], methods=list("abcdefghij")
     )
-    found = find(stats.paper_tests(table), "1", "t-test", "all methods")
+    found = find(stats.run_tests(table), "1", "t-test", "all methods")
     assert found.statistic == pytest.approx(4.0621, abs=1e-4)
     assert found.p == pytest.approx(0.001416, abs=1e-6)
 
 
 def test_anova_is_scipys_and_its_estimate_is_eta_squared():
-    found = find(stats.paper_tests(made_table()), "1", "ANOVA")
+    found = find(stats.run_tests(made_table()), "1", "ANOVA")
     groups = [GAINS[i::4] for i in range(4)]
     expected = scipy_stats.f_oneway(*groups)
     assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
@@ -92,7 +100,7 @@ def test_anova_is_scipys_and_its_estimate_is_eta_squared():
 
 
 def test_spearman_against_size_handles_ties_as_scipy_does():
-    found = find(stats.paper_tests(made_table()), "3")
+    found = find(stats.run_tests(made_table()), "3")
     sizes = np.repeat([1e6, 1e7, 1e8], 4)
     expected = scipy_stats.spearmanr(GAINS, sizes)
     assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
@@ -102,7 +110,7 @@ def test_spearman_against_size_handles_ties_as_scipy_does():
 def test_small_rank_correlations_have_an_exact_p():
     gains, agreements = [0.1, 0.3, 0.2, 0.5, 0.4], [0.5, 0.6, 0.7, 0.8, 0.9]
     table = made_table(gains=gains, agreements=agreements, students=["s"], methods=list("abcde"))
-    found = find(stats.paper_tests(table), "4")
+    found = find(stats.run_tests(table), "4")
 
     def rho(order):
         return scipy_stats.spearmanr(order, agreements).statistic
@@ -120,7 +128,7 @@ def test_a_perfect_rank_correlation_claims_no_certainty():
         students=["s"],
         methods=list("abcd"),
     )
-    found = find(stats.paper_tests(table), "4")
+    found = find(stats.run_tests(table), "4")
     assert found.estimate == pytest.approx(1)
     assert found.p == pytest.approx(2 / math.factorial(4))
     assert math.isnan(found.low) and math.isnan(found.high)
@@ -129,7 +137,7 @@ def test_a_perfect_rank_correlation_claims_no_certainty():
 def test_one_teacher_cannot_be_correlated():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = find(stats.paper_tests(made_table()), "2")
+        found = find(stats.run_tests(made_table()), "2")
     assert math.isnan(found.p) and math.isnan(found.statistic)
     assert "one teacher: cannot be estimated" in found.sentence
 
@@ -146,21 +154,27 @@ def test_too_little_or_constant_input_is_nan_with_a_reason(students, methods, ga
     table = made_table(gains, [0.5] * len(gains), students, methods)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = [*stats.paper_tests(table), *stats.within_tests(table)]
-    for test in found:
+        found = stats.run_tests(table)
+    names = ("student-level t-test", "cluster-robust least squares", "mixed model")
+    unknown = [t for t in found if t.table in ("1", "2", "3", "4", "5", "correlation")]
+    unknown += [t for t in found if t.name in names]
+    assert len(unknown) > 20
+    for test in unknown:
         assert math.isnan(test.p)
         assert "cannot be" in test.sentence
 
 
 def test_a_second_seed_is_no_new_student():
-    once, twice = (stats.paper_tests(made_table(seeds=s)) for s in ((0,), (0, 1)))
-    assert [t.n for t in once] == [t.n for t in twice]
+    once, twice = (stats.run_tests(made_table(seeds=s)) for s in ((0,), (0, 1)))
+    assert find(once, "1", "t-test", "all").n == find(twice, "1", "t-test", "all").n == 12
     assert find(once, "3").p == pytest.approx(find(twice, "3").p)
 
 
 def test_within_students_the_sign_can_turn():
-    tests = [*stats.paper_tests(made_table()), *stats.within_tests(made_table())]
-    pooled, inside = find(tests, "4"), find(tests, "within", subject="agreement")
+    tests = stats.run_tests(made_table())
+    pooled = find(tests, "4")
+    inside = [t for t in tests if t.name == "within-student correlation" and t.scope == "bench"]
+    inside = next(t for t in inside if t.subject == "agreement with the teacher")
     assert pooled.estimate < -0.7 and inside.estimate > 0.5
     gains, agreements = (
         np.reshape(x, (3, 4)) - np.reshape(x, (3, 4)).mean(axis=1, keepdims=True)
@@ -255,7 +269,7 @@ def test_holm_is_done_by_hand_within_each_family(study_tests):
 
 
 def test_method_differences_are_paired_by_item(study, study_tests):
-    found = find([t for t in study_tests if t.scope == "choice"], "methods", subject="gkd − revkd")
+    found = find(study_tests, "methods", subject="gkd − revkd", scope="choice")
     right = {
         label: np.array([s.outcome == "correct" for s in rows if s.benchmark == "choice"], float)
         for label, rows in study.scores.items()
@@ -283,12 +297,62 @@ def test_a_verdict_says_what_the_interval_supports(study_tests):
 
 
 def test_every_test_has_a_sentence_and_nan_says_why(study_tests):
-    reasons = ("cannot be", "no McNemar", "fewer than", "no item tells")
+    reasons = ("cannot be", "no McNemar", "fewer than", "no item tells", "nothing is tested")
     for t in study_tests:
         assert t.sentence.endswith(".") and t.signature and t.n >= 0
-        assert not math.isnan(t.p) or any(reason in t.sentence for reason in reasons)
+        if t.table != "power":  # an effect, not a test
+            assert not math.isnan(t.p) or any(reason in t.sentence for reason in reasons)
 
 
 def test_p_values_are_printed_exactly():
     printed = [format_p(p) for p in (0.03124, 4.1234e-08, 1.0, 0.0, 0.5, math.nan)]
     assert printed == ["0.0312", "4.1e-08", "1", "0", "0.5", "–"]
+
+
+def test_the_lead_is_the_t_test_of_students_means():
+    found = analysis.lead(stats.run_tests(made_table()))
+    means = np.reshape(GAINS, (3, 4)).mean(axis=1)
+    expected = scipy_stats.ttest_1samp(means, 0)
+    assert (found.scope, found.clusters, found.n) == (AVERAGE, 3, 12)
+    assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
+
+
+def test_a_method_with_its_own_temperature_stays_and_ablations_do_not_count():
+    table = made_table()
+    plain = {t.signature: t.p for t in stats.run_tests(table) if not math.isnan(t.p)}
+    own = table.assign(temperature=table.temperature.where(table.method != "gkd", 2.0))
+    runs = table[table.kind == "distilled"]
+    other = runs.assign(system=runs.system + "/tau=5", ablation="temperature", temperature=5.0)
+    worse = other.assign(value=other.value.where(other.metric != "gain", -0.5))
+    both = pd.concat([own, worse], ignore_index=True)
+    assert {t.signature: t.p for t in stats.run_tests(both) if not math.isnan(t.p)} == plain
+
+
+@pytest.mark.parametrize("kept", [[], ["t"], ["s/sft"], ["t", "s/sft"], ["s/gkd/0"]])
+def test_a_table_without_gains_has_no_tests(kept):
+    table = made_table()
+    some = table[table.system.isin(kept) & (table.metric != "gain")]
+    assert stats.study_tests(some) == []
+
+
+def test_one_finished_run_is_a_number_without_certainty():
+    table = made_table()
+    some = table[table.system.isin(["t", "s/sft", "s/gkd/0"])]
+    found = stats.run_tests(some)
+    assert analysis.lead(found).estimate == pytest.approx(GAINS[3])
+    assert all(math.isnan(t.p) for t in found)
+
+
+def test_held_out_tokens_and_free_texts_are_no_benchmarks_of_a_test():
+    table = made_table()
+    runs = table[(table.kind == "distilled") & (table.metric == "agreement")]
+    more = [
+        runs.assign(benchmark="held_out", metric="token_top1", value=0.9),
+        runs.assign(benchmark="follow", metric="rouge_l", reference="", value=0.3),
+        runs.assign(benchmark="follow", metric="rouge_l_gain", value=0.1),
+    ]
+    found = stats.run_tests(pd.concat([table, *more], ignore_index=True))
+    assert {t.scope for t in found} == {"bench", AVERAGE}
+    assert "Free-text tasks are left out" in found[0].sentence
+    plain = [(t.signature, t.p) for t in stats.run_tests(table) if not math.isnan(t.p)]
+    assert [(t.signature, t.p) for t in found if not math.isnan(t.p)] == plain

@@ -29,7 +29,7 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
     gains = table[table.metric == "gain"]
     flow = table[table.metric.isin(["newly_right", "newly_wrong"])]
     counts = flow.pivot(index=["system", "benchmark"], columns="metric", values=["value", "n"])
-    single = gains[gains.signature.str.contains("|draws:1|", regex=False)]
+    single = set(gains[gains.signature.str.contains("|draws:1|", regex=False)].system)
     found = []
     for row in gains.itertuples():
         where = (row.system, row.benchmark)
@@ -38,7 +38,7 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
             parts = parts[parts.index.get_level_values("benchmark") != AVERAGE]
         shares, n = parts["value"], parts["n"]["newly_right"]
         up, down = (float((shares[m] * n).sum()) for m in ("newly_right", "newly_wrong"))
-        found.append(_mcnemar(row, up, down, row.system in set(single.system)))
+        found.append(_mcnemar(row, up, down, row.system in single))
     return corrected(found)
 
 
@@ -104,8 +104,10 @@ def _runs_by_method(systems: Sequence[System], scores: Mapping[str, Sequence[Sco
     for s in systems:
         if s.kind == "distilled" and not s.ablation and s.label in scores:
             cells = cells_of(s.label, scores[s.label])
-            right = {b: c.share("correct") for b, c in cells.items()}
-            runs.setdefault(s.method, {})[s.model, s.teacher, s.seed] = right
+            # A free text is neither right nor wrong: it would count as a tie.
+            right = {b: c.share("correct") for b, c in cells.items() if not c.text}
+            if right:
+                runs.setdefault(s.method, {})[s.model, s.teacher, s.seed] = right
     return runs
 
 

@@ -127,9 +127,13 @@ def read_runs(path: Path) -> pd.DataFrame:
             of range, a cell is there twice, or a run has no baseline.
     """
     try:
-        table = pd.read_csv(path, dtype="str", keep_default_na=False)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path}: is not a CSV table ({e})") from e
+        # Given a name, pandas would fetch what looks like an address, and unpack archives.
+        with path.open(encoding="utf-8-sig", newline="") as f:
+            table = pd.read_csv(f, dtype="str", keep_default_na=False)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
+    except ValueError as e:
+        raise InputError(f"{path}: is not a CSV table ({str(e).strip()})") from e
     if set(results.COLUMNS) <= set(table.columns):
         return from_results(results.read_csv(path))
     notes: list[str] = []
@@ -199,16 +203,23 @@ def _named_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame
 
 
+_FITS = {
+    # Beyond 2**53 a column of floats no longer tells whole numbers apart.
+    "seed": (lambda value: (value % 1 == 0) & (value.abs() < 2**53), "whole number"),
+    "temperature": (lambda value: value > 0, "number above 0"),
+    "size": (lambda value: value > 0, "number above 0"),
+}
+
+
 def _numbers(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     """Turn the texts of numeric columns into numbers, rates into fractions."""
     for column in ["seed", "temperature", "size", *_RATES]:
         text = frame[column].where(~frame[column].str.lower().isin(["", "na", "nan", "none"]))
         value = pd.to_numeric(text.str.removesuffix("%"), errors="coerce").astype(float)
-        whole = value if column != "seed" else value.where(value % 1 == 0)
-        wrong = frame.assign(value=text)[text.notna() & ~np.isfinite(whole)]
+        fits, kind = _FITS.get(column, (np.isfinite, "number"))
+        wrong = frame.assign(value=text)[text.notna() & ~(np.isfinite(value) & fits(value))]
         if len(wrong):
             wrong.index = wrong.index + 2
-            kind = "whole number" if column == "seed" else "number"
             raise InputError(
                 f"{path}, {_lines(wrong)}: {column} {wrong.value.iloc[0]!r} is no {kind}"
             )

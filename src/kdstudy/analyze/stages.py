@@ -11,7 +11,7 @@ import pandas as pd
 from kdstudy.analyze.results import collect, write_csv
 from kdstudy.analyze.stats import study_tests
 from kdstudy.data.stages import CONTAMINATION
-from kdstudy.evaluate.stages import EXAMPLES, MODEL, PAIRS, SCORES, TOKENS
+from kdstudy.evaluate.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES, TOKENS
 from kdstudy.records import Contamination, Example, PairScore, Score, System, read_records
 from kdstudy.study.stages import Work
 
@@ -54,7 +54,11 @@ def results(work: Work) -> str:
         },
         partial=work.local.get("partial", False),
     )
-    tests = study_tests(table, systems, scores)
+    chance = {
+        name: json.loads((folder / BENCHMARK).read_text())["chance"]
+        for name, folder in work.inputs_of("items")
+    }
+    tests = study_tests(table, systems, scores, chance)
     write_csv(table, work.out / RESULTS)
     _item_rows(scores, examples, overlaps).to_parquet(work.out / ITEMS, index=False)
     _pair_rows(pairs).to_parquet(work.out / PAIR_ITEMS, index=False)

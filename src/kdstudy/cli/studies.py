@@ -84,19 +84,28 @@ def plan(
 
 def report(
     study: StudyPath,
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="A second study, to set beside it.")
+    ] = None,
     store: StorePath = STORE,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
     ] = None,
 ) -> None:
-    """Write the report again from what the store holds, finished or not."""
+    """Write the report again from what the store holds, or set two studies side by side."""
+    from kdstudy.report.compare.page import compare_from_store
     from kdstudy.report.stages import report_from_store
 
     planned, opened = _plan(study, store, data_dir)
-    folder = out or opened.output(planned.study.name)
-    report_from_store(planned, opened, folder)
-    typer.echo(str(folder / "report.html"))
+    if other is None:
+        folder = out or opened.output(planned.study.name)
+        report_from_store(planned, opened, folder)
+        typer.echo(str(folder / "report.html"))
+        return
+    second, _ = _plan(other, store, data_dir)
+    folder = out or opened.output(f"{planned.study.name}-vs-{second.study.name}")
+    typer.echo(str(compare_from_store(planned, second, opened, folder)))
 
 
 class Kind(StrEnum):
@@ -159,10 +168,6 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
 def _show(planned: "Plan", store: "Store") -> Path:
     report = store.get(planned.report)
     assert report is not None
-    shown = store.output(planned.study.name)
-    marker = shown / "manifest.json"
-    if marker.is_file() and json.loads(marker.read_text())["key"] == planned.report:
-        return shown
     return store.show(planned.study.name, report)
 
 

@@ -1,37 +1,31 @@
-"""The item browser's data: a seeded sample of items, with every system's text, as safe JSON."""
+"""What the report's two browsers show, as safe JSON: items with their texts, and result rows."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.intervals import wilson
+from kdstudy.evaluate.fidelity import HIGH_BLEU, LOW_BLEU
+from kdstudy.evaluate.steps import steps
 from kdstudy.records import System
-from kdstudy.report.tables import interval
+from kdstudy.report.kinds import CODE, FREE, KEY, KINDS, Measured, kinds_of, measure
+from kdstudy.report.views import interval
 
-MAX_ITEMS = 40
+MAX_ITEMS = 2000
 MAX_CHARACTERS = 4000
 """One embedded text is cut here; `items.parquet` keeps all of it."""
 
-BUDGET = 4_000_000
-"""Characters of embedded text for all items: a page should open at once on a phone."""
+BUDGET = 16_000_000
+"""Bytes of JSON for all items: with figures, tables and result rows the page stays under 25 MB."""
 
-LOW_FIDELITY, HIGH_FIDELITY = 30.0, 70.0
-"""Sentence BLEU that the filters call low and high; the paper's Table 9 shows 13, 77 and 79."""
+PER_KIND, STRATIFIED_RUNS = 20, 3
+"""So many items of each kind, for so many runs and per benchmark, are drawn before all others."""
 
-KINDS = {
-    "all": "all items in the sample",
-    "gained": "newly right",
-    "lost": "newly wrong",
-    "same-low": f"same answer, low fidelity (BLEU < {LOW_FIDELITY:g})",
-    "wrong-faithful": f"wrong, yet faithful (BLEU ≥ {HIGH_FIDELITY:g})",
-    "wrong-alike": "both wrong in the same way",
-    "truncated": "truncated",
-    "unparsed": "no answer found",
-}
-"""Filters of the browser; the paper's Table 9 is `same-low` and `wrong-faithful`."""
+_BYTES_PER_TEXT, _BYTES_PER_PAIR, _BYTES_PER_ITEM = 60, 40, 160  # keys, quotes, steps, numbers
 
 
 def browser_data(
@@ -41,72 +35,69 @@ def browser_data(
     *,
     first: str = "",
     max_items: int = MAX_ITEMS,
+    budget: int = BUDGET,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return what the browser shows, as plain JSON types.
+    """Return what the item browser shows, as plain JSON types.
+
+    Every filter is decided here, for every row; the page only looks it up. When not everything
+    fits, items are drawn at random per benchmark, rare kinds of the first runs before others.
 
     Args:
-        items: system, benchmark, example_id, sample, question, gold, completion, extracted,
-            outcome, tokens.
-        pairs: system, reference, benchmark, example_id, sample, agree, bleu.
+        items: system, benchmark, example_id, sample, question, gold, overlap ("" where nobody
+            looked), completion, extracted, outcome, quality, tokens.
+        pairs: system, reference, benchmark, example_id, sample, agree, bleu, rouge_l, steps.
         systems: The study's systems; each distilled one with texts becomes a choice.
         first: Label of the run that is shown first.
         max_items: Most items embedded per benchmark.
+        budget: About the most bytes of JSON for the items; one is there whatever its size.
         seed: Seed of the sample.
 
     Returns:
-        runs (distilled, SFT and teacher labels), items (with a text per system) and, in words,
-        what was left out.
+        `systems` (labels), `runs` (labels of distilled, SFT, teacher), `kinds` (those that could
+        be told, with names), `items` (each with its texts and their steps by system, comparisons
+        by pair, and `kinds`: per run a bit mask over `kinds`, -1 without a text), `counts` (by
+        benchmark and run: items, then items of each kind, over all rows), `free` (benchmarks
+        without right and wrong) and, in words, `note` and `counted`.
     """
-    runs = sorted(_runs(systems, set(items.system)), key=lambda run: run["run"] != first)
-    shown = list(dict.fromkeys(s for run in runs for s in run.values() if s))
-    index = {label: i for i, label in enumerate(shown)}
-    items = items[items.system.isin(shown)]
-    limit = _affordable(items, max_items)
-    chosen = _sample(items, limit, seed)
-    found = _texts(items.merge(chosen, on=["benchmark", "example_id"]), index)
-    _add_pairs(found, pairs.merge(chosen, on=["benchmark", "example_id"]), runs, index)
+    known = measure(items, pairs, systems, first)
+    found = kinds_of(known)
+    kinds = np.stack([*found.values()], axis=-1)
+    there = known.outcomes("run") >= 0
+    chosen = _sample(known, kinds, max_items, budget, seed)
+    masks = np.where(there, kinds @ (1 << np.arange(kinds.shape[-1])), -1)
+    free = set(known.items.benchmark[known.items.outcome == FREE])
     return {
-        "systems": shown,
-        "runs": runs,
-        "kinds": KINDS,
-        "low": LOW_FIDELITY,
-        "high": HIGH_FIDELITY,
-        "items": [found[k] for k in sorted(found)],
-        "note": " ".join([*_finding(items, pairs, runs[:1]), _note(items, chosen, seed)]),
+        "systems": list(known.index),
+        "runs": list(known.runs),
+        "kinds": {kind: KINDS[kind] for kind in found},
+        "free": sorted(free),
+        "counts": _counts(known, kinds, there),
+        "items": _embedded(known, masks, chosen, free),
+        "note": " ".join([*_finding(known), _note(known, chosen, seed)]),
+        "counted": _counted(known, found, there, chosen),
     }
 
 
-def _texts(kept: pd.DataFrame, index: dict[str, int]) -> dict[tuple, dict[str, Any]]:
-    found: dict[tuple, dict[str, Any]] = {}
-    for r in kept.itertuples():
-        key = (r.benchmark, r.example_id, int(r.sample))
-        if key not in found:
-            found[key] = {
-                "id": "item-" + "-".join(map(str, key)),
-                "benchmark": r.benchmark,
-                "question": _cut(r.question),
-                "gold": _cut(r.gold),
-                "texts": {},
-                "pairs": {},
-            }
-        text = [_cut(r.completion), _cut(r.extracted), r.outcome, int(r.tokens)]
-        found[key]["texts"][index[r.system]] = text
+def rows_data(table: pd.DataFrame) -> dict[str, Any]:
+    """Return every row of the results table as columns, as plain JSON types.
+
+    Args:
+        table: From `results.collect`.
+
+    Returns:
+        For system, benchmark, metric, reference and signature the `values` that occur and a code
+        per row in `codes`; for value, low and high six digits per row, None where missing; and n.
+    """
+    found: dict[str, Any] = {}
+    for column in ("system", "benchmark", "metric", "reference", "signature"):
+        codes, values = pd.factorize(table[column].fillna("").astype(str), sort=True)
+        found[column] = {"values": list(values), "codes": codes.tolist()}
+    for column in ("value", "low", "high"):
+        numbers = table[column].to_numpy(float).tolist()
+        found[column] = [float(f"{x:.6g}") if math.isfinite(x) else None for x in numbers]
+    found["n"] = [None if pd.isna(n) else int(n) for n in table.n.tolist()]
     return found
-
-
-def _add_pairs(
-    found: dict[tuple, dict[str, Any]],
-    kept: pd.DataFrame,
-    runs: Sequence[dict[str, str]],
-    index: dict[str, int],
-) -> None:
-    wanted = {(run[role], run["teacher"]) for run in runs for role in ("run", "sft")}
-    for r in kept.itertuples():
-        item = found.get((r.benchmark, r.example_id, int(r.sample)))
-        if item is not None and (r.system, r.reference) in wanted:
-            key = f"{index[r.system]}>{index[r.reference]}"
-            item["pairs"][key] = [bool(r.agree), round(float(r.bleu), 1)]
 
 
 def safe_json(data: Any) -> str:
@@ -115,77 +106,172 @@ def safe_json(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _runs(systems: Sequence[System], known: set[str]) -> list[dict[str, str]]:
-    sft = {s.model: s.label for s in reversed(systems) if s.kind == "sft" and s.label in known}
-    same_seed = {(s.model, s.seed): s.label for s in systems if s.kind == "sft"}
+def _counts(known: Measured, kinds: np.ndarray, there: np.ndarray) -> dict[str, list[list[int]]]:
+    counted = np.concatenate([there[..., None], kinds], axis=-1)
+    by_benchmark = known.keys.groupby("benchmark", sort=True).indices
+    return {str(b): counted[rows].sum(axis=0).tolist() for b, rows in by_benchmark.items()}
+
+
+def _sample(
+    known: Measured, kinds: np.ndarray, max_items: int, budget: int, seed: int
+) -> np.ndarray:
+    """Return the rows of the items to embed, sorted.
+
+    Each item stands for the rarest kind that it is of, "none" being one, and the kinds take turns,
+    as the benchmarks do, until each had `PER_KIND` or the budget is spent.
+    """
+    if known.keys.empty:
+        return np.zeros(0, dtype=int)
+    strata = kinds[:, :STRATIFIED_RUNS].reshape(len(known.keys), -1)
+    strata = strata[:, np.argsort(strata.sum(axis=0), kind="stable")]
+    stratum = np.where(strata.any(axis=1), strata.argmax(axis=1), strata.shape[1])
+    luck = np.random.default_rng(seed).permutation(len(known.keys))
+    order = known.keys.assign(stratum=stratum, luck=luck, cost=_costs(known)).sort_values("luck")
+    turn = order.groupby(["benchmark", "stratum"]).cumcount()
+    order["turn"] = turn.where(turn < PER_KIND, PER_KIND + order.luck)
+    order = order.sort_values(["turn", "luck"])
+    order["place"] = order.groupby("benchmark").cumcount()
+    order = order[order.place < max_items].sort_values(["place", "benchmark"])
+    fits = max(1, int((order.cost.cumsum() <= budget).sum()))
+    return np.sort(order.index[:fits].to_numpy())
+
+
+def _costs(known: Measured) -> np.ndarray:
+    """Return about how many bytes of JSON each item takes."""
+    row, column = np.nonzero(known.place >= 0)
+    texts = known.items.completion.to_numpy()[known.place[row, column]]
+    size = [len(safe_json(text[:MAX_CHARACTERS])) for text in texts]
+    total = np.bincount(row, weights=size, minlength=len(known.keys))
+    total += _BYTES_PER_TEXT * (known.place >= 0).sum(axis=1)
+    for places in known.pair_place.values():
+        total += _BYTES_PER_PAIR * (places >= 0)
+    asked = known.asked()
+    both = zip(asked.question, asked.gold, strict=True)
+    total += [len(safe_json(_cut(question) + _cut(gold))) for question, gold in both]
+    return total + _BYTES_PER_ITEM + 4 * len(known.runs)
+
+
+def _embedded(
+    known: Measured, masks: np.ndarray, chosen: np.ndarray, free: set[str]
+) -> list[dict[str, Any]]:
+    texts, compared = _texts(known, chosen, free), _comparisons(known, chosen)
+    asked = known.asked().iloc[chosen]
+    columns = zip(
+        *(known.keys.loc[chosen, c] for c in KEY),
+        *(asked[c] for c in ("question", "gold", "overlap")),
+        masks[chosen].tolist(),
+        strict=True,
+    )
     return [
         {
-            "run": s.label,
-            "teacher": s.teacher if s.teacher in known else "",
-            "sft": same_seed.get((s.model, s.seed), sft.get(s.model, "")),
+            "id": f"item-{benchmark}-{example}-{int(sample)}",
+            "benchmark": benchmark,
+            "question": _cut(question),
+            "gold": _cut(gold),
+            "overlap": overlap,
+            "kinds": mask,
+            "texts": texts[i],
+            "pairs": compared[i],
         }
-        for s in sorted(systems, key=lambda s: bool(s.ablation))
-        if s.kind == "distilled" and s.label in known
+        for i, (benchmark, example, sample, question, gold, overlap, mask) in enumerate(columns)
     ]
 
 
-def _affordable(items: pd.DataFrame, max_items: int) -> int:
-    """Return how many items per benchmark fit the budget, at least three."""
-    if items.empty:
-        return max_items
-    size = items.completion.str.len().clip(upper=MAX_CHARACTERS).sum()
-    count = max(1, len(items[["benchmark", "example_id"]].drop_duplicates()))
-    fits = int(BUDGET / max(1.0, size / count) / items.benchmark.nunique())
-    return max(3, min(max_items, fits))
+def _texts(known: Measured, chosen: np.ndarray, free: set[str]) -> list[dict[int, list[Any]]]:
+    """Return, per item, each system's text, answer, outcome, tokens, quality (0-100) and steps."""
+    found: list[dict[int, list[Any]]] = [{} for _ in chosen]
+    row, column = np.nonzero(known.place[chosen] >= 0)
+    texts = known.items.iloc[known.place[chosen][row, column]]
+    names = ("benchmark", "completion", "extracted", "outcome", "tokens", "quality")
+    values = (texts[name].tolist() for name in names)
+    for i, system, benchmark, text, answer, outcome, tokens, quality in zip(
+        row.tolist(), column.tolist(), *values, strict=True
+    ):
+        rated = benchmark in free
+        taken = "" if rated else _steps(text[:MAX_CHARACTERS])
+        score = _rounded(100 * quality, 1) if rated else None
+        found[i][system] = [_cut(text), _cut(answer), outcome, int(tokens), score, taken]
+    return found
 
 
-def _sample(items: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
-    parts = []
-    for benchmark, rows in items.groupby("benchmark", sort=True):
-        ids = np.unique(rows.example_id.to_numpy(str))
-        rng = np.random.default_rng([seed, len(ids)])
-        chosen = rng.choice(ids, size=min(limit, len(ids)), replace=False)
-        parts.append(pd.DataFrame({"benchmark": benchmark, "example_id": chosen}))
-    nothing = pd.DataFrame({"benchmark": [], "example_id": []}, dtype=object)
-    return pd.concat(parts) if parts else nothing
+def _steps(text: str) -> str:
+    """Return the steps as `13+33=46 46-2=44`; one without an expression begins with `=`."""
+    return " ".join(f"{step.expression}={step.result}" for step in steps(text))
+
+
+def _comparisons(known: Measured, chosen: np.ndarray) -> list[dict[str, list[Any]]]:
+    """Return, per item and pair, agreement, BLEU, ROUGE-L (0-100) and the share of steps."""
+    found: list[dict[str, list[Any]]] = [{} for _ in chosen]
+    agree, bleu, rouge, shared = (
+        known.pairs[c].tolist() for c in ("agree", "bleu", "rouge_l", "steps")
+    )
+    for (a, b), places in known.pair_place.items():
+        key = f"{known.index[a]}>{known.index[b]}"
+        for i, p in enumerate(places[chosen].tolist()):
+            if p >= 0:
+                alike = _rounded(bleu[p], 1), _rounded(100 * rouge[p], 1), _rounded(shared[p], 3)
+                found[i][key] = [bool(agree[p]), *alike]
+    return found
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return None if math.isnan(value) else round(float(value), digits)
 
 
 def _cut(text: str) -> str:
-    clean = text.replace("\x00", "\ufffd")
-    if len(clean) <= MAX_CHARACTERS:
+    clean = text[:MAX_CHARACTERS].replace("\x00", "\ufffd")
+    if len(clean) == len(text):
         return clean
-    return (
-        f"{clean[:MAX_CHARACTERS]}\n[cut here: {len(clean):,} characters in all, see items.parquet]"
-    )
+    return f"{clean}\n[cut here: {len(text):,} characters in all, see items.parquet]"
 
 
-def _finding(items: pd.DataFrame, pairs: pd.DataFrame, runs: Sequence[dict[str, str]]) -> list[str]:
+def _finding(known: Measured) -> list[str]:
     """Say, over all items, how text and answer part company in the run shown first."""
-    for run in runs:
-        key = ["benchmark", "example_id", "sample"]
-        both = pairs[(pairs.system == run["run"]) & (pairs.reference == run["teacher"])]
-        both = both.merge(items[items.system == run["run"]], on=[*key, "system"])
-        same, wrong = both[both.agree.astype(bool)], both[both.outcome != "correct"]
-        if len(same) and len(wrong):
-            low = _share(float((same.bleu < LOW_FIDELITY).mean()), len(same))
-            faithful = _share(float((wrong.bleu >= HIGH_FIDELITY).mean()), len(wrong))
-            return [
-                f"Where {run['run']} gives its teacher's answer, {low} of its texts follow "
-                f"another path (BLEU under {LOW_FIDELITY:g}); where it is wrong, {faithful} stay "
-                f"faithful to the teacher's text (BLEU {HIGH_FIDELITY:g} or more)."
-            ]
-    return []
+    if not known.runs:
+        return []
+    own = known.outcomes("run")[:, 0]
+    agree, bleu = known.with_teacher("agree")[:, 0], known.with_teacher("bleu")[:, 0]
+    same = bleu[(agree == 1) & (own >= 0)]
+    wrong = bleu[(own == CODE["wrong"]) & ~np.isnan(bleu)]
+    if not (len(same) and len(wrong)):
+        return []
+    low = _share(float((same < LOW_BLEU).mean()), len(same))
+    faithful = _share(float((wrong >= HIGH_BLEU).mean()), len(wrong))
+    return [
+        f"Where {known.runs[0]['run']} gives its teacher's answer, {low} of its texts follow "
+        f"another path (BLEU under {LOW_BLEU:g}); where its answer is wrong, {faithful} stay "
+        f"faithful to the teacher's text (BLEU {HIGH_BLEU:g} or more)."
+    ]
 
 
 def _share(share: float, n: int) -> str:
     return interval("accuracy", share, *wilson(share, n))
 
 
-def _note(items: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> str:
-    total = len(items[["benchmark", "example_id"]].drop_duplicates())
+def _note(known: Measured, chosen: np.ndarray, seed: int) -> str:
+    total, unit = len(known.keys), _unit(known)
     if len(chosen) == total:
-        return f"All {total:,} items are here."
+        return f"All {total:,} {unit} are here."
     return (
-        f"{len(chosen):,} of {total:,} items are here, drawn at random per benchmark (seed {seed}) "
-        "to keep this file small; items.parquet holds every row."
+        f"{len(chosen):,} of {total:,} {unit} are here, drawn at random per benchmark (seed "
+        f"{seed}) to keep this file small, up to {PER_KIND} of each kind below before all others; "
+        "items.parquet holds every row."
     )
+
+
+def _counted(
+    known: Measured, kinds: Mapping[str, np.ndarray], there: np.ndarray, chosen: np.ndarray
+) -> str:
+    """Say how many of the first run's items are of each kind, and how many of those are here."""
+    if not known.runs:
+        return ""
+    parts = []
+    for kind, found in kinds.items():
+        total, here = int(found[:, 0].sum()), int(found[chosen, 0].sum())
+        parts.append(f"{total:,} {KINDS[kind]}" + (f" ({here:,} here)" if here < total else ""))
+    own = int(there[:, 0].sum())
+    return f"Of the {own:,} {_unit(known)} of {known.runs[0]['run']}: {'; '.join(parts)}."
+
+
+def _unit(known: Measured) -> str:
+    return "items" if known.keys["sample"].nunique() < 2 else "answers to items"

@@ -7,12 +7,20 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from kdstudy.analyze.cells import cells, main_runs
 from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import grid
+from kdstudy.analyze.stats import main_grid
 from kdstudy.report.plot import INK, ROWS, Figure, colours, percent_axis, shapes
 from kdstudy.report.views import ablation_rows, describe, items_note, short, tooltips
 
 Table = pd.DataFrame
+SIZES = {
+    "format": ".3~s",
+    "title": "parameters",
+    "labelExpr": "replace(datum.label, 'G', 'B')",
+    "labelOverlap": True,
+}
+"""An axis of parameters: d3 writes a billion as G."""
 
 
 def scale(table: Table) -> Figure | None:
@@ -27,9 +35,7 @@ def scale(table: Table) -> Figure | None:
     x = alt.X(
         "parameters:Q",
         scale=alt.Scale(type="log", nice=False, padding=24),
-        axis=alt.Axis(
-            format=".3~s", title="parameters", grid=False, values=sorted(rows.parameters.unique())
-        ),
+        axis=alt.Axis(grid=False, values=sorted(rows.parameters.unique()), **SIZES),
     )
     y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=percent_axis("mean accuracy"))
     lines = rows[rows.kind.isin(["sft", "distilled"])]
@@ -70,25 +76,35 @@ def scale(table: Table) -> Figure | None:
 def depends(table: Table) -> Figure | None:
     """Draw mean gain against size, agreement and fidelity, each student's own trend through it.
 
-    The paper's Tables 3-5 pool these dots; the lines show what happens inside a student.
+    The paper's Tables 3-5 pool these dots; the lines show what happens inside a student. The last
+    panel sets change against change: how agreement moved from SFT.
     """
-    rows = grid(table)
-    rows = rows[rows.benchmark == AVERAGE].assign(gain=lambda r: 100 * r.gain)
+    runs = main_grid(table)
+    if runs is None:
+        return None
+    rows = cells(main_runs(runs))
+    rows = rows[rows.task == AVERAGE]
     if len(rows) < 3:
         return None
+    change = rows.agreement - rows.agreement_sft
+    rows = rows.assign(gain=100 * rows.gain, bleu=100 * rows.fidelity, change=100 * change)
     rows["text"] = [
         f"{r.student}, {r.method}, {short(r.teacher)}: {r.gain:+.1f} points"
         for r in rows.itertuples()
     ]
-    students = list(dict.fromkeys(rows.sort_values("parameters").student))
-    sizes = sorted(rows.parameters.dropna().unique().tolist())
+    students = list(dict.fromkeys(rows.sort_values("size").student))
+    sizes = sorted(rows["size"].dropna().unique().tolist())
     axes = {
-        "parameters": {"format": ".3~s", "title": "parameters", "values": sizes},
+        "size": {"values": sizes, **SIZES},
         "agreement": {"format": "%", "title": "agreement with the teacher"},
-        "bleu_corpus": {"title": "corpus BLEU with the teacher"},
+        "bleu": {"title": "corpus BLEU with the teacher"},
+        "change": {"title": "change of agreement, points"},
     }
-    panels = [_trend(rows, students, factor, axis) for factor, axis in axes.items()]
-    shown = rows[["gain", "parameters", "agreement", "bleu_corpus", "method", "student", "text"]]
+    panels = [
+        _trend(rows, students, factor, axis)
+        for factor, axis in axes.items()
+        if rows[factor].notna().any()
+    ]
     title = (
         f"Mean gain over SFT in points; lines: the trend inside each student ({items_note(table)})"
     )
@@ -96,8 +112,11 @@ def depends(table: Table) -> Figure | None:
         name="depends",
         title=title,
         description="; ".join(rows.text),
-        chart=alt.hconcat(*panels, spacing=24),
-        data={"rows": shown, "zero": pd.DataFrame({"gain": [0.0]})},
+        chart=alt.concat(*panels, columns=2, spacing=24),
+        data={
+            "rows": rows[["gain", *axes, "method", "student", "text"]],
+            "zero": pd.DataFrame({"gain": [0.0]}),
+        },
     )
 
 
@@ -171,13 +190,13 @@ def _spread(values: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _trend(rows: Table, students: list[str], factor: str, axis: dict[str, Any]) -> alt.LayerChart:
-    sizes = factor == "parameters"
+    sizes = factor == "size"
     x = alt.X(
         f"{factor}:Q",
         scale=alt.Scale(type="log" if sizes else "linear", zero=False, padding=16, nice=False),
         axis=alt.Axis(**{"tickCount": 4, "domain": False, "ticks": False} | axis),
     )
-    y_title = "points over SFT" if sizes else None
+    y_title = "points over SFT"
     y = alt.Y("gain:Q", axis=alt.Axis(tickCount=5, domain=False, ticks=False, title=y_title))
     base = alt.Chart(ROWS)
     dots = base.mark_point(filled=True, size=62, opacity=0.95).encode(
@@ -193,7 +212,7 @@ def _trend(rows: Table, students: list[str], factor: str, axis: dict[str, Any]) 
         fit = base.transform_regression(factor, "gain", groupby=["student"])
         line = fit.mark_line(color=INK, opacity=0.45)
         layers.insert(1, line.encode(x=x, y=y, detail="student:N"))
-    return alt.layer(*layers).properties(width=230, height=190)
+    return alt.layer(*layers).properties(width=330, height=190)
 
 
 def _labelled_ends(rows: Table, factor: str, gap: float) -> Table:

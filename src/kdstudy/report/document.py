@@ -1,6 +1,7 @@
 """Write the report: one self-contained HTML file, and its tables, figures and rows beside it."""
 
 import base64
+import dataclasses
 import hashlib
 import importlib.resources
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,24 @@ from kdstudy.analyze.results import AVERAGE, write_csv
 from kdstudy.analyze.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.records import System
-from kdstudy.report import curves, figures, findings, tables
-from kdstudy.report.browse import browser_data, safe_json
+from kdstudy.report import alarms, curves, figures, findings, likeness, tables
+from kdstudy.report.browse import MAX_ITEMS, browser_data, rows_data, safe_json
+from kdstudy.report.items import against_teacher, overlap_counts, telling_items
 from kdstudy.report.plot import Figure
+from kdstudy.report.sheet import OF_PAPER
+from kdstudy.report.views import Numbers, graded, measured, texts
 
 ITEM_COLUMNS = [
-    *("system", "benchmark", "example_id", "sample", "question", "gold"),
-    *("completion", "extracted", "outcome", "tokens"),
+    *("system", "benchmark", "example_id", "sample", "question", "gold", "overlap"),
+    *("completion", "extracted", "outcome", "quality", "tokens"),
 ]
-PAIR_COLUMNS = ["system", "reference", "benchmark", "example_id", "sample", "agree", "bleu"]
+PAIR_COLUMNS = [
+    *("system", "reference", "benchmark", "example_id", "sample"),
+    *("agree", "bleu", "rouge_l", "steps"),
+]
+
+
+_SCRIPTS = ("report.js", "items.js", "texts.js", "rows.js")
 
 
 def write(
@@ -37,7 +47,7 @@ def write(
     tests: Sequence[Test] = (),
     provenance: Mapping[str, Any] | None = None,
     title: str = "",
-    max_items: int = 40,
+    max_items: int = MAX_ITEMS,
 ) -> Path:
     """Write `report.html`, `results.csv`, `items.parquet`, `tables/` and `figures/`.
 
@@ -70,22 +80,58 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "results.csv")
     items.to_parquet(out_dir / "items.parquet", index=False)
-    sheets = tables.all_sheets(table, tests, _seconds(made, table))
+    top = findings.best(table)
+    data = browser_data(
+        items, pairs, systems, first="" if top is None else str(top.system), max_items=max_items
+    )
+    seen = _look(table, items, systems, made)
+    sheets = tables.all_sheets(
+        table,
+        tests,
+        kept=seen.kept,
+        made=made,
+        seconds=seen.seconds,
+        examples=[] if top is None else telling_items(items, pairs, top.system, top.teacher),
+        overlaps=seen.overlaps,
+        runs={run["run"] for run in data["runs"]},
+    )
     for sheet in sheets.values():
         sheet.save(out_dir / "tables")
     page = _render(
         title=title or _name(table, made),
-        said=_sentences(table, tests, systems, made),
-        warnings=findings.warnings(table, systems, made),
+        said=_sentences(table, tests, systems, made, seen),
+        warnings=alarms.warnings(table, systems, made, seen.raised, seen.overlaps),
         sheets=sheets,
         figures=_draw(table, tests, made, out_dir / "figures"),
+        of_paper=OF_PAPER,
         made=made,
         facts=_facts(table, systems, made),
-        data=browser_data(items, pairs, systems, first=_first(table), max_items=max_items),
+        data=data | {"rows": rows_data(table)},
     )
     path = out_dir / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What several parts of the page are told from."""
+
+    kept: pd.DataFrame
+    overlaps: pd.DataFrame
+    seconds: Mapping[str, float]
+    raised: Sequence[alarms.Alarm]
+
+
+def _look(
+    table: pd.DataFrame, items: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]
+) -> _Seen:
+    return _Seen(
+        kept=against_teacher(items, systems, graded(table)),
+        overlaps=overlap_counts(items),
+        seconds=_seconds(made, table),
+        raised=alarms.alarms(table, Numbers(table)),
+    )
 
 
 def _draw(
@@ -102,7 +148,8 @@ def _draw(
 
 def _render(data: dict[str, Any], **context: Any) -> str:
     folder = importlib.resources.files("kdstudy.report") / "page"
-    style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    style = (folder / "report.css").read_text("utf-8")
+    script = "\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         autoescape=True,
@@ -134,32 +181,34 @@ def _name(table: pd.DataFrame, made: Mapping[str, Any]) -> str:
     return str(table.study.iloc[0]) if len(table) else str(_study(made).get("name", "study"))
 
 
-def _first(table: pd.DataFrame) -> str:
-    top = findings.best(table)
-    return "" if top is None else str(top.system)
-
-
 def _study(made: Mapping[str, Any]) -> Mapping[str, Any]:
     study = made.get("study")
     return study if isinstance(study, Mapping) else {}
 
 
 def _sentences(
-    table: pd.DataFrame, tests: Sequence[Test], systems: Sequence[System], made: Mapping[str, Any]
+    table: pd.DataFrame,
+    tests: Sequence[Test],
+    systems: Sequence[System],
+    made: Mapping[str, Any],
+    seen: _Seen,
 ) -> dict[str, Any]:
     return {
-        "answer": findings.answer(table, tests),
+        "answer": findings.answer(table, tests, seen.kept, seen.seconds),
         "generalization": findings.generalization(table, tests),
-        "fidelity": findings.fidelity(table),
+        "fidelity": likeness.fidelity(table, tests),
         "depends": findings.depends(tests),
         "methods": findings.methods(tests),
+        "instruct": findings.instruction(table),
         "ablations": findings.ablations(table),
+        "collapse": alarms.collapse(table, tests, seen.raised),
+        "contamination": findings.contamination(table, seen.overlaps),
         "made": _made(table, systems, made),
     }
 
 
 def _made(table: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]) -> str:
-    finished = table.system.nunique()
+    finished = len(measured(table))
     planned = max(len(systems), finished)
     text = f"{finished} of {planned} systems are finished and measured"
     stages = made.get("stages") or []
@@ -178,14 +227,14 @@ def _facts(
     """Return the line of small facts under the heading."""
     kinds = table.drop_duplicates("system").kind.value_counts()
     students = table[table.student != ""].student.nunique()
-    benchmarks = sorted(set(table.benchmark) - {AVERAGE})
+    benchmarks = [*graded(table), *texts(table)]
     methods = sorted(set(table[table.kind == "distilled"].method))
     return [
         ("teachers", str(kinds.get("teacher", 0))),
         ("students", str(students)),
         ("methods", ", ".join(methods) or "none yet"),
         ("benchmarks", ", ".join(benchmarks) or "none yet"),
-        ("runs", f"{table.system.nunique()} of {max(len(systems), table.system.nunique())}"),
+        ("runs", f"{len(measured(table))} of {max(len(systems), len(measured(table)))}"),
         ("protocol", str(_study(made).get("protocol", "not recorded"))),
     ]
 
@@ -200,7 +249,7 @@ def _seconds(made: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
         for s in made.get("stages") or []
         if s["kind"] == "generate" and s.get("seconds") is not None
     }
-    own = table[(table.metric == "accuracy") & (table.benchmark != AVERAGE)]
+    own = table[table.metric.isin(["accuracy", "rouge_l"]) & (table.benchmark != AVERAGE)]
     found = {}
     for system, rows in own.groupby("system"):
         times = [spent.get(f"{system} on {b}") for b in rows.benchmark]

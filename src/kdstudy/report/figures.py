@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, scopes
+from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test
 from kdstudy.report.curves import curve, depends, scale
+from kdstudy.report.flow import flow
 from kdstudy.report.plot import (
+    ACROSS,
     INK,
     ROWS,
     Figure,
@@ -23,6 +25,7 @@ from kdstudy.report.plot import (
 from kdstudy.report.views import (
     ablation_rows,
     describe,
+    graded,
     groups_in_order,
     items_note,
     lines_in_order,
@@ -49,6 +52,8 @@ def all_figures(
         lambda: agreement(table),
         lambda: agreement_accuracy(table),
         lambda: fidelity(table),
+        lambda: steps(table),
+        lambda: rouge(table),
         lambda: depends(table),
         lambda: methods(tests),
         lambda: curve(table, "temperature"),
@@ -68,7 +73,7 @@ def accuracy(table: Table, chance: Mapping[str, float]) -> Figure | None:
     rows["teacher_line"] = [
         teacher.get((t, b), math.nan) for t, b in zip(rows.of_teacher, rows.benchmark, strict=True)
     ]
-    known = {**chance, AVERAGE: mean_chance(chance, scopes(table))}
+    known = {**chance, AVERAGE: mean_chance(chance, graded(table))}
     rows["chance_line"] = rows.benchmark.map(known).astype(float)
     rules = {
         "teacher_line": {"strokeDash": [5, 3], "strokeWidth": 1.3, "opacity": 0.85},
@@ -99,58 +104,6 @@ def gains(table: Table) -> Figure | None:
     )
     return Figure(
         name="gains", title=text, description=describe(rows), chart=chart, data={"rows": rows}
-    )
-
-
-def flow(table: Table) -> Figure | None:
-    """Draw, on the average, which items distillation made right and which it made wrong."""
-    rows = main_grid(
-        table[table.benchmark == AVERAGE], ("newly_right", "newly_wrong", "kept_right")
-    )
-    if rows.empty:
-        return None
-    wide = rows.pivot(index=["group", "method", "line"], columns="metric", values="value")
-    wide = wide.reset_index()
-    wide["lost"] = -wide.newly_wrong
-    wide["note"] = [
-        f"{100 * r.newly_wrong:.1f}% lost · {100 * r.newly_right:.1f}% won · "
-        f"{100 * r.kept_right:.1f}% kept"
-        for r in wide.itertuples()
-    ]
-    reach = 1.05 * float(wide[["newly_right", "newly_wrong"]].to_numpy().max())
-    base = alt.Chart(ROWS)
-    axis = alt.Axis(format="%", tickCount=5, domain=False, ticks=False, title="share of items")
-    scale_x = alt.Scale(domain=[-reach, reach], nice=False)
-    y = alt.Y(
-        "line:N",
-        sort=lines_in_order(wide),
-        title=None,
-        axis=alt.Axis(domain=False, ticks=False),
-    )
-    colour = {"scale": colours(wide.method), "legend": None}
-    won = base.mark_bar(height=11).encode(
-        x=alt.X("newly_right:Q", scale=scale_x, axis=axis),
-        y=y,
-        fill=alt.Fill("method:N", **colour),
-        description="note:N",
-    )
-    lost = base.mark_bar(height=11, fillOpacity=0, strokeWidth=1.5).encode(
-        x=alt.X("lost:Q", scale=scale_x, axis=axis),
-        y=y,
-        stroke=alt.Stroke("method:N", **colour),
-        description="note:N",
-    )
-    text = base.mark_text(align="left", dx=0, color=INK).encode(
-        x=alt.value(440), y=y, text="note:N"
-    )
-    chart = (
-        alt.layer(lost, won, text)
-        .properties(width=430, height=alt.Step(19))
-        .facet(row=_row(groups_in_order(rows)), spacing=14)
-    )
-    title = "Items that distillation lost (outlined, left) and won (filled, right), average"
-    return Figure(
-        name="flow", title=title, description="; ".join(wide.note), chart=chart, data={"rows": wide}
     )
 
 
@@ -189,6 +142,43 @@ def fidelity(table: Table) -> Figure | None:
     )
 
 
+def steps(table: Table) -> Figure | None:
+    """Draw the share of reasoning steps that the texts have in common, before and after."""
+    rows = relations(table, "fidelity_steps")
+    rows = rows[rows.value.notna()] if len(rows) else rows
+    if rows.empty:
+        return None
+    chart = _strip(rows, "shared steps", (0, 1), hollow="hollow")
+    title = (
+        "Steps of reasoning shared with the teacher (filled) and with the student's own SFT run "
+        f"(hollow), in order ({items_note(table)}, 95% intervals)"
+    )
+    return Figure(
+        name="steps", title=title, description=describe(rows), chart=chart, data={"rows": rows}
+    )
+
+
+def rouge(table: Table) -> Figure | None:
+    """Draw ROUGE-L of free texts with their references, the teacher as a line."""
+    rows = with_sft(table, "rouge_l")
+    if rows.empty:
+        return None
+    teacher = lookup(table, "rouge_l")
+    rows["teacher_line"] = [
+        100 * teacher.get(k, math.nan) for k in zip(rows.of_teacher, rows.benchmark, strict=True)
+    ]
+    rows[["value", "low", "high"]] *= 100
+    rule = {"strokeDash": [5, 3], "strokeWidth": 1.3, "opacity": 0.85}
+    chart = _strip(rows, "ROUGE-L (0-100)", (0, 100), rules={"teacher_line": rule}, percent=False)
+    title = (
+        "ROUGE-L with the closest reference by student, method and benchmark; dashed: the teacher "
+        f"({items_note(table, 'rouge_l')}, 95% intervals)"
+    )
+    return Figure(
+        name="rouge", title=title, description=describe(rows), chart=chart, data={"rows": rows}
+    )
+
+
 def agreement_accuracy(table: Table) -> Figure | None:
     """Draw agreement with the teacher against accuracy, inside the mechanical bounds."""
     rows = relations(table, "agreement")
@@ -206,7 +196,9 @@ def agreement_accuracy(table: Table) -> Figure | None:
         _bounded_scatter(rows.method, students)
         .properties(width=190, height=190)
         .facet(
-            alt.Facet("benchmark:N", sort=scopes(table), header=alt.Header(title=None)),
+            alt.Facet(
+                "benchmark:N", sort=scope_order(rows.benchmark), header=alt.Header(title=None)
+            ),
             columns=4,
             spacing=22,
         )
@@ -255,7 +247,7 @@ def methods(tests: Sequence[Test]) -> Figure | None:
         x_title="points",
         percent=False,
         domain=(-reach, reach),
-        columns=scope_order(rows.column),
+        columns=_columns(rows),
         groups=[""],
         lines=list(dict.fromkeys(rows.line)),
         marks={"rules": {"zero": {"opacity": 0.5}, "below": edge, "above": edge}},
@@ -303,9 +295,9 @@ def unaware_teacher(table: Table) -> Figure | None:
     )
 
 
-def _strip(rows: Table, title: str, domain: tuple[float, float], **marks: Any) -> alt.FacetChart:
+def _strip(rows: Table, title: str, domain: tuple[float, float], **marks: Any) -> alt.TopLevelMixin:
     percent = marks.pop("percent", True)
-    columns = scope_order(rows.column)
+    columns = _columns(rows)
     return strip(
         rows,
         x_title=title,
@@ -319,21 +311,16 @@ def _strip(rows: Table, title: str, domain: tuple[float, float], **marks: Any) -
     )
 
 
-def _figure(
-    name: str, title: str, chart: alt.TopLevelMixin, rows: Table, description: str
-) -> Figure:
-    return Figure(name=name, title=title, description=description, chart=chart, data={"rows": rows})
+def _columns(rows: Table) -> list[str]:
+    """Return the benchmarks across, the average last; first where one row cannot hold them all."""
+    names = scope_order(rows.column)
+    if len(names) <= ACROSS or AVERAGE not in names:
+        return names
+    return [AVERAGE, *names[:-1]]
 
 
 def _width(columns: int) -> int:
-    return max(110, min(260, 860 // columns - 18))
-
-
-def _row(groups: Sequence[str]) -> alt.Row:
-    header = alt.Header(
-        title=None, labelAngle=0, labelAlign="left", labelAnchor="middle", labelPadding=18
-    )
-    return alt.Row("group:N", sort=list(groups), header=header)
+    return max(110, min(260, 860 // min(columns, ACROSS) - 18))
 
 
 def _bounded_scatter(methods: pd.Series, students: list[str]) -> alt.LayerChart:

@@ -28,6 +28,9 @@ SPARE = ("#e69f00", "#56b4e9", "#9a6324", "#7f5fc7")
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 ROWS = alt.NamedData("rows")
+ACROSS = 5
+"""Most small multiples side by side: more could not be read on a screen or a printed page."""
+
 FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
 """Fonts of one width, so that labels take the room that vl-convert measured for them."""
 
@@ -162,8 +165,10 @@ def strip(
     marks: Mapping[str, Any],
     width: int = 180,
     percent: bool = True,
-) -> alt.FacetChart:
+) -> alt.TopLevelMixin:
     """Return small multiples of dots with intervals: groups down, benchmarks across.
+
+    More than `ACROSS` benchmarks go on in further rows of small multiples.
 
     Args:
         rows: Columns group, column, line (the label of a row of dots), method, value, low, high,
@@ -183,17 +188,25 @@ def strip(
     named = rows.method.ne("").any()
     colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
     layers = _strip_layers(x, y, colour if named else alt.value(INK), marks)
-    return (
-        alt.layer(*layers)
-        .properties(width=width, height=alt.Step(19))
-        .facet(
+    panel = alt.layer(*layers).properties(width=width, height=alt.Step(19))
+    header = alt.Header(title=None, labelPadding=6)
+    blocks = []
+    for names in _blocks(columns):
+        block = panel.facet(
             row=alt.Row("group:N", sort=groups, header=side_header()),
-            column=alt.Column(
-                "column:N", sort=columns, header=alt.Header(title=None, labelPadding=6)
-            ),
+            column=alt.Column("column:N", sort=names, header=header),
             spacing={"row": 14, "column": 18},
         )
-    )
+        block.transform = [alt.FilterTransform(alt.FieldOneOfPredicate("column", names))]
+        blocks.append(block)
+    return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks, spacing=30)
+
+
+def _blocks(columns: list[str]) -> list[list[str]]:
+    """Cut the columns into rows of nearly equal length, `ACROSS` at most."""
+    rows = -(-len(columns) // ACROSS)
+    length = -(-len(columns) // rows)
+    return [columns[i : i + length] for i in range(0, len(columns), length)]
 
 
 def _value_axis(title: str, domain: tuple[float, float], percent: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,60 @@ from kdstudy.analyze.results import AVERAGE
 from kdstudy.report.plot import order_of
 
 Table = pd.DataFrame
+OVER_SFT = {
+    *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
+    *("kept_right", "newly_right", "newly_wrong", "still_wrong"),
+}
+"""Metrics of a distilled run whose reference is its own SFT run."""
+
+_SIGNED = {
+    *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
+    "agreement_change",
+}
+_HUNDREDS = {"rouge_l", "fidelity_rouge_l"}
+_NATS = ("token_kl", "token_cross_entropy")
+
+
+class Numbers:
+    """A table's rows by what they are of, for sentences and sheets that look many of them up."""
+
+    def __init__(self, table: Table):
+        self._rows = {
+            (r.system, r.metric, r.benchmark, "" if r.metric in OVER_SFT else r.reference): r
+            for r in table.itertuples(index=False)
+        }
+
+    def row(
+        self, system: str, metric: str, benchmark: str = AVERAGE, reference: str = ""
+    ) -> Any | None:
+        """Return a row with a known value, or None; `OVER_SFT` needs no reference."""
+        found = self._rows.get((system, metric, benchmark, reference))
+        return None if found is None or math.isnan(found.value) else found
+
+
+def graded(table: Table) -> list[str]:
+    """Return the benchmarks that have right answers, by name."""
+    return _named(table, "accuracy")
+
+
+def texts(table: Table) -> list[str]:
+    """Return the benchmarks that ask for free texts, by name."""
+    return _named(table, "rouge_l")
+
+
+def measured(table: Table) -> set[str]:
+    """Return the systems whose answers or texts were graded; others may have token rows only."""
+    return set(table[table.metric.isin(["accuracy", "rouge_l"])].system)
+
+
+def _named(table: Table, metric: str) -> list[str]:
+    return sorted(set(table[table.metric == metric].benchmark) - {AVERAGE})
+
+
+def main_rows(table: Table, metric: str, benchmark: str = AVERAGE) -> Table:
+    """Return the main grid's distilled rows of a metric on one benchmark, as they are."""
+    rows = table[(table.kind == "distilled") & (table.ablation == "")]
+    return rows[(rows.metric == metric) & (rows.benchmark == benchmark)]
 
 
 def main_grid(table: Table, metric: str | Sequence[str]) -> Table:
@@ -83,20 +138,44 @@ def tooltips(rows: Table) -> list[str]:
 
 
 def shown(metric: str, value: float) -> str:
-    """Return a value as people read it: percent for a rate, points for a gain, BLEU as it is."""
+    """Return a value as people read it.
+
+    Percent for a rate, signed points for a difference, nats for a divergence, 0-100 for BLEU and
+    ROUGE-L.
+    """
     if value is None or math.isnan(value):
         return "–"
     if metric.startswith("bleu") or metric == "tokens":
-        return f"{value:.1f}"
-    if metric == "kappa":
-        return f"{value:.2f}".replace("-", "−")
-    sign = "+" if metric == "gain" else ""
-    return f"{100 * value:{sign}.1f}{'' if metric == 'gain' else '%'}".replace("-", "−")
+        text = f"{value:.1f}"
+    elif metric in _HUNDREDS:
+        text = f"{100 * value:.1f}"
+    elif metric.startswith(_NATS):
+        text = f"{value:.3f}"
+    elif metric == "kappa":
+        text = f"{value:.2f}"
+    elif metric in _SIGNED:
+        text = f"{100 * value:+.1f}"
+    else:
+        text = f"{100 * value:.1f}%"
+    return text.replace("-", "−")
+
+
+def interval(metric: str, value: float, low: float, high: float) -> str:
+    """Return a value with its interval, such as `58.0% (54.9 to 61.0)`."""
+    text = shown(metric, value)
+    if math.isnan(low):
+        return text
+    return f"{text} ({shown(metric, low).rstrip('%')} to {shown(metric, high).rstrip('%')})"
+
+
+def printed(row: Any) -> str:
+    """Return a row's value with its interval."""
+    return interval(row.metric, row.value, row.low, row.high)
 
 
 def short(label: str) -> str:
-    """Return a system's label without the `/sft` that every fine-tuned teacher has."""
-    return label.removesuffix("/sft")
+    """Return a teacher's label without the ending that every fine-tuned teacher has."""
+    return label.removesuffix("/sft").removesuffix("/teacher")
 
 
 def lines_in_order(rows: Table) -> list[str]:
@@ -116,9 +195,9 @@ def scope_order(names: Sequence[str]) -> list[str]:
     return sorted(set(names), key=lambda x: (x == AVERAGE, x))
 
 
-def items_note(table: Table) -> str:
+def items_note(table: Table, metric: str = "accuracy") -> str:
     """Return how many items stand behind the numbers, such as `300 items per benchmark`."""
-    rows = table[(table.metric == "accuracy") & (table.benchmark != AVERAGE)]
+    rows = table[(table.metric == metric) & (table.benchmark != AVERAGE)]
     sizes = sorted(set(rows.n.dropna().astype(int)))
     if not sizes:
         return "no items"
@@ -134,7 +213,6 @@ def describe(rows: Table) -> str:
 
 def mean_chance(chance: Mapping[str, float], benchmarks: Sequence[str]) -> float:
     """Return the chance level of the average; NaN unless every benchmark has one."""
-    names = [b for b in benchmarks if b != AVERAGE]
-    if not names or any(b not in chance for b in names):
+    if not benchmarks or any(b not in chance for b in benchmarks):
         return math.nan
-    return float(np.mean([chance[b] for b in names]))
+    return float(np.mean([chance[b] for b in benchmarks]))

@@ -1,0 +1,220 @@
+"""Alarms of collapse, and the warnings that stand at the top of a report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.stats import Test, points
+from kdstudy.records import System
+from kdstudy.report.views import Numbers, graded, main_rows, measured, printed, shown
+
+FEW_ITEMS = 200
+HIGH_TRUNCATION = 0.10
+LOW_PARSE_RATE = 0.80
+HIGH_REPETITION = 0.20
+"""Share of repeated word 4-grams (seq-rep-4); people's texts stay under a few percent."""
+
+LENGTH_FACTOR = 2.0
+"""A distilled run whose texts are so many times as long as its SFT run's, or as short."""
+
+POWER_FACTOR = 2.80
+"""z(0.975) + z(0.80): standard errors that an effect needs to be found four times in five."""
+
+
+class Alarm(NamedTuple):
+    """Why a system's numbers may be those of a collapsed model."""
+
+    system: str
+    reasons: tuple[str, ...]
+
+
+def alarms(table: pd.DataFrame, numbers: Numbers) -> list[Alarm]:
+    """Return every trained system with a sign of collapse on the average, with its reasons."""
+    rows = table[(table.benchmark == AVERAGE) & (table.kind != "base")]
+    sft = _own_sft(table)
+    found = []
+    for system in rows[rows.metric == "tokens"].system:
+        reasons = _reasons(numbers, system, sft.get(system, ""))
+        if reasons:
+            found.append(Alarm(system, tuple(reasons)))
+    return found
+
+
+def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]) -> str:
+    """Say how many runs look collapsed and what the mean gain is with and without them."""
+    trained = table[(table.kind != "base") & (table.metric == "tokens")]
+    total = trained[trained.benchmark == AVERAGE].system.nunique()
+    if not total:
+        return "No trained system has been measured yet, so 0 alarms are raised."
+    limits = (
+        f"parsed under {LOW_PARSE_RATE:.0%}, cut over {HIGH_TRUNCATION:.0%}, repetition over "
+        f"{HIGH_REPETITION:.0%}, or {LENGTH_FACTOR:g} times longer or shorter than SFT"
+    )
+    if not raised:
+        text = f"None of {total} trained systems raises an alarm ({limits})."
+    else:
+        some = "; ".join(f"{a.system} ({', '.join(a.reasons)})" for a in raised[:3])
+        more = f"; and {len(raised) - 3} more" if len(raised) > 3 else ""
+        verb = "raises" if len(raised) == 1 else "raise"
+        text = f"{len(raised)} of {total} trained systems {verb} an alarm ({limits}): {some}{more}."
+    return text + _with_and_without(table, raised) + _by_accuracy(tests)
+
+
+def warnings(
+    table: pd.DataFrame,
+    systems: Sequence[System],
+    provenance: Mapping[str, Any],
+    raised: Sequence[Alarm],
+    overlaps: pd.DataFrame | None = None,
+) -> list[str]:
+    """Return what a reader must know before believing a number, most serious first."""
+    return [
+        *_unfinished(table, systems),
+        *_collapsed(raised),
+        *_contaminated(overlaps),
+        *_teachers(table),
+        *_thin_evidence(table),
+        *_dropped(provenance),
+    ]
+
+
+def _own_sft(table: pd.DataFrame) -> dict[str, str]:
+    flow = table[table.metric.isin(["gain", "rouge_l_gain"])]
+    return dict(zip(flow.system, flow.reference, strict=True))
+
+
+def _reasons(numbers: Numbers, system: str, sft: str) -> list[str]:
+    parsed, cut, repeated, tokens = (
+        numbers.row(system, m) for m in ("parse_rate", "truncated_rate", "repetition", "tokens")
+    )
+    found = []
+    if parsed and parsed.value < LOW_PARSE_RATE:
+        found.append(f"an answer can be read on only {shown('parse_rate', parsed.value)} of items")
+    if cut and cut.value > HIGH_TRUNCATION:
+        found.append(f"{shown('truncated_rate', cut.value)} of texts ran into the length limit")
+    if repeated and repeated.value > HIGH_REPETITION:
+        found.append(f"{shown('repetition', repeated.value)} of 4-grams repeat")
+    before = numbers.row(sft, "tokens") if sft else None
+    if before and before.value and tokens:
+        factor = tokens.value / before.value
+        if not 1 / LENGTH_FACTOR <= factor <= LENGTH_FACTOR:
+            found.append(f"texts are {factor:.1f} times as long as under SFT")
+    return found
+
+
+def _with_and_without(table: pd.DataFrame, raised: Sequence[Alarm]) -> str:
+    gains = main_rows(table, "gain")
+    bad = gains.system.isin([a.system for a in raised])
+    if not bad.any():
+        return " The runs of the main grid are not among them." if raised and len(gains) else ""
+    text = f" The mean gain of {len(gains)} runs is {points(gains.value.mean())} points with them"
+    if bad.all():
+        return text + ", and no run is left without them."
+    return text + f" and {points(gains[~bad].value.mean())} without."
+
+
+def _by_accuracy(tests: Sequence[Test]) -> str:
+    found = next((t for t in tests if t.table == "collapse" and t.scope == AVERAGE), None)
+    return f" By accuracy: {found.sentence[0].lower()}{found.sentence[1:]}" if found else ""
+
+
+def _unfinished(table: pd.DataFrame, systems: Sequence[System]) -> list[str]:
+    known = measured(table)
+    missing = [s.label for s in systems if s.label not in known]
+    if not missing:
+        return []
+    some = ", ".join(missing[:4]) + (" and others" if len(missing) > 4 else "")
+    return [f"{len(systems) - len(missing)} of {len(systems)} runs finished; missing: {some}."]
+
+
+def _collapsed(raised: Sequence[Alarm]) -> list[str]:
+    found = [
+        f"{a.system} may have collapsed, and its accuracy says little else: {', '.join(a.reasons)}."
+        for a in raised[:5]
+    ]
+    if len(raised) > 5:
+        found.append(f"{len(raised) - 5} more systems raise such an alarm, see collapse.")
+    return found
+
+
+def _contaminated(overlaps: pd.DataFrame | None) -> list[str]:
+    if overlaps is None or overlaps.empty:
+        return []
+    held = overlaps.exact + overlaps.normalised
+    if not held.sum():
+        return []
+    names = ", ".join(f"{held[b]} of {overlaps['items'][b]} on {b}" for b in held.index[held > 0])
+    return [
+        f"The training corpus holds test items: {names}. The section on contamination sets results "
+        "on them and on clean items apart."
+    ]
+
+
+def _teachers(table: pd.DataFrame) -> list[str]:
+    numbers = Numbers(table[(table.metric == "accuracy") & (table.benchmark == AVERAGE)])
+    main = main_rows(table, "accuracy")
+    found = []
+    for row in main.drop_duplicates("teacher").itertuples():
+        teacher = numbers.row(row.teacher, "accuracy")
+        if teacher is None:
+            continue
+        before = numbers.row(_base_of(table, teacher.model), "accuracy")
+        if teacher.kind == "teacher" and before is not None and before.value > teacher.value:
+            word = "worse" if before.low > teacher.high else "not better"
+            found.append(
+                f"The teacher {row.teacher} is {word} after fine-tuning: {printed(teacher)}, "
+                f"and {printed(before)} before."
+            )
+    sft = table[(table.kind == "sft") & (table.metric == "accuracy")]
+    for s in sft[sft.benchmark == AVERAGE].itertuples():
+        for name in main[main.student == s.student].teacher.unique():
+            teacher = numbers.row(name, "accuracy")
+            if teacher is not None and teacher.value <= s.value:
+                found.append(
+                    f"The teacher {name} ({printed(teacher)}) is no better than the SFT student "
+                    f"{s.system} ({shown('accuracy', s.value)}): there is nothing to distil."
+                )
+    return found
+
+
+def _base_of(table: pd.DataFrame, model: str) -> str:
+    rows = table[(table.kind == "base") & (table.model == model)]
+    return str(rows.system.iloc[0]) if len(rows) else ""
+
+
+def _thin_evidence(table: pd.DataFrame) -> list[str]:
+    found = []
+    trained = table[table.kind == "distilled"]
+    if len(trained) and trained[trained.ablation == ""].seed.nunique() == 1:
+        found.append(
+            "One training seed: no interval here shows how much another seed would change."
+        )
+    sizes = table[table.metric.isin(["accuracy", "rouge_l"]) & (table.benchmark != AVERAGE)]
+    small = sizes[sizes.n < FEW_ITEMS].benchmark.unique()
+    if len(small):
+        names = ", ".join(sorted(small))
+        found.append(f"Few items: {names} hold fewer than {FEW_ITEMS}; read their intervals.")
+    gains = main_rows(table, "gain")
+    if len(gains) and graded(table):
+        error = float(((gains.high - gains.low) / 3.92).median())
+        smallest = points(POWER_FACTOR * error, sign=False)
+        found.append(
+            f"A gain under about {smallest} points on the mean of benchmarks would be missed more "
+            "than one time in five with these items."
+        )
+    return found
+
+
+def _dropped(provenance: Mapping[str, Any]) -> list[str]:
+    corpus = provenance.get("corpus") or {}
+    found = []
+    lost = {k: n for k, n in (corpus.get("dropped") or {}).items() if n}
+    if lost:
+        reasons = "; ".join(f"{n:,} {reason}" for reason, n in lost.items())
+        read = f" of {corpus['read']:,}" if corpus.get("read") else ""
+        found.append(f"{sum(lost.values()):,}{read} training rows were dropped: {reasons}.")
+    if corpus.get("truncated"):
+        found.append(f"{corpus['truncated']:,} training rows were cut at the maximum length.")
+    return found
