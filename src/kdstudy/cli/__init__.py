@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from kdstudy.cli import models, statistics, studies, tables
+from kdstudy.cli import doctor, models, statistics, studies, tables
 from kdstudy.errors import KdstudyError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ for verb in (
     studies.demo,
     studies.run,
     studies.plan,
+    doctor.doctor,
     studies.report,
     models.distill,
     tables.score,
@@ -34,6 +35,7 @@ for verb in (
 app.command("eval")(models.evaluate)
 
 _INTERRUPTED = 130
+_LONGEST = 4000  # characters of a message
 
 
 def main() -> NoReturn:
@@ -60,5 +62,11 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    print(f"kdstudy: {message}", file=sys.stderr)
+    print(f"kdstudy: {_inert(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def _inert(message: str) -> str:
+    """Return a message that no file's contents can make endless, or use to steer the terminal."""
+    short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short)

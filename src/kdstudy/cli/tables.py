@@ -255,7 +255,7 @@ def _source(corpus: str, data_dir: Path | None) -> "Source":
     from kdstudy.data.corpora import locate, names
     from kdstudy.study.schema import CorpusRef
 
-    if Path(corpus).expanduser().is_file():
+    if _is_file(corpus):
         ref = CorpusRef(path=corpus)
     elif corpus in names():
         ref = CorpusRef(name=corpus)
@@ -265,6 +265,13 @@ def _source(corpus: str, data_dir: Path | None) -> "Source":
             remedy=f"give a path, or one of {', '.join(names())}",
         )
     return locate(ref, Path(), data_dir, {})
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, RuntimeError):  # too long for a path, or ~somebody who has no home
+        return False
 
 
 def _wanted(

@@ -1,0 +1,30 @@
+"""The verb `doctor`: what can be known to be wrong before an hour is spent."""
+
+import sys
+
+import typer
+
+from kdstudy.cli.options import STORE, AsJson, DataDir, StorePath, StudyPath, quiet_libraries
+
+
+def doctor(
+    study: StudyPath, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Look a study over before it runs. Exit code: 0 fine or notes, 1 warnings, 2 errors."""
+    quiet_libraries()
+    from kdstudy.cli.options import as_text
+    from kdstudy.doctor.checks import check
+    from kdstudy.doctor.findings import EXIT_CODES, worst
+    from kdstudy.doctor.gather import examine
+    from kdstudy.doctor.view import document, show
+
+    patient = examine(study, store, data_dir)
+    findings = check(patient)
+    if as_json:
+        typer.echo(as_text(document(patient.study.name, findings)))
+    else:
+        from rich.console import Console
+
+        show(patient.study.name, findings, Console(highlight=False))
+    # Not typer.Exit: the program's own handling of it knows no code but Ctrl-C's.
+    sys.exit(EXIT_CODES[worst(findings)])

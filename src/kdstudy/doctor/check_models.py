@@ -1,0 +1,252 @@
+"""Checks of models: files, vocabularies, endings, templates, adapters, and who knows more."""
+
+from collections.abc import Iterator
+
+from kdstudy.doctor.findings import Finding, Level, many
+from kdstudy.doctor.patient import Accuracy, ModelFacts, Patient
+from kdstudy.study.methods import WITH_DISTRIBUTION
+
+# A teacher that is still to be fine-tuned may need this much more nats than its student.
+_HOPELESS = 1.25
+
+
+def _pairs(patient: Patient) -> list[tuple[ModelFacts, ModelFacts]]:
+    return [
+        (student, teacher)
+        for teacher in patient.teachers()
+        for student in patient.students()
+        if student.name != teacher.name
+    ]
+
+
+def vocabulary(patient: Patient) -> Iterator[Finding]:
+    """Student and teacher speak of the same tokens, over a common width."""
+    compared = [m.type for m in patient.study.methods if m.type in WITH_DISTRIBUTION]
+    fine = []
+    for student, teacher in _pairs(patient):
+        names = f"{student.name} and {teacher.name}"
+        if student.vocabulary != teacher.vocabulary:
+            token = _differing(student, teacher)
+            ours, theirs = (m.vocabulary.get(token, "missing") for m in (student, teacher))
+            yield Finding(
+                level="error" if compared else "note",
+                check="vocabulary",
+                what=f"{names} have different tokenizers: {token!r} is {ours} for the student "
+                f"and {theirs} for the teacher",
+                why=f"{', '.join(compared)} compare distributions token by token"
+                if compared
+                else "token-level figures are not defined for them; seqkd needs only text",
+                remedy="choose a teacher of the student's family, or seqkd alone",
+            )
+        else:
+            fine.append((student, teacher))
+    for model in {m.name: m for pair in _pairs(patient) for m in pair}.values():
+        needed = max(model.vocabulary.values(), default=-1) + 1
+        if model.width < needed:
+            yield Finding(
+                level="error",
+                check="vocabulary",
+                what=f"{model.name}: the tokenizer has {needed:,} tokens, its output layer only "
+                f"{model.width:,} entries",
+                why="some tokens could never be predicted",
+                remedy="use the tokenizer the model was trained with",
+            )
+            fine = [pair for pair in fine if model not in pair]
+    yield from _widths(fine)
+
+
+def _widths(pairs: list[tuple[ModelFacts, ModelFacts]]) -> Iterator[Finding]:
+    for student, teacher in pairs:
+        if student.width != teacher.width:
+            wide = max((student, teacher), key=lambda m: m.width)
+            width = min(student.width, teacher.width)
+            yield Finding(
+                level="note",
+                check="vocabulary",
+                what=f"{student.name} and {teacher.name}: one vocabulary, output layers of "
+                f"{student.width:,} and {teacher.width:,} entries; the first {width:,} are used",
+                why=f"{wide.name} has {wide.width - width:,} entries that no token stands for; "
+                "they are sliced off, so that they have no probability",
+                remedy="nothing",
+            )
+    same = [f"{s.name} and {t.name}" for s, t in pairs if s.width == t.width]
+    if same:
+        width = next(s.width for s, t in pairs if s.width == t.width)
+        what = f"{', '.join(same)}: one vocabulary, {width:,} entries wide"
+        yield Finding(level="ok", check="vocabulary", what=what)
+
+
+def _differing(student: ModelFacts, teacher: ModelFacts) -> str:
+    ours, theirs = student.vocabulary, teacher.vocabulary
+    return min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
+
+
+def endings(patient: Patient) -> Iterator[Finding]:
+    """Every model can end a text, and student and teacher end it alike."""
+    fine = []
+    for model in [m for m in patient.models if m.here]:
+        if model.ends and model.eos_id not in model.ends:
+            yield Finding(
+                level="warning",
+                check="endings",
+                what=f"{model.name}: its tokenizer ends a text with {model.eos!r} "
+                f"({model.eos_id}), its configuration with {', '.join(map(str, model.ends))}",
+                why="training teaches the tokenizer's token; before that the model ends with "
+                "another, and its answers may run to the limit",
+                remedy="set eos_token in tokenizer_config.json to the token the model was "
+                "trained with",
+            )
+        else:
+            fine.append(f"{model.name} {model.eos}")
+    for student, teacher in _pairs(patient):
+        if student.vocabulary == teacher.vocabulary and student.eos_id != teacher.eos_id:
+            yield Finding(
+                level="warning",
+                check="endings",
+                what=f"{student.name} ends with {student.eos!r}, {teacher.name} with "
+                f"{teacher.eos!r}",
+                why="where the student learns to end, the teacher expects another token",
+                remedy="give both tokenizers the same eos_token",
+            )
+    if fine:
+        yield Finding(level="ok", check="endings", what=f"each can end a text: {', '.join(fine)}")
+
+
+def template(patient: Patient) -> Iterator[Finding]:
+    """Every model has the template asked for, and reads a text as its teacher does."""
+    fine = True
+    here = [m for m in patient.models if m.here]
+    for model in here:
+        if patient.study.template == "chat" and not model.chat:
+            fine = False
+            yield Finding(
+                level="error",
+                check="template",
+                what=f"{model.name}: template is chat, and its tokenizer has no chat template",
+                why="nothing says how a question becomes a prompt",
+                remedy="write template: alpaca, or choose a chat model",
+            )
+    for student, teacher in _pairs(patient):
+        if student.reads != teacher.reads and student.vocabulary == teacher.vocabulary:
+            fine = False
+            bos = "" if student.bos == teacher.bos else " (only one puts a token before the text)"
+            yield Finding(
+                level="warning",
+                check="template",
+                what=f"{student.name} and {teacher.name} have one vocabulary, and read or "
+                f"frame a text differently{bos}",
+                why="the teacher is asked about the student's tokens, in a form it may not know; "
+                "its cache does not hold them and is computed again",
+                remedy="give both folders one tokenizer.json and one chat template",
+            )
+    if fine and here:
+        starts = sorted({m.bos for m in here if m.bos})
+        what = f"{patient.study.template}; before the prompt: {', '.join(starts) or 'nothing'}"
+        yield Finding(level="ok", check="template", what=what)
+
+
+def adapters(patient: Patient) -> Iterator[Finding]:
+    """LoRA layers exist in every model that is trained; a user's adapter was made for its base."""
+    lora, fine = patient.study.train.lora, []
+    for model in [m for m in patient.models if m.here]:
+        names = {name.rsplit(".", 1)[-1] for name in model.linear}
+        trains = "student" in model.roles or model.finetuned
+        unknown = [t for t in lora.target_modules if t not in names] if lora and trains else []
+        if unknown:
+            yield Finding(
+                level="error",
+                check="adapters",
+                what=f"{model.name}: train.lora.target_modules: {', '.join(unknown)} is no linear "
+                "layer of it",
+                why=f"its linear layers are {', '.join(sorted(names))}",
+                remedy="name some of these",
+            )
+        misfit = _misfit(model)
+        if misfit:
+            yield misfit
+        if not (unknown or misfit) and (trains or model.adapter):
+            fine.append(model.name)
+    if fine:
+        how = f"LoRA of rank {lora.r}" if lora else "full fine-tuning"
+        yield Finding(level="ok", check="adapters", what=f"{how} fits {', '.join(fine)}")
+
+
+def _misfit(model: ModelFacts) -> Finding | None:
+    adapter = model.adapter
+    if adapter is None:
+        return None
+    for module, found in adapter.tensors.items():
+        wanted = model.linear.get(module)
+        into = found.get("A", (0, None))[-1]
+        out = found.get("B", (None,))[0]
+        if wanted is not None and (out, into) in (wanted, (None, wanted[1]), (wanted[0], None)):
+            continue
+        problem = f"needs {module} of shape ({out}, {into})"
+        has = f"the model has {wanted}" if wanted else "the model has no such layer"
+        return Finding(
+            level="error",
+            check="adapters",
+            what=f"{model.name}: {adapter.folder} {problem}; {has}",
+            why="it was made for another base model",
+            remedy="load it on the base model it was trained on",
+        )
+    short = adapter.base.rstrip("/").split("/")[-1]
+    if short and short != model.name:
+        return Finding(
+            level="warning",
+            check="adapters",
+            what=f"{model.name}: {adapter.folder} names {adapter.base} as its base",
+            why="its shapes fit, its weights may mean nothing on this model",
+            remedy="check that both are the same model",
+        )
+    return None
+
+
+def teacher(patient: Patient) -> Iterator[Finding]:
+    """The teacher knows more than its students: by accuracy where it is known, else by loss."""
+    scored = {a.model: a for a in patient.accuracies if a.kind == "teacher"}
+    for student, teacher in _pairs(patient):
+        learnt = [a for a in patient.accuracies if a.kind == "sft" and a.model == student.name]
+        if teacher.name in scored and learnt:
+            yield _by_accuracy(max(learnt, key=lambda a: a.value), scored[teacher.name])
+        elif teacher.name in patient.losses and student.name in patient.losses:
+            yield _by_loss(patient, student, teacher)
+
+
+def _by_accuracy(student: Accuracy, teacher: Accuracy) -> Finding:
+    what = (
+        f"{teacher.label} answers {100 * teacher.value:.1f}% right, {student.label} "
+        f"{100 * student.value:.1f}% ({many(teacher.items, 'item')}, from the store)"
+    )
+    facts = {"teacher": teacher.value, "student": student.value, "measure": "accuracy"}
+    return _who("ok" if teacher.value > student.value else "warning", what, facts)
+
+
+def _by_loss(patient: Patient, student: ModelFacts, teacher: ModelFacts) -> Finding:
+    ours, theirs = patient.losses[student.name], patient.losses[teacher.name]
+    mine, other = ours.per_character, theirs.per_character
+    rows = len(theirs.nats)
+    what = (
+        f"on {many(rows, 'validation row')} {teacher.name} needs {other:.3f} nats a character, "
+        f"{student.name} {mine:.3f}, both as they come"
+    )
+    level: Level = "ok" if other < mine else "warning"
+    # What is learnt from the corpus can turn a small lead round, and hardly a large one.
+    if level == "warning" and teacher.finetuned and other < _HOPELESS * mine:
+        level = "note"
+    return _who(level, what, {"teacher": other, "student": mine, "measure": "nats"})
+
+
+def _who(level: Level, what: str, facts: dict) -> Finding:
+    why, remedy = {
+        "ok": ("", ""),
+        "note": (
+            "the student predicts the corpus better; fine-tuning the teacher may change that",
+            "run doctor again when the teacher is trained: it then compares accuracies",
+        ),
+        "warning": (
+            "a teacher that knows no more than its student has little to teach",
+            "choose a stronger teacher, or look at its training",
+        ),
+    }[level]
+    return Finding(level=level, check="teacher", what=what, why=why, remedy=remedy, facts=facts)

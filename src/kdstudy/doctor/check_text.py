@@ -1,0 +1,195 @@
+"""Checks of the corpus, of what the tokenizers make of it, and of the benchmarks."""
+
+from collections.abc import Iterator
+
+from kdstudy.doctor.findings import Finding, many
+from kdstudy.doctor.patient import Patient, TextFacts
+
+# Shares of rows below which a flaw is worth a note and no more.
+_FEW = 0.01
+
+
+def parity(patient: Patient) -> Iterator[Finding]:
+    """Prompt ids are the same in training and in evaluation."""
+    for text in patient.texts:
+        names = ", ".join(text.models)
+        if text.unparted:
+            yield Finding(
+                level="error",
+                check="parity",
+                what=f"{names}: {text.unparted} of {text.rows} prompts have other ids in "
+                "evaluation than in training",
+                why="a student is then asked in words that it was never trained on",
+                remedy="use a template whose text does not depend on what follows it",
+                texts=text.parity or (),
+            )
+        elif text.parity:
+            yield Finding(
+                level="ok",
+                check="parity",
+                what=f"{names}: prompts have the same ids in training and in evaluation "
+                f"({many(text.rows, 'row')} compared)",
+                texts=text.parity,
+            )
+
+
+def masks(patient: Patient) -> Iterator[Finding]:
+    """What the loss sees, shown on three rows."""
+    for text in patient.texts:
+        if not text.masks:
+            continue
+        ends = any(s.part == "scored" for shown in text.masks for s in shown.spans)
+        yield Finding(
+            level="ok" if ends else "error",
+            check="masks",
+            what=f"{', '.join(text.models)}: {text.scored:,} of {text.tokens:,} tokens are scored "
+            f"(train.loss_tokens: {patient.study.train.loss_tokens})",
+            why="" if ends else "nothing of these rows would be learnt",
+            remedy="" if ends else "raise train.max_length",
+            texts=text.masks,
+        )
+
+
+def truncation(patient: Patient) -> Iterator[Finding]:
+    """How many rows do not fit in max_length."""
+    for text in patient.texts:
+        yield _truncation(patient, text)
+
+
+def _truncation(patient: Patient, text: TextFacts) -> Finding:
+    limit, most = patient.study.train.max_length, patient.study.train.max_truncated_share
+    lost = text.cut + text.dropped
+    names = ", ".join(text.models)
+    facts = {"models": text.models, "rows": text.rows, "cut": text.cut, "dropped": text.dropped,
+             "needed": text.needed}  # fmt: skip
+    if not lost:
+        what = f"{names}: all {text.rows:,} rows fit in max_length {limit}"
+        return Finding(level="ok", check="truncation", what=what, facts=facts)
+    refused = lost > most * text.rows
+    return Finding(
+        level="error" if refused else "warning" if lost > _FEW * text.rows else "note",
+        check="truncation",
+        what=f"{names}: {100 * lost / text.rows:.1f}% of {text.rows:,} rows do not fit in "
+        f"max_length {limit}: {text.cut} are cut, {text.dropped} have no room for a response",
+        why="a row without its end does not teach how an answer ends"
+        + (f"; `run` refuses more than {100 * most:g}%" if refused else ""),
+        remedy=f"set train.max_length to {text.needed}, in which 99% of the rows fit",
+        facts=facts,
+    )
+
+
+def unknown(patient: Patient) -> Iterator[Finding]:
+    """Tokens that stand for what the vocabulary lacks."""
+    for text in patient.texts:
+        if text.unknown:
+            share = text.unknown / max(1, text.tokens)
+            yield Finding(
+                level="warning" if share > _FEW else "note",
+                check="unknown",
+                what=f"{', '.join(text.models)}: {text.unknown:,} of {text.tokens:,} tokens stand "
+                "for characters or words that the vocabulary lacks",
+                why="what they were cannot be read, learnt or written",
+                remedy="choose models whose tokenizer knows this text",
+            )
+
+
+def rows(patient: Patient) -> Iterator[Finding]:
+    """Empty, repeated and leaked rows of the corpus."""
+    corpus = patient.corpus
+    if corpus is None:
+        return
+    lost = sum(corpus.dropped.values())
+    if lost:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in corpus.dropped.items())
+        yield Finding(
+            level="warning" if lost > _FEW * corpus.read else "note",
+            check="rows",
+            what=f"{corpus.name}: {lost} of {corpus.read:,} rows are left out ({reasons})",
+            why="they hold nothing to learn",
+            remedy="look whether their fields are read as you mean them",
+        )
+    if corpus.repeated:
+        yield Finding(
+            level="warning" if corpus.repeated > _FEW * corpus.read else "note",
+            check="rows",
+            what=f"{corpus.name}: {corpus.repeated} of {corpus.read:,} rows repeat an earlier one",
+            why="they weigh more than others, and a copy may stand among the validation rows",
+            remedy="remove the copies, unless you mean them",
+        )
+    if corpus.leaked:
+        yield Finding(
+            level="warning",
+            check="rows",
+            what=f"{corpus.leaked} of {corpus.validation} validation rows ask what a training row "
+            "asks",
+            why="checkpoints are chosen on validation rows; these reward learning by heart",
+            remedy="remove rows that ask the same, then split again",
+        )
+    if not (lost or corpus.repeated or corpus.leaked):
+        yield Finding(
+            level="ok",
+            check="rows",
+            what=f"{corpus.name}: {corpus.train:,} rows to learn from, {corpus.validation:,} to "
+            "validate; none empty or repeated",
+        )
+
+
+def contamination(patient: Patient) -> Iterator[Finding]:
+    """Test items that the corpus holds."""
+    known = [b for b in patient.benchmarks if b.contaminated]
+    clean = [b.name for b in known if not b.contaminated["masked"]]
+    ref = patient.study.corpus
+    corpus = ref.name or ref.path or "FILE"
+    for b in known:
+        held, masked, of = (b.contaminated[k] for k in ("normalised", "masked", "items"))
+        if not masked:
+            continue
+        yield Finding(
+            level="warning" if held else "note",
+            check="contamination",
+            what=f"{b.name}: the corpus holds the questions of {held} of {of:,} items, of "
+            f"{masked - held} more with other numbers",
+            why="a model that has seen a question may know its answer by heart"
+            if held
+            else "the same wording with other numbers makes a test easier",
+            remedy=f"see them, or get the corpus without them: kdstudy audit --corpus {corpus} "
+            f"--benchmarks {b.name} --list items.csv --out clean.jsonl",
+            facts={"benchmark": b.name, **b.contaminated},
+        )
+    if clean:
+        what = f"the corpus holds no question of {', '.join(clean)}"
+        yield Finding(level="ok", check="contamination", what=what)
+
+
+def benchmarks(patient: Patient) -> Iterator[Finding]:
+    """Benchmark files at hand, and as published."""
+    whole = []
+    for b in patient.benchmarks:
+        if b.items is None and b.found != "nowhere" and b.found != "cache, damaged":
+            yield Finding(
+                level="error",
+                check="benchmarks",
+                what=f"{b.name}: its file cannot be used: {b.note}",
+                why="nothing could be measured on it",
+                remedy="mend the file, or remove it so that the published one is downloaded",
+            )
+        elif b.found == "data folder, edited":
+            yield Finding(
+                level="warning",
+                check="benchmarks",
+                what=f"{b.name}: the file in the data folder is not the published one",
+                why="scores on it compare with no others",
+                remedy="remove it so that the published file is downloaded, or rename the set",
+            )
+        elif b.items is None:
+            yield Finding(
+                level="note",
+                check="benchmarks",
+                what=f"{b.name}: is not here ({b.found}); {b.note}",
+                why="the run needs the network when it gets there",
+                remedy="nothing, or download it before on a machine with a network",
+            )
+        else:
+            whole.append(f"{b.name} ({b.items:,})")
+    if whole:
+        yield Finding(level="ok", check="benchmarks", what=f"at hand: {', '.join(whole)}")

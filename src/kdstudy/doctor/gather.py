@@ -1,0 +1,337 @@
+"""Look a study over: everything that the checks need, each look under a guard."""
+
+import dataclasses
+import os
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdstudy.data import audit, corpora
+from kdstudy.doctor.guard import Guard
+from kdstudy.doctor.patient import (
+    Accuracy,
+    BenchmarkFacts,
+    CorpusFacts,
+    Losses,
+    ModelFacts,
+    Patient,
+    Speed,
+    TextFacts,
+)
+from kdstudy.errors import InputError
+from kdstudy.evaluate import benchmarks
+from kdstudy.evaluate.stages import SCORES
+from kdstudy.models.resolve import Resolved, resolve
+from kdstudy.records import Example, Score, read_records
+from kdstudy.study.execute import missing
+from kdstudy.study.plan import Plan, make_plan
+from kdstudy.study.read import read_study
+from kdstudy.study.schema import BenchmarkRef, Study
+from kdstudy.study.store import Store
+
+SECONDS = 50.0
+"""Most seconds that all looks may take; what is not done by then is a finding."""
+# A model that takes more of the free memory than this is not loaded.
+_SHARE = 0.8
+
+
+def examine(path: Path, store: Path, data_dir: Path | None, seconds: float = SECONDS) -> Patient:
+    """Return all that can be found out about a study without running it.
+
+    Nothing is downloaded but a corpus that is a Hub data set, nothing is trained, and nothing is
+    written but a store's memory of hashes.
+
+    Args:
+        path: The study file.
+        store: The store's folder, there or not.
+        data_dir: Folder of benchmark and corpus files, or None.
+        seconds: Most seconds for all of it.
+
+    Raises:
+        InputError: The study file cannot be read.
+    """
+    study = read_study(path)
+    root = Path(os.path.expanduser(store)).absolute()
+    return _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds)).patient()
+
+
+@dataclasses.dataclass
+class _Model:
+    """A model of the study on the way to its facts."""
+
+    resolved: Resolved
+    roles: tuple[str, ...]
+    finetuned: bool
+    absent: bool = False
+    facts: ModelFacts | None = None
+    tokenizer: Any = None
+
+
+class _Examination:
+    def __init__(self, study: Study, base: Path, root: Path, data_dir: Path | None, guard: Guard):
+        self.study, self.base, self.root, self.data_dir = study, base, root, data_dir
+        self.guard = guard
+        self.models: list[_Model] = []
+        self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
+        self.items: dict[str, Sequence[Example]] = {}
+
+    def patient(self) -> Patient:
+        look = self.guard.look
+        # Before any shorter limit: an import that is interrupted leaves half a module behind.
+        look("libraries", SECONDS, _import_libraries)
+        with tempfile.TemporaryDirectory() as scratch:
+            # A store that is not there yet holds nothing; it is not made here.
+            there = (self.root / "stages").is_dir()
+            self.store = Store(self.root if there else Path(scratch))
+            self.pins = look("store", 5, self.store.pins) or {}
+            plan = look("plan", 30, self._plan)
+            todo = look("store", 20, lambda: self._todo(plan)) if plan else ()
+            accuracies = look("results", 10, lambda: self._accuracies(plan)) if plan else ()
+        corpus = look("corpus", 30, self._corpus)
+        found = [look(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b))
+                 for b in self.study.benchmarks]  # fmt: skip
+        known = [b for b in found if b]
+        held = look("contamination", 15, self._contamination) or {}
+        self._resolve(plan)
+        absent = [m.resolved for m in self.models if m.absent]
+        machine = look("machine", 20, lambda: self._machine(absent))
+        texts = self._texts()
+        patient = Patient(
+            study=self.study,
+            plan=plan,
+            todo=tuple(todo or ()),
+            models=tuple(self._facts()),
+            corpus=corpus,
+            texts=tuple(texts),
+            benchmarks=tuple(
+                dataclasses.replace(b, contaminated=held.get(b.name, {})) for b in known
+            ),
+            machine=machine,
+            accuracies=tuple(accuracies or ()),
+        )
+        speeds, losses = self._probes(patient)
+        return dataclasses.replace(
+            patient, speeds=speeds, losses=losses, troubles=tuple(self.guard.troubles)
+        )
+
+    def _plan(self) -> Plan:
+        plan = make_plan(self.study, self.base, self.data_dir, self.pins)
+        if self.store.root == self.root.resolve():
+            self.guard.look("store", 5, lambda: self.store.remember(self.pins))
+        return plan
+
+    def _todo(self, plan: Plan) -> Sequence[Any]:
+        return missing(plan.stages, [plan.report], self.store)[0]
+
+    def _accuracies(self, plan: Plan) -> list[Accuracy]:
+        found = []
+        for system in plan.systems:
+            folder = self.store.get(plan.scored[system.label])
+            if folder is None or system.kind == "distilled":
+                continue
+            qualities: dict[str, list[float]] = defaultdict(list)
+            for row in read_records(folder / SCORES, Score):
+                if row.outcome != "rated" and not row.rule.startswith("text-"):
+                    qualities[row.benchmark].append(row.quality)
+            means = [sum(part) / len(part) for part in qualities.values()]
+            if means:
+                found.append(
+                    Accuracy(
+                        label=system.label,
+                        kind=system.kind,
+                        model=system.model,
+                        value=sum(means) / len(means),
+                        items=sum(map(len, qualities.values())),
+                    )
+                )
+        return found
+
+    def _corpus(self) -> CorpusFacts:
+        ref = self.study.corpus
+        source = corpora.locate(ref, self.base, self.data_dir, self.pins)
+        data = corpora.load(
+            source, rows=ref.rows, validation_rows=ref.validation_rows, seed=ref.seed
+        )
+        self.rows = data.train, data.validation
+        within = audit.overlaps(data.train, data.validation)
+        return CorpusFacts(
+            name=source.name,
+            train=len(data.train),
+            validation=len(data.validation),
+            read=data.read,
+            dropped=data.dropped,
+            repeated=data.repeated,
+            leaked=sum(overlap in ("exact", "normalised") for _, overlap, _ in within),
+        )
+
+    def _benchmark(self, ref: BenchmarkRef) -> BenchmarkFacts:
+        if ref.path is not None:
+            path = (self.base / Path(ref.path).expanduser()).resolve()
+            source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)
+            self.items[ref.name] = source.load(None).examples
+            return BenchmarkFacts(
+                name=ref.name, kind=ref.kind or "", found="own file", items=self._used(ref.name)
+            )
+        known = benchmarks.overview(ref.name, self.data_dir)
+        if known.found == "nowhere":
+            # Refuses what cannot be downloaded either.
+            benchmarks.fingerprint(known.name, self.data_dir)
+        if known.items is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", benchmarks.EditedBenchmark)  # `found` says so
+                self.items[known.name] = benchmarks.load(known.name, self.data_dir).examples
+        return BenchmarkFacts(
+            name=known.name,
+            kind=known.kind or "",
+            found=known.found,
+            items=self._used(known.name) if known.items is not None else None,
+            note=known.note,
+        )
+
+    def _used(self, name: str) -> int:
+        count = len(self.items[name])
+        return count if self.study.limit is None else min(count, self.study.limit)
+
+    def _contamination(self) -> Mapping[str, Mapping[str, int]]:
+        rows = [*self.rows[0], *self.rows[1]]
+        return audit.audit(rows, self.items).counts if rows else {}
+
+    def _resolve(self, plan: Plan | None) -> None:
+        """Find the models, one by one: one that is missing does not hide the others."""
+        named = _names(plan) if plan else {}
+        by_bytes: dict[str, _Model] = {}
+        refs = [("teacher", r) for r in self.study.teachers]
+        for role, ref in [*refs, *(("student", r) for r in self.study.students)]:
+            found = self.guard.look(
+                f"{role} {ref.model}", 30, lambda r=ref: resolve(r, self.base, self.pins)
+            )
+            if found is None:
+                continue
+            found = dataclasses.replace(found, name=named.get(found.fingerprint, found.name))
+            model = by_bytes.setdefault(found.fingerprint, _Model(found, (), True))
+            model.roles = (*model.roles, role)
+            if role == "teacher":
+                model.finetuned = ref.finetune
+        self.models = list(by_bytes.values())
+        for model in self.models:
+            self.guard.look(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
+
+    def _open(self, model: _Model) -> None:
+        from kdstudy.doctor import models
+        from kdstudy.models import load
+
+        folder = models.folder_of(model.resolved)
+        model.absent = folder is None
+        if folder is None:
+            return
+        precision = self.study.train.precision
+        model.facts = models.facts(model.resolved, folder, model.roles, model.finetuned, precision)
+        model.tokenizer = load.load_tokenizer(folder, model.resolved.trust_remote_code)
+
+    def _machine(self, absent: Sequence[Resolved]) -> Any:
+        from kdstudy.doctor.machine import machine
+
+        return machine(self.root, absent)
+
+    def _facts(self) -> list[ModelFacts]:
+        absent = [
+            ModelFacts(name=m.resolved.name, roles=m.roles, here=False)
+            for m in self.models
+            if m.absent
+        ]
+        return [m.facts for m in self.models if m.facts] + absent
+
+    def _texts(self) -> list[TextFacts]:
+        groups: dict[str, list[_Model]] = defaultdict(list)
+        for model in self.models:
+            if model.facts and self.rows[0]:
+                groups[model.facts.reads].append(model)
+        found = []
+        for group in groups.values():
+            names = [m.resolved.name for m in group]
+            read = self.guard.look(
+                f"text as {', '.join(names)} read it", 20,
+                lambda g=group, n=names: self._text(g[0].tokenizer, n),
+            )  # fmt: skip
+            found += [read] if read else []
+        return found
+
+    def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
+        from kdstudy.doctor import text
+
+        return text.read(self.study, tokenizer, names, self.rows[0], self.items)
+
+    def _probes(self, patient: Patient) -> tuple[dict[str, Speed], dict[str, Losses]]:
+        """Measure every model that fits into memory, the teachers first."""
+        from kdstudy.doctor.probe import Measured
+
+        share = _SHARE * patient.machine.free if patient.machine else 0
+        fit = [
+            m
+            for m in sorted(self.models, key=lambda m: "teacher" not in m.roles)
+            if m.facts
+            and patient.reader(m.facts.name)
+            # The check of memory says what is too large.
+            and m.facts.parameters * m.facts.itemsize <= share
+        ]
+        found: dict[str, Measured] = {}
+        for number, model in enumerate(fit):
+            name = model.resolved.name
+            taught = {n: f.states for n, f in found.items() if f.states and self._alike(model, n)}
+            found[name] = Measured()
+            self.guard.look(
+                f"probe of {name}", 2 * self.guard.left / (len(fit) - number + 1),
+                lambda m=model, t=taught, f=found[name]: self._probe(m, t, f),
+            )  # fmt: skip
+        speeds = {name: f.speed for name, f in found.items() if f.speed}
+        return speeds, {name: f.losses for name, f in found.items() if f.losses}
+
+    def _alike(self, model: _Model, teacher: str) -> bool:
+        theirs = next(m.facts for m in self.models if m.resolved.name == teacher)
+        ours = model.facts
+        return bool(
+            ours and theirs and "teacher" in theirs.roles and ours.name != theirs.name
+            and ours.reads == theirs.reads
+        )  # fmt: skip
+
+    def _probe(self, model: _Model, taught: Mapping[str, Any], found: Any) -> None:
+        from kdstudy.data.prompts import encode_prompt
+        from kdstudy.doctor import probe, text
+
+        probe.forget()
+        train = text.encoded(self.study, model.tokenizer, self.rows[0][: text.ROWS])
+        held_out = text.encoded(self.study, model.tokenizer, self.rows[1][: probe.LOSS_ROWS])
+        if not (train and held_out):
+            raise InputError("no row leaves room for a response", remedy="raise train.max_length")
+        asked = [e for items in self.items.values() for e in items] or self.rows[1]
+        prompts = [
+            encode_prompt(model.tokenizer, self.study.template, e.instruction, context=e.context)
+            for e in asked[:: max(1, len(asked) // 128)]
+        ]
+        subject = probe.Subject(
+            local=model.resolved.local(),
+            tokenizer=model.tokenizer,
+            rows=train,
+            held_out=held_out,
+            prompts=prompts,
+            trains="student" in model.roles or model.finetuned,
+            teaches="teacher" in model.roles,
+            teachers=taught,
+        )
+        probe.probe(self.study, subject, found)
+
+
+def _import_libraries() -> None:
+    from kdstudy.doctor import machine, models, probe, text  # noqa: F401
+
+    probe.warm_up()
+
+
+def _names(plan: Plan) -> dict[str, str]:
+    """Return what the plan calls each model, by fingerprint."""
+    stages = plan.stages.values()
+    found = [stage.config.get(role) for stage in stages for role in ("student", "teacher", "model")]
+    return {m["fingerprint"]: m["name"] for m in found if m}

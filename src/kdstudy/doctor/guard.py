@@ -1,0 +1,85 @@
+"""A look that fails or hangs becomes a finding, never a traceback."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from kdstudy.doctor.patient import Trouble
+from kdstudy.errors import InputError, KdstudyError
+
+Result = TypeVar("Result")
+
+
+class Guard:
+    """Runs looks one after another under one clock and keeps what went wrong.
+
+    Attributes:
+        troubles: What went wrong so far.
+    """
+
+    def __init__(self, seconds: float):
+        """Allow all looks together `seconds`."""
+        self._end = time.monotonic() + seconds
+        self.troubles: list[Trouble] = []
+
+    @property
+    def left(self) -> float:
+        """Seconds left on the clock."""
+        return self._end - time.monotonic()
+
+    def look(self, part: str, most: float, function: Callable[[], Result]) -> Result | None:
+        """Return what `function` returns, or None with the reason in `troubles`.
+
+        Args:
+            part: What is looked at.
+            most: Most seconds it may take.
+            function: The look.
+        """
+        limit = min(most, self.left)
+        try:
+            if limit <= 0:
+                raise _OutOfTime
+            with _limit(limit):
+                return function()
+        except _OutOfTime:
+            took = f"not finished after {limit:.0f} s" if limit > 0 else "not begun: time is up"
+            trouble = Trouble(part=part, what=took, blame="slow")
+        except KdstudyError as e:
+            blame = "input" if isinstance(e, InputError) else "here"
+            trouble = Trouble(part=part, what=e.what, why=e.why, remedy=e.remedy, blame=blame)
+        # A probe runs other people's models and files: whatever they raise is a finding.
+        except Exception as e:
+            line = (str(e).splitlines() or [""])[0]
+            trouble = Trouble(part=part, what=f"{type(e).__name__}: {line}"[:300])
+        self.troubles.append(trouble)
+        return None
+
+
+class _OutOfTime(BaseException):
+    """Not an Exception: libraries that catch those and try again must not catch this."""
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Raise _OutOfTime in the block after so long; without a signal to do it, never."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise _OutOfTime
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    started = time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        # Whoever set an alarm before gets it back, with the time that is left on it.
+        rest = max(1e-3, left - (time.monotonic() - started)) if left else 0
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, rest, interval)

@@ -1,0 +1,295 @@
+"""What the checks look at: plain facts about a study, its data, its models and the machine."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from kdstudy.doctor.findings import Shown
+from kdstudy.study.plan import Plan, Stage
+from kdstudy.study.schema import Study
+
+Role = Literal["teacher", "student"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Something that could not be looked at.
+
+    Attributes:
+        part: What was being looked at.
+        what: What is wrong.
+        why, remedy: As in `errors.KdstudyError`.
+        blame: `input`: the study, a file or a model is wrong, `run` would stop there too. `slow`:
+            it took too long. `here`: the look itself failed, `run` may not.
+    """
+
+    part: str
+    what: str
+    why: str = ""
+    remedy: str = ""
+    blame: Literal["input", "slow", "here"] = "here"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdapterFacts:
+    """A user's adapter: `tensors` are the shapes in its file, by module and then `A` or `B`."""
+
+    folder: str
+    base: str
+    tensors: Mapping[str, Mapping[str, tuple[int, ...]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A model, from its files; no weight of it has been read.
+
+    Attributes:
+        name: As in labels.
+        roles: What the study uses it as.
+        here: Its files are on this machine.
+        finetuned: A teacher that is trained on the corpus first; students always are.
+        parameters: How many numbers its weights have.
+        stored: Bytes of its weights on disk.
+        itemsize: Bytes of a parameter as the study computes with it.
+        width: Entries of its output layer.
+        hidden: Width of its final hidden state.
+        linear: (outputs, inputs) of each linear layer but the output layer, by module name.
+        vocabulary: Token -> id.
+        reads: Hash of all that decides how it turns text into ids, chat template included.
+        eos: The tokenizer's end-of-sequence token.
+        eos_id: Its id.
+        ends: Ids that the model's own configuration says end a text.
+        bos: Token that its tokenizer puts before every text; empty for none.
+        chat: Its tokenizer has a chat template.
+        trusted: It runs Python code of its own.
+        adapter: A user's adapter, or None.
+    """
+
+    name: str
+    roles: tuple[Role, ...]
+    here: bool = True
+    finetuned: bool = True
+    parameters: int = 0
+    stored: int = 0
+    itemsize: int = 4
+    width: int = 0
+    hidden: int = 0
+    linear: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    reads: str = ""
+    eos: str = ""
+    eos_id: int = -1
+    ends: tuple[int, ...] = ()
+    bos: str = ""
+    chat: bool = False
+    trusted: bool = False
+    adapter: AdapterFacts | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusFacts:
+    """The corpus as `data.corpora` reads it.
+
+    Attributes:
+        name: What reports call it.
+        train, validation: Rows of each part.
+        read: Rows in the source.
+        dropped: How many rows have no text to use, by reason.
+        repeated: Rows whose prompt and response stand in the source before.
+        leaked: Validation rows whose question (but for case and punctuation) is trained on too.
+    """
+
+    name: str
+    train: int
+    validation: int
+    read: int
+    dropped: Mapping[str, int]
+    repeated: int = 0
+    leaked: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """The corpus as one tokenizer reads it, and what it makes of the benchmarks' prompts.
+
+    Attributes:
+        models: Models that read alike.
+        rows: Rows encoded; the first ones of the corpus's random order where it is long.
+        cut: Rows that lose their end at `max_length`.
+        dropped: Rows whose prompt leaves no room for a response.
+        unknown: Tokens that stand for something the vocabulary lacks, and `tokens` of all.
+        tokens: Tokens of all rows, and how many of them are scored.
+        scored: Scored tokens of all rows.
+        unparted: Prompts whose ids differ between training and evaluation.
+        needed: The `max_length` at which 99% of the rows fit.
+        prompts: Mean tokens of a prompt, per benchmark.
+        parity: One prompt as training and as evaluation read it.
+        masks: A few rows with what is scored.
+    """
+
+    models: tuple[str, ...]
+    rows: int
+    cut: int
+    dropped: int
+    unknown: int
+    tokens: int
+    scored: int
+    unparted: int = 0
+    needed: int = 0
+    prompts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parity: tuple[Shown, Shown] | None = None
+    masks: tuple[Shown, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkFacts:
+    """A benchmark, whether its file is here or not.
+
+    Attributes:
+        name: Its name.
+        kind: `number`, `choice` or `text`.
+        found: As in `benchmarks.Overview.found`; `own file` for a file that the study names.
+        items: Items that the study uses; None where it is nowhere.
+        note: What is wrong with it, or where it comes from.
+        contaminated: Items whose question the corpus holds, at each of `audit.LEVELS`.
+    """
+
+    name: str
+    kind: str
+    found: str
+    items: int | None = None
+    note: str = ""
+    contaminated: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MachineFacts:
+    """What computes, and where results go.
+
+    Attributes:
+        device: `cpu`, or the GPU's name.
+        cuda: There is a GPU.
+        bfloat16: The device computes in bfloat16 at speed.
+        free: Bytes free in the device's memory.
+        vllm: The package vllm is installed.
+        store: The store's folder.
+        unwritable: Why nothing can be written there; empty where it can.
+        disk: Bytes free there.
+        downloads: What has to be downloaded first -> bytes, None where that is unknown.
+        unreachable: Why the Hub cannot be reached; empty where it can or need not be.
+        download_disk: Bytes free where downloads go.
+    """
+
+    device: str
+    cuda: bool
+    bfloat16: bool
+    free: int
+    vllm: bool = False
+    store: str = ""
+    unwritable: str = ""
+    disk: int = 0
+    downloads: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+    unreachable: str = ""
+    download_disk: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a probe of one model measured.
+
+    Attributes:
+        micro: Rows of a micro-batch as the study trains this model.
+        train: Seconds per training row, forward and backward, cross-entropy.
+        distil: The same with a teacher's cached states and KL(teacher || student), by teacher.
+        forward: Seconds per row of a forward pass, as for validation and the teacher's cache.
+        prompt: Seconds per prompt row read.
+        token: Seconds per generated token.
+        together: Rows that were decoded together.
+        memory: Peak bytes of one micro-batch of the longest rows, weights included.
+        load: Seconds to load it.
+    """
+
+    micro: int
+    train: float
+    forward: float
+    prompt: float
+    token: float
+    together: int
+    load: float
+    memory: int | None = None
+    distil: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Losses:
+    """How well a model predicts some validation rows: sums over their responses.
+
+    Attributes:
+        nats: Cross-entropy of each row.
+        characters: Characters of each row's scored text.
+    """
+
+    nats: tuple[float, ...]
+    characters: tuple[int, ...]
+
+    @property
+    def per_character(self) -> float:
+        """Nats per character, which models with other tokens can be compared in."""
+        return sum(self.nats) / max(1, sum(self.characters))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """A system's mean accuracy over the benchmarks, from the store, as a fraction."""
+
+    label: str
+    kind: str
+    model: str
+    value: float
+    items: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patient:
+    """Everything the checks look at.
+
+    Attributes:
+        study: The study.
+        plan: Its plan; None where it cannot be planned (`troubles` says why).
+        todo: Stages that are missing.
+        models, corpus, texts, benchmarks: What was found out; empty where that failed.
+        machine: What computes.
+        speeds: Probes by model name.
+        losses: Probes by model name.
+        accuracies: Of finished systems.
+        troubles: What could not be looked at.
+    """
+
+    study: Study
+    plan: Plan | None = None
+    todo: tuple[Stage, ...] = ()
+    models: tuple[ModelFacts, ...] = ()
+    corpus: CorpusFacts | None = None
+    texts: tuple[TextFacts, ...] = ()
+    benchmarks: tuple[BenchmarkFacts, ...] = ()
+    machine: MachineFacts | None = None
+    speeds: Mapping[str, Speed] = dataclasses.field(default_factory=dict)
+    losses: Mapping[str, Losses] = dataclasses.field(default_factory=dict)
+    accuracies: tuple[Accuracy, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+
+    def model(self, name: str) -> ModelFacts | None:
+        """Return a model's facts by name."""
+        return next((m for m in self.models if m.name == name), None)
+
+    def reader(self, name: str) -> TextFacts | None:
+        """Return the corpus as a model reads it."""
+        return next((t for t in self.texts if name in t.models), None)
+
+    def teachers(self) -> list[ModelFacts]:
+        """Return the teachers whose files are here."""
+        return [m for m in self.models if "teacher" in m.roles and m.here]
+
+    def students(self) -> list[ModelFacts]:
+        """Return the students whose files are here."""
+        return [m for m in self.models if "student" in m.roles and m.here]

@@ -1,0 +1,76 @@
+"""Findings as a person reads them in 80 columns, and as a document."""
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from kdstudy.doctor.findings import EXIT_CODES, LEVELS, Finding, Level, Part, Shown, worst
+
+_STYLES: dict[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
+_PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red"}
+_INDENT = 10
+_IDS = 12
+
+
+def show(name: str, findings: Sequence[Finding], console: Console) -> None:
+    """Print findings in order, each with why and what to do, and the worst level last."""
+    for finding in findings:
+        first = f"{finding.level:<{_INDENT}}"
+        text = Text(_hanging(first, f"{finding.check}: {clean(finding.what)}", console.width))
+        text.stylize(f"bold {_STYLES[finding.level]}", 0, len(first))
+        console.print(text)
+        for word, said in (("why", finding.why), ("do", finding.remedy)):
+            if said:
+                line = _hanging(" " * _INDENT, f"{word}: {clean(said)}", console.width)
+                console.print(Text(line))
+        for row in finding.lines:
+            console.print(Text(f"  {row}"), soft_wrap=True)
+        for shown in finding.texts:
+            _show_text(shown, console)
+    counts = [f"{sum(f.level == level for f in findings)} {level}" for level in reversed(LEVELS)]
+    level = worst(findings)
+    console.print(Text(f"{name}: worst level: {level} ({', '.join(counts)})", style=_STYLES[level]))
+
+
+def document(name: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return findings as `--json` prints them; spans keep their part, so masks can be redrawn."""
+    level = worst(findings)
+    return {
+        "study": name,
+        "worst": level,
+        "exit_code": EXIT_CODES[level],
+        "findings": [
+            {k: v for k, v in dataclasses.asdict(f).items() if k != "lines"} for f in findings
+        ],
+    }
+
+
+def clean(text: str) -> str:
+    """Return text in which control characters are spelled out: it may come from any file."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _hanging(first: str, rest: str, width: int) -> str:
+    """Return one paragraph whose later lines stand under its text."""
+    return textwrap.fill(
+        rest, width, initial_indent=first, subsequent_indent=" " * _INDENT, break_on_hyphens=False
+    )
+
+
+def _show_text(shown: Shown, console: Console) -> None:
+    ids = ""
+    if shown.ids:
+        more = f" ... {shown.ids[-1]}" if len(shown.ids) > _IDS else ""
+        ids = f", ids {' '.join(map(str, shown.ids[:_IDS]))}{more}"
+    console.print(Text(f"  {shown.title}{ids}", style="bold"))
+    for span in shown.spans:
+        # The words say what the colours say, for eyes and places without them.
+        console.print(Text(f"    {span.part}, {span.tokens} tokens:", style="italic"))
+        for line in clean(span.text).split("\n"):
+            body = textwrap.wrap(line, console.width - 6, drop_whitespace=False) or [""]
+            for part in body:
+                console.print(Text(f"      {part}".rstrip(), style=_PARTS[span.part]))

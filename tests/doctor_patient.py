@@ -1,0 +1,131 @@
+"""An invented study that a doctor finds healthy, for tests to make ill in one place."""
+
+import dataclasses
+
+from kdstudy.doctor.findings import Shown, Span
+from kdstudy.doctor.patient import (
+    BenchmarkFacts,
+    CorpusFacts,
+    Losses,
+    MachineFacts,
+    ModelFacts,
+    Patient,
+    Speed,
+    TextFacts,
+)
+from kdstudy.study.plan import Plan, Stage
+from kdstudy.study.schema import Study
+
+GIB = 2**30
+VOCABULARY = {"</s>": 0, "a": 1, "b": 2, "c": 3}
+LINEAR = {
+    f"model.layers.{i}.self_attn.{n}": (6, 8)
+    for i in (0, 1)
+    for n in ("q_proj", "k_proj", "v_proj")
+} | {f"model.layers.{i}.mlp.{n}": (10, 8) for i in (0, 1) for n in ("up_proj", "down_proj")}
+
+
+def study(**fields) -> Study:
+    given = {
+        "name": "t",
+        "teachers": ["big"],
+        "students": ["small"],
+        "corpus": {"path": "rows.jsonl", "validation_rows": 100},
+        "benchmarks": ["synth_addsub"],
+        "methods": ["sft", "seqkd", "word_kd", "gkd"],
+        "train": {"epochs": 2, "evaluations": 5, "max_length": 64},
+    }
+    return Study.model_validate(given | fields)
+
+
+def model(name: str, role: str, **fields) -> ModelFacts:
+    facts = {
+        "name": name,
+        "roles": (role,),
+        "parameters": 1000,
+        "stored": 4000,
+        "width": 4,
+        "hidden": 8,
+        "linear": LINEAR,
+        "vocabulary": VOCABULARY,
+        "reads": "r",
+        "eos": "</s>",
+        "eos_id": 0,
+        "ends": (0,),
+    }
+    return ModelFacts(**facts | fields)
+
+
+def stage(kind: str, **config) -> Stage:
+    return Stage(kind=kind, label=str(sorted(config)), config=config)
+
+
+def train(method: str, student: str = "small", teacher: str = "", **more) -> Stage:
+    config = {"method": {"type": method, **more}, "student": {"name": student},
+              "train": {"epochs": 2.0, "evaluations": 5}}  # fmt: skip
+    return stage("train", **config, **({"teacher": {"name": teacher}} if teacher else {}))
+
+
+def generate(name: str, items: str = "synth_addsub", samples: int = 1) -> Stage:
+    generation = {"max_new_tokens": 256, "samples": samples}
+    return stage("generate", model={"name": name}, items=items, generation=generation)
+
+
+def plan_of(stages, given) -> Plan:
+    return Plan(
+        study=given, stages={s.key: s for s in stages}, systems=(), trained={}, scored={},
+        results="", report="",
+    )  # fmt: skip
+
+
+def speed(**fields) -> Speed:
+    given = {"micro": 4, "train": 0.01, "forward": 0.002, "prompt": 0.003, "token": 0.0001,
+             "together": 128, "load": 0.5, "memory": GIB, "distil": {"big": 0.012}}  # fmt: skip
+    return Speed(**given | fields)
+
+
+def healthy(**fields) -> Patient:
+    """Return a patient of whom every check says ok, but for what `fields` say."""
+    todo = (train("sft"), train("word_kd", teacher="big"), generate("small"), stage("score"))
+    mask = Shown(title="row", spans=(Span(part="scored", text="a</s>", tokens=2),))
+    prompt = Shown(title="p", spans=(Span(part="prompt", text="a", tokens=1),), ids=(1,))
+    given = {
+        "study": study(),
+        "todo": todo,
+        "models": (model("big", "teacher", parameters=5000), model("small", "student")),
+        "corpus": CorpusFacts(name="rows", train=900, validation=100, read=1000, dropped={}),
+        "texts": (
+            TextFacts(
+                models=("big", "small"), rows=900, cut=0, dropped=0, unknown=0, tokens=45_000,
+                scored=18_000, needed=60, parity=(prompt, prompt), masks=(mask,),
+            ),
+        ),
+        "benchmarks": (
+            BenchmarkFacts(
+                name="synth_addsub", kind="number", found="built in", items=300,
+                contaminated={"items": 300, "exact": 0, "normalised": 0, "masked": 0},
+            ),
+        ),
+        "machine": MachineFacts(
+            device="cpu", cuda=False, bfloat16=False, free=16 * GIB, store="/s", disk=50 * GIB
+        ),
+        "speeds": {"big": speed(distil={}), "small": speed()},
+        "losses": {
+            "big": Losses(nats=(20.0, 30.0), characters=(50, 50)),
+            "small": Losses(nats=(40.0, 60.0), characters=(50, 50)),
+        },
+    }  # fmt: skip
+    given |= {"plan": plan_of(todo, given["study"])} | fields
+    return Patient(**given)
+
+
+def changed(field: str, place: int = 0, **facts) -> Patient:
+    """Return the healthy patient with other facts on one model, text or benchmark."""
+    values = list(getattr(healthy(), field))
+    values[place] = dataclasses.replace(values[place], **facts)
+    return healthy(**{field: tuple(values)})
+
+
+def on(**facts) -> Patient:
+    """Return the healthy patient on another machine."""
+    return healthy(machine=dataclasses.replace(healthy().machine, **facts))

@@ -1,0 +1,285 @@
+"""The doctor on real folders: a small healthy study, and the same with one thing broken."""
+
+import errno
+import json
+import math
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny_models as tiny
+import yaml
+from huggingface_hub import HfApi, constants
+
+from kdstudy.doctor import machine, text
+from kdstudy.doctor.checks import check
+from kdstudy.doctor.findings import worst
+from kdstudy.doctor.gather import examine
+from kdstudy.doctor.guard import Guard
+from kdstudy.errors import InputError, StageError
+from kdstudy.evaluate.stages import SCORES
+from kdstudy.models.resolve import Resolved
+from kdstudy.records import Score, write_records
+from kdstudy.study.plan import make_plan
+from kdstudy.study.read import read_study
+from kdstudy.study.store import Store
+
+STUDY = {
+    "name": "t",
+    "teachers": ["./big"],
+    "students": ["./small"],
+    "corpus": {"path": "rows.jsonl", "validation_rows": 10},
+    "benchmarks": [{"name": "own", "path": "items.jsonl", "kind": "number"}],
+    "methods": ["sft", "seqkd", "word_kd", "gkd"],
+    "template": tiny.TEMPLATE,
+    "train": {"epochs": 1, "max_length": 64, "batch_size": 8, "evaluations": 2},
+    "generation": {"max_new_tokens": 16},
+}
+ROWS = [
+    {"prompt": f"what is {i} plus {n}?", "completion": f"the sum is {i + n}."}
+    for i in range(10) for n in (3, 40)
+]  # fmt: skip
+ITEMS = [{"question": f"and {i} times {i}?", "answer": str(i * i)} for i in range(12)]
+CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}\n"
+
+
+def lines(path: Path, rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A study whose teacher predicts uniformly, which beats its student's loud random guesses."""
+    tiny.save(tmp_path / "big", tiny.qwen(1, scale=0.0))
+    tiny.save(tmp_path / "small", tiny.qwen(2, scale=30.0))
+    lines(tmp_path / "rows.jsonl", ROWS)
+    lines(tmp_path / "items.jsonl", ITEMS)
+    return tmp_path
+
+
+def look(folder: Path, store: Path | None = None, seconds: float = 60, **fields):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY | fields))
+    patient = examine(path, store or folder / "store", None, seconds)
+    return patient, check(patient)
+
+
+def of(findings, name: str):
+    return [f for f in findings if f.check == name]
+
+
+def test_a_healthy_study_is_ok_and_nothing_is_written(folder):
+    before = sorted(p.name for p in folder.rglob("*"))
+    patient, findings = look(folder)
+    assert worst(findings) == "ok", [(f.level, f.check, f.what) for f in findings]
+    assert sorted(p.name for p in folder.rglob("*")) == sorted([*before, "study.yaml"])
+    # A uniform model loses log V nats on each of a response's characters and its end.
+    expected = {(len(r["completion"]) + 1) * math.log(tiny.VOCABULARY) for r in ROWS}
+    nats = patient.losses["big"].nats
+    assert all(min(abs(n - e) for e in expected) < 1e-3 for n in nats) and len(nats) == 10
+    # Both models were measured in all that the plan has in store for them.
+    small, big = patient.speeds["small"], patient.speeds["big"]
+    assert min(small.train, small.forward, small.token, small.distil["big"], big.train) > 0
+    assert of(findings, "time")[0].facts["kinds"]["train"]["unknown"] == 0
+
+
+def test_masks_are_what_a_character_tokenizer_makes_countable(folder):
+    patient, _ = look(folder, train=STUDY["train"] | {"max_truncated_share": 1, "max_length": 38})
+    (read,) = patient.texts
+    rows = {r["prompt"]: r["completion"] for r in ROWS}
+    assert len(read.masks) == 3
+    for shown in read.masks:
+        spans = {s.part: s for s in shown.spans}
+        prompt = spans["prompt"].text
+        answer = rows[prompt.removeprefix("Q: ").removesuffix("\nA: ")]
+        assert len(prompt) == spans["prompt"].tokens
+        whole = "".join(s.text for s in shown.spans)
+        assert whole == f"{prompt}{answer}</s>"
+        assert spans["scored"].tokens == min(len(answer) + 1, 38 - len(prompt))
+    length = {k: len(f"Q: {k}\nA: {v}") + 1 for k, v in rows.items()}
+    assert any("cut" in {s.part for s in m.spans} for m in read.masks)
+    # The ten training rows are a choice of the twenty; those that are cut are the long ones.
+    assert 0 < read.cut <= sum(n > 38 for n in length.values())
+    trained, asked = read.parity
+    assert trained.ids == asked.ids and trained.spans[0].tokens == len(trained.ids)
+
+
+def test_another_tokenizer_is_found_though_the_study_cannot_be_planned(folder):
+    tiny.save(
+        folder / "small", tiny.qwen(2, vocabulary=tiny.VOCABULARY + 1), tiny.tokenizer(extra="é")
+    )
+    patient, findings = look(folder)
+    assert patient.plan is None
+    assert of(findings, "study")[0].level == "error"
+    assert "'é'" in of(findings, "vocabulary")[0].what
+    # What does not hang on it is there all the same.
+    assert of(findings, "contamination") and len(of(findings, "masks")) == 2
+
+
+def test_a_tokenizer_that_cannot_end_a_text(folder):
+    tiny.save(folder / "small", tiny.qwen(2), tiny.tokenizer(pad_token="<pad>"))
+    _, findings = look(folder)
+    assert any("no end-of-sequence token" in f.what for f in findings if f.level == "error")
+
+
+def test_a_chat_template_that_is_missing_or_another(folder):
+    _, findings = look(folder, template="chat")
+    assert {f.level for f in of(findings, "template")} == {"error"}
+    other = tiny.tokenizer()
+    other.chat_template = CHAT
+    tiny.save(folder / "small", tiny.qwen(2, scale=30.0), other)
+    patient, findings = look(folder)
+    assert [f.level for f in of(findings, "template")] == ["warning"]
+    assert len(patient.texts) == 2
+
+
+def test_a_teacher_that_is_worse_than_its_student(folder):
+    _, findings = look(folder, teachers=["./small"], students=["./big"])
+    assert [f.level for f in of(findings, "teacher")] == ["warning"]
+
+
+def test_accuracies_in_the_store_come_before_losses(folder):
+    path, store = folder / "study.yaml", Store(folder / "store")
+    path.write_text(yaml.safe_dump(STUDY))
+    plan = make_plan(read_study(path), folder, None, {})
+    for label, right in (("big/teacher", 1), ("small/sft", 3)):
+        stage = plan.stages[plan.scored[label]]
+        rows = [
+            Score(
+                benchmark="own", example_id=str(i), sample=0, completion="", extracted="",
+                rule="number-corrected", outcome="correct" if i < right else "wrong",
+                quality=float(i < right), tokens=1,
+            )
+            for i in range(4)
+        ]  # fmt: skip
+
+        def fill(out, rows=rows):
+            write_records(out / SCORES, rows, Score)
+            return ""
+
+        facts = {"version": 1, "config": dict(stage.config), "inputs": dict(stage.inputs)}
+        store.build(stage.key, {"kind": "score", "label": label, **facts}, fill)
+    _, findings = look(folder)
+    (found,) = of(findings, "teacher")
+    assert found.level == "warning"
+    assert "25.0% right" in found.what and "75.0%" in found.what
+
+
+def test_rows_that_do_not_fit_are_counted(folder):
+    limit = 35
+    _, findings = look(folder, train=STUDY["train"] | {"max_length": limit})
+    (found,) = of(findings, "truncation")
+    assert found.level == "error"
+    sizes = sorted(len(f"Q: {r['prompt']}\nA: {r['completion']}") + 1 for r in ROWS)
+    assert found.facts["cut"] + found.facts["dropped"] == found.facts["rows"] == 10
+    assert sizes[0] <= found.facts["needed"] <= sizes[-1]
+
+
+def test_a_contaminated_corpus_and_repeated_rows(folder):
+    asked = [{"question": r["prompt"].upper(), "answer": "1"} for r in ROWS[:4]]
+    lines(folder / "items.jsonl", [*ITEMS, *asked])
+    lines(folder / "rows.jsonl", [*ROWS, *ROWS[:5]])
+    _, findings = look(folder)
+    (found,) = [f for f in of(findings, "contamination") if f.level == "warning"]
+    assert (found.facts["exact"], found.facts["normalised"], found.facts["items"]) == (0, 4, 16)
+    assert "5 of 25 rows repeat" in of(findings, "rows")[0].what
+
+
+def test_a_store_that_cannot_be_written(folder, monkeypatch):
+    _, findings = look(folder, store=folder / "rows.jsonl")
+    assert "is a file" in of(findings, "store")[0].what
+    (folder / "store").mkdir()
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    _, findings = look(folder)
+    assert of(findings, "store")[0].level == "error"
+    assert "Read-only file system" in of(findings, "store")[0].what
+
+
+def test_a_look_that_hangs_or_crashes_is_a_finding(folder, monkeypatch):
+    monkeypatch.setattr(text, "read", lambda *a: time.sleep(60))
+    started = time.monotonic()
+    patient, findings = look(folder, seconds=8)
+    assert time.monotonic() - started < 30
+    assert "slow" in {t.blame for t in patient.troubles}
+    assert of(findings, "doctor")[0].level == "warning"
+    monkeypatch.setattr(text, "read", lambda *a: {}["lost"])
+    _, findings = look(folder)
+    assert "KeyError: 'lost'" in of(findings, "doctor")[0].what
+
+
+def test_the_guard_stops_what_swallows_exceptions_and_gives_alarms_back():
+    def stubborn():
+        while True:
+            try:
+                time.sleep(30)
+            except Exception:
+                continue
+
+    def wrong():
+        raise InputError("wrong", remedy="right")
+
+    def failed():
+        raise StageError("failed")
+
+    outer = signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        guard = Guard(5)
+        assert guard.look("a", 0.2, stubborn) is None
+        assert guard.look("b", 1, wrong) is None and guard.look("c", 1, failed) is None
+        assert guard.look("d", 1, lambda: 7) == 7
+        assert Guard(0).look("e", 1, lambda: 7) is None
+        assert [t.blame for t in guard.troubles] == ["slow", "input", "here"]
+        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] < 100
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *outer)
+
+
+def test_the_hub_is_asked_only_for_what_is_not_here(tmp_path, monkeypatch):
+    asked = []
+
+    def info(self, name, **_):
+        asked.append(name)
+        files = [("a.safetensors", 5), ("b.safetensors", 7), ("config.json", 1)]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=n, size=s) for n, s in files])
+
+    monkeypatch.setattr(HfApi, "model_info", info)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert machine.machine(tmp_path / "s", []).downloads == {} and not asked
+    absent = [Resolved(name="m", fingerprint="f", hub_id="org/m", revision="0" * 40)]
+    found = machine.machine(tmp_path / "s", absent)
+    assert (dict(found.downloads), found.unreachable) == ({"org/m": 12}, "")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in machine.machine(tmp_path / "s", absent).unreachable
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, 0),
+        ({"teachers": ["./small"], "students": ["./big"]}, 1),
+        ({"students": ["./nowhere"]}, 2),
+    ],
+)
+def test_the_exit_code_says_the_worst_level(folder, fields, code):
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | fields))
+    call = [sys.executable, "-m", "kdstudy.cli", "doctor", "study.yaml"]
+    more = ["--json"] if code == 1 else []
+    done = subprocess.run([*call, *more], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if more:
+        found = json.loads(done.stdout)
+        assert (found["worst"], found["exit_code"]) == ("warning", 1)
+    else:
+        assert max(map(len, done.stdout.split("\n"))) <= 80
+        assert f"worst level: {'ok' if code == 0 else 'error'}" in done.stdout

@@ -1,0 +1,264 @@
+"""The doctor's checks, one illness at a time, on invented patients."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from doctor_patient import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
+from rich.console import Console
+
+from kdstudy.doctor import cost
+from kdstudy.doctor.checks import CHECKS, check
+from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
+from kdstudy.doctor.patient import (
+    Accuracy,
+    AdapterFacts,
+    CorpusFacts,
+    Losses,
+    Trouble,
+)
+from kdstudy.doctor.view import document, show
+
+OTHER = VOCABULARY | {"b": 3, "c": 2}
+ADAPTER = {"folder": "a", "base": "org/small", "tensors": {}}
+SEVEN = {"model.layers.0.self_attn.q_proj": {"A": (2, 7), "B": (6, 2)}}
+GOOD = {"model.layers.0.self_attn.q_proj": {"A": (2, 8), "B": (6, 2)}}
+
+
+def corpus(**facts):
+    return healthy(corpus=dataclasses.replace(healthy().corpus, **facts))
+
+
+def adapted(**facts):
+    return changed("models", 1, adapter=AdapterFacts(**ADAPTER | facts))
+
+
+def losses(teacher: float, *, finetuned: bool = True):
+    small = Losses(nats=(50.0,), characters=(100,))
+    both = {"big": Losses(nats=(teacher,), characters=(100,)), "small": small}
+    return dataclasses.replace(changed("models", finetuned=finetuned), losses=both)
+
+
+def accuracies(teacher: float):
+    rows = [("big/teacher", "teacher", "big", teacher), ("small/sft", "sft", "small", 0.5)]
+    found = [Accuracy(label=a, kind=b, model=c, value=d, items=300) for a, b, c, d in rows]
+    return healthy(accuracies=tuple(found))
+
+
+def speeds(**facts):
+    found = healthy().speeds
+    return healthy(speeds=found | {"small": dataclasses.replace(found["small"], **facts)})
+
+
+ILL = {
+    "another tokenizer": (
+        changed("models", 1, vocabulary=OTHER), "vocabulary", "error", "'b' is 3"),
+    "a narrow head": (changed("models", 1, width=3), "vocabulary", "error", "only 3 entries"),
+    "padded rows": (changed("models", 0, width=6), "vocabulary", "note", "the first 4 are used"),
+    "another end in the configuration": (
+        changed("models", 1, ends=(2, 3)), "endings", "warning", "configuration with 2, 3"),
+    "another end than the teacher": (
+        changed("models", 1, eos="a", eos_id=1, ends=(1,)), "endings", "warning", "ends with 'a'"),
+    "a tokenizer that reads otherwise": (
+        changed("models", 1, reads="x", bos="<s>"), "template", "warning", "only one puts a token"),
+    "no chat template": (
+        healthy(study=study(template="chat")), "template", "error", "no chat template"),
+    "other prompts in evaluation": (changed("texts", unparted=3), "parity", "error", "3 of 900"),
+    "nothing scored": (
+        changed("texts", masks=(Shown(title="r", spans=()),)), "masks", "error", "scored"),
+    "many rows cut": (changed("texts", cut=100), "truncation", "error", "11.1% of 900"),
+    "some rows cut": (
+        changed("texts", cut=20, dropped=5), "truncation", "warning", "20 are cut, 5"),
+    "few rows cut": (changed("texts", cut=2), "truncation", "note", "2 are cut"),
+    "unknown characters": (changed("texts", unknown=900), "unknown", "warning", "900 of 45,000"),
+    "empty rows": (corpus(dropped={"empty prompt": 30}), "rows", "warning", "30 empty prompt"),
+    "repeated rows": (corpus(repeated=9), "rows", "note", "9 of 1,000 rows repeat"),
+    "leaked rows": (corpus(leaked=4), "rows", "warning", "4 of 100 validation rows"),
+    "a contaminated corpus": (
+        changed("benchmarks",
+                contaminated={"items": 300, "exact": 5, "normalised": 7, "masked": 20}),
+        "contamination", "warning", "7 of 300 items, of 13 more"),
+    "other numbers alone": (
+        changed("benchmarks",
+                contaminated={"items": 300, "exact": 0, "normalised": 0, "masked": 2}),
+        "contamination", "note", "0 of 300 items, of 2 more"),
+    "an edited benchmark": (
+        changed("benchmarks", found="data folder, edited"), "benchmarks", "warning", "published"),
+    "a broken benchmark": (
+        changed("benchmarks", found="data folder", items=None, note="line 3: is not JSON"),
+        "benchmarks", "error", "line 3"),
+    "an absent benchmark": (
+        changed("benchmarks", found="nowhere", items=None, note="downloaded from x when used"),
+        "benchmarks", "note", "downloaded from x"),
+    "LoRA on layers that are not there": (
+        healthy(study=study(train={"lora": {"target_modules": ["q_proj", "wq"]}})),
+        "adapters", "error", "wq is no linear layer"),
+    "an adapter of another shape": (adapted(tensors=SEVEN), "adapters", "error", "shape (6, 7)"),
+    "an adapter of another depth": (
+        adapted(tensors={"model.layers.9.self_attn.q_proj": {"A": (2, 8)}}),
+        "adapters", "error", "no such layer"),
+    "an adapter of another name": (
+        adapted(tensors=GOOD, base="org/medium"), "adapters", "warning", "names org/medium"),
+    "a hopeless teacher": (losses(63.0), "teacher", "warning", "0.630 nats"),
+    "a teacher that is behind for now": (losses(55.0), "teacher", "note", "0.550 nats"),
+    "the same, used as it is": (losses(55.0, finetuned=False), "teacher", "warning", "0.550"),
+    "a trained teacher that is worse": (accuracies(0.45), "teacher", "warning", "45.0% right"),
+    "slow bfloat16": (
+        healthy(study=study(train={"precision": "bfloat16"})), "device", "warning", "bfloat16"),
+    "a GPU left idle": (
+        dataclasses.replace(on(cuda=True, bfloat16=True, device="G"),
+                            study=study(train={"precision": "float32"})),
+        "device", "note", "computes in float32"),
+    "no vLLM": (
+        healthy(study=study(generation={"engine": "vllm"})), "device", "error", "package vllm"),
+    "too little memory": (on(free=GIB // 2), "memory", "error", "needs most: 1.0 GiB"),
+    "hardly enough memory": (on(free=int(1.1 * GIB)), "memory", "warning", "(measured)"),
+    "a read-only store": (
+        on(unwritable="Read-only file system"), "store", "error", "Read-only file system"),
+    "a full disk": (on(disk=1000), "store", "error", "0.0 MiB free"),
+    "no network": (
+        on(downloads={"org/m": None}, unreachable="offline"), "downloads", "error", "offline"),
+    "a small disk for downloads": (
+        on(downloads={"org/m": 9 * GIB}, download_disk=10 * GIB), "downloads", "error", "9.0 GiB"),
+    "a download": (
+        on(downloads={"org/m": GIB}, download_disk=10 * GIB), "downloads", "note", "(1.0 GiB)"),
+    "a week of work": (speeds(train=500.0), "time", "note", "about "),
+    "an unmeasured model": (healthy(speeds={}), "time", "note", "3 of 3 stages unknown"),
+    "code of a model": (changed("models", 1, trusted=True), "study", "note", "runs Python code"),
+    "a study that is wrong": (
+        healthy(plan=None, troubles=(Trouble(part="plan", what="no such model", blame="input"),)),
+        "study", "error", "plan: no such model"),
+    "a stuck look": (
+        healthy(troubles=(Trouble(part="probe of big", what="not finished", blame="slow"),)),
+        "doctor", "warning", "probe of big"),
+    "a crashed look": (
+        healthy(troubles=(Trouble(part="text", what="KeyError: 'x'"),)), "doctor", "warning",
+        "KeyError"),
+}  # fmt: skip
+
+
+def test_a_healthy_study_is_ok_everywhere():
+    findings = check(healthy())
+    assert {f.level for f in findings} == {"ok"}
+    # What has nothing to say of a healthy study: unknown tokens, downloads, troubles.
+    assert len({f.check for f in findings}) == len(CHECKS) - 3
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_each_illness_is_found_and_nothing_else_is_worse(name):
+    patient, which, level, words = ILL[name]
+    findings = check(patient)
+    found = [f for f in findings if f.check == which and f.level == level]
+    assert found and words in found[0].what, [f.what for f in findings if f.check == which]
+    # An explanation and a remedy belong to whatever a person should act on.
+    assert all(f.why and f.remedy for f in findings if f.level not in ("ok",) and not
+               patient.troubles)  # fmt: skip
+    assert worst(findings) == level, [(f.check, f.level, f.what) for f in findings]
+
+
+def test_a_pair_that_only_exchanges_text_may_differ_in_vocabulary():
+    patient = changed("models", 1, vocabulary=OTHER)
+    patient = dataclasses.replace(patient, study=study(methods=["sft", "seqkd"]))
+    (found,) = [f for f in check(patient) if f.check == "vocabulary"]
+    assert found.level == "note"
+
+
+def test_a_cache_that_does_not_fit_is_a_note_unless_it_is_demanded():
+    cached = train("word_kd", teacher="big")
+    stage = dataclasses.replace(cached, kind="teacher_cache", label="c")
+    # Tokens scored x hidden width x bytes, over both parts of the corpus.
+    needed = 18_000 // 900 * 1000 * 8 * 4
+    for mode, level in (("auto", "note"), ("disk", "error")):
+        settings = {"teacher_cache": mode, "max_length": 64}
+        patient = healthy(todo=(stage,), study=study(train=settings))
+        patient = dataclasses.replace(
+            patient, machine=dataclasses.replace(patient.machine, disk=needed)
+        )
+        (found,) = [f for f in check(patient) if f.check == "store"]
+        assert (found.level, found.facts["cache"]) == (level, needed)
+
+
+def test_time_and_disk_are_those_of_a_hand_calculation():
+    """Rows, answers and speeds of the healthy patient, worked out on paper."""
+    seconds = [
+        # load + epochs x rows x seconds + evaluations x validation rows x forward
+        (train("sft"), 0.5 + 2 * 900 * 0.01 + 5 * 100 * 0.002),
+        (train("word_kd", teacher="big"), 0.5 + 2 * 900 * 0.012 + 5 * 100 * 0.002),
+        # half the steps: the teacher run, a prompt read, 20 tokens written
+        (
+            train("gkd", teacher="big", lmbda=0.5),
+            0.5 + 2 * 900 * (0.012 + 0.5 * 0.002 + 0.5 * (0.003 + 20 * 0.0001)) + 5 * 100 * 0.002,
+        ),
+        (generate("small", samples=2), 0.5 + 2 * 300 * (0.003 + 20 * 0.0001)),
+    ]
+    for stage, expected in seconds:
+        (found,) = cost.costs(healthy(todo=(stage,)))
+        assert found.seconds == pytest.approx(expected), stage.config
+    (long,) = cost.costs(healthy(todo=(generate("small"),)))
+    assert long.most == pytest.approx(0.5 + 300 * (0.003 + 256 * 0.0001))
+    # LoRA of rank 8 on 2 layers: q, k, v are 6 x 8 (8 x 14 numbers), up and down 10 x 8.
+    (adapter,) = cost.costs(healthy(todo=(train("sft"),)))
+    assert adapter.disk == 4 * 2 * (3 * 8 * 14 + 2 * 8 * 18)
+
+
+def test_a_teacher_beside_the_student_needs_its_memory_only_where_it_must_be_there():
+    small, big = model("small", "student"), model("big", "teacher", parameters=5000)
+    patient = healthy()
+    assert cost.memory_needed(patient, small, big) - cost.memory_needed(patient, small, None) == (
+        5000 * 4
+    )
+    assert cost.needs_live_teacher(patient)  # gkd asks it about new text
+    assert not cost.needs_live_teacher(healthy(study=study(methods=["sft", "word_kd"])))
+    off = study(methods=["sft", "word_kd"], train={"teacher_cache": "off"})
+    assert cost.needs_live_teacher(healthy(study=off))
+
+
+def test_a_check_that_crashes_is_a_finding():
+    def broken(patient):
+        raise ZeroDivisionError("by zero")
+
+    findings = check(healthy(corpus=CorpusFacts(
+        name="r", train=1, validation=1, read=2, dropped={})), (broken, *CHECKS))  # fmt: skip
+    assert findings[0].level == "warning" and "ZeroDivisionError" in findings[0].what
+    assert len(findings) > 10
+
+
+def test_exit_codes_follow_the_worst_level():
+    levels = ("ok", "note", "warning", "error")
+    findings = [Finding(level=level, check="c", what="w") for level in levels]
+    assert [EXIT_CODES[worst(findings[: n + 1])] for n in range(4)] == [0, 0, 1, 2]
+    assert worst([]) == "ok"
+
+
+def test_the_view_fits_in_80_columns_and_masks_read_without_colour():
+    spans = (
+        Span(part="prompt", text="What is 1 + 1?\n" + "word " * 40, tokens=45),
+        Span(part="scored", text="x" * 200, tokens=9),
+        Span(part="cut", text="\x1b[31mlost", tokens=2),
+    )
+    finding = Finding(
+        level="warning", check="c", what="w " * 90, why="y " * 90, remedy="r " * 90,
+        texts=(Shown(title="row", spans=spans, ids=tuple(range(100, 300))),),
+    )  # fmt: skip
+    patients = [ILL[name][0] for name in ILL]
+    findings = [finding, *(f for p in patients for f in check(p))]
+    plain, colour = io.StringIO(), io.StringIO()
+    show("t", findings, Console(file=plain, width=80))
+    show("t", [finding], Console(file=colour, width=80, force_terminal=True, color_system="256"))
+    text = plain.getvalue()
+    assert max(map(len, text.split("\n"))) <= 80
+    for part in ("prompt, 45 tokens:", "scored, 9 tokens:", "cut, 2 tokens:"):
+        assert part in text
+    # What a file says cannot colour the terminal; our own colours are there.
+    assert "\\x1b[31mlost" in text and "\x1b" not in text
+    assert "\x1b[31m      \\x1b[31mlost" in colour.getvalue()
+    assert text.rstrip().split("\n")[-1].startswith("t: worst level: error")
+
+
+def test_the_document_is_json_with_spans():
+    findings = check(healthy())
+    written = json.loads(json.dumps(document("t", findings)))
+    assert (written["worst"], written["exit_code"]) == ("ok", 0)
+    (masks,) = [f for f in written["findings"] if f["check"] == "masks"]
+    assert masks["texts"][0]["spans"] == [{"part": "scored", "text": "a</s>", "tokens": 2}]
