@@ -3,7 +3,7 @@ PYTHON ?= python3
 STORE ?= kdstudy-store
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench audit clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -20,6 +20,11 @@ lint: .venv/installed-dev
 # Each side by side with its peer (docs/benchmarks.md); an hour on two cores, alone on the machine.
 bench: .venv/installed-bench
 	for name in step head sweep decode epoch; do $(BIN)/python bench/run.py $$name || exit 1; done
+
+# Known holes in what is installed; asks the public advisories, so it needs the network.
+audit: .venv/installed .venv/audit/bin/pip-audit
+	.venv/audit/bin/pip-audit --progress-spinner off --skip-editable \
+	    --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
 	rm -rf .venv build *.egg-info src/*.egg-info
@@ -38,3 +43,8 @@ clean:
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
+
+# On its own, so that the packages it brings are not audited or mixed with ours.
+.venv/audit/bin/pip-audit: .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit

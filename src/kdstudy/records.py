@@ -192,10 +192,12 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path, partitioning=None).to_pylist()
-        return [kind(**_tuples(row)) for row in rows]
-    except (OSError, TypeError, pa.ArrowException) as e:
-        raise InputError(f"{path}: does not hold {kind.__name__} rows ({e})") from e
+        table = pq.read_table(path, partitioning=None)
+        _check_columns(table, kind)
+        return [kind(**_tuples(row)) for row in table.to_pylist()]
+    except (OSError, TypeError, ValueError, pa.ArrowException) as e:
+        why = (str(e).splitlines() or [""])[0][:200]
+        raise InputError(f"{path}: does not hold {kind.__name__} rows ({why})") from e
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -205,7 +207,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         InputError: The file is missing, is not UTF-8, or a line is not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({e.strerror})") from e
     except UnicodeDecodeError as e:
@@ -218,9 +220,27 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             row = json.loads(content)
         except json.JSONDecodeError as e:
             raise InputError(f"{path}, line {line}: is not JSON ({e.msg})") from e
+        except (ValueError, RecursionError) as e:
+            raise InputError(f"{path}, line {line}: is JSON that cannot be read ({e})") from e
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {line}: is not a JSON object")
         yield line, row
+
+
+def _check_columns(table: Any, kind: type) -> None:
+    """Refuse cells that are empty or of another type than the record's, with a TypeError.
+
+    Columns that are missing or unknown the record itself refuses.
+    """
+    import pyarrow as pa
+
+    wanted = {f.name: _arrow_type(f.type) for f in dataclasses.fields(kind)}
+    for column in table.schema:
+        plain = pa.string() if pa.types.is_large_string(column.type) else column.type
+        if plain != wanted.get(column.name, plain):
+            raise TypeError(f"{column.name} holds {column.type}, not {wanted[column.name]}")
+        if table[column.name].null_count:
+            raise TypeError(f"{column.name} has empty cells")
 
 
 def _arrow_type(annotation: Any) -> Any:

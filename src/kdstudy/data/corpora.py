@@ -94,9 +94,13 @@ def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, st
         )
     path = base / Path(ref.path).expanduser() if ref.path else _named_file(ref.name or "", data_dir)
     if not path.is_file():
-        raise InputError(f"corpus: {path}: no such file", remedy="check the path")
-    with path.open("rb") as f:
-        fingerprint = hashlib.file_digest(f, "sha256").hexdigest()
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"corpus: {path}: {what}", remedy="check the path")
+    try:
+        with path.open("rb") as f:
+            fingerprint = hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise InputError(f"corpus: {path}: cannot be read ({e.strerror})") from e
     return Source(name=ref.name or path.stem, fingerprint=fingerprint, path=str(path.resolve()))
 
 
@@ -180,7 +184,9 @@ def raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
     except UnicodeDecodeError as e:
         raise InputError(f"{path}: is not UTF-8 text (byte {e.start})") from e
     except json.JSONDecodeError as e:
@@ -188,6 +194,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path}, line {e.lineno}: is not JSON ({e.msg})",
             remedy="a file with one object per line must end in .jsonl",
         ) from e
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path}: is JSON that cannot be read ({e})") from e
     if not isinstance(rows, list):
         raise InputError(f"{path}: is no JSON list of rows", remedy=f"give a list of {_COLUMNS}")
     for i, row in enumerate(rows):
@@ -239,8 +247,10 @@ def to_example(row: Any, where: str) -> tuple[Example | None, str]:
         return None, "empty response"
     context = extra.strip()
     asked = (instruction, context) if context else (instruction,)
+    answer = str(row.get("answer", ""))
     try:
         identity = content_id(*asked, response)
+        answer.encode()
     except UnicodeEncodeError as e:
         raise InputError(f"{where}: holds half of a surrogate pair") from e
     example = Example(
@@ -248,7 +258,7 @@ def to_example(row: Any, where: str) -> tuple[Example | None, str]:
         instruction=instruction,
         context=context,
         response=response.strip(),
-        answer=str(row.get("answer", "")),
+        answer=answer,
     )
     return example, ""
 

@@ -15,6 +15,7 @@ OpenAI-compatible servers (`choices`, alone or inside a batch's `response.body`)
 """
 
 import codecs
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,7 +66,11 @@ def answers(path: Path, benchmark: str) -> Iterator[Answer]:
         for i, g in enumerate(read_records(path, Generation), start=1):
             where = f"{path}, row {i}"
             _check_benchmark(g.benchmark, benchmark, where)
-            yield Answer(where, (g.example_id,), "", g.completion, g.sample, g.stop, g.tokens)
+            raw = dataclasses.asdict(g)
+            sample, tokens = (_count(raw, field, where) for field in ("sample", "tokens"))
+            yield Answer(
+                where, (g.example_id,), "", g.completion, sample, _stop(raw, where), tokens
+            )
         return
     for where, given in _objects(path):
         for raw in _plain(given, where):

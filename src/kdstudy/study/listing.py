@@ -1,6 +1,5 @@
 """What there is: the rows behind `kdstudy ls`."""
 
-import json
 from pathlib import Path
 
 from kdstudy.study.schema import METHODS
@@ -67,10 +66,16 @@ def _corpora() -> list[dict[str, str]]:
 
 
 def _runs(store: Path) -> list[dict[str, str]]:
+    from kdstudy.errors import InputError
+    from kdstudy.study.store import read_manifest
+
+    try:
+        folders = [path.parent for path in store.glob("stages/*/manifest.json")]
+    except OSError as e:
+        raise InputError(f"store {store}: cannot be read ({e.strerror})") from e
     rows = []
-    for path in store.glob("stages/*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        if manifest["kind"] == "train":
+    for manifest in map(read_manifest, folders):
+        if manifest and manifest["kind"] == "train":
             rows.append(
                 {
                     "run": manifest["label"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -25,99 +27,37 @@ from kdstudy.study.methods import (
     WordKD,
     short_form,
 )
+from kdstudy.study.refs import BenchmarkRef, CorpusRef, ModelRef
 
 __all__ = [
-    "GKD", "METHODS", "TV", "WITH_DISTRIBUTION", "Method", "OnPolicy", "OnPolicyRevKL", "RevKD",
-    "SeqKD", "Sft", "SkewKL", "SkewRevKL", "Study", "WordKD",
+    "GKD",
+    "METHODS",
+    "TV",
+    "WITH_DISTRIBUTION",
+    "BenchmarkRef",
+    "CorpusRef",
+    "Method",
+    "ModelRef",
+    "OnPolicy",
+    "OnPolicyRevKL",
+    "RevKD",
+    "SeqKD",
+    "Sft",
+    "SkewKL",
+    "SkewRevKL",
+    "Study",
+    "WordKD",
 ]  # fmt: skip
 
 
-class ModelRef(Strict):
-    """A Hugging Face causal LM: a shipped zoo name, a local folder, or a Hub id."""
-
-    model: str = Field(min_length=1)
-    """`zoo-l`, `./my-model`, or `Qwen/Qwen2.5-7B`."""
-    revision: str | None = None
-    """Hub branch, tag or commit; the commit it stands for is pinned in the store and recorded."""
-    adapter: str | None = None
-    """Folder of a PEFT adapter to put on the model before anything else."""
-    finetune: bool = True
-    """Teachers only: fine-tune on the corpus first, as the paper does."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless you have read that code."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
+_LARGEST = 2**32
 
 
-class CorpusRef(Strict):
-    """The training set: exactly one of `name`, `path` and `dataset`."""
-
-    name: str | None = None
-    """A corpus kdstudy knows: `synthetic`, or `math_standin` and the like under the data folder."""
-    path: str | None = None
-    """A JSON list in the LLM-Adapters format, or JSON Lines of {prompt, completion}."""
-    dataset: str | None = None
-    """A Hugging Face dataset id with one of the same column sets."""
-    revision: str | None = None
-    """Dataset commit, branch or tag; pinned and recorded."""
-    split: str = "train"
-    """Split of the dataset."""
-    rows: int | None = Field(default=None, ge=2)
-    """Use a seeded random choice of this many rows; null means all."""
-    validation_rows: int = Field(default=500, ge=1)
-    """Rows split off at random; checkpoints are chosen on them, never on a benchmark."""
-    seed: int = 6
-    """Seed of the split and of the choice of rows (the paper's is 6)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> CorpusRef:
-        given = [k for k in ("name", "path", "dataset") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of name, path and dataset (given: {', '.join(given) or 'none'})"
-            )
-        if self.rows is not None and self.rows <= self.validation_rows:
-            raise ValueError(
-                f"rows: {self.rows} leaves nothing to train on after validation_rows: "
-                f"{self.validation_rows}; raise rows or lower validation_rows"
-            )
-        return self
-
-
-class BenchmarkRef(Strict):
-    """A test set: one that kdstudy knows by name, or a file of one's own."""
-
-    name: str = Field(min_length=1)
-    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file, what reports call it."""
-    path: str | None = None
-    """JSON Lines or a JSON list of {question, answer}, of {question, references} for texts."""
-    kind: Literal["number", "choice", "text"] | None = None
-    """Of a file: what its answers are. A text is rated by ROUGE-L with its references."""
-    labels: list[str] = []
-    """Of a file of choices: what the answers may be, such as [yes, no]; empty for letters."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _file_or_name(self) -> BenchmarkRef:
-        if self.path is None and (self.kind or self.labels):
-            raise ValueError(f"{self.name}: kind and labels belong to a file; give path as well")
-        if self.path is not None and self.kind is None:
-            raise ValueError(f"{self.name}: path needs kind: number, choice or text")
-        if self.labels and self.kind != "choice":
-            raise ValueError(f"{self.name}: labels belong to kind: choice")
-        return self
+Tracker = Literal[
+    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow"),
+    *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+]
+"""What transformers.Trainer can report to."""
 
 
 class TemperatureAblation(Strict):
@@ -167,7 +107,9 @@ class Lora(Strict):
     """Scale numerator."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input."""
-    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], min_length=1
+    )
     """Names of the linear layers that get an adapter (the paper's: no o_proj, no gate_proj)."""
 
 
@@ -212,8 +154,8 @@ class Train(Strict):
     """Where a teacher's final hidden states on the corpus are kept, so that its body runs once.
     `disk`: for all runs. `memory`: for each run. `auto`: disk where it fits, else memory, else off.
     Changes speed and memory, not the result."""
-    report_to: list[str] = []
-    """Trackers that transformers.Trainer knows: tensorboard, wandb, trackio."""
+    report_to: list[Tracker] = []
+    """Trackers, through transformers.Trainer."""
 
     @field_validator("teacher_cache", mode="before")
     @classmethod
@@ -271,7 +213,7 @@ class Study(Strict):
     """How students are made. `sft` is always run: gains are measured against it."""
     ablations: Ablations = Ablations()
     """Temperature, noise, task-unaware teacher."""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=_LARGEST)]] = Field(default=[0], min_length=1)
     """Training seeds of the students; teachers use the first."""
     template: str = "alpaca"
     """`alpaca`, `chat` (the tokenizer's own), `reference`, or a text with {instruction} in it."""
@@ -313,7 +255,9 @@ class Study(Strict):
     def _makes_sense(self) -> Study:
         _refuse_repeats("methods", [m.type for m in self.methods])
         _refuse_repeats("seeds", self.seeds)
-        _refuse_repeats("benchmarks", [b.name for b in self.benchmarks])
+        # As `benchmarks.canonical` has it, which the schema must not import.
+        bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
+        _refuse_repeats("benchmarks", bare)
         _refuse_repeats("teachers", [t.model for t in self.teachers])
         _refuse_repeats("students", [s.model for s in self.students])
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
@@ -328,6 +272,9 @@ class Study(Strict):
                         "stay there; take it out of one list, or give the teacher an adapter"
                     )
         self._ablations_make_sense()
+        for field, number in _numbers(self.model_dump()):
+            if not abs(number) < _LARGEST:
+                raise ValueError(f"{field}: {number:g} is no number that a run could use")
         return self
 
     def _ablations_make_sense(self) -> None:
@@ -355,3 +302,15 @@ def _refuse_repeats(field: str, values: list[Any]) -> None:
     twice = sorted({str(v) for v in values if values.count(v) > 1})
     if twice:
         raise ValueError(f"{field}: {', '.join(twice)} is listed twice; list each once")
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number with its field's name."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from _numbers(part, f"{path}[{i}]")
+    elif isinstance(value, int | float):
+        yield path, value

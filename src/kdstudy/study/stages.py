@@ -77,6 +77,6 @@ KINDS: dict[str, Kind] = {
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
-    "results": Kind(entry="kdstudy.analyze.stages:results", version=2),
-    "report": Kind(entry="kdstudy.report.stages:report"),
+    "results": Kind(entry="kdstudy.analyze.stages:results", version=3),
+    "report": Kind(entry="kdstudy.report.stages:report", version=2),
 }

@@ -12,9 +12,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, StageError
 
 _MANIFEST = "manifest.json"
+_FACTS = {
+    **{"kind": str, "version": int, "label": str, "config": dict, "inputs": dict},
+    **{"key": str, "started": float | int, "seconds": float | int, "summary": str},
+}
 
 
 class Store:
@@ -31,7 +35,10 @@ class Store:
         Raises:
             InputError: The folder cannot be written.
         """
-        self.root = root.expanduser().resolve()
+        try:
+            self.root = root.expanduser().resolve()
+        except RuntimeError as e:
+            raise InputError(f"store {root}: cannot be written ({e})") from e
         try:
             for folder in ("stages", "locks", "latest", "studies"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
@@ -51,16 +58,13 @@ class Store:
             try:
                 if (folder / name).stat().st_size != fact["size"]:
                     return None
-            except OSError:
+            except (OSError, ValueError):
                 return None
         return folder
 
     def manifest(self, key: str) -> dict[str, Any] | None:
-        """Return a key's manifest, or None."""
-        try:
-            return json.loads((self._folder(key) / _MANIFEST).read_text())
-        except (OSError, json.JSONDecodeError):
-            return None
+        """Return a key's manifest; None where there is none, or none that `build` wrote."""
+        return read_manifest(self._folder(key))
 
     def damage(self, key: str) -> str:
         """Read every byte of a stage; return the first file that is not as recorded, or ''."""
@@ -71,7 +75,7 @@ class Store:
             try:
                 if _sha256(self._folder(key) / name) != fact["sha256"]:
                     return name
-            except OSError:
+            except (OSError, ValueError):
                 return name
         return ""
 
@@ -98,6 +102,8 @@ class Store:
             if not again and (found := self.get(key)):
                 return found
             final, partial = self._folder(key), self._folder(key + ".partial")
+            if partial.is_symlink() or partial.is_file():
+                partial.unlink()
             partial.mkdir(exist_ok=True)
             started = time.time()
             summary = fill(partial)
@@ -110,7 +116,9 @@ class Store:
                 "files": _inventory(partial),
             }
             _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-            if final.exists():
+            if final.is_symlink() or final.is_file():
+                final.unlink()
+            elif final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
             self._latest(facts["kind"], facts["label"]).write_text(key)
@@ -120,7 +128,7 @@ class Store:
         """Return the manifest that was last published under a label, or None."""
         try:
             return self.manifest(self._latest(kind, label).read_text().strip())
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def begun(self, key: str) -> bool:
@@ -135,39 +143,85 @@ class Store:
 
     def pins(self) -> dict[str, str]:
         """Return the remembered Hub commits and file hashes."""
-        try:
-            return json.loads((self.root / "pins.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            return {}
+        found = _read_object(self.root / "pins.json")
+        return {k: v for k, v in found.items() if isinstance(v, str)}
 
     def remember(self, pins: Mapping[str, str]) -> None:
-        """Add to the remembered Hub commits and file hashes."""
+        """Add to the remembered Hub commits and file hashes.
+
+        Raises:
+            StageError: They cannot be written.
+        """
         known = self.pins()
-        if known | dict(pins) != known:
+        if known | dict(pins) == known:
+            return
+        try:
             with self.lock("pins"):
                 text = json.dumps(self.pins() | dict(pins), indent=1, sort_keys=True)
                 _write_durably(self.root / "pins.json", text)
+        except OSError as e:
+            raise self._unwritable(e) from e
 
     def output(self, study: str) -> Path:
         """Return the folder where people look for a study's report."""
         return self.root / "studies" / study
 
     def show(self, study: str, report: Path) -> Path:
-        """Copy a finished report into the study's output folder and return that folder."""
-        final = self.output(study)
-        with self.lock(f"study-{study}"):
-            fresh = final.with_name(f".{study}.new")
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.copytree(report, fresh)
-            shutil.rmtree(final, ignore_errors=True)
-            fresh.rename(final)
+        """Copy a finished report into the study's output folder, if it is not there yet.
+
+        Raises:
+            StageError: The folder cannot be written.
+        """
+        final, key = self.output(study), _read_object(report / _MANIFEST).get("key", "")
+        if key and _read_object(final / _MANIFEST).get("key") == key:
+            return final
+        try:
+            with self.lock(f"study-{study}"):
+                fresh = final.with_name(f".{study}.new")
+                shutil.rmtree(fresh, ignore_errors=True)
+                shutil.copytree(report, fresh)
+                shutil.rmtree(final, ignore_errors=True)
+                fresh.rename(final)
+        except OSError as e:
+            raise self._unwritable(e) from e
         return final
+
+    def _unwritable(self, e: OSError) -> StageError:
+        name = e.filename2 or e.filename or "it"
+        return StageError(
+            f"store {self.root}: {name} cannot be written ({e.strerror or e})",
+            remedy="move that file away, or give another --store; finished stages are kept",
+        )
 
     def _folder(self, key: str) -> Path:
         return self.root / "stages" / key
 
     def _latest(self, kind: str, label: str) -> Path:
         return self.root / "latest" / hashlib.sha256(f"{kind} {label}".encode()).hexdigest()[:32]
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return a finished stage's manifest; None where there is none, or none that `build` wrote."""
+    found = _read_object(folder / _MANIFEST)
+    return found if found.get("key") == folder.name and _is_manifest(found) else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where the file is missing or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_manifest(found: Mapping[str, Any]) -> bool:
+    files = found.get("files")
+    return (
+        all(isinstance(found.get(fact), kind) for fact, kind in _FACTS.items())
+        and isinstance(files, dict)
+        and all(isinstance(f, dict) and f.keys() >= {"size", "sha256"} for f in files.values())
+    )
 
 
 def _inventory(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Benchmarks that are files: in the data folder, else in the cache, else a pinned download."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,7 +201,8 @@ class FileSource:
 
 def check_folder(data_dir: Path | None) -> None:
     """Raise InputError if a data folder is named and is none: a slip must not start downloads."""
-    if data_dir is not None and not Path(data_dir).is_dir():
+    # Unlike Path.is_dir, os.path's takes what is too long for a path as no folder.
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise InputError(
             f"{data_dir}: there is no such data folder",
             remedy="correct --data-dir or the environment variable KDSTUDY_DATA",

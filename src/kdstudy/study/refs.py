@@ -1,0 +1,116 @@
+"""What a study names: models, a corpus, benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from kdstudy.study.methods import Strict
+
+_LONGEST_PART = 255  # bytes of a file's name; more is an error on every common file system
+
+
+def _usable_path(value: str) -> str:
+    """Refuse what no file system takes, so that nobody meets its error later."""
+    if "\0" in value or any(len(p.encode()) > _LONGEST_PART for p in value.split("/")):
+        raise ValueError(f"no file or model can be called '{value[:60]}'")
+    if len(value.encode()) > 8 * _LONGEST_PART:
+        raise ValueError(f"no path is as long as '{value[:60]}...'")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as e:
+        raise ValueError(f"'{value}' names the home folder of nobody; write the path out") from e
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_usable_path)]
+
+
+class ModelRef(Strict):
+    """A Hugging Face causal LM: a shipped zoo name, a local folder, or a Hub id."""
+
+    model: PathText = Field(min_length=1)
+    """`zoo-l`, `./my-model`, or `Qwen/Qwen2.5-7B`."""
+    revision: str | None = None
+    """Hub branch, tag or commit; the commit it stands for is pinned in the store and recorded."""
+    adapter: PathText | None = None
+    """Folder of a PEFT adapter to put on the model before anything else."""
+    finetune: bool = True
+    """Teachers only: fine-tune on the corpus first, as the paper does."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class CorpusRef(Strict):
+    """The training set: exactly one of `name`, `path` and `dataset`."""
+
+    name: str | None = None
+    """A corpus kdstudy knows: `synthetic`, or `math_standin` and the like under the data folder."""
+    path: PathText | None = None
+    """A JSON list in the LLM-Adapters format, or JSON Lines of {prompt, completion}."""
+    dataset: str | None = None
+    """A Hugging Face dataset id with one of the same column sets."""
+    revision: str | None = None
+    """Dataset commit, branch or tag; pinned and recorded."""
+    split: str = "train"
+    """Split of the dataset."""
+    rows: int | None = Field(default=None, ge=2)
+    """Use a seeded random choice of this many rows; null means all."""
+    validation_rows: int = Field(default=500, ge=1)
+    """Rows split off at random; checkpoints are chosen on them, never on a benchmark."""
+    seed: int = 6
+    """Seed of the split and of the choice of rows (the paper's is 6)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CorpusRef:
+        given = [k for k in ("name", "path", "dataset") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of name, path and dataset (given: {', '.join(given) or 'none'})"
+            )
+        if self.rows is not None and self.rows <= self.validation_rows:
+            raise ValueError(
+                f"rows: {self.rows} leaves nothing to train on after validation_rows: "
+                f"{self.validation_rows}; raise rows or lower validation_rows"
+            )
+        return self
+
+
+class BenchmarkRef(Strict):
+    """A test set: one that kdstudy knows by name, or a file of one's own."""
+
+    name: str = Field(min_length=1)
+    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file, what reports call it."""
+    path: PathText | None = None
+    """JSON Lines or a JSON list of {question, answer}, of {question, references} for texts."""
+    kind: Literal["number", "choice", "text"] | None = None
+    """Of a file: what its answers are. A text is rated by ROUGE-L with its references."""
+    labels: list[str] = []
+    """Of a file of choices: what the answers may be, such as [yes, no]; empty for letters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _file_or_name(self) -> BenchmarkRef:
+        if self.path is None and (self.kind or self.labels):
+            raise ValueError(f"{self.name}: kind and labels belong to a file; give path as well")
+        if self.path is not None and self.kind is None:
+            raise ValueError(f"{self.name}: path needs kind: number, choice or text")
+        if self.labels and self.kind != "choice":
+            raise ValueError(f"{self.name}: labels belong to kind: choice")
+        return self
