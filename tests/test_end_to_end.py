@@ -167,7 +167,7 @@ def test_one_methods_temperature_reruns_that_run_and_what_hangs_on_it(finished, 
     done = run(tmp_path)
     built = [x.split("]")[1].split()[0] for x in done.stderr.split("\n") if x.startswith("[")]
     assert built == [
-        *("train", "generate", "score", "compare", "token_fidelity", "compare"),
+        *("train", "generate", "score", "compare", "compare", "token_fidelity"),
         *("results", "report"),
     ]
 
