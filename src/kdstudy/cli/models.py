@@ -12,6 +12,7 @@ from kdstudy.cli.options import (
     DataDir,
     StorePath,
     as_text,
+    note_edited_benchmarks,
     print_json,
     quiet_libraries,
 )
@@ -115,6 +116,7 @@ def evaluate(
     pins = opened.pins()
     planned = make_plan(study, Path.cwd(), data_dir, pins)
     opened.remember(pins)
+    note_edited_benchmarks(planned)
     label = planned.systems[0].label
     key = planned.scored[label]
     todo, damaged = missing(planned.stages, [key], opened)

@@ -4,9 +4,12 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from kdstudy.study.plan import Plan
 
 STORE = Path("kdstudy-store")
 """Where finished stages live unless told otherwise."""
@@ -50,3 +53,18 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def note_edited_benchmarks(planned: "Plan") -> None:
+    """Name every benchmark file that is not the published one."""
+    from kdstudy.evaluate import benchmarks
+
+    for stage in planned.stages.values():
+        if stage.kind != "benchmark" or "path" in stage.local:
+            continue
+        if benchmarks.published(stage.config["name"], stage.config["fingerprint"]) is False:
+            typer.echo(
+                f"note: {stage.label}: its file is not the published one: scores on it compare "
+                "with nobody's (docs/data.md)",
+                err=True,
+            )

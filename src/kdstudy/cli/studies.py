@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.cli.options import STORE, AsJson, DataDir, StorePath, StudyPath, quiet_libraries
+from kdstudy.cli.options import (
+    STORE,
+    AsJson,
+    DataDir,
+    StorePath,
+    StudyPath,
+    note_edited_benchmarks,
+    quiet_libraries,
+)
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -162,22 +170,8 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
         e.what = f"{study}: {e.what}"
         raise
     opened.remember(pins)
-    _note_edited_benchmarks(planned)
+    note_edited_benchmarks(planned)
     return planned, opened
-
-
-def _note_edited_benchmarks(planned: "Plan") -> None:
-    from kdstudy.evaluate import benchmarks
-
-    for stage in planned.stages.values():
-        if stage.kind != "benchmark" or "path" in stage.local:
-            continue
-        if benchmarks.published(stage.config["name"], stage.config["fingerprint"]) is False:
-            typer.echo(
-                f"note: {stage.label}: its file is not the published one: scores on it compare "
-                "with nobody's (docs/data.md)",
-                err=True,
-            )
 
 
 def _show(planned: "Plan", store: "Store") -> Path:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,10 @@ def _load(work: Work) -> benchmarks.Benchmark:
             f"{config['name']}: its file has changed since the study was planned",
             remedy="run the study again: it will be planned with the file as it is now",
         )
-    return load(folder)
+    with warnings.catch_warnings():
+        # Said when the study is planned; here `published` records it.
+        warnings.simplefilter("ignore", benchmarks.EditedBenchmark)
+        return load(folder)
 
 
 def _as_published(config: Mapping[str, Any]) -> bool | None:
