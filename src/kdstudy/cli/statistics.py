@@ -65,6 +65,7 @@ def analyze(
 ) -> None:
     """Test any long-form table of results."""
     from kdstudy.analyze.analysis import analyze as tests_of
+    from kdstudy.analyze.measures import AVERAGE
     from kdstudy.analyze.runs import read_runs
 
     found = tests_of(read_runs(results), protocol.value)
@@ -72,5 +73,10 @@ def analyze(
         rows = [dataclasses.asdict(test) for test in found]
         print_json({"protocol": protocol.value, "tests": rows})
         return
-    for test in found:
+    overall = [test for test in found if test.scope == AVERAGE] or found
+    for test in overall:
         typer.echo(f"[{test.table}] {test.sentence}")
+    if len(overall) < len(found):
+        typer.echo(
+            f"\n{len(found) - len(overall)} tests of single tasks: --json has them", err=True
+        )
