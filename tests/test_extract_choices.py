@@ -92,3 +92,11 @@ def test_options_follow_the_last_head() -> None:
     question = "Is (A) prime? Answer Choices: (A) Rs. 4 (B)  5,6  (C) None"
     assert options(question) == {"A": "Rs. 4", "B": "5,6", "C": "None"}
     assert options("no options") == {}
+
+
+def test_the_head_of_the_options_may_be_in_any_case():
+    asked = "Is (A) a letter? ANSWER CHOICES: (A) 4 (B) 5"
+    assert options(asked) == {"A": "4", "B": "5"}
+    # An echo of the options from their head on is no answer.
+    echoed = "answer choices: (A) 4 (B) 5"
+    assert choice(echoed, "corrected", asked) == ""
