@@ -95,7 +95,7 @@ def test_options_follow_the_last_head() -> None:
 
 
 def test_the_head_of_the_options_may_be_in_any_case():
-    asked = "Is (A) a letter? ANSWER CHOICES: (A) 4 (B) 5"
+    asked = "Is (C) a letter? ANSWER CHOICES: (A) 4 (B) 5"
     assert options(asked) == {"A": "4", "B": "5"}
     # An echo of the options from their head on is no answer.
     echoed = "answer choices: (A) 4 (B) 5"
