@@ -21,7 +21,7 @@ from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare
 from kdstudy.report.compare.match import StudyRows
 from kdstudy.report.compare.page import write
-from kdstudy.study.execute import build_stage
+from kdstudy.study.build import Unseen, build_stage
 from kdstudy.study.plan import make_plan
 from kdstudy.study.read import read_study
 from kdstudy.study.stages import KINDS
@@ -224,7 +224,7 @@ def build(folder, name, rate, skip=()):
     store = Store(folder / "store")
     for stage in plan.stages.values():
         if stage.kind in ("corpus", "benchmark", *STUBS) and (stage.kind, stage.label) not in skip:
-            build_stage(dataclasses.replace(stage, aids={}), store)
+            build_stage(dataclasses.replace(stage, aids={}), store, Unseen())
 
 
 def kdstudy(folder, *arguments):

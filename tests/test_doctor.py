@@ -1,6 +1,7 @@
 """The doctor on real folders: a small healthy study, and the same with one thing broken."""
 
 import errno
+import functools
 import json
 import math
 import signal
@@ -163,7 +164,8 @@ def test_accuracies_in_the_store_come_before_losses(folder):
             return ""
 
         facts = {"version": 1, "config": dict(stage.config), "inputs": dict(stage.inputs)}
-        store.build(stage.key, {"kind": "score", "label": label, **facts}, fill)
+        facts |= {"kind": "score", "label": label}
+        store.build(stage.key, functools.partial(dict, facts), fill)
     _, findings = look(folder)
     (found,) = of(findings, "teacher")
     assert found.level == "warning"

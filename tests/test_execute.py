@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.execute import execute, missing, reason
+from kdstudy.study.execute import inline, missing, reason
 from kdstudy.study.plan import Stage
 from kdstudy.study.stages import KINDS, Kind
 from kdstudy.study.store import Store
@@ -56,10 +56,10 @@ def aided(**changes):
 
 
 def run(stages, target, store, console=None):
-    todo, damaged = missing(stages, [target], store)
+    todo, _ = missing(stages, [target], store)
     console = console or Console(file=io.StringIO())
     with StudyView("t", len(todo), len(stages) - len(todo), console) as view:
-        execute(todo, store, view, damaged=damaged)
+        inline(todo, store, view)
 
 
 def test_a_run_builds_all_and_a_rerun_nothing(tmp_path):
@@ -92,7 +92,7 @@ def test_a_finished_target_needs_nothing_upstream(tmp_path):
     for key in stages:
         if key != target:
             (store.get(key) / "sum.json").unlink()
-    assert missing(stages, [target], store) == ([], set())
+    assert missing(stages, [target], store) == ([], {})
 
 
 def test_an_aid_changes_no_key_is_built_first_and_handed_over(tmp_path):
@@ -117,7 +117,7 @@ def test_a_finished_stage_never_asks_for_its_aid(tmp_path):
     plain = dataclasses.replace(stages[target], aids={})
     run({**stages, target: plain}, target, store)
     assert CALLS == [1, 4]
-    assert missing(stages, [target], store) == ([], set())
+    assert missing(stages, [target], store) == ([], {})
     # Neither does what reads that finished stage.
     reader = Stage(kind="toy", label="d", config={"add": 8}, inputs={"x": target})
     run({**stages, reader.key: reader}, reader.key, store)
@@ -129,9 +129,9 @@ def test_a_damaged_aid_is_built_again_for_whoever_still_needs_it(tmp_path):
     (helper,) = stages[target].aids.values()
     run(stages, target, store)
     (store.get(helper) / "sum.json").write_text("9")
-    assert missing(stages, [target], store) == ([], set())
+    assert missing(stages, [target], store) == ([], {})
     again, other = aided(c=8)
-    assert missing(again, [other], store)[1] == {helper}
+    assert missing(again, [other], store)[1] == {helper: "sum.json"}
     run(again, other, store)
     assert CALLS == [1, 2, 4, 2, 8]
 
@@ -139,7 +139,7 @@ def test_a_damaged_aid_is_built_again_for_whoever_still_needs_it(tmp_path):
 def test_a_stage_runs_without_an_aid_that_is_not_there(tmp_path):
     store, (stages, target) = Store(tmp_path), aided()
     first, _, last = stages.values()
-    execute([first, last], store, StudyView("t", 2, 0, Console(file=io.StringIO())))
+    inline([first, last], store, StudyView("t", 2, 0, Console(file=io.StringIO())))
     assert CALLS == [1, 4] and store.manifest(target)["aids"] == {}
 
 
@@ -150,7 +150,7 @@ def test_damage_upstream_is_found_before_it_is_read(tmp_path):
     first = next(iter(stages))
     (store.get(first) / "sum.json").write_text("9")  # same size, other content
     todo, damaged = missing(stages, [target], store)
-    assert damaged == {first}
+    assert damaged == {first: "sum.json"}
     assert [s.label for s in todo] == ["a", "c"]
     run(stages, target, store)
     assert json.loads((store.get(target) / "sum.json").read_text()) == 11

@@ -215,7 +215,9 @@ def write(folder, progress=None):
     more = {"progress": progress} if progress else {}
     settings = SETTINGS.model_copy(update={"batch_size": 4})
     model = tiny.qwen(0, scale=0.7)
-    return generate_to(folder, model, tiny.tokenizer(), ITEMS, tiny.TEMPLATE, settings, **more)
+    return generate_to(
+        folder, folder, model, tiny.tokenizer(), ITEMS, tiny.TEMPLATE, settings, **more
+    )
 
 
 def test_a_killed_process_loses_one_batch_and_a_finished_journal_generates_nothing(

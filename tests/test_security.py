@@ -76,8 +76,8 @@ def test_names_on_disk_are_hashes_and_everything_lies_in_the_store(tmp_path):
     assert made
     for path in made:
         kind, *rest = path.relative_to(inside / "store").parts
-        assert kind in ("stages", "latest", "pins.json")
-        assert not rest or re.fullmatch(r"[0-9a-f]{32}(\.partial)?", rest[0])
+        assert kind in ("stages", "logs", "latest", "pins.json")
+        assert not rest or re.fullmatch(r"[0-9a-f]{32}(\.partial|\.jsonl)?", rest[0])
 
 
 class Trap:
@@ -184,7 +184,7 @@ def test_secrets_are_in_no_file_and_in_no_output(tmp_path, monkeypatch):
     monkeypatch.setitem(KINDS, "generate", Kind(entry="test_security:fails"))
     shown += [call("run", study, *store), call("plan", study, *store, "--json")]
     shown += [call("report", study, *store), call("ls", "runs", *store, "--json")]
-    reports = list((tmp_path / "store").glob("error-*.txt"))
+    reports = list((tmp_path / "store").glob("logs/*.txt"))
     assert len(reports) == 1
     assert "a bug in" in reports[0].read_text()
     assert list((tmp_path / "store" / "studies").rglob("report.html"))

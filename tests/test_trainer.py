@@ -18,8 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches
-from kdstudy.distill import trainer as trainer_module
+from kdstudy.distill import batches, onpolicy
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher, Noise
 from kdstudy.distill.trainer import DistillTrainer
@@ -300,12 +299,12 @@ def spy_on_sampling(monkeypatch) -> list[dict]:
     calls = []
 
     def spy(model, prompts, **settings):
-        texts = trainer_module_sample(model, prompts, **settings)
+        texts = real_sample(model, prompts, **settings)
         calls.append({"training": model.training, "prompts": prompts, "texts": texts, **settings})
         return texts
 
-    trainer_module_sample = trainer_module.sample
-    monkeypatch.setattr(trainer_module, "sample", spy)
+    real_sample = onpolicy.sample
+    monkeypatch.setattr(onpolicy, "sample", spy)
     return calls
 
 

@@ -41,6 +41,8 @@ _LONGEST = 4000  # characters of a message
 def main() -> NoReturn:
     """Run the command line; exit with 0 (done), 1 (failed while running) or 2 (wrong input)."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
         if app(standalone_mode=False) == _INTERRUPTED:

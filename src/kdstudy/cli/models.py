@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdstudy.cli.building import build
 from kdstudy.cli.options import (
     STORE,
     AsJson,
@@ -14,7 +15,6 @@ from kdstudy.cli.options import (
     as_text,
     note_edited_benchmarks,
     print_json,
-    quiet_libraries,
 )
 from kdstudy.errors import InputError
 
@@ -41,10 +41,8 @@ def distill(
     store: StorePath = STORE,
 ) -> None:
     """Distil one student without a study file; the result loads in peft or transformers."""
-    from kdstudy.study.execute import execute, missing
     from kdstudy.study.plan import make_plan
     from kdstudy.study.store import Store
-    from kdstudy.study.view import StudyView
 
     if method == "sft" and teacher:
         raise InputError("--method sft learns from the data alone", remedy="leave --teacher out")
@@ -70,10 +68,7 @@ def distill(
     planned = make_plan(study, Path.cwd(), None, pins)
     opened.remember(pins)
     key = next(k for label, k in planned.trained.items() if label.split("/")[1] == method)
-    todo, damaged = missing(planned.stages, [key], opened)
-    quiet_libraries()
-    with StudyView(f"{method} {student}", len(todo), 0) as view:
-        execute(todo, opened, view, damaged=damaged)
+    build(f"{method} {student}", planned, key, opened)
     _export(planned.stages[key], opened, out, merge)
     typer.echo(str(out))
 
@@ -96,10 +91,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
-    from kdstudy.study.execute import execute, missing
     from kdstudy.study.plan import make_plan
     from kdstudy.study.store import Store
-    from kdstudy.study.view import StudyView
 
     study = _single_study(
         students=[{"model": model, "adapter": adapter}],
@@ -119,11 +112,7 @@ def evaluate(
     note_edited_benchmarks(planned)
     label = planned.systems[0].label
     key = planned.scored[label]
-    todo, damaged = missing(planned.stages, [key], opened)
-    if todo:
-        quiet_libraries()
-        with StudyView(f"eval {label}", len(todo), 0) as view:
-            execute(todo, opened, view, damaged=damaged)
+    build(f"eval {label}", planned, key, opened)
     found = _measured(label, planned.stages[key], opened)
     if out is not None:
         _write_measured(found, _finished(opened, key), out)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdstudy.cli.building import build
 from kdstudy.cli.options import (
     STORE,
     AsJson,
@@ -14,7 +15,6 @@ from kdstudy.cli.options import (
     StorePath,
     StudyPath,
     note_edited_benchmarks,
-    quiet_libraries,
 )
 from kdstudy.errors import InputError
 
@@ -45,24 +45,13 @@ def run(
     store: StorePath = STORE,
     data_dir: DataDir = None,
     executor: Annotated[ExecutorName, typer.Option(help="Where stages run.")] = ExecutorName.inline,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every byte of what is finished first.")
+    ] = False,
 ) -> None:
     """Run or resume a study; what is finished is not done again."""
-    from kdstudy.study.execute import execute, missing
-    from kdstudy.study.view import StudyView
-
     plan, opened = _plan(study, store, data_dir)
-    todo, damaged = missing(plan.stages, [plan.report], opened)
-    for key in damaged:
-        name = f"{plan.stages[key].kind} {plan.stages[key].label}"
-        typer.echo(
-            f"damaged: {name}: {opened.damage(key)} is not as published; building it again",
-            err=True,
-        )
-    if todo:
-        quiet_libraries()
-        with StudyView(plan.study.name, len(todo), len(plan.stages) - len(todo)) as view:
-            execute(todo, opened, view, damaged=damaged)
-    else:
+    if not build(plan.study.name, plan, plan.report, opened, verify=verify):
         typer.echo(f"{plan.study.name}: all {len(plan.stages)} stages are finished", err=True)
     folder = _show(plan, opened)
     _print_summary(folder)

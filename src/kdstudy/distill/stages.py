@@ -1,7 +1,6 @@
 """The stages `train` (a teacher's fine-tuning, every student) and `teacher_cache`."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +52,7 @@ def train(work: Work) -> str:
         text = _text(work, tokenizer, settings.max_length, _teacher_text(work))
     require_enough(text, settings.max_length, settings.max_truncated_share)
     student, teacher, note = _models(work, name, settings, method, tokenizer, text)
-    checkpoints = work.out / "checkpoints"
+    checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
     trainer = DistillTrainer(
         student,
@@ -71,7 +70,6 @@ def train(work: Work) -> str:
     load.save(student, out, tokenizer, base=local["hub_id"] or local["folder"])
     facts = _facts(trainer, text)
     (work.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(checkpoints)
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}"

@@ -15,15 +15,16 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches, hub
+from kdstudy.distill import assemble, batches, hub, onpolicy
 from kdstudy.distill.config import DistillConfig, own
 from kdstudy.distill.guard import Guard
+from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.rows import Rows, read_dataset
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
 from kdstudy.models.parts import Model
-from kdstudy.models.sample import sample, seed_of
+from kdstudy.models.sample import seed_of
 
 _COUNTS = "counts.json"
 
@@ -83,7 +84,7 @@ class DistillTrainer(Trainer):
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self.tokens = self.cells = self.real = 0
-        self._guard = Guard()
+        self._guard, self._interrupt = Guard(), Interrupt()
         self._order = self._plan(args)
         super().__init__(
             model=DistillModel(model, method, teacher),
@@ -91,7 +92,7 @@ class DistillTrainer(Trainer):
             train_dataset=self.rows,
             eval_dataset=self.validation or None,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or ()), self._guard],
+            callbacks=[*(callbacks or ()), self._guard, self._interrupt],
             optimizers=optimizers,
         )
         self._require_whole_models()
@@ -101,6 +102,7 @@ class DistillTrainer(Trainer):
 
         Raises:
             StageError: A loss or gradient is no longer a finite number.
+            KeyboardInterrupt: A signal asked to stop; the step was finished and saved.
         """
         folder = Path(self.args.output_dir)
         for checkpoint in folder.glob("checkpoint-*"):
@@ -108,7 +110,8 @@ class DistillTrainer(Trainer):
             if not (checkpoint / "trainer_state.json").is_file():
                 shutil.rmtree(checkpoint)
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        self.train(resume_from_checkpoint=last)
+        with self._interrupt.listening():
+            self.train(resume_from_checkpoint=last)
 
     @property
     def student(self) -> Model:
@@ -249,6 +252,19 @@ class DistillTrainer(Trainer):
         for name, value in json.loads((folder / _COUNTS).read_text()).items():
             setattr(self, name, value)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save this device's random states, and its losses since the last log."""
+        super()._save_rng_state(output_dir)
+        unlogged = {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged}
+        self._unlogged(output_dir).write_text(json.dumps(unlogged))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            unlogged = json.loads(self._unlogged(checkpoint).read_text())
+            self._tr_loss += unlogged["loss"]
+            self._globalstep_last_logged = unlogged["since"]
+
     def _load_best_model(self) -> None:
         load.restore(self.student, Path(self.state.best_model_checkpoint))
 
@@ -262,6 +278,9 @@ class DistillTrainer(Trainer):
             method={"method": self.args.method, **self.args.given_fields()},
             adapter=isinstance(self.student, PeftModel),
         )
+
+    def _unlogged(self, checkpoint: str) -> Path:
+        return Path(checkpoint, f"unlogged_{self.args.process_index}.json")
 
     def _require_whole_models(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -298,31 +317,17 @@ class DistillTrainer(Trainer):
         return [seed_of(purpose, self.args.seed, step, first + i) for i in range(rows)]
 
     def _sampled(self, rows: Sequence[Encoded], step: int) -> list[Encoded]:
-        """Replace the responses by the student's own, ids as drawn; LoRA dropout off meanwhile."""
-        student, teacher, method = self.student, self.model.teacher, self.model.method
-        training = student.training
-        student.eval()
-        texts = sample(
-            student,
-            [row.ids[: row.prompt_length] for row in rows],
-            max_new_tokens=[self.args.max_length - row.prompt_length for row in rows],
-            temperature=method.sampling_temperature,
+        teacher = self.model.teacher
+        return onpolicy.rewritten(
+            self.student,
+            rows,
+            self.model.method,
+            self.processing_class,
+            max_length=self.args.max_length,
+            width=teacher.width if teacher else None,
             seeds=self._row_seeds("sample", step, len(rows)),
             eos_ids=self.eos_ids,
-            pad_id=0,
-            width=teacher.width if teacher else None,
         )
-        student.train(training)
-        written = [
-            Encoded((*row.ids[: row.prompt_length], *text.ids), row.prompt_length)
-            for row, text in zip(rows, texts, strict=True)
-        ]
-        return [self._retokenised(row) for row in written] if method.retokenised else written
-
-    def _retokenised(self, row: Encoded) -> Encoded:
-        text = self.processing_class.decode(row.ids, skip_special_tokens=True)
-        ids = tuple(self.processing_class(text)["input_ids"][: self.args.max_length])
-        return Encoded(ids, min(row.prompt_length, len(ids)))
 
     def _count(
         self, rows: Sequence[Encoded], made: Sequence[batches.Batch], denominator: int
@@ -333,10 +338,12 @@ class DistillTrainer(Trainer):
             sum(batch.targets_N.numel() for batch in made),
             sum(len(row.ids) for row in rows),
             sum(batch.ids_BL.numel() for batch in made),
+            int(self._interrupt.asked),
         ]
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
-        denominator, tokens, real, cells = counts
+        denominator, tokens, real, cells, asked = counts
+        self._interrupt.agreed = asked > 0
         self.tokens += tokens
         self.real += real
         self.cells += cells

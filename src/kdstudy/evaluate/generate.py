@@ -80,6 +80,7 @@ def generate(
 
 def generate_to(
     folder: Path,
+    scratch: Path,
     model: Model | vllm.Vllm,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
@@ -90,10 +91,10 @@ def generate_to(
 ) -> Path:
     """Write `generations.parquet`, in item order, and return its path.
 
-    Every finished batch is appended to `generations.jsonl`; an interrupted call goes on from
-    there. Arguments are those of `generate`.
+    Every finished batch is appended to `generations.jsonl` in `scratch`; an interrupted call goes
+    on from there. The other arguments are those of `generate`.
     """
-    path, journal = folder / "generations.parquet", folder / "generations.jsonl"
+    path, journal = folder / "generations.parquet", scratch / "generations.jsonl"
     made = _resume(journal)
     with journal.open("a", encoding="utf-8") as file:
         for batch in generate(
@@ -112,7 +113,6 @@ def generate_to(
         ),
         Generation,
     )
-    journal.unlink()
     return path
 
 

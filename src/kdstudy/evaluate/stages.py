@@ -211,6 +211,7 @@ def _generate(work: Work, examples: list[Example]) -> str:
     with _answering(work, settings.engine) as (model, parameters):
         path = generate_to(
             work.out,
+            work.scratch,
             model,
             open_tokenizer(work.local["models"][work.config["model"]["name"]]),
             [(work.config["items"], example) for example in examples],

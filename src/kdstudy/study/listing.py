@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kdstudy.study import watch
 from kdstudy.study.schema import METHODS
 
 
@@ -15,7 +16,7 @@ def listing(kind: str, store: Path, data_dir: Path | None = None) -> list[dict[s
     """
     if kind == "benchmarks":
         return _benchmarks(data_dir)
-    return _runs(store) if kind == "runs" else _LISTS[kind]()
+    return watch.runs(store) if kind == "runs" else _LISTS[kind]()
 
 
 def _models() -> list[dict[str, str]]:
@@ -63,28 +64,6 @@ def _corpora() -> list[dict[str, str]]:
     from kdstudy.data import corpora
 
     return [{"name": name} for name in corpora.names()]
-
-
-def _runs(store: Path) -> list[dict[str, str]]:
-    from kdstudy.errors import InputError
-    from kdstudy.study.store import read_manifest
-
-    try:
-        folders = [path.parent for path in store.glob("stages/*/manifest.json")]
-    except OSError as e:
-        raise InputError(f"store {store}: cannot be read ({e.strerror})") from e
-    rows = []
-    for manifest in map(read_manifest, folders):
-        if manifest and manifest["kind"] == "train":
-            rows.append(
-                {
-                    "run": manifest["label"],
-                    "key": manifest["key"][:12],
-                    "seconds": f"{manifest['seconds']:.1f}",
-                    "summary": manifest["summary"],
-                }
-            )
-    return sorted(rows, key=lambda r: (r["run"], r["key"]))
 
 
 _LISTS = {

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+SCRATCH = "scratch"
+"""Name of the folder, inside a stage's, of `Work.scratch`."""
+
 
 class Progress(Protocol):
     """Called by a stage as it goes: how far, in what unit, and the numbers of the moment."""
@@ -38,6 +41,13 @@ class Work:
     progress: Progress = silent
     aids: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
+    @property
+    def scratch(self) -> Path:
+        """Folder for what only resuming needs; dropped once the stage's files are on record."""
+        folder = self.out / SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def inputs_of(self, role: str) -> list[tuple[str, Path]]:
         """Return (name, folder) of every input whose role is `role:name`."""
         found = []
@@ -69,7 +79,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=2),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=2),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=2),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=3),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),

@@ -1,20 +1,25 @@
-"""key -> folder: lock, build in `.partial`, verify, publish by rename."""
+"""key -> folder: lease, build in `.partial`, verify, publish by rename."""
 
 import contextlib
 import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from kdstudy.errors import InputError, StageError
+from kdstudy.study.stages import SCRATCH
 
 _MANIFEST = "manifest.json"
+# A lease is a file, so it holds on file systems whose locks end at the node. Who died on this
+# machine is noticed at once; on another, when its file has not been touched for so long.
+_LEASE_SECONDS = 60.0
 _FACTS = {
     **{"kind": str, "version": int, "label": str, "config": dict, "inputs": dict},
     **{"key": str, "started": float | int, "seconds": float | int, "summary": str},
@@ -25,8 +30,9 @@ class Store:
     """Finished stages on disk.
 
     Layout: `stages/<key>/` (files and `manifest.json`), `stages/<key>.partial/` while building,
-    `latest/<label hash>` (key last built under a label, to explain a miss), `pins.json` (Hub
-    commits and file hashes), `studies/<name>/` (what people open).
+    `locks/<key>.lock` (who builds), `logs/<key>.jsonl` (how it goes), `latest/<label hash>` (key
+    last built under a label, to explain a miss), `pins.json` (Hub commits and file hashes),
+    `studies/<name>/` (what people open).
     """
 
     def __init__(self, root: Path):
@@ -40,7 +46,7 @@ class Store:
         except RuntimeError as e:
             raise InputError(f"store {root}: cannot be written ({e})") from e
         try:
-            for folder in ("stages", "locks", "latest", "studies"):
+            for folder in ("stages", "locks", "logs", "latest", "studies"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise InputError(
@@ -49,17 +55,27 @@ class Store:
             ) from e
 
     def get(self, key: str) -> Path | None:
-        """Return the finished folder of a key, or None; every file must have its recorded size."""
-        folder = self._folder(key)
-        manifest = self.manifest(key)
+        """Return the finished folder of a key, or None if it is not there as it was published.
+
+        Every file must have its recorded size; what was written since is read byte by byte.
+        """
+        folder, manifest = self._folder(key), self.manifest(key)
         if manifest is None:
             return None
-        for name, fact in manifest["files"].items():
-            try:
-                if (folder / name).stat().st_size != fact["size"]:
-                    return None
-            except (OSError, ValueError):
+        try:
+            written = [(folder / name).stat() for name in manifest["files"]]
+            if [w.st_size for w in written] != [f["size"] for f in manifest["files"].values()]:
                 return None
+            newest = max((w.st_mtime_ns for w in written), default=0)
+            published = (folder / _MANIFEST).stat().st_mtime_ns
+        except (OSError, ValueError):
+            return None
+        if newest > published:
+            # A copied store, or a file that somebody touched.
+            if self.damage(key):
+                return None
+            with contextlib.suppress(OSError):
+                os.utime(folder / _MANIFEST, ns=(newest, newest))
         return folder
 
     def manifest(self, key: str) -> dict[str, Any] | None:
@@ -67,62 +83,89 @@ class Store:
         return read_manifest(self._folder(key))
 
     def damage(self, key: str) -> str:
-        """Read every byte of a stage; return the first file that is not as recorded, or ''."""
+        """Read every byte of a stage; return the first file that is not as recorded, or ''.
+
+        What was never there is not damaged.
+        """
+        if not self._folder(key).exists():
+            return ""
         manifest = self.manifest(key)
-        if manifest is None:
-            return _MANIFEST
-        for name, fact in manifest["files"].items():
-            try:
-                if _sha256(self._folder(key) / name) != fact["sha256"]:
-                    return name
-            except (OSError, ValueError):
-                return name
-        return ""
+        return _MANIFEST if manifest is None else _differing(self._folder(key), manifest)
 
     def build(
         self,
         key: str,
-        facts: Mapping[str, Any],
+        facts: Callable[[], Mapping[str, Any]],
         fill: Callable[[Path], str],
         *,
-        again: bool = False,
-    ) -> Path:
-        """Return the finished folder of a key, building it if it is missing.
+        wait: bool = True,
+    ) -> Path | None:
+        """Return the finished folder of a key, building it if it is missing or damaged.
 
         One process builds a key at a time; others wait and find it finished. What an interrupted
-        `fill` left behind is there for the next one, so that it can resume.
+        `fill` left behind is there for the next one, so that it can resume; what it left whole is
+        published as it is.
 
         Args:
             key: The key.
-            facts: What the manifest records beside times and hashes: kind, label, config, inputs.
+            facts: Returns, once the folder is filled, what the manifest records beside times and
+                hashes: kind, label, config, inputs.
             fill: Fills the folder it is given and returns a line on what it found.
-            again: Build even though a folder is there (it is damaged).
+            wait: False returns None at once where another process builds it.
+
+        Raises:
+            StageError: The lease was lost meanwhile: another process builds the key.
         """
-        with self.lock(key):
-            if not again and (found := self.get(key)):
-                return found
-            final, partial = self._folder(key), self._folder(key + ".partial")
-            if partial.is_symlink() or partial.is_file():
-                partial.unlink()
-            partial.mkdir(exist_ok=True)
-            started = time.time()
-            summary = fill(partial)
-            manifest = {
-                **facts,
-                "key": key,
-                "started": round(started, 3),
-                "seconds": round(time.time() - started, 3),
-                "summary": summary,
-                "files": _inventory(partial),
-            }
-            _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-            if final.is_symlink() or final.is_file():
-                final.unlink()
-            elif final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
-            self._latest(facts["kind"], facts["label"]).write_text(key)
-            return final
+        try:
+            with self.lock(key, wait=wait) as lease:
+                if (found := self.get(key)) and not self.damage(key):
+                    return found
+                partial = self._folder(key + ".partial")
+                if partial.is_symlink() or partial.is_file():
+                    partial.unlink()
+                partial.mkdir(exist_ok=True)
+                if not _is_whole(partial, key):
+                    self._fill(key, partial, facts, fill)
+                _require_held(lease)
+                self._publish(key, partial)
+                return self._folder(key)
+        except Timeout:
+            return None
+
+    def _fill(
+        self,
+        key: str,
+        partial: Path,
+        facts: Callable[[], Mapping[str, Any]],
+        fill: Callable[[Path], str],
+    ) -> None:
+        for torn in partial.glob(f".{_MANIFEST}.*"):
+            torn.unlink()
+        started, clock = time.time(), time.monotonic()
+        summary = fill(partial)
+        manifest = {
+            **facts(),
+            "key": key,
+            "started": round(started, 3),
+            "seconds": round(time.monotonic() - clock, 3),
+            "summary": summary,
+            "files": _inventory(partial),
+        }
+        _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+
+    def _publish(self, key: str, partial: Path) -> None:
+        facts = _read_object(partial / _MANIFEST)
+        final, old = self._folder(key), self._folder(key + ".damaged")
+        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+        if final.is_symlink() or final.is_file():
+            final.unlink()
+        elif final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        partial.rename(final)
+        _settle(final.parent)
+        shutil.rmtree(old, ignore_errors=True)
+        _write_durably(self._latest(facts["kind"], facts["label"]), key)
 
     def last_built(self, kind: str, label: str) -> dict[str, Any] | None:
         """Return the manifest that was last published under a label, or None."""
@@ -135,11 +178,30 @@ class Store:
         """Return whether an interrupted build of this key waits to be resumed."""
         return self._folder(key + ".partial").is_dir()
 
+    def owner(self, key: str) -> str:
+        """Return `host:pid` of the process that builds a key, or '' if none does."""
+        path = self._lock(key)
+        owner = SoftFileLease(path, lease_duration=_LEASE_SECONDS).owner
+        if owner is None or not _is_alive(path, owner.hostname, owner.pid):
+            return ""
+        return f"{owner.hostname}:{owner.pid}"
+
+    def log(self, key: str) -> Path:
+        """Return where a stage's log is."""
+        return self.root / "logs" / f"{key}.jsonl"
+
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock; the system frees it when its process dies."""
-        with FileLock(self.root / "locks" / f"{name}.lock"):
-            yield
+    def lock(self, name: str, *, wait: bool = True) -> Iterator[SoftFileLease]:
+        """Hold a lock; those of dead owners are taken over.
+
+        Raises:
+            filelock.Timeout: Another process holds it, and `wait` is False.
+        """
+        lease = SoftFileLease(
+            self._lock(name), lease_duration=_LEASE_SECONDS, timeout=-1 if wait else 0
+        )
+        with lease:
+            yield lease
 
     def pins(self) -> dict[str, str]:
         """Return the remembered Hub commits and file hashes."""
@@ -193,6 +255,9 @@ class Store:
             remedy="move that file away, or give another --store; finished stages are kept",
         )
 
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
     def _folder(self, key: str) -> Path:
         return self.root / "stages" / key
 
@@ -224,11 +289,65 @@ def _is_manifest(found: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_whole(partial: Path, key: str) -> bool:
+    """Return whether a build had written everything, down to its manifest, when it died."""
+    found = _read_object(partial / _MANIFEST)
+    return found.get("key") == key and _is_manifest(found) and not _differing(partial, found)
+
+
+def _differing(folder: Path, manifest: Mapping[str, Any]) -> str:
+    for name, fact in manifest["files"].items():
+        try:
+            if _sha256(folder / name) != fact["sha256"]:
+                return name
+        except (OSError, ValueError):
+            return name
+    return ""
+
+
+def _is_alive(lock: Path, host: str, pid: int) -> bool:
+    if host != socket.gethostname():
+        try:
+            return time.time() - lock.stat().st_mtime < 2 * _LEASE_SECONDS
+        except OSError:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def _require_held(lease: SoftFileLease) -> None:
+    lost: LeaseCompromise | None = lease.compromise
+    if lost is not None:
+        raise StageError(
+            f"another process took this stage over ({lost.reason})",
+            why="this one was silent for too long: suspended, or cut off from the store",
+            remedy="run again: it waits for the other, or finds its result",
+        )
+
+
 def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / _MANIFEST)
+    """Return size and hash of every file, all of them safely on the disk."""
+    kept = (p for p in folder.rglob("*") if p.relative_to(folder).parts[0] != SCRATCH)
+    files = sorted(p for p in kept if p.is_file() and p != folder / _MANIFEST)
+    for path in files:
+        _settle(path)
     return {
         str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": _sha256(p)} for p in files
     }
+
+
+def _settle(path: Path) -> None:
+    """Have a file or folder written through to the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """What a person sees while a study runs: a live view on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ def duration(seconds: float) -> str:
 class StudyView:
     """Shows stages done, running and waiting, and the running one's step, rate, loss and ETA.
 
-    On a terminal the last two lines are live; elsewhere a line is printed per finished stage, and
+    On a terminal the last lines are live; elsewhere a line is printed per finished stage, and
     one every half minute for a long stage.
     """
 
@@ -53,8 +54,8 @@ class StudyView:
             console=self.console,
         )
         self.study_task = self.overall.add_task(name, total=todo, clock="")
-        self.stage_task: Any = None
-        self.stage: Stage | None = None
+        self.running: dict[str, tuple[Any, float]] = {}  # key -> its bar, when it began
+        self.waited: set[str] = set()
         self.live = Live(Group(self.overall, self.current), console=self.console)
 
     def __enter__(self) -> Self:
@@ -66,38 +67,45 @@ class StudyView:
 
     def __exit__(self, *_: object) -> None:
         if self.console.is_terminal:
-            self.live.stop()
+            with contextlib.suppress(OSError):
+                self.live.stop()
 
     def begin(self, stage: Stage) -> None:
         """A stage starts."""
-        self.stage, self.stage_started = stage, time.monotonic()
-        if self.stage_task is not None:
-            self.current.remove_task(self.stage_task)
-        title = f"{stage.kind} {stage.label}"
-        self.stage_task = self.current.add_task(title, total=None, numbers="")
+        bar = self.current.add_task(f"{stage.kind} {stage.label}", total=None, numbers="")
+        self.running[stage.key] = bar, time.monotonic()
         self._tick()
 
-    def progress(self, done: int, total: int, unit: str, **numbers: float) -> None:
-        """The running stage is at `done` of `total` units; `numbers` are its latest figures."""
-        elapsed = time.monotonic() - self.stage_started
+    def progress(self, stage: Stage, done: int, total: int, unit: str, **numbers: float) -> None:
+        """A running stage is at `done` of `total` units; `numbers` are its latest figures."""
+        bar, started = self.running[stage.key]
+        elapsed = time.monotonic() - started
         rate = done / elapsed if elapsed > 0 else 0.0
         text = f"{done}/{total} {unit}s"
         if rate > 0:
             text += f", {rate:.3g} {unit}s/s, {duration((total - done) / rate)} left"
         text += "".join(f", {name} {value:.4g}" for name, value in numbers.items())
-        self.current.update(self.stage_task, completed=done, total=total, numbers=text)
+        self.current.update(bar, completed=done, total=total, numbers=text)
         self._tick()
         if not self.console.is_terminal and time.monotonic() - self.last_line > _QUIET_SECONDS:
+            self._print(f"  ... {stage.kind} {stage.label}: {text}")
+
+    def wait(self, stage: Stage, owner: str) -> None:
+        """Another process builds a stage."""
+        if stage.key not in self.waited:
+            self.waited.add(stage.key)
             self._print(
-                f"  ... {self.stage.kind} {self.stage.label}: {text}" if self.stage else text
+                f"  {stage.kind} {stage.label}: being built by {owner or 'another process'}"
             )
 
-    def finish(self, stage: Stage, manifest: Mapping[str, Any]) -> None:
+    def finish(self, stage: Stage, manifest: Mapping[str, Any], *, here: bool) -> None:
         """A stage is published."""
+        if stage.key in self.running:
+            self.current.remove_task(self.running.pop(stage.key)[0])
         self.done += 1
         self.overall.update(self.study_task, completed=self.done)
         width = len(str(self.total))
-        seconds = duration(manifest.get("seconds", 0.0))
+        seconds = duration(manifest.get("seconds", 0.0)) if here else "elsewhere"
         self._print(
             f"[{self.done:{width}}/{self.total}] {stage.kind:<14} {stage.label:<40} {seconds:>10}  "
             f"{manifest.get('summary', '')}"
@@ -108,6 +116,8 @@ class StudyView:
         self.overall.update(self.study_task, clock=clock)
 
     def _print(self, line: str) -> None:
-        # Text, not markup: labels and summaries hold brackets and file names.
-        self.console.print(Text(line.rstrip()), soft_wrap=True)
         self.last_line = time.monotonic()
+        # Text, not markup: labels and summaries hold brackets and file names. A terminal that was
+        # closed ends no study: the logs in the store go on.
+        with contextlib.suppress(OSError):
+            self.console.print(Text(line.rstrip()), soft_wrap=True)

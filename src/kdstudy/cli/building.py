@@ -1,0 +1,48 @@
+"""What every verb does that needs stages built: see what is missing, show it, build it."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from kdstudy.cli.options import quiet_libraries
+
+if TYPE_CHECKING:
+    from kdstudy.study.execute import Executor
+    from kdstudy.study.plan import Plan
+    from kdstudy.study.store import Store
+
+
+def build(
+    title: str,
+    planned: "Plan",
+    target: str,
+    store: "Store",
+    *,
+    executor: "Executor | None" = None,
+    verify: bool = False,
+) -> int:
+    """Build what `target` needs and return how many stages that was.
+
+    Args:
+        title: What the view is headed with.
+        planned: The plan.
+        target: Key of the stage that is wanted.
+        store: Where.
+        executor: What builds; None is this process.
+        verify: Check every finished stage byte by byte first.
+    """
+    from kdstudy.study.execute import inline, missing
+    from kdstudy.study.view import StudyView
+
+    todo, damaged = missing(planned.stages, [target], store, verify=verify)
+    for key, file in damaged.items():
+        stage = planned.stages[key]
+        typer.echo(
+            f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again",
+            err=True,
+        )
+    if todo:
+        quiet_libraries()
+        with StudyView(title, len(todo), len(planned.stages) - len(todo)) as view:
+            (executor or inline)(todo, store, view)
+    return len(todo)

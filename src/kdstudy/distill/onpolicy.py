@@ -1,0 +1,62 @@
+"""Responses that the student writes itself, in the middle of its training."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from kdstudy.data.prompts import Encoded
+from kdstudy.distill.methods import Method
+from kdstudy.models.parts import Model
+from kdstudy.models.sample import sample
+
+
+def rewritten(
+    student: Model,
+    rows: Sequence[Encoded],
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    width: int | None,
+    seeds: Sequence[int],
+    eos_ids: Sequence[int],
+) -> list[Encoded]:
+    """Return the rows with the student's own responses, LoRA dropout off meanwhile.
+
+    Args:
+        student: Writes; its mode is afterwards what it was.
+        rows: Prompts with responses to replace.
+        method: Says at which temperature, and whether the ids are those drawn or those that the
+            tokenizer gives the text.
+        tokenizer: The student's.
+        max_length: Limit on tokens of prompt and response.
+        width: Vocabulary entries that may be drawn; None for all.
+        seeds: One per row.
+        eos_ids: What ends a response.
+    """
+    training = student.training
+    student.eval()
+    texts = sample(
+        student,
+        [row.ids[: row.prompt_length] for row in rows],
+        max_new_tokens=[max_length - row.prompt_length for row in rows],
+        temperature=method.sampling_temperature,
+        seeds=seeds,
+        eos_ids=eos_ids,
+        pad_id=0,
+        width=width,
+    )
+    student.train(training)
+    written = [
+        Encoded((*row.ids[: row.prompt_length], *text.ids), row.prompt_length)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    if not method.retokenised:
+        return written
+    return [_retokenised(row, tokenizer, max_length) for row in written]
+
+
+def _retokenised(row: Encoded, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    text = tokenizer.decode(row.ids, skip_special_tokens=True)
+    ids = tuple(tokenizer(text)["input_ids"][:max_length])
+    return Encoded(ids, min(row.prompt_length, len(ids)))

@@ -1,0 +1,222 @@
+"""Build one stage: all that a worker needs, here or on another machine."""
+
+import contextlib
+import errno
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdstudy.errors import KdstudyError, StageError
+from kdstudy.study.log import StageLog
+from kdstudy.study.plan import Stage
+from kdstudy.study.stages import KINDS, Work
+from kdstudy.study.store import Store
+
+_PACKAGES = (
+    "kdstudy", "torch", "transformers", "peft", "accelerate", "datasets",
+    "sacrebleu", "scipy", "statsmodels", "numpy", "pandas",
+)  # fmt: skip
+
+
+class View(Protocol):
+    """What a person sees while stages run."""
+
+    def begin(self, stage: Stage) -> None: ...
+    def progress(
+        self, stage: Stage, done: int, total: int, unit: str, **numbers: float
+    ) -> None: ...
+    def finish(self, stage: Stage, manifest: Mapping[str, Any], *, here: bool) -> None: ...
+    def wait(self, stage: Stage, owner: str) -> None: ...
+
+
+class Unseen:
+    """A `View` that shows nothing: the log has it all."""
+
+    def begin(self, stage: Stage) -> None:
+        """A stage starts."""
+
+    def progress(self, stage: Stage, done: int, total: int, unit: str, **numbers: float) -> None:
+        """A stage goes on."""
+
+    def finish(self, stage: Stage, manifest: Mapping[str, Any], *, here: bool) -> None:
+        """A stage is published."""
+
+    def wait(self, stage: Stage, owner: str) -> None:
+        """Another process builds this stage."""
+
+
+def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) -> bool:
+    """Build one stage in the store, unless it is there, and keep its log.
+
+    Args:
+        stage: Its inputs are in the store.
+        store: Where.
+        view: Told how it goes.
+        wait: Whether to wait for another process that builds it; else False is returned.
+
+    Returns:
+        Whether the stage is finished.
+
+    Raises:
+        StageError: It failed; the message says which, why, and what was kept.
+    """
+    log = StageLog(store.log(stage.key))
+    here = []
+
+    def fill(out: Path) -> str:
+        here.append(out)
+        log.write("start", kind=stage.kind, label=stage.label)
+        view.begin(stage)
+
+        def progress(done: int, total: int, unit: str, **numbers: float) -> None:
+            log.progress(done, total, unit, **numbers)
+            view.progress(stage, done, total, unit, **numbers)
+
+        work = Work(
+            config=stage.config,
+            inputs=_inputs(stage, store),
+            local=stage.local,
+            out=out,
+            progress=progress,
+            aids={role: path for role, key in stage.aids.items() if (path := store.get(key))},
+        )
+        return KINDS[stage.kind].function()(work)
+
+    try:
+        if store.build(stage.key, lambda: _facts(stage, store), fill, wait=wait) is None:
+            view.wait(stage, store.owner(stage.key))
+            return False
+        manifest = store.manifest(stage.key) or {}
+        if here:
+            log.write("finish", seconds=manifest["seconds"], summary=manifest["summary"])
+    except Exception as e:
+        told = _told(e, stage, store)
+        _last_words(log, "fail", error=str(told))
+        raise told from e
+    except BaseException:
+        _last_words(log, "interrupt")
+        raise
+    view.finish(stage, manifest, here=bool(here))
+    return True
+
+
+def _inputs(stage: Stage, store: Store) -> dict[str, Path]:
+    inputs = {}
+    for role, key in stage.inputs.items():
+        path = store.get(key)
+        if path is None:
+            raise StageError(
+                f"its input '{role}' is not in the store",
+                remedy="run again: what is missing or damaged is built first",
+            )
+        inputs[role] = path
+    return inputs
+
+
+def _facts(stage: Stage, store: Store) -> dict[str, Any]:
+    aids = {role: store.manifest(key) for role, key in stage.aids.items() if store.get(key)}
+    return {
+        "kind": stage.kind,
+        "version": KINDS[stage.kind].version,
+        "label": stage.label,
+        "config": dict(stage.config),
+        "inputs": dict(stage.inputs),
+        "aids": {role: _record(manifest) for role, manifest in aids.items()},
+        "environment": environment(),
+    }
+
+
+def _record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is worth keeping of an aid, whose folder may be removed to free its space."""
+    keys = ("key", "kind", "label", "started", "seconds", "summary")
+    return {k: manifest[k] for k in keys} if manifest else {}
+
+
+def environment() -> dict[str, Any]:
+    """Return versions of what computes, and the hardware, as a manifest records them."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    hardware = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": _gpu_name(),
+    }
+    return {"versions": versions, "hardware": hardware}
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [
+        line.split(":", 1)[1].strip() for line in text.split("\n") if line.startswith("model name")
+    ]
+    return names[0] if names else platform.machine()
+
+
+def _gpu_name() -> str:
+    # Asking torch costs its import; a stage that used a GPU has imported it already.
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else ""
+
+
+def _told(e: Exception, stage: Stage, store: Store) -> StageError:
+    if isinstance(e, KdstudyError):
+        return _failed(stage, e.what, e.why, e.remedy, e.exit_code)
+    if isinstance(e, OSError):
+        return _failed(stage, *_disk(e, store))
+    return _failed(stage, *_unexpected(e, store, stage))
+
+
+def _last_words(log: StageLog, event: str, **facts: Any) -> None:
+    # Where the disk is full, what the person is told is all there is.
+    with contextlib.suppress(OSError):
+        log.write(event, **facts)
+
+
+def _failed(stage: Stage, what: str, why: str, remedy: str, code: int = 1) -> StageError:
+    error = StageError(f"{stage.kind} {stage.label}: {what}", why=why, remedy=remedy)
+    error.exit_code = code
+    return error
+
+
+def _disk(e: OSError, store: Store) -> tuple[str, str, str]:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        try:
+            free = f"{shutil.disk_usage(store.root).free / 2**20:.0f} MiB free"
+        except OSError:
+            free = "no space"
+        return (
+            "the disk is full",
+            f"{store.root}: {free}",
+            "free some space or give another --store; run again: finished stages are kept",
+        )
+    return (f"{e.strerror or e}", str(e.filename or ""), "run again: finished stages are kept")
+
+
+def _unexpected(e: Exception, store: Store, stage: Stage) -> tuple[str, str, str]:
+    log = store.root / "logs" / f"{stage.key}-{int(time.time())}.txt"
+    try:
+        log.write_text("".join(traceback.format_exception(e)))
+    except OSError:
+        log = Path("(it could not be written)")
+    line = (str(e).splitlines() or [""])[0]
+    if "out of memory" in str(e).lower() or isinstance(e, MemoryError):
+        remedy = "lower train.micro_batch_size: the results stay the same"
+    else:
+        remedy = "this is not your input's fault: please report it with the traceback"
+    return (f"{type(e).__name__}: {line}", f"traceback: {log}", remedy)
