@@ -4,11 +4,17 @@ import dataclasses
 import errno
 import io
 import json
+import os
+import socket
+import threading
+import time
 
 import pytest
 from rich.console import Console
 
 from kdstudy.errors import InputError, StageError
+from kdstudy.study import log
+from kdstudy.study.build import Unseen
 from kdstudy.study.execute import inline, missing, reason
 from kdstudy.study.plan import Stage
 from kdstudy.study.stages import KINDS, Kind
@@ -233,3 +239,124 @@ def test_a_terminal_shows_step_rate_loss_and_time_left(tmp_path):
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+# Several processes.
+
+
+class Told(Unseen):
+    """Remembers what a person would see."""
+
+    def __init__(self):
+        self.seen = []
+
+    def wait(self, stage, owner):
+        self.seen.append(("wait", stage.label, owner))
+
+    def finish(self, stage, manifest, *, here):
+        self.seen.append(("finish", stage.label, here))
+
+
+def test_what_another_builds_is_left_to_it_and_other_work_is_taken(tmp_path):
+    store, (stages, target) = Store(tmp_path), chain()
+    first = next(iter(stages.values()))
+    view = Told()
+
+    def other(out):
+        def release(work):
+            done.set()
+
+        BEHAVIOUR[2] = release  # B is built while A is held
+        thread.start()
+        assert done.wait(30)
+        (out / "sum.json").write_text("1")
+        return "sum 1"
+
+    done = threading.Event()
+    thread = threading.Thread(
+        target=lambda: inline(missing(stages, [target], store)[0], store, view)
+    )
+    facts = {"kind": "toy", "version": 1, "label": "a", "config": {}, "inputs": {}}
+    store.build(first.key, lambda: facts, other)
+    thread.join()
+    finished = [entry for entry in view.seen if entry[0] == "finish"]
+    assert finished == [("finish", "b", True), ("finish", "a", False), ("finish", "c", True)]
+    assert ("wait", "a", f"{socket.gethostname()}:{os.getpid()}") in view.seen
+    assert json.loads((store.get(target) / "sum.json").read_text()) == 7
+
+
+def test_verify_reads_every_byte_also_of_what_nothing_missing_needs(tmp_path):
+    store, (stages, target) = Store(tmp_path), chain()
+    run(stages, target, store)
+    first = next(iter(stages))
+    file = store.get(first) / "sum.json"
+    times = file.stat()
+    file.write_text("9")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert missing(stages, [target], store) == ([], {})
+    todo, damaged = missing(stages, [target], store, verify=True)
+    assert [s.label for s in todo] == ["a"] and damaged == {first: "sum.json"}
+    inline(todo, store, Unseen())
+    assert missing(stages, [target], store, verify=True) == ([], {})
+    assert json.loads((store.get(first) / "sum.json").read_text()) == 1
+
+
+def test_the_log_says_what_happened_also_when_it_went_wrong(tmp_path):
+    store, (stages, target) = Store(tmp_path), chain()
+
+    def fail(work):
+        raise InputError("row 3 is odd", remedy="mend it")
+
+    BEHAVIOUR[4] = fail
+    with pytest.raises(StageError):
+        run(stages, target, store)
+    BEHAVIOUR.clear()
+    run(stages, target, store)
+    events = log.lines(store.log(target))
+    assert [e["event"] for e in events] == ["start", "fail", "start", "progress", "finish"]
+    assert events[1]["error"].startswith("toy c: row 3 is odd")
+    assert (events[3]["done"], events[3]["total"], events[3]["loss"]) == (1, 2, 0.5)
+    assert all(e["host"] == socket.gethostname() and e["pid"] == os.getpid() for e in events)
+    assert log.told(events[3]) == "1/2 inputs, loss 0.5"
+
+
+def test_a_torn_log_is_read_up_to_where_it_was_torn(tmp_path):
+    path = tmp_path / "k.jsonl"
+    log.StageLog(path).write("start", label="a")
+    with path.open("ab") as file:
+        file.write(b'{"event": "progr')
+    assert log.last_line(path)["event"] == "start"
+    assert log.last_line(tmp_path / "none.jsonl") == {}
+
+
+def test_the_time_of_interrupted_tries_and_the_peak_of_memory_are_on_record(tmp_path):
+    store, (stages, target) = Store(tmp_path), chain()
+    held = []
+
+    def take(work):
+        held.append(bytearray(b"x") * 2**28)
+
+    BEHAVIOUR[2] = take
+    run(stages, target, store)
+    first, second, last = (store.manifest(key) for key in stages)
+    assert second["peak_memory_gib"] - first["peak_memory_gib"] > 0.2
+    del held[0]
+    assert last["earlier_seconds"] == 0
+
+    def tire(work):
+        work.progress(1, 9, "step")
+        time.sleep(0.4)
+        raise KeyboardInterrupt
+
+    BEHAVIOUR.update({2: None, 8: tire})
+    stages, target = chain(c=8)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(stages, target, store)
+    BEHAVIOUR.clear()
+    run(stages, target, store)
+    assert 0.8 <= store.manifest(target)["earlier_seconds"] < 5
+    # Built again later, the time of what it replaces does not count.
+    (store.get(target) / "sum.json").unlink()
+    run(stages, target, store)
+    assert store.manifest(target)["earlier_seconds"] == 0

@@ -71,6 +71,12 @@ def test_an_adapter_gives_the_same_logits_here_in_plain_peft_and_merged(tmp_path
     assert torch.equal(logits(again), logits(merged))
 
 
+def test_an_adapters_files_do_not_depend_on_the_order_of_a_set(tmp_path):
+    load.save(load.add_adapter(tiny.qwen(0), schema.Lora(), 0), tmp_path, tiny.tokenizer())
+    named = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert named == sorted(named) and len(named) > 2
+
+
 def test_transformers_alone_loads_the_adapter_when_its_base_is_known(tmp_path, base):
     load.save(adapted(), tmp_path / "adapter", tiny.tokenizer(), base=str(base))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32).eval()

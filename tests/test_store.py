@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, StageError
+from kdstudy.study import lease as lease_module
 from kdstudy.study.store import Store
 
 FACTS = {"kind": "train", "version": 1, "label": "a", "config": {}, "inputs": {}}
@@ -87,6 +90,128 @@ def test_damage_is_found(tmp_path, harm):
     assert store.damage("k") == "sub/x.txt"
     assert store.get("k") is None
     store.build("k", facts, fill("one"))
+    assert store.damage("k") == ""
+
+
+def test_bits_that_rot_are_found_by_reading_and_what_is_written_since_at_once(tmp_path):
+    store = Store(tmp_path)
+    path = store.build("k", facts, fill("one")) / "sub" / "x.txt"
+    before = path.stat()
+    path.write_text("onE")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.get("k") is not None, "same size, same time: only reading tells"
+    assert store.damage("k") == "sub/x.txt"
+    path.touch()
+    assert store.get("k") is None
+
+
+def test_a_copied_store_is_read_once_and_believed_afterwards(tmp_path):
+    store = Store(tmp_path)
+    path = store.build("k", facts, fill("one")) / "sub" / "x.txt"
+    manifest = path.parents[1] / "manifest.json"
+    later = manifest.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(later, later))
+    assert store.get("k") is not None
+    assert manifest.stat().st_mtime_ns == later
+
+
+def test_scratch_is_not_part_of_what_is_published(tmp_path):
+    def write(out):
+        (out / "scratch").mkdir()
+        (out / "scratch" / "journal").write_text("for resuming")
+        return fill("one")(out)
+
+    folder = Store(tmp_path).build("k", facts, write)
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "sub"]
+    assert list(json.loads((folder / "manifest.json").read_text())["files"]) == ["sub/x.txt"]
+
+
+def never(out):
+    raise AssertionError("built again")
+
+
+def test_what_was_whole_when_its_builder_died_is_published_and_not_built_again(tmp_path):
+    store = Store(tmp_path)
+    folder = store.build("k", facts, fill("one"))
+    (folder / "scratch").mkdir()
+    folder.rename(folder.with_name("k.partial"))  # as just before the last step
+    assert store.get("k") is None
+    assert store.build("k", facts, never) == folder
+    assert store.damage("k") == "" and not (folder / "scratch").exists()
+
+
+@pytest.mark.parametrize("harm", ["file", "manifest"])
+def test_what_was_not_whole_is_built_again(tmp_path, harm):
+    store = Store(tmp_path)
+    folder = store.build("k", facts, fill("one"))
+    partial = folder.rename(folder.with_name("k.partial"))
+    torn = partial / ("sub/x.txt" if harm == "file" else "manifest.json")
+    torn.write_bytes(torn.read_bytes()[:-1])
+    (partial / ".manifest.json.123").write_text("{")
+    store.build("k", facts, fill("one"))
+    assert store.damage("k") == ""
+    assert sorted(p.name for p in store.get("k").iterdir()) == ["manifest.json", "sub"]
+
+
+def test_who_will_not_wait_is_told_that_another_builds(tmp_path):
+    store = Store(tmp_path)
+    seen = []
+
+    def look(out):
+        seen.append(Store(tmp_path).build("k", facts, never, wait=False))
+        seen.append(Store(tmp_path).owner("k"))
+        return fill("one")(out)
+
+    store.build("k", facts, look)
+    assert seen == [None, f"{socket.gethostname()}:{os.getpid()}"]
+    assert store.owner("k") == ""
+
+
+def test_a_lease_that_was_lost_publishes_nothing(tmp_path):
+    """As when a machine slept for hours and another took its work over."""
+    store = Store(tmp_path)
+
+    def sleep(out):
+        (tmp_path / "locks" / "k.lock").unlink()
+        deadline = time.monotonic() + 30
+        while not any(lost) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return fill("one")(out)
+
+    lost = []
+    real = lease_module.SoftFileLease
+
+    def quick(path, **settings):
+        lease = real(path, heartbeat_interval=0.05, on_compromise=lost.append, **settings)
+        return lease
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease_module, "SoftFileLease", quick)
+        with pytest.raises(StageError, match="another process took this stage over"):
+            store.build("k", facts, sleep)
+    assert store.get("k") is None
+
+
+def test_the_lock_of_another_machine_holds_while_it_is_touched_and_falls_when_it_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lease_module, "_SECONDS", 1.0)
+    store, lock = Store(tmp_path), tmp_path / "locks" / "k.lock"
+    lock.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=0123\nduration=1.0\n")
+    assert store.owner("k") == "elsewhere:1"
+    held = threading.Event()
+
+    def touch():
+        for _ in range(8):
+            time.sleep(0.25)
+            lock.touch()
+        held.set()
+
+    toucher = threading.Thread(target=touch)
+    toucher.start()
+    store.build("k", facts, fill("one"))
+    assert held.is_set(), "taken although its owner was alive"
+    toucher.join()
     assert store.damage("k") == ""
 
 

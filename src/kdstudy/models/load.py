@@ -300,11 +300,13 @@ def save(model: Model, out: Path, tokenizer: PreTrainedTokenizerBase, base: str 
         model: What to save.
         out: Folder to fill.
         tokenizer: Saved beside it.
-        base: Public name of an adapter's base model, such as a Hub id. It is what the adapter
-            names as its base, in place of the folder the base was loaded from.
+        base: What an adapter names as its base, not the folder that was loaded: a Hub id.
     """
     if isinstance(model, PeftModel):
-        model.peft_config[model.active_adapter].base_model_name_or_path = base
+        config = model.peft_config[model.active_adapter]
+        config.base_model_name_or_path = base
+        if isinstance(config.target_modules, set):  # would be written in the order of hashes
+            config.target_modules = sorted(config.target_modules)
         card = out / "README.md"
         before = card.read_bytes() if card.is_file() else None
         # Without "False" PEFT asks the Hub whether the base's vocabulary has grown.
@@ -395,5 +397,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

@@ -100,10 +100,11 @@ def _provenance(work: Work) -> dict[str, Any]:
 
 def _training(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     facts = json.loads((folder / "training.json").read_text())
-    seconds = manifest["seconds"]
+    seconds = manifest["seconds"] + manifest.get("earlier_seconds", 0.0)
     return {
         "system": manifest["label"],
         "seconds": seconds,
+        "peak_memory_gib": manifest.get("peak_memory_gib"),
         "tokens_per_second": facts["tokens"] / seconds if seconds else 0.0,
         **facts,
     }

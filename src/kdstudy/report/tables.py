@@ -151,7 +151,7 @@ def cost_sheet(
             "Seconds per 1,000 items": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
             "Training seconds": f"{trained['seconds']:,.0f}" if "seconds" in trained else "–",
         }
-        if any("peak_memory_gib" in t for t in training.values()):
+        if any(t.get("peak_memory_gib") is not None for t in training.values()):
             peak = trained.get("peak_memory_gib")
             row["Peak training memory (GiB)"] = "–" if peak is None else f"{peak:.2f}"
         rows.append(row)

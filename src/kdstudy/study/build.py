@@ -2,11 +2,7 @@
 
 import contextlib
 import errno
-import importlib.metadata
-import os
-import platform
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -14,15 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdstudy.errors import KdstudyError, StageError
-from kdstudy.study.log import StageLog
+from kdstudy.study import machine
+from kdstudy.study.log import StageLog, spent
 from kdstudy.study.plan import Stage
+from kdstudy.study.ranks import call
 from kdstudy.study.stages import KINDS, Work
 from kdstudy.study.store import Store
-
-_PACKAGES = (
-    "kdstudy", "torch", "transformers", "peft", "accelerate", "datasets",
-    "sacrebleu", "scipy", "statsmodels", "numpy", "pandas",
-)  # fmt: skip
 
 
 class View(Protocol):
@@ -68,10 +61,10 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
         StageError: It failed; the message says which, why, and what was kept.
     """
     log = StageLog(store.log(stage.key))
-    here = []
+    before: list[float] = []
 
     def fill(out: Path) -> str:
-        here.append(out)
+        before.append(spent(store.log(stage.key)))
         log.write("start", kind=stage.kind, label=stage.label)
         view.begin(stage)
 
@@ -87,14 +80,18 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
             progress=progress,
             aids={role: path for role, key in stage.aids.items() if (path := store.get(key))},
         )
-        return KINDS[stage.kind].function()(work)
+        machine.forget_peak()
+        return call(stage, work)
+
+    def facts() -> dict[str, Any]:
+        return _facts(stage, store) | {"earlier_seconds": before[0]}
 
     try:
-        if store.build(stage.key, lambda: _facts(stage, store), fill, wait=wait) is None:
+        if store.build(stage.key, facts, fill, wait=wait) is None:
             view.wait(stage, store.owner(stage.key))
             return False
         manifest = store.manifest(stage.key) or {}
-        if here:
+        if before:
             log.write("finish", seconds=manifest["seconds"], summary=manifest["summary"])
     except Exception as e:
         told = _told(e, stage, store)
@@ -103,7 +100,7 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
     except BaseException:
         _last_words(log, "interrupt")
         raise
-    view.finish(stage, manifest, here=bool(here))
+    view.finish(stage, manifest, here=bool(before))
     return True
 
 
@@ -129,7 +126,8 @@ def _facts(stage: Stage, store: Store) -> dict[str, Any]:
         "config": dict(stage.config),
         "inputs": dict(stage.inputs),
         "aids": {role: _record(manifest) for role, manifest in aids.items()},
-        "environment": environment(),
+        "environment": machine.environment(),
+        "peak_memory_gib": machine.peak_gib(),
     }
 
 
@@ -137,41 +135,6 @@ def _record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what is worth keeping of an aid, whose folder may be removed to free its space."""
     keys = ("key", "kind", "label", "started", "seconds", "summary")
     return {k: manifest[k] for k in keys} if manifest else {}
-
-
-def environment() -> dict[str, Any]:
-    """Return versions of what computes, and the hardware, as a manifest records them."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    hardware = {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory, 1),
-        "gpu": _gpu_name(),
-    }
-    return {"versions": versions, "hardware": hardware}
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [
-        line.split(":", 1)[1].strip() for line in text.split("\n") if line.startswith("model name")
-    ]
-    return names[0] if names else platform.machine()
-
-
-def _gpu_name() -> str:
-    # Asking torch costs its import; a stage that used a GPU has imported it already.
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else ""
 
 
 def _told(e: Exception, stage: Stage, store: Store) -> StageError:

@@ -79,6 +79,27 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) and isinstance(found.get("event"), str) else {}
 
 
+def when(line: dict[str, Any]) -> float | None:
+    """Return the time of a log's line in seconds since 1970."""
+    try:
+        return datetime.datetime.fromisoformat(line["time"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def spent(path: Path) -> float:
+    """Return the seconds of the tries since the last finish, each up to the last thing it said."""
+    seconds, before = 0.0, None
+    for line in lines(path):
+        now = when(line)
+        if line["event"] == "finish":
+            seconds = 0.0
+        elif line["event"] != "start" and now is not None and before is not None:
+            seconds += max(0.0, now - before)  # a clock may be set back
+        before = now
+    return round(seconds, 3)
+
+
 def told(line: dict[str, Any]) -> str:
     """Return a log's line as people read it: `120/300 steps, loss 0.41`, or what went wrong."""
     if line.get("event") == "progress":

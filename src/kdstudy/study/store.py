@@ -5,21 +5,18 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import LeaseCompromise, SoftFileLease, Timeout
+from filelock import SoftFileLease, Timeout
 
 from kdstudy.errors import InputError, StageError
+from kdstudy.study.lease import Leases, require_held
 from kdstudy.study.stages import SCRATCH
 
 _MANIFEST = "manifest.json"
-# A lease is a file, so it holds on file systems whose locks end at the node. Who died on this
-# machine is noticed at once; on another, when its file has not been touched for so long.
-_LEASE_SECONDS = 60.0
 _FACTS = {
     **{"kind": str, "version": int, "label": str, "config": dict, "inputs": dict},
     **{"key": str, "started": float | int, "seconds": float | int, "summary": str},
@@ -53,6 +50,7 @@ class Store:
                 f"store {self.root}: cannot be written ({e.strerror})",
                 remedy="give another folder with --store DIR or KDSTUDY_STORE",
             ) from e
+        self._leases = Leases(self.root / "locks")
 
     def get(self, key: str) -> Path | None:
         """Return the finished folder of a key, or None if it is not there as it was published.
@@ -126,7 +124,7 @@ class Store:
                 partial.mkdir(exist_ok=True)
                 if not _is_whole(partial, key):
                     self._fill(key, partial, facts, fill)
-                _require_held(lease)
+                require_held(lease)
                 self._publish(key, partial)
                 return self._folder(key)
         except Timeout:
@@ -180,11 +178,7 @@ class Store:
 
     def owner(self, key: str) -> str:
         """Return `host:pid` of the process that builds a key, or '' if none does."""
-        path = self._lock(key)
-        owner = SoftFileLease(path, lease_duration=_LEASE_SECONDS).owner
-        if owner is None or not _is_alive(path, owner.hostname, owner.pid):
-            return ""
-        return f"{owner.hostname}:{owner.pid}"
+        return self._leases.owner(key)
 
     def log(self, key: str) -> Path:
         """Return where a stage's log is."""
@@ -197,10 +191,7 @@ class Store:
         Raises:
             filelock.Timeout: Another process holds it, and `wait` is False.
         """
-        lease = SoftFileLease(
-            self._lock(name), lease_duration=_LEASE_SECONDS, timeout=-1 if wait else 0
-        )
-        with lease:
+        with self._leases.hold(name, wait=wait) as lease:
             yield lease
 
     def pins(self) -> dict[str, str]:
@@ -229,13 +220,14 @@ class Store:
         return self.root / "studies" / study
 
     def show(self, study: str, report: Path) -> Path:
-        """Copy a finished report into the study's output folder, if it is not there yet.
+        """Copy a finished report into the study's output folder, unless it is there as it is.
 
         Raises:
             StageError: The folder cannot be written.
         """
-        final, key = self.output(study), _read_object(report / _MANIFEST).get("key", "")
-        if key and _read_object(final / _MANIFEST).get("key") == key:
+        final, manifest = self.output(study), read_manifest(report)
+        shown = _read_object(final / _MANIFEST).get("key")
+        if manifest and shown == manifest["key"] and not _differing(final, manifest):
             return final
         try:
             with self.lock(f"study-{study}"):
@@ -254,9 +246,6 @@ class Store:
             f"store {self.root}: {name} cannot be written ({e.strerror or e})",
             remedy="move that file away, or give another --store; finished stages are kept",
         )
-
-    def _lock(self, name: str) -> Path:
-        return self.root / "locks" / f"{name}.lock"
 
     def _folder(self, key: str) -> Path:
         return self.root / "stages" / key
@@ -303,31 +292,6 @@ def _differing(folder: Path, manifest: Mapping[str, Any]) -> str:
         except (OSError, ValueError):
             return name
     return ""
-
-
-def _is_alive(lock: Path, host: str, pid: int) -> bool:
-    if host != socket.gethostname():
-        try:
-            return time.time() - lock.stat().st_mtime < 2 * _LEASE_SECONDS
-        except OSError:
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
-
-
-def _require_held(lease: SoftFileLease) -> None:
-    lost: LeaseCompromise | None = lease.compromise
-    if lost is not None:
-        raise StageError(
-            f"another process took this stage over ({lost.reason})",
-            why="this one was silent for too long: suspended, or cut off from the store",
-            remedy="run again: it waits for the other, or finds its result",
-        )
 
 
 def _inventory(folder: Path) -> dict[str, dict[str, Any]]:

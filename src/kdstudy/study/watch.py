@@ -1,6 +1,5 @@
 """How the stages in a store stand: the rows behind `kdstudy ls runs`."""
 
-import datetime
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,14 +64,14 @@ def _begun(root: Path, folders: list[Path]) -> Iterator[dict[str, str]]:
         state = "running" if owner else "failed" if last.get("event") == "fail" else "interrupted"
         start = next((line for line in reversed(history) if line["event"] == "start"), {})
         said = next((text for line in reversed(history) if (text := log.told(line))), "")
-        since = _seconds((start if owner else last).get("time"), folder)
+        since = log.when(start if owner else last)
         yield {
             "state": state,
             "kind": start.get("kind", "?"),
             "run": start.get("label", "?"),
             "key": key[:12],
             "owner": owner or _who(last),
-            "age": _age(since),
+            "age": _age(folder.stat().st_mtime if since is None else since),
             "seconds": "",
             "last": said.split("\n")[0],
         }
@@ -80,13 +79,6 @@ def _begun(root: Path, folders: list[Path]) -> Iterator[dict[str, str]]:
 
 def _who(line: dict[str, Any]) -> str:
     return f"{line['host']}:{line['pid']}" if "host" in line and "pid" in line else ""
-
-
-def _seconds(text: Any, folder: Path) -> float:
-    try:
-        return datetime.datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
-        return folder.stat().st_mtime
 
 
 def _age(since: float) -> str:
