@@ -21,9 +21,9 @@ from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.records import Example, write_records
 from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.study.stages import SCRATCH, Work
 
-KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache"}
+KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
 TRAIN = schema.Train(
     epochs=2, batch_size=8, max_length=40, evaluations=2, learning_rate=1e-2,
     lora=schema.Lora(r=4, dropout=0.1), precision="float32",
@@ -144,7 +144,8 @@ def test_every_place_gives_the_same_student(place, method, lora):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    found = (p for p in folder.rglob("*") if p.is_file() and SCRATCH not in p.parts)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ def test_a_benchmark_more_trains_nothing_again(folder):
     [
         {"train": {"micro_batch_size": 2}},
         {"train": {"report_to": ["tensorboard"]}},
+        {"train": {"on_alarm": "stop"}},
         {"train": {"teacher_cache": "off"}},
         {"train": {"teacher_cache": "memory"}},
         {"train": {"teacher_cache": "disk"}},
@@ -141,6 +142,20 @@ def test_a_benchmark_more_trains_nothing_again(folder):
 def test_knobs_that_change_no_result_train_and_generate_nothing_again(folder, fields):
     kinds = {kind for kind, _ in changed(plan_of(folder), plan_of(folder, **fields))}
     assert kinds <= {"report", "teacher_cache"}
+
+
+def test_a_models_own_code_is_on_record_and_part_of_the_key_where_it_may_run(folder):
+    trusted = {"model": "big", "trust_remote_code": True}
+    off, on = plan_of(folder), plan_of(folder, teachers=[trusted])
+    assert not any("trust_remote_code" in json.dumps(s.config) for k, s in off.stages.items()
+                   if k != off.report)  # fmt: skip
+    said = {"name": "big", "fingerprint": off.stages[off.trained["big/teacher"]].config["student"]
+            ["fingerprint"], "trust_remote_code": True}  # fmt: skip
+    assert on.stages[on.trained["big/teacher"]].config["student"] == said
+    assert on.stages[on.trained["small/word_kd/big"]].config["teacher"] == said
+    assert stages(on, "generate")["big on synth_addsub"].config["model"] == said
+    again = {label for kind, label in changed(off, on) if kind == "train"}
+    assert again == {label for label in on.trained if not label.endswith("/sft")}
 
 
 def test_all_runs_that_learn_from_a_teachers_distribution_share_its_cache(folder):

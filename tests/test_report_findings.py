@@ -1,6 +1,7 @@
 """The report's sentences: each against a table, or tests, whose answer is known."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -12,9 +13,10 @@ from test_report import analysed
 from kdstudy.analyze.measures import repetition
 from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS
 from kdstudy.analyze.stats import study_tests
-from kdstudy.report import alarms, findings, likeness
+from kdstudy.report import alarms, findings, likeness, stages
 from kdstudy.report.items import against_teacher, overlap_counts, telling_items
 from kdstudy.report.views import Numbers, graded, texts
+from kdstudy.study.stages import Work
 
 BEST = "m/gkd"
 TEACHER, SFT = "t/sft", "m/sft"
@@ -163,6 +165,28 @@ def test_alarms_name_the_run_and_what_the_mean_is_without_it(signs, words):
         assert [a.system for a in raised] == [BEST] and "1 of 4 trained systems raises" in said
         assert "mean gain of 2 runs is +2.0 points with them and −1.0 without" in said
         assert BEST in " ".join(alarms.warnings(table, [], {}, raised))
+
+
+def test_an_alarm_while_training_is_among_a_systems_reasons():
+    def point(step, *alarms):
+        return {"step": step, "alarms": list(alarms)}
+
+    training = [
+        {"system": SFT, "probe": [point(0), point(9)]},
+        {
+            "system": BEST,
+            "probe": [point(0), point(4, "x"), point(9, "repetition 0.45"), point(12)],
+        },
+        {"system": "s/gkd", "probe": [point(0), point(9, "texts of 3 tokens")]},
+        {"system": "old"},
+    ]
+    table = made(*systems(repeated=0.4))
+    raised = alarms.alarms(table, Numbers(table), training)
+    said = "\n".join(alarms.warnings(table, [], {}, raised))
+    assert f"{BEST} may have collapsed" in said
+    assert "40.0% of 4-grams repeat, while training: repetition 0.45 at step 9." in said
+    assert "s/gkd may have collapsed" in said and "texts of 3 tokens at step 9." in said
+    assert f"{SFT} may" not in said and "old" not in said
 
 
 @pytest.mark.parametrize(
@@ -357,3 +381,26 @@ def test_plain_fine_tuning_that_beats_every_distilled_student_is_the_answer(anal
     assert said.startswith("The best student is ")
     assert "fine-tuned without a teacher: 99.9%" in said
     assert "The best distilled one is " in said
+
+
+def test_stages_built_with_other_versions_or_elsewhere_are_told(tmp_path):
+    def stage(name, versions, gpu):
+        facts = {"key": name, "kind": "score", "label": name, "seconds": 1, "started": 0}
+        hardware = {"cores": 2, "gpu": gpu}
+        facts |= {"summary": "", "environment": {"versions": versions, "hardware": hardware}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
+        return f"stage:{name}", tmp_path / name
+
+    made_with = ({"torch": "2.12"}, {"torch": "2.13", "peft": "0.21"}, {"torch": "2.13"})
+    inputs = dict(map(stage, "abc", made_with, ("", "H200", "H200")))
+    work = Work(
+        config={"study": {}, "protocol_differences": []}, inputs=inputs, local={}, out=tmp_path
+    )
+    found = stages._provenance(work)
+    assert found["versions"] == {"torch": "2.12 and 2.13", "peft": "0.21"}
+    assert found["hardware"] == {"cores": "2", "gpu": "H200"}
+    (said,) = alarms.warnings(made(*systems()), [], found, [])[-1:]
+    assert "different versions (torch 2.12 and 2.13)" in said
+    found["versions"] = {"torch": "2.13"}
+    assert "versions" not in " ".join(alarms.warnings(made(*systems()), [], found, []))

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import tiny_models as tiny
@@ -36,12 +37,16 @@ def examples(number: int, seed: int) -> list[Example]:
 @pytest.fixture
 def place(tmp_path):
     """A folder with a student, a teacher and a corpus."""
-    tiny.save(tmp_path / "student", tiny.qwen(0, scale=1.0))
-    tiny.save(tmp_path / "teacher", tiny.widen(tiny.qwen(1, width=24), 5))
-    (tmp_path / "corpus").mkdir()
-    write_records(tmp_path / "corpus" / "train.parquet", examples(40, 0), Example)
-    write_records(tmp_path / "corpus" / "validation.parquet", examples(8, 1), Example)
-    return tmp_path
+    return furnish(tmp_path)
+
+
+def furnish(folder: Path) -> Path:
+    tiny.save(folder / "student", tiny.qwen(0, scale=1.0))
+    tiny.save(folder / "teacher", tiny.widen(tiny.qwen(1, width=24), 5))
+    (folder / "corpus").mkdir()
+    write_records(folder / "corpus" / "train.parquet", examples(40, 0), Example)
+    write_records(folder / "corpus" / "validation.parquet", examples(8, 1), Example)
+    return folder
 
 
 def local(folder, adapter=None) -> dict:
@@ -55,8 +60,8 @@ def local(folder, adapter=None) -> dict:
 
 
 def work(place, out, method, train=TRAIN, adapter=None, **inputs) -> Work:
-    (place / out).mkdir()
-    knobs = {"micro_batch_size", "report_to", "max_truncated_share"}
+    (place / out).mkdir(exist_ok=True)
+    knobs = {"micro_batch_size", "report_to", "max_truncated_share", "on_alarm"}
     return Work(
         config={
             "method": method.model_dump(),
@@ -107,7 +112,7 @@ def test_a_student_is_made_from_files_to_files(place, method, capfd):
     line = stages.train(done)
     assert line.startswith("5 steps, best validation loss")
     assert capfd.readouterr() == ("", "")
-    assert sorted(p.name for p in done.out.iterdir()) == ["adapter", "training.json"]
+    assert sorted(p.name for p in done.out.iterdir()) == ["adapter", "scratch", "training.json"]
     facts = json.loads((done.out / "training.json").read_text())
     assert facts["rows"] == 40 and facts["validation_rows"] == 8
     assert facts["steps"] == 5 and facts["truncated"] == facts["dropped"] == 0

@@ -3,16 +3,11 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny_models as tiny
 import torch
-import two_devices
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -196,24 +191,6 @@ def test_micro_batches_change_nothing(tmp_path, method, normalisation):
         ends.append(weights(trainer))
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-6, atol=1e-9)
-
-
-def test_two_devices_change_nothing(tmp_path):
-    two_devices.main(tmp_path / "1")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = subprocess.run(
-        [*launcher, two_devices.__file__, tmp_path / "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert two.returncode == 0, two.stderr
-    ends = [load_file(tmp_path / n / "weights.safetensors") for n in "12"]
-    for name, value in ends[0].items():
-        torch.testing.assert_close(value, ends[1][name], rtol=1e-9, atol=1e-12)
-    facts = [json.loads((tmp_path / n / "facts.json").read_text()) for n in "12"]
-    assert [fact.pop("world") for fact in facts] == [1, 2]
-    assert facts[0] == pytest.approx(facts[1])
 
 
 def one_loss(trainer: DistillTrainer, batch: batches.Batch) -> float:

@@ -1,16 +1,25 @@
-"""Train the same student on one device or on several: what `test_two_devices_change_nothing` runs.
+"""Train the same students in one process or in several: what `test_devices.py` runs.
 
-python two_devices.py OUT
-python -m torch.distributed.run --nproc-per-node=2 two_devices.py OUT
+python -m torch.distributed.run --nproc-per-node=2 two_devices.py OUT FIRST
+
+FIRST holds what one process left; OUT/ddp and OUT/fsdp will hold the same from several.
 """
 
+import dataclasses
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import tiny_models as tiny
+import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
+from kdstudy.distill import cache
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
@@ -18,31 +27,128 @@ from kdstudy.models import load
 from kdstudy.study import schema
 from kdstudy.study.stages import silent
 
+ROWS, VALIDATION = tiny.rows(24), tiny.rows(10, seed=9)
 
-def main(out: Path) -> None:
-    student = load.add_adapter(tiny.qwen(0).double(), schema.Lora(dropout=0), seed=0)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A student, its method and where its teacher is."""
+
+    method: schema.Method
+    model: Any = tiny.qwen
+    lora: bool = True
+    cached: bool = False
+    checkpointing: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+CASES = {
+    "sft": Case(method=schema.Sft()),
+    "sft_full": Case(method=schema.Sft(), lora=False),
+    "live": Case(method=schema.WordKD(), model=tiny.llama),
+    "live_full": Case(method=schema.WordKD(), model=tiny.llama, lora=False, checkpointing=True),
+    "cached": Case(method=schema.WordKD(noise=0.5), cached=True),
+    "on_policy": Case(method=schema.GKD(lmbda=1.0), lora=False),
+    "gkd": Case(method=schema.GKD(lmbda=0.6, noise=0.5), cached=True, dtype=torch.float64),
+    "bfloat16": Case(method=schema.WordKD(), dtype=torch.bfloat16),
+}
+
+
+class Gradients(TrainerCallback):
+    """Keeps the first step's gradients, whole."""
+
+    def __init__(self):
+        self.first: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if self.first:
+            return
+        for name, p in kwargs["model"].named_parameters():
+            if p.grad is not None:
+                grad = p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+                self.first[name] = grad.clone()
+
+
+def make(case: Case, folder: Path, gradients: Gradients) -> DistillTrainer:
+    """Return a trainer that has not begun."""
+    student, teacher = case.model(0).to(case.dtype), case.model(1).to(case.dtype)
+    if case.lora:
+        student = load.add_adapter(student, schema.Lora(dropout=0), seed=0)
     train = schema.Train(
+        precision="bfloat16" if case.dtype == torch.bfloat16 else "float32",
         epochs=1, batch_size=8, max_length=24, evaluations=2, learning_rate=1e-2,
-        micro_batch_size=2, precision="float32",
+        micro_batch_size=2, lora=schema.Lora() if case.lora else None,
     )  # fmt: skip
-    rows, method = tiny.rows(40), schema.GKD(lmbda=0.6, noise=0.5)
-    trainer = DistillTrainer(
+    config = study_config(train, case.method, ROWS, folder, seed=0)
+    config.gradient_checkpointing = case.checkpointing
+    live = LiveTeacher(teacher, tiny.VOCABULARY)
+    if case.cached:
+        states = cache.in_memory(live, [*ROWS, *VALIDATION], "response", rows_per_pass=8)
+        asked = live if getattr(case.method, "lmbda", 0) else None
+        live = cache.CachedTeacher(states, live.head, tiny.VOCABULARY, "response", asked)
+    return DistillTrainer(
         student,
-        LiveTeacher(tiny.qwen(1).double(), tiny.VOCABULARY),
-        study_config(train, method, rows, out / "checkpoints", seed=0),
-        train_dataset=rows,
-        eval_dataset=tiny.rows(10, seed=9),
+        live,
+        config,
+        train_dataset=ROWS,
+        eval_dataset=VALIDATION,
         processing_class=tiny.tokenizer(),
-        callbacks=[Schedule(train.evaluations, silent)],
+        callbacks=[Schedule(train.evaluations, silent), gradients],
     )
+
+
+def held(module: torch.nn.Module) -> float:
+    """Return the share of a module's weights that this process has between steps."""
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
+    return sum(p.numel() for p in local) / sum(p.numel() for p in module.parameters())
+
+
+def train(name: str, out: Path) -> None:
+    """Train one case; leaves the student, gradients and facts in `out`/`name`."""
+    folder, gradients = out / name, Gradients()
+    trainer = make(CASES[name], folder / "checkpoints", gradients)
     trainer.run()
-    if trainer.args.process_index == 0:
-        trained = {n: p.detach() for n, p in student.named_parameters() if p.requires_grad}
-        save_file(trained, out / "weights.safetensors")
-        facts = {"world": trainer.args.world_size, "tokens": trainer.tokens}
-        facts["loss"] = curve(trainer.state.log_history)[-1]["eval_loss"]
-        (out / "facts.json").write_text(json.dumps(facts))
+    trainer.save_student(folder / "student", "")
+    if trainer.is_world_process_zero():
+        save_file(gradients.first, folder / "gradients.safetensors")
+        history = trainer.state.log_history
+        facts = {
+            "world": trainer.args.world_size,
+            "held": held(trainer.student),
+            "teacher_held": held(trainer.model.teacher.model.get_decoder().layers)
+            if name.startswith("live")
+            else None,
+            "tokens": trainer.tokens,
+            "losses": [point["loss"] for point in curve(history)],
+            "validation": [point["eval_loss"] for point in curve(history)],
+            "norms": [entry["grad_norm"] for entry in history if "grad_norm" in entry],
+        }
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def resume(name: str, out: Path, source: Path) -> None:
+    """Go on with a case from the first checkpoint of another run of it, in `source`."""
+    folder = out / "resumed" / source.name / name
+    trainer = make(CASES[name], folder / "checkpoints", Gradients())
+    if trainer.is_world_process_zero():
+        checkpoint = Path("checkpoints", "checkpoint-2")
+        shutil.copytree(source / name / checkpoint, folder / checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    trainer.run()
+    trainer.save_student(folder / "student", "")
+
+
+def main(out: Path, first: Path) -> None:
+    """Train every case under DDP and FSDP2, and go on from checkpoints of all kinds."""
+    for name in CASES:
+        train(name, out / "ddp")
+    resume("gkd", out / "ddp", first)
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch
+    for name in CASES:
+        train(name, out / "fsdp")
+    resume("live_full", out / "fsdp", out / "fsdp")
+    resume("gkd", out / "fsdp", first)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -8,6 +8,7 @@ import typer
 
 from kdstudy.cli import doctor, models, statistics, studies, tables
 from kdstudy.errors import KdstudyError
+from kdstudy.study import ranks
 
 app = typer.Typer(
     name="kdstudy",
@@ -44,9 +45,10 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
         signal.signal(signal.SIGHUP, _terminate)
     try:
-        # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
-        if app(standalone_mode=False) == _INTERRUPTED:
-            raise KeyboardInterrupt
+        with ranks.crew() as first:
+            # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
+            if first and app(standalone_mode=False) == _INTERRUPTED:
+                raise KeyboardInterrupt
     except KdstudyError as e:
         _leave(str(e), e.exit_code)
     except (KeyboardInterrupt, typer.Abort):

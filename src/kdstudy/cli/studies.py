@@ -19,6 +19,7 @@ from kdstudy.cli.options import (
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
+    from kdstudy.study.execute import Executor
     from kdstudy.study.plan import Plan
     from kdstudy.study.store import Store
 
@@ -38,6 +39,7 @@ class ExecutorName(StrEnum):
     """Where stages run."""
 
     inline = "inline"
+    ray = "ray"
 
 
 def run(
@@ -45,13 +47,22 @@ def run(
     store: StorePath = STORE,
     data_dir: DataDir = None,
     executor: Annotated[ExecutorName, typer.Option(help="Where stages run.")] = ExecutorName.inline,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR", help="Ray cluster: auto or host:port; else Ray on this machine."
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every byte of what is finished first.")
     ] = False,
 ) -> None:
     """Run or resume a study; what is finished is not done again."""
+    if address is not None and executor is not ExecutorName.ray:
+        raise InputError("--address: says where Ray is", remedy="add --executor ray")
     plan, opened = _plan(study, store, data_dir)
-    if not build(plan.study.name, plan, plan.report, opened, verify=verify):
+    builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
+    if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
         typer.echo(f"{plan.study.name}: all {len(plan.stages)} stages are finished", err=True)
     folder = _show(plan, opened)
     _print_summary(folder)
@@ -161,6 +172,12 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
     opened.remember(pins)
     note_edited_benchmarks(planned)
     return planned, opened
+
+
+def _on_ray(planned: "Plan", address: str | None) -> "Executor":
+    from kdstudy.study.cluster import RayExecutor
+
+    return RayExecutor(planned.study.resources, address, lambda line: typer.echo(line, err=True))
 
 
 def _show(planned: "Plan", store: "Store") -> Path:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +37,11 @@ _REFUSED = {
         "the rows of a step are planned before the run",
         "lower per_device_train_batch_size and raise gradient_accumulation_steps: memory changes, "
         "the result does not",
+    ),
+    "deepspeed": (
+        "it replaces the optimizer step and the checkpoints, and nothing holds its results to one "
+        "device's",
+        "launch with --use_fsdp --fsdp_version 2, which shards as ZeRO-3 does, or with plain DDP",
     ),
 }
 
@@ -98,8 +104,10 @@ class DistillConfig(TrainingArguments):
         self.remove_unused_columns = False
         # The denominator is counted over all devices; without this DDP's mean would stay in.
         self.average_tokens_across_devices = True
+        # What a launcher asks for is in the environment.
+        asked = {"deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"}
         for name, (why, remedy) in _REFUSED.items():
-            if getattr(self, name):
+            if getattr(self, name) or asked.get(name):
                 raise InputError(f"DistillConfig: {name} is not supported", why=why, remedy=remedy)
         super().__post_init__()
         # torch.nn.DataParallel would cut a micro-batch again, behind the token count's back.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from kdstudy.distill.sharded import sum_of_norms
 from kdstudy.errors import StageError
 
 
@@ -27,7 +28,7 @@ class Guard(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raise a StageError if anything of this step is not finite."""
         grads = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads)).sum() if grads else torch.zeros(())
+        norms = sum_of_norms(grads) if grads else torch.zeros(())
         # One look at the device for the whole step.
         sound = torch.stack([*self.losses, norms.to(self.losses[0])]).isfinite().tolist()
         if all(sound):

@@ -9,6 +9,7 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
+from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.methods import Method
@@ -40,6 +41,9 @@ class DistillModel(nn.Module):
         teacher: Supplies hidden states and head, when the method needs them. Entries of the
             student's vocabulary beyond the teacher's width are sliced off.
 
+    Attributes:
+        layout: How the student's weights lie on the devices, and how to have them whole.
+
     Raises:
         InputError: The student changes logits after its head in an unknown way.
     """
@@ -58,6 +62,7 @@ class DistillModel(nn.Module):
             raise ValueError("the method needs a teacher's distribution")
         parts.require_known_head(student)
         self.student = student
+        self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
 
@@ -92,6 +97,11 @@ class DistillModel(nn.Module):
             labels=validation,
         )
         return sums if validation else (sums[0] / num_items_in_batch,)
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The classes of the student's layers, which FSDP shards one by one."""
+        return list(parts.plain(self.student)._no_split_modules or ())
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """Recompute the student's activations in the backward pass; `Trainer` calls this."""

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from kdstudy.distill import methods, placement
+from kdstudy.distill import methods, placement, probe
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -38,7 +38,8 @@ def train(work: Work) -> str:
 
     Raises:
         InputError: Too many rows do not fit, models do not match, or a folder is no model.
-        StageError: The loss is no longer a finite number.
+        StageError: The loss is no longer a finite number, or the texts look collapsed and the
+            study says to stop then.
     """
     config = _METHOD.validate_python(work.config["method"])
     method = methods.build(config)
@@ -47,13 +48,15 @@ def train(work: Work) -> str:
     local = work.local["models"][name]
     tokenizer = load.open_tokenizer(local)
     corpus = _text(work, tokenizer, settings.max_length, None)
-    text = corpus
+    text, written = corpus, None
     if method.writer == "teacher":
-        text = _text(work, tokenizer, settings.max_length, _teacher_text(work))
+        written = _teacher_text(work)
+        text = _text(work, tokenizer, settings.max_length, written)
     require_enough(text, settings.max_length, settings.max_truncated_share)
     student, teacher, note = _models(work, name, settings, method, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
+    watch = _probe(work, settings, tokenizer, written)
     trainer = DistillTrainer(
         student,
         teacher,
@@ -62,17 +65,19 @@ def train(work: Work) -> str:
         eval_dataset=text["validation"].rows,
         corpus_dataset=None if text is corpus else corpus["validation"].rows,
         processing_class=tokenizer,
-        callbacks=[Schedule(settings.evaluations, work.progress)],
+        callbacks=[Schedule(settings.evaluations, work.progress), watch],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.run()
     out = work.out / ("model" if settings.lora is None else "adapter")
-    load.save(student, out, tokenizer, base=local["hub_id"] or local["folder"])
-    facts = _facts(trainer, text)
-    (work.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    trainer.save_student(out, local["hub_id"] or local["folder"])
+    facts = _facts(trainer, text, watch)
+    if trainer.is_world_process_zero():
+        document = json.dumps(facts, indent=2) + "\n"
+        (work.out / "training.json").write_text(document, encoding="utf-8")
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}"
+        f"at step {facts['best_step']}{note}{probe.said(facts['probe'])}"
     )
 
 
@@ -123,6 +128,23 @@ def _teacher_text(work: Work) -> dict[str, Generation]:
     return texts
 
 
+def _probe(
+    work: Work,
+    settings: schema.Train,
+    tokenizer: PreTrainedTokenizerBase,
+    written: Mapping[str, Generation] | None,
+) -> probe.Probe:
+    rows = probe.choose(
+        read_records(work.inputs["corpus"] / "validation.parquet", Example),
+        tokenizer,
+        work.config["template"],
+        settings.max_length,
+        written,
+        settings.probe_rows,
+    )
+    return probe.Probe(rows, tokenizer, stop=settings.on_alarm == "stop")
+
+
 def _models(
     work: Work,
     name: str,
@@ -150,7 +172,7 @@ def _models(
     return student, teacher, note
 
 
-def _facts(trainer: DistillTrainer, text: Mapping[str, Rows]) -> dict[str, Any]:
+def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:
     """What training.json holds; no times, so that two runs write the same bytes."""
     parameters = dict(trainer.student.named_parameters())
     return {
@@ -167,4 +189,6 @@ def _facts(trainer: DistillTrainer, text: Mapping[str, Rows]) -> dict[str, Any]:
         "best_step": trainer.state.best_global_step,
         "best_loss": trainer.state.best_metric,
         "curve": curve(trainer.state.log_history),
+        "probe": probe.points(trainer.state.log_history),
+        "probe_expected": watch.expected and probe.numbers(watch.expected),
     }

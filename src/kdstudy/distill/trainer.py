@@ -1,5 +1,6 @@
 """DistillTrainer: transformers.Trainer around a method-blind loss with one global denominator."""
 
+import contextlib
 import json
 import math
 import random
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches, hub, onpolicy
+from kdstudy.distill import assemble, batches, epochs, hub, onpolicy, sharded
 from kdstudy.distill.config import DistillConfig, own
 from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
@@ -72,7 +73,7 @@ class DistillTrainer(Trainer):
         optimizers: tuple = (None, None),
     ):
         args = own(args)
-        method = args.built_method()
+        method, self._fsdp = args.built_method(), sharded.plugin_of(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)
         self.eos_ids = load.eos_ids(model, tokenizer)
@@ -95,7 +96,8 @@ class DistillTrainer(Trainer):
             callbacks=[*(callbacks or ()), self._guard, self._interrupt],
             optimizers=optimizers,
         )
-        self._require_whole_models()
+        if self._fsdp is not None:
+            sharded.prepare(self.model, self.accelerator)
 
     def run(self) -> None:
         """Train from the last whole checkpoint in the output folder, or from the start.
@@ -105,17 +107,31 @@ class DistillTrainer(Trainer):
             KeyboardInterrupt: A signal asked to stop; the step was finished and saved.
         """
         folder = Path(self.args.output_dir)
-        for checkpoint in folder.glob("checkpoint-*"):
-            # Trainer writes this file last: without it the checkpoint is a torn one.
-            if not (checkpoint / "trainer_state.json").is_file():
-                shutil.rmtree(checkpoint)
+        if self.is_world_process_zero():
+            for checkpoint in folder.glob("checkpoint-*"):
+                # Trainer writes this file last: without it the checkpoint is a torn one.
+                if not (checkpoint / "trainer_state.json").is_file():
+                    shutil.rmtree(checkpoint)
+        self.accelerator.wait_for_everyone()
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         with self._interrupt.listening():
             self.train(resume_from_checkpoint=last)
 
+    def save_student(self, folder: Path, base: str) -> None:
+        """Write the adapter or the whole model, and the tokenizer; every process must call it.
+
+        Args:
+            folder: To fill.
+            base: What an adapter is to name as its base model.
+        """
+        student = self.model.student
+        with self.model.layout.whole(trained=isinstance(student, PeftModel)) as whole:
+            if self.args.should_save:
+                load.save(whole, folder, self.processing_class, base=base)
+
     @property
     def student(self) -> Model:
-        """The student, with its adapter if it has one."""
+        """The student, with its adapter if it has one; under FSDP its weights are sharded."""
         return self.model.student
 
     @property
@@ -125,23 +141,22 @@ class DistillTrainer(Trainer):
 
     # What follows overrides transformers.Trainer.
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in Trainer; sharded on CPUs too."""
+        super().create_accelerator_and_postprocess()
+        if self._fsdp is not None:
+            sharded.enable(self.accelerator, self._fsdp)
+            self.is_fsdp_enabled = True
+
+    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager:
+        """Mixed precision for a sharded model, which accelerate does not put it around."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().compute_loss_context_manager()
+
     def get_train_dataloader(self) -> DataLoader:
         """Yield the row numbers of this device's micro-batches, an epoch at a time."""
-        rank, world = self.args.process_index, max(1, self.args.world_size)
-        size = self.args.per_device_train_batch_size
-        mine = [
-            micro
-            for step in self._order
-            for micro in batches.split(_share(step, rank, world), size)
-        ]
-        # Not accelerator.prepare: rows are shared out here, and the order is the run's own. The
-        # loader's private generator keeps it from drawing on the one that dropout uses.
-        return DataLoader(
-            range(len(self.rows)),
-            batch_sampler=_Epoch(self, mine),
-            collate_fn=list,
-            generator=torch.Generator(),
-        )
+        return epochs.loader(self._order, len(self.rows), self.args, lambda: self.state.global_step)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -220,22 +235,38 @@ class DistillTrainer(Trainer):
             logs["padding_share"] = round(self.padding_share, 4)
         if self.state.epoch is not None:
             # Steps do not end where an epoch does; Trainer counts whole steps.
-            done = self.state.global_step * self._rows_per_step() / len(self.rows)
+            done = self.state.global_step * epochs.rows_per_step(self.args) / len(self.rows)
             self.state.epoch = round(done, 4)
         super().log(logs, start_time)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in Trainer; whole, however the model is sharded. Every process must call it."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the student as PEFT or transformers do, and the tokenizer."""
-        if not self.args.should_save:
-            return
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         # A path on this machine means nothing on the Hub, and is nobody's business there.
         base = self._origin.public_base if self.hub_model_id else self._origin.base
-        load.save(self.student, folder, self.processing_class, base=base)
-        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        self.save_student(folder, base)
+        if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             counts = {"tokens": self.tokens, "cells": self.cells, "real": self.real}
             (folder / _COUNTS).write_text(json.dumps(counts))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        return sharded.save_states(self.optimizer, self.lr_scheduler, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        return sharded.load_states(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def create_model_card(self, **facts: Any) -> None:
         """Write README.md into the output folder; arguments as in Trainer."""
@@ -248,7 +279,7 @@ class DistillTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        load.restore(self.student, folder)
+        self.model.layout.restore(folder)
         for name, value in json.loads((folder / _COUNTS).read_text()).items():
             setattr(self, name, value)
 
@@ -257,16 +288,22 @@ class DistillTrainer(Trainer):
         super()._save_rng_state(output_dir)
         unlogged = {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged}
         self._unlogged(output_dir).write_text(json.dumps(unlogged))
+        # The file that says that the checkpoint is whole comes after every device's.
+        self.accelerator.wait_for_everyone()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            unlogged = json.loads(self._unlogged(checkpoint).read_text())
-            self._tr_loss += unlogged["loss"]
-            self._globalstep_last_logged = unlogged["since"]
+            every = [*Path(checkpoint).glob("unlogged_*.json")]
+            alike = len(every) == self.args.world_size
+            # A run may go on with another number of devices; what is logged is their mean.
+            files = [self._unlogged(checkpoint)] if alike else every
+            unlogged = [json.loads(file.read_text()) for file in files]
+            self._tr_loss += sum(one["loss"] for one in unlogged) / len(unlogged)
+            self._globalstep_last_logged = unlogged[0]["since"]
 
     def _load_best_model(self) -> None:
-        load.restore(self.student, Path(self.state.best_model_checkpoint))
+        self.model.layout.restore(Path(self.state.best_model_checkpoint))
 
     # Our own parts.
 
@@ -282,30 +319,17 @@ class DistillTrainer(Trainer):
     def _unlogged(self, checkpoint: str) -> Path:
         return Path(checkpoint, f"unlogged_{self.args.process_index}.json")
 
-    def _require_whole_models(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise StageError(
-                "FSDP and DeepSpeed are configured for this process",
-                why="checkpoints and on-policy text are written for whole models on each device",
-                remedy="start it on one device, or with plain data parallelism (DDP)",
-            )
-
     def _plan(self, args: DistillConfig) -> list[list[int]]:
         """Return the row numbers of every optimizer step, and tell `args` how many there are."""
         order = batches.order(
             len(self.rows),
             steps=args.max_steps if args.max_steps > 0 else None,
             epochs=args.num_train_epochs,
-            batch_size=self._rows_per_step(args),
+            batch_size=epochs.rows_per_step(args),
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
         args.max_steps = len(order)
         return order
-
-    def _rows_per_step(self, args: DistillConfig | None = None) -> int:
-        args = args or self.args
-        size = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        return size * max(1, args.world_size)
 
     def _on_policy(self, step: int) -> bool:
         """Draw lmbda once per optimizer step, alike on every device."""
@@ -318,16 +342,17 @@ class DistillTrainer(Trainer):
 
     def _sampled(self, rows: Sequence[Encoded], step: int) -> list[Encoded]:
         teacher = self.model.teacher
-        return onpolicy.rewritten(
-            self.student,
-            rows,
-            self.model.method,
-            self.processing_class,
-            max_length=self.args.max_length,
-            width=teacher.width if teacher else None,
-            seeds=self._row_seeds("sample", step, len(rows)),
-            eos_ids=self.eos_ids,
-        )
+        with self.model.layout.whole() as student:
+            return onpolicy.rewritten(
+                student,
+                rows,
+                self.model.method,
+                self.processing_class,
+                max_length=self.args.max_length,
+                width=teacher.width if teacher else None,
+                seeds=self._row_seeds("sample", step, len(rows)),
+                eos_ids=self.eos_ids,
+            )
 
     def _count(
         self, rows: Sequence[Encoded], made: Sequence[batches.Batch], denominator: int
@@ -370,29 +395,5 @@ class DistillTrainer(Trainer):
         return loss, entropy
 
 
-class _Epoch:
-    """The micro-batches of the epoch that the run is in; Trainer asks again for each.
-
-    The run's permutations follow each other without a seam, so an epoch here is the whole steps
-    that hold a pass over the rows, and the last one may be shorter.
-    """
-
-    def __init__(self, trainer: DistillTrainer, run: list[list[int]]):
-        self._trainer, self._run = trainer, run
-        self._steps = math.ceil(len(trainer.rows) / trainer._rows_per_step())
-
-    def __len__(self) -> int:
-        return self._steps * self._trainer.args.gradient_accumulation_steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        first = self._trainer.state.global_step // self._steps * len(self)
-        return iter(self._run[first : first + len(self)])
-
-
 def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:
     return read_dataset(name, dataset, tokenizer, args.max_length, args.max_truncated_share)
-
-
-def _share(step: list[int], rank: int, world: int) -> list[int]:
-    size = len(step) // world
-    return step[rank * size : (rank + 1) * size]

@@ -5,20 +5,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from kdstudy.analyze.collapse import (
+    HIGH_REPETITION,
+    HIGH_TRUNCATION,
+    LENGTH_FACTOR,
+    LOW_PARSE_RATE,
+)
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import Test, points
 from kdstudy.records import System
 from kdstudy.report.views import Numbers, graded, main_rows, measured, printed, shown
 
 FEW_ITEMS = 200
-HIGH_TRUNCATION = 0.10
-LOW_PARSE_RATE = 0.80
-HIGH_REPETITION = 0.20
-"""Share of repeated word 4-grams (seq-rep-4); people's texts stay under a few percent."""
-
-LENGTH_FACTOR = 2.0
-"""A distilled run whose texts are so many times as long as its SFT run's, or as short."""
-
 POWER_FACTOR = 2.80
 """z(0.975) + z(0.80): standard errors that an effect needs to be found four times in five."""
 
@@ -30,16 +28,29 @@ class Alarm(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def alarms(table: pd.DataFrame, numbers: Numbers) -> list[Alarm]:
-    """Return every trained system with a sign of collapse on the average, with its reasons."""
+def alarms(
+    table: pd.DataFrame, numbers: Numbers, training: Sequence[Mapping[str, Any]] = ()
+) -> list[Alarm]:
+    """Return every trained system with a sign of collapse, with its reasons.
+
+    Args:
+        table: All results; the signs are looked for on the average over benchmarks.
+        numbers: The same, to look up.
+        training: Each system's `training.json`, with its label as `system`: what its training
+            raised is its last reason.
+    """
     rows = table[(table.benchmark == AVERAGE) & (table.kind != "base")]
     sft = _own_sft(table)
-    found = []
-    for system in rows[rows.metric == "tokens"].system:
-        reasons = _reasons(numbers, system, sft.get(system, ""))
-        if reasons:
-            found.append(Alarm(system, tuple(reasons)))
-    return found
+    reasons = {
+        system: _reasons(numbers, system, sft.get(system, ""))
+        for system in rows[rows.metric == "tokens"].system
+    }
+    for run in training:
+        points = [point for point in run.get("probe") or () if point["alarms"]]
+        if points:
+            said = f"while training: {', '.join(points[-1]['alarms'])} at step {points[-1]['step']}"
+            reasons.setdefault(run["system"], []).append(said)
+    return [Alarm(system, tuple(found)) for system, found in reasons.items() if found]
 
 
 def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]) -> str:
@@ -50,7 +61,8 @@ def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]
         return "No trained system has been measured yet, so 0 alarms are raised."
     limits = (
         f"parsed under {LOW_PARSE_RATE:.0%}, cut over {HIGH_TRUNCATION:.0%}, repetition over "
-        f"{HIGH_REPETITION:.0%}, or {LENGTH_FACTOR:g} times longer or shorter than SFT"
+        f"{HIGH_REPETITION:.0%}, {LENGTH_FACTOR:g} times longer or shorter than SFT, or an alarm "
+        "while training"
     )
     if not raised:
         text = f"None of {total} trained systems raises an alarm ({limits})."
@@ -77,6 +89,7 @@ def warnings(
         *_teachers(table),
         *_thin_evidence(table),
         *_dropped(provenance),
+        *_mixed(provenance),
     ]
 
 
@@ -218,3 +231,14 @@ def _dropped(provenance: Mapping[str, Any]) -> list[str]:
     if corpus.get("truncated"):
         found.append(f"{corpus['truncated']:,} training rows were cut at the maximum length.")
     return found
+
+
+def _mixed(provenance: Mapping[str, Any]) -> list[str]:
+    versions = (provenance.get("versions") or {}).items()
+    mixed = [f"{name} {several}" for name, several in versions if " and " in several]
+    if not mixed:
+        return []
+    return [
+        f"Stages were built with different versions ({', '.join(mixed)}): systems are compared "
+        "that other code has made."
+    ]

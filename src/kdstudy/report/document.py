@@ -130,7 +130,7 @@ def _look(
         kept=against_teacher(items, systems, graded(table)),
         overlaps=overlap_counts(items),
         seconds=_seconds(made, table),
-        raised=alarms.alarms(table, Numbers(table)),
+        raised=alarms.alarms(table, Numbers(table), made.get("training") or ()),
     )
 
 

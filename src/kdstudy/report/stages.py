@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,10 @@ def _provenance(work: Work) -> dict[str, Any]:
     """Gather how it was made from the manifests of the stages."""
     stages, training, benchmarks, aids = [], [], {}, {}
     corpus: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
+    environments = []
     for _, folder in work.inputs_of("stage"):
         manifest = json.loads((folder / "manifest.json").read_text())
-        environment = manifest["environment"]
+        environments.append(manifest["environment"])
         keys = ("key", "kind", "label", "seconds", "started", "summary")
         stages.append({k: manifest[k] for k in keys} | {"status": "done"})
         # Manifests written before there were aids have none.
@@ -94,8 +94,18 @@ def _provenance(work: Work) -> dict[str, Any]:
         "corpus": corpus,
         "benchmarks": benchmarks,
         "training": training,
-        **environment,
+        "versions": _merged(e["versions"] for e in environments),
+        "hardware": _merged(e["hardware"] for e in environments),
     }
+
+
+def _merged(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return facts by name; of stages that were built in several places, all that differ."""
+    values: dict[str, dict[Any, None]] = {}
+    for fact in facts:
+        for name, value in fact.items():
+            values.setdefault(name, {})[value] = None
+    return {name: " and ".join(str(v) for v in found if v != "") for name, found in values.items()}
 
 
 def _training(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

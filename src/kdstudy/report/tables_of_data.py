@@ -34,16 +34,16 @@ def data_sheets(
 ) -> list[Sheet]:
     """Return every table about the data; those without rows are empty."""
     return [
-        collapse_sheet(table, numbers),
+        collapse_sheet(table, numbers, made),
         contamination_sheet(overlaps),
         apart_sheet(table, numbers),
         sizes_sheet(table, made),
     ]
 
 
-def collapse_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
+def collapse_sheet(table: pd.DataFrame, numbers: Numbers, made: Mapping[str, Any]) -> Sheet:
     """Return the signs of collapse of every system, those that raise an alarm first."""
-    raised = {a.system: a.reasons for a in alarms(table, numbers)}
+    raised = {a.system: a.reasons for a in alarms(table, numbers, made.get("training") or ())}
     systems = table[(table.metric == "tokens") & (table.benchmark == AVERAGE)].system
     rows = [
         {

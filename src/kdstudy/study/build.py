@@ -2,20 +2,23 @@
 
 import contextlib
 import errno
-import shutil
+import os
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from kdstudy.errors import KdstudyError, StageError
+from kdstudy.errors import InputError, KdstudyError, StageError
 from kdstudy.study import machine
 from kdstudy.study.log import StageLog, spent
 from kdstudy.study.plan import Stage
 from kdstudy.study.ranks import call
 from kdstudy.study.stages import KINDS, Work
 from kdstudy.study.store import Store
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_PROBE_BYTES = 2**20
 
 
 class View(Protocol):
@@ -138,11 +141,32 @@ def _record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _told(e: Exception, stage: Stage, store: Store) -> StageError:
-    if isinstance(e, KdstudyError):
+    # A file that cannot be read for the disk's sake is no wrong input.
+    cause = e.__cause__ if isinstance(e, InputError) else e
+    if isinstance(e, KdstudyError) and getattr(cause, "errno", None) not in _DISK:
         return _failed(stage, e.what, e.why, e.remedy, e.exit_code)
-    if isinstance(e, OSError):
-        return _failed(stage, *_disk(e, store))
+    if isinstance(cause, OSError) or (cause := _refusal(e, store)):
+        told = store.refusal(cause)
+        return _failed(stage, told.what, told.why, told.remedy)
     return _failed(stage, *_unexpected(e, store, stage))
+
+
+def _refusal(e: Exception, store: Store) -> OSError | None:
+    """Return the disk's error where a library that writes by itself hides it in its own."""
+    if os.strerror(errno.ENOSPC) in str(e):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    probe = store.root / f".probe.{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refused:
+        return refused
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return None
 
 
 def _last_words(log: StageLog, event: str, **facts: Any) -> None:
@@ -155,20 +179,6 @@ def _failed(stage: Stage, what: str, why: str, remedy: str, code: int = 1) -> St
     error = StageError(f"{stage.kind} {stage.label}: {what}", why=why, remedy=remedy)
     error.exit_code = code
     return error
-
-
-def _disk(e: OSError, store: Store) -> tuple[str, str, str]:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        try:
-            free = f"{shutil.disk_usage(store.root).free / 2**20:.0f} MiB free"
-        except OSError:
-            free = "no space"
-        return (
-            "the disk is full",
-            f"{store.root}: {free}",
-            "free some space or give another --store; run again: finished stages are kept",
-        )
-    return (f"{e.strerror or e}", str(e.filename or ""), "run again: finished stages are kept")
 
 
 def _unexpected(e: Exception, store: Store, stage: Stage) -> tuple[str, str, str]:

@@ -23,7 +23,10 @@ from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS
 
 # Fields of `train` and `generation` that change speed or logging, never the result.
-_TRAIN_KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache"}
+_TRAIN_KNOBS = {
+    *("micro_batch_size", "report_to", "max_truncated_share", "teacher_cache"),
+    "on_alarm",
+}
 _GENERATION_KNOBS = {"batch_size"}
 
 
@@ -173,7 +176,7 @@ class _Planner:
         if ref.path is None:
             name = benchmarks.canonical(ref.name)
             config = {"name": name, "fingerprint": benchmarks.fingerprint(name, self.data_dir)}
-            local = {"data_dir": str(self.data_dir) if self.data_dir else None}
+            local = {"data_dir": str(self.data_dir.absolute()) if self.data_dir else None}
             return name, benchmarks.kind(name), config, local
         path = (self.base / Path(ref.path).expanduser()).resolve()
         own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
@@ -353,7 +356,7 @@ class _Planner:
 
     def _report(self, results: str) -> str:
         config = {
-            "study": self.study.model_dump(mode="json"),
+            "study": self.study.model_dump(mode="json", exclude={"resources"}),
             "protocol_differences": differences(self.study),
         }
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
@@ -361,8 +364,10 @@ class _Planner:
         return self._add("report", self.study.name, config, inputs | {"results": results})
 
 
-def _identity(model: Resolved) -> dict[str, str]:
-    return {"name": model.name, "fingerprint": model.fingerprint}
+def _identity(model: Resolved) -> dict[str, Any]:
+    found = {"name": model.name, "fingerprint": model.fingerprint}
+    # Only where it is on: what is recorded here is part of every key.
+    return found | ({"trust_remote_code": True} if model.trust_remote_code else {})
 
 
 def _distinct(models: list[Resolved], everyone: dict[str, Resolved]) -> list[Resolved]:

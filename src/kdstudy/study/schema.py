@@ -28,6 +28,7 @@ from kdstudy.study.methods import (
     short_form,
 )
 from kdstudy.study.refs import BenchmarkRef, CorpusRef, ModelRef
+from kdstudy.study.resources import Resources
 
 __all__ = [
     "GKD",
@@ -154,6 +155,12 @@ class Train(Strict):
     """Where a teacher's final hidden states on the corpus are kept, so that its body runs once.
     `disk`: for all runs. `memory`: for each run. `auto`: disk where it fits, else memory, else off.
     Changes speed and memory, not the result."""
+    probe_rows: int = Field(default=8, ge=0)
+    """Validation rows that the student answers before training and at every evaluation, to see
+    whether it collapses; 0: none. Changes what is recorded, not what is trained."""
+    on_alarm: Literal["flag", "stop"] = "flag"
+    """When those answers look collapsed (length, repetition, no end, no answer): `flag` says so in
+    the run's line and in the report; `stop` ends a run that does so at two evaluations in a row."""
     report_to: list[Tracker] = []
     """Trackers, through transformers.Trainer."""
 
@@ -227,6 +234,8 @@ class Study(Strict):
     """Validation rows on which students are compared with their teacher token by token; 0: none."""
     extraction: Literal["corrected", "reference"] = "corrected"
     """Which rules find the answer in a completion."""
+    resources: Resources = Resources()
+    """What stages ask of a cluster's nodes (`--executor ray`). Changes no result."""
 
     @field_validator("methods", mode="before")
     @classmethod

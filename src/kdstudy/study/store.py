@@ -1,6 +1,7 @@
 """key -> folder: lease, build in `.partial`, verify, publish by rename."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from kdstudy.study.lease import Leases, require_held
 from kdstudy.study.stages import SCRATCH
 
 _MANIFEST = "manifest.json"
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is full"}
 _FACTS = {
     **{"kind": str, "version": int, "label": str, "config": dict, "inputs": dict},
     **{"key": str, "started": float | int, "seconds": float | int, "summary": str},
@@ -149,6 +151,7 @@ class Store:
             "summary": summary,
             "files": _inventory(partial),
         }
+        manifest["sha256"] = _digest(json.loads(json.dumps(manifest)))
         _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
     def _publish(self, key: str, partial: Path) -> None:
@@ -226,21 +229,44 @@ class Store:
             StageError: The folder cannot be written.
         """
         final, manifest = self.output(study), read_manifest(report)
+        assert manifest is not None, "not a finished stage"
         shown = _read_object(final / _MANIFEST).get("key")
-        if manifest and shown == manifest["key"] and not _differing(final, manifest):
+        if shown == manifest["key"] and not _differing(final, manifest):
             return final
         try:
             with self.lock(f"study-{study}"):
                 fresh = final.with_name(f".{study}.new")
                 shutil.rmtree(fresh, ignore_errors=True)
-                shutil.copytree(report, fresh)
+                for name in (*manifest["files"], _MANIFEST):
+                    (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(report / name, fresh / name)
                 shutil.rmtree(final, ignore_errors=True)
                 fresh.rename(final)
         except OSError as e:
             raise self._unwritable(e) from e
         return final
 
+    def refusal(self, e: OSError) -> StageError:
+        """Return what to tell a person whose disk did not do what the store asked of it."""
+        if e.errno not in _FULL:
+            return StageError(
+                f"{e.strerror or e}",
+                why=str(e.filename2 or e.filename or self.root),
+                remedy="run again, or give another --store: finished stages are kept",
+            )
+        try:
+            free = f"{shutil.disk_usage(self.root).free / 2**20:.0f} MiB free"
+        except OSError:
+            free = "no space"
+        return StageError(
+            _FULL[e.errno],
+            why=f"{self.root}: {free}",
+            remedy="free some space or give another --store; run again: finished stages are kept",
+        )
+
     def _unwritable(self, e: OSError) -> StageError:
+        if e.errno in _FULL:
+            return self.refusal(e)
         name = e.filename2 or e.filename or "it"
         return StageError(
             f"store {self.root}: {name} cannot be written ({e.strerror or e})",
@@ -284,7 +310,16 @@ def _is_whole(partial: Path, key: str) -> bool:
     return found.get("key") == key and _is_manifest(found) and not _differing(partial, found)
 
 
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Return the hash of all else that a manifest says."""
+    said = {k: v for k, v in manifest.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _differing(folder: Path, manifest: Mapping[str, Any]) -> str:
+    # Older manifests have no hash of their own.
+    if "sha256" in manifest and manifest["sha256"] != _digest(manifest):
+        return _MANIFEST
     for name, fact in manifest["files"].items():
         try:
             if _sha256(folder / name) != fact["sha256"]:

@@ -1,0 +1,137 @@
+"""A command that several processes run: one leads, the others join what trains."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+CREW = Path(__file__).parent / "crew.py"
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+STUDY = {
+    "name": "tiny",
+    "teachers": [{"model": "zoo-s", "finetune": False}],
+    "students": ["zoo-xs"],
+    "corpus": {"name": "synthetic", "rows": 160, "validation_rows": 24},
+    "benchmarks": ["synth_addsub"],
+    "limit": 24,
+    "methods": ["sft", "word_kd"],
+    "train": {
+        "epochs": 3, "batch_size": 8, "learning_rate": 2e-3, "max_length": 192, "evaluations": 2,
+        # Processes draw dropout for their own rows.
+        "lora": {"dropout": 0},
+    },
+    "generation": {"max_new_tokens": 48, "batch_size": 300},
+}  # fmt: skip
+
+
+def crew(folder, case):
+    """Run two processes as a launcher would; return their (exit code, stdout, stderr)."""
+    (folder / "in").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, CREW, folder, case],
+            env=ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    ends = [process.communicate(timeout=100) for process in started]
+    return [(p.returncode, *end) for p, end in zip(started, ends, strict=True)]
+
+
+def test_all_join_what_trains_and_the_first_alone_does_the_rest(tmp_path):
+    first, second = crew(tmp_path, "fine")
+    assert first == (0, "done by 0\n" * 4, "")
+    assert second == (0, "", "")
+    # The other stages were the first's alone, so the second has seen what trains, twice.
+    assert (tmp_path / "rank-0").read_text() == "2 in None"
+    assert (tmp_path / "calls-1").read_text() == "1 2 "
+    assert (tmp_path / "calls-0").read_text() == "1 1 2 2 "
+
+
+@pytest.mark.parametrize(
+    ("case", "who", "said"),
+    [
+        ("all fail", 0, "kdstudy: no convergence\n  why: it is so\n  do:  pray\n"),
+        (
+            "second fails",
+            1,
+            "kdstudy: train student: no convergence\n  why: it is so\n  do:  pray\n",
+        ),
+        ("second breaks", 1, "kdstudy: train student: process 1: ZeroDivisionError: by zero\n"),
+    ],
+)
+def test_a_failure_anywhere_ends_all_and_is_told_once(tmp_path, case, who, said):
+    ends = crew(tmp_path, case)
+    assert [code for code, _, _ in ends] == [1, 1]
+    assert ends[who][2].startswith(said)
+    assert "kdstudy" not in ends[1 - who][2] and "Error" not in ends[1 - who][2]
+
+
+def run(folder, *launch):
+    arguments = ["-m", "kdstudy.cli", "run", "study.yaml", "--store", folder / "store"]
+    return subprocess.Popen(
+        [sys.executable, *launch, *arguments],
+        cwd=folder.parent,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(folder):
+    with (folder / "store" / "studies" / "tiny" / "results.csv").open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def wait_for(what, seconds=100):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_study_in_two_processes_is_interrupted_goes_on_and_equals_one(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = run(one)
+    assert alone.wait(timeout=100) == 0, alone.stderr.read()
+
+    launched = run(two, *LAUNCH)
+    checkpoints = "store/**/scratch/checkpoints/checkpoint-*"
+    wait_for(lambda: list(two.glob(checkpoints)))
+    launched.send_signal(signal.SIGTERM)
+    _, said = launched.communicate(timeout=40)
+    assert launched.returncode != 0
+    assert said.count("kdstudy: interrupted") == 1
+    # 51 steps: the first checkpoint is where the study evaluates, the other where it stopped.
+    first, last = sorted(int(path.name.split("-")[1]) for path in two.glob(checkpoints))
+    assert first == 26 < last < 51
+
+    again = run(two, *LAUNCH)
+    out, said = again.communicate(timeout=100)
+    assert again.returncode == 0, said
+    assert out.strip().endswith("report.html")
+    mine, theirs = results(one), results(two)
+    assert len(mine) == len(theirs) > 50
+    for ours, other in zip(mine, theirs, strict=True):
+        for name, value in ours.items():
+            try:
+                assert float(other[name]) == pytest.approx(float(value), rel=1e-6, nan_ok=True)
+            except ValueError:
+                assert other[name] == value
