@@ -1,5 +1,6 @@
 """The verbs. Nothing heavy is imported until one needs it: `--help` and refusals are quick."""
 
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -53,6 +54,11 @@ def main() -> NoReturn:
         _leave(str(e), e.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _leave("interrupted: finished stages are kept; run the same command again to go on", 1)
+    except BrokenPipeError:  # `kdstudy plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as e:
+        _leave(f"{e.filename or 'a file'}: {e.strerror or e}", 1)
     except Exception as e:
         if hasattr(e, "format_message") and hasattr(e, "exit_code"):  # click's usage errors
             _leave(e.format_message(), 2)

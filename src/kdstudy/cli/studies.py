@@ -16,7 +16,7 @@ from kdstudy.cli.options import (
     StudyPath,
     note_edited_benchmarks,
 )
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, StageError
 
 if TYPE_CHECKING:
     from kdstudy.study.execute import Executor
@@ -182,7 +182,11 @@ def _on_ray(planned: "Plan", address: str | None) -> "Executor":
 
 def _show(planned: "Plan", store: "Store") -> Path:
     report = store.get(planned.report)
-    assert report is not None
+    if report is None:
+        raise StageError(
+            "the report is not in the store any more",
+            remedy="run again: what is missing or damaged is built first",
+        )
     return store.show(planned.study.name, report)
 
 

@@ -1,6 +1,7 @@
 """The stages `train` (a teacher's fine-tuning, every student) and `teacher_cache`."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,8 @@ def train(work: Work) -> str:
     trainer.remove_callback(PrinterCallback)
     trainer.run()
     out = work.out / ("model" if settings.lora is None else "adapter")
+    if trainer.is_world_process_zero():
+        shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
     trainer.save_student(out, local["hub_id"] or local["folder"])
     facts = _facts(trainer, text, watch)
     if trainer.is_world_process_zero():

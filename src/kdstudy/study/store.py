@@ -155,17 +155,16 @@ class Store:
         _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
     def _publish(self, key: str, partial: Path) -> None:
-        facts = _read_object(partial / _MANIFEST)
-        final, old = self._folder(key), self._folder(key + ".damaged")
+        facts, final = _read_object(partial / _MANIFEST), self._folder(key)
         shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+        # What is there is damaged. A death between here and the renaming loses nothing: the next
+        # build finds the whole partial.
         if final.is_symlink() or final.is_file():
             final.unlink()
         elif final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
+            shutil.rmtree(final)
         partial.rename(final)
         _settle(final.parent)
-        shutil.rmtree(old, ignore_errors=True)
         _write_durably(self._latest(facts["kind"], facts["label"]), key)
 
     def last_built(self, kind: str, label: str) -> dict[str, Any] | None:
@@ -226,10 +225,14 @@ class Store:
         """Copy a finished report into the study's output folder, unless it is there as it is.
 
         Raises:
-            StageError: The folder cannot be written.
+            StageError: The folder cannot be written, or the report cannot be read.
         """
         final, manifest = self.output(study), read_manifest(report)
-        assert manifest is not None, "not a finished stage"
+        if manifest is None:
+            raise StageError(
+                f"{report}: is not in the store any more",
+                remedy="run again: what is missing or damaged is built first",
+            )
         shown = _read_object(final / _MANIFEST).get("key")
         if shown == manifest["key"] and not _differing(final, manifest):
             return final
