@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -58,8 +59,14 @@ def work(tmp_path):
     )
 
 
-def completions(work) -> list[str]:
+def generate(work) -> None:
+    """Run the stage as if under a new key: there is nothing to resume from."""
+    shutil.rmtree(work.scratch)
     stages.generate(work)
+
+
+def completions(work) -> list[str]:
+    generate(work)
     rows = read_records(work.out / "generations.parquet", Generation)
     assert [row.example_id for row in rows] == [e.id for e in EXAMPLES]
     return [row.completion for row in rows]
@@ -113,7 +120,7 @@ def load_other_rank(folder):
 def test_a_wrong_adapter_is_an_error_before_anything_is_written(work, wrong):
     WRONG[wrong](work)
     with pytest.raises(InputError, match=r"did not load|does not fit"):
-        stages.generate(work)
+        generate(work)
     assert list(work.out.iterdir()) == []
 
 
@@ -188,7 +195,7 @@ def test_vllm_is_given_the_training_prompts_as_ids_and_the_same_limits(work, ins
 def test_vllm_draws_from_the_seeds_of_the_examples(work, install):
     stand_in = install()
     work = by_vllm(work, temperature=0.7, samples=2, top_p=0.9)
-    stages.generate(work)
+    generate(work)
     ((_, parameters, _),) = stand_in.calls
     want = [seed_of(3, e.id, n) for e in EXAMPLES[::-1] for n in (0, 1)]
     assert [p.seed for p in parameters] == want
@@ -198,12 +205,12 @@ def test_vllm_draws_from_the_seeds_of_the_examples(work, install):
 def test_vllms_texts_end_where_ours_do(work, install):
     answers = {10: [40, tiny.EOS, 41, 42], 11: [40, 41, 42, 43, 44, 45]}
     install(lambda p: ended(answers[10 + len(p) % 2], ["stop", "length"][len(p) % 2]))
-    stages.generate(by_vllm(work))
+    generate(by_vllm(work))
     rows = read_records(work.out / "generations.parquet", Generation)
     assert {(r.stop, r.tokens) for r in rows} == {("eos", 2), ("length", 6)}
     install(lambda p: ended([40], "abort"))
     with pytest.raises(StageError, match="another reason: abort"):
-        stages.generate(by_vllm(work))
+        generate(by_vllm(work))
 
 
 def test_vllm_gets_the_merged_folder_of_full_fine_tuning_or_of_a_users_adapter(
@@ -214,7 +221,7 @@ def test_vllm_gets_the_merged_folder_of_full_fine_tuning_or_of_a_users_adapter(
     want, merged = load.merge(adapted(seed=9)).state_dict(), {}
     stand_in = install()
     full = dataclasses.replace(work, inputs={**work.inputs, "trained": tmp_path / "tuned"})
-    stages.generate(by_vllm(full))
+    generate(by_vllm(full))
     assert stand_in.llms[-1]["model"] == str(tmp_path / "tuned" / "model")
     assert "enable_lora" not in stand_in.llms[-1] and stand_in.calls[-1][2] is None
 
@@ -224,7 +231,7 @@ def test_vllm_gets_the_merged_folder_of_full_fine_tuning_or_of_a_users_adapter(
 
     stand_in.package.LLM = read
     work.local["models"]["m"]["adapter"] = str(tmp_path / "users")
-    stages.generate(by_vllm(work))
+    generate(by_vllm(work))
     assert all(torch.equal(want[name], value) for name, value in merged.items())
     assert stand_in.calls[-1][2][2] == str(work.inputs["trained"] / "adapter")
 
@@ -233,7 +240,7 @@ def test_a_wrong_adapter_never_reaches_vllm(work, install):
     stand_in = install()
     WRONG["renamed keys"](work)
     with pytest.raises(InputError, match="did not load"):
-        stages.generate(by_vllm(work))
+        generate(by_vllm(work))
     assert stand_in.llms == []
 
 
@@ -241,11 +248,11 @@ def test_without_vllm_or_a_gpu_nothing_else_answers_in_its_name(work, install, m
     with monkeypatch.context() as missing:
         missing.setitem(sys.modules, "vllm", None)
         with pytest.raises(InputError, match=r"(?s)cannot be imported.*kdstudy\[vllm\]"):
-            stages.generate(by_vllm(work))
+            generate(by_vllm(work))
     stand_in = install()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=r"(?s)no CUDA device.*transformers"):
-        stages.generate(by_vllm(work))
+        generate(by_vllm(work))
     assert stand_in.llms == [] and list(work.out.iterdir()) == []
 
 
@@ -257,7 +264,7 @@ def test_a_model_that_vllm_refuses_is_one_clear_line(work, install):
 
     stand_in.package.LLM = refuse
     with pytest.raises(StageError, match=r"vLLM cannot run this model \(max_model_len \(900\)"):
-        stages.generate(by_vllm(work))
+        generate(by_vllm(work))
 
 
 def test_an_adapters_rank_is_rounded_up_to_one_that_vllm_has(tmp_path):
