@@ -10,7 +10,7 @@ import argparse
 import importlib
 import json
 
-BENCHES = ("step", "head", "sweep", "decode", "epoch", "score", "evaluate", "store")
+BENCHES = ("step", "head", "sweep", "decode", "epoch", "score", "evaluate", "store", "cluster")
 
 
 def main() -> None:

@@ -222,6 +222,7 @@ def test_ctrl_c_at_a_terminal_reaches_all_and_the_driver_ends_them(tmp_path):
     process = subprocess.Popen(
         [*call, "--executor", "ray"], cwd=bed.folder, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"HOME": str(tmp_path)},  # where Ray leaves the cluster's token
     )  # fmt: skip
     until = time.monotonic() + 120
     while not list(bed.store.glob("logs/*.jsonl")) and time.monotonic() < until:
@@ -307,6 +308,15 @@ def test_an_address_where_nothing_answers_is_refused_at_once():
     with pytest.raises(InputError, match="nothing answers there"):
         RayExecutor(SimpleNamespace(), "127.0.0.1:1", print)
     assert time.monotonic() - started < 5
+
+
+def test_auto_finds_that_the_last_cluster_is_gone(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:1: nothing answers there"):
+        RayExecutor(SimpleNamespace(), "auto", print)
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch):

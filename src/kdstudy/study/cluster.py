@@ -5,6 +5,7 @@ What is finished is in the store and not in Ray: a worker, a node or the driver 
 
 import contextlib
 import dataclasses
+import os
 import time
 import uuid
 from collections import Counter
@@ -45,7 +46,7 @@ class RayExecutor:
         say: Told, in a line, what a person should know at once.
 
     Raises:
-        InputError: Ray is not installed, or the address is none.
+        InputError: Ray is not installed, the address is none, or a launcher started several of us.
     """
 
     def __init__(self, resources: Resources, address: str | None, say: Callable[[str], None]):
@@ -56,6 +57,12 @@ class RayExecutor:
                 f"--executor ray: Ray cannot be imported ({e})",
                 remedy="pip install 'kdstudy[ray]', on every node",
             ) from e
+        if os.environ.get("WORLD_SIZE", "1") != "1" and "LOCAL_RANK" in os.environ:
+            raise InputError(
+                "--executor ray: a launcher has started this command in several processes",
+                why="Ray runs each stage in a process of its own",
+                remedy="leave out one of them: accelerate launch (torchrun), or --executor ray",
+            )
         self._ray, self._address = ray, address or "local"
         self._resources, self._say = resources, say
         check_address(self._address)

@@ -125,7 +125,8 @@ def connected(ray: Any, address: str) -> Iterator[None]:
         except (OSError, RuntimeError, ValueError) as e:
             raise InputError(
                 f"--address {address}: no Ray cluster can be reached ({first_line(e)})",
-                remedy="run on a node of the cluster: `ray start --address=HEAD:6379`",
+                remedy="run on a node of the cluster (`ray start --address=HEAD:6379`), with the "
+                "cluster's token if it has one (RAY_AUTH_MODE=token, ~/.ray/auth_token)",
             ) from e
         try:
             yield
@@ -159,7 +160,9 @@ def check_address(address: str) -> None:
     Raises:
         InputError: Saying which.
     """
-    if address in ("local", "auto"):
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or _noted() or "local"
+    if address == "local":
         return
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdecimal() or int(port) >= 2**16:
@@ -176,6 +179,15 @@ def check_address(address: str) -> None:
             f"--address {address}: nothing answers there ({e.strerror or e})",
             remedy="give the head's address, as `ray start --head` printed it",
         ) from e
+
+
+def _noted() -> str:
+    """Return the address that `ray start` left here, maybe of a cluster that is gone."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        return (Path(folder) / "ray" / "ray_current_cluster").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def import_failed(node: str, e: Exception) -> tuple[str, str, str]:
