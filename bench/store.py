@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 from measure import interleaved
 
+from kdstudy.engine.store import Store
 from kdstudy.study.plan import Plan, make_plan
 from kdstudy.study.read import read_study
-from kdstudy.study.store import Store
 
 STUDY = {
     "name": "big",
@@ -55,7 +55,7 @@ def _row(
         for stage in plan.stages.values():
             _finish(stage, store, plan)
     _makefile(place, plan, finished)
-    ours = [sys.executable, "-m", "kdstudy.cli", *verb]
+    ours = [sys.executable, "-m", "kdstudy", *verb]
     ours += [str(file)] if verb[0] != "ls" else []
     ours += ["--store", str(store.root)]
     peer = ["make", "--no-print-directory", "-n", "-C", str(place)]

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from kdstudy.cli import main
+from kdstudy.engine import ranks
 from kdstudy.errors import StageError
-from kdstudy.study import plan, ranks, stages
+from kdstudy.study import plan, stages
 
 OUT, CASE = Path(sys.argv[1]), sys.argv[2]
 RANK = int(os.environ["RANK"])

@@ -8,7 +8,7 @@ import yaml
 from refusals import call
 from study_folder import STUDY, write_folder
 
-from kdstudy.study.store import Store
+from kdstudy.engine.store import Store
 
 CORPUS = "corpus        rows"
 

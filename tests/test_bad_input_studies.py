@@ -332,7 +332,7 @@ def test_a_study_with_some_bytes_changed_never_ends_in_a_traceback(tmp_path):
 @pytest.mark.parametrize("text", [laughs(9), "name: [", b"\xff", "seeds: [yes]"], ids=range(4))
 def test_the_same_from_a_shell(tmp_path, text):
     write(tmp_path, text)
-    call_line = [sys.executable, "-m", "kdstudy.cli", "run", "study.yaml"]
+    call_line = [sys.executable, "-m", "kdstudy", "run", "study.yaml"]
     done = subprocess.run(call_line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("kdstudy: study.yaml")

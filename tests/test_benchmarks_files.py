@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from file_server import serving
 
+from kdstudy.cli.listing import listing
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.benchmarks.commonsense import wrap_hellaswag
 from kdstudy.evaluate.benchmarks.files import FileSource, Pin
-from kdstudy.study.listing import listing
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ROWS = [{"instruction": "What is 2 + 2?", "input": "", "output": "5", "answer": "4.0"}]

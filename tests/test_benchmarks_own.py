@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kdstudy.cli.listing import listing
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
-from kdstudy.study.listing import listing
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -10,7 +10,7 @@ from study_folder import STUDY, write_folder
 
 
 def kdstudy(*arguments, cwd=None, env=None):
-    call = [sys.executable, "-m", "kdstudy.cli", *map(str, arguments)]
+    call = [sys.executable, "-m", "kdstudy", *map(str, arguments)]
     return subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 

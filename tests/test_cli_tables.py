@@ -19,7 +19,7 @@ CLEAN_ENV = {k: v for k, v in os.environ.items() if k != "KDSTUDY_DATA"}
 
 
 def kdstudy(*arguments, cwd):
-    call = [sys.executable, "-m", "kdstudy.cli", *map(str, arguments)]
+    call = [sys.executable, "-m", "kdstudy", *map(str, arguments)]
     return subprocess.run(
         call, cwd=cwd, env=CLEAN_ENV, capture_output=True, text=True, check=False, timeout=120
     )

@@ -15,17 +15,17 @@ from study_folder import STUDY, write_folder
 
 from kdstudy.analyze.intervals import Bootstrap
 from kdstudy.analyze.results import collect
+from kdstudy.engine.build import Unseen, build_stage
+from kdstudy.engine.store import Store
 from kdstudy.evaluate.stages import EXAMPLES, MODEL, SCORES
 from kdstudy.records import Example, Score, read_records, write_records
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare
 from kdstudy.report.compare.match import StudyRows
 from kdstudy.report.compare.page import write
-from kdstudy.study.build import Unseen, build_stage
 from kdstudy.study.plan import make_plan
 from kdstudy.study.read import read_study
 from kdstudy.study.stages import KINDS
-from kdstudy.study.store import Store
 
 BETTER, WORSE = "zoo-m/gkd/zoo-l-sft", "zoo-s/revkd/zoo-l-sft"
 
@@ -228,7 +228,7 @@ def build(folder, name, rate, skip=()):
 
 
 def kdstudy(folder, *arguments):
-    call = [sys.executable, "-m", "kdstudy.cli", *arguments, "--store", "store"]
+    call = [sys.executable, "-m", "kdstudy", *arguments, "--store", "store"]
     return subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -22,13 +22,13 @@ from kdstudy.doctor.checks import check
 from kdstudy.doctor.findings import worst
 from kdstudy.doctor.gather import examine
 from kdstudy.doctor.guard import Guard
+from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate.stages import SCORES
 from kdstudy.models.resolve import Resolved
 from kdstudy.records import Score, write_records
 from kdstudy.study.plan import make_plan
 from kdstudy.study.read import read_study
-from kdstudy.study.store import Store
 
 STUDY = {
     "name": "t",
@@ -274,7 +274,7 @@ def test_the_hub_is_asked_only_for_what_is_not_here(tmp_path, monkeypatch):
 )
 def test_the_exit_code_says_the_worst_level(folder, fields, code):
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | fields))
-    call = [sys.executable, "-m", "kdstudy.cli", "doctor", "study.yaml"]
+    call = [sys.executable, "-m", "kdstudy", "doctor", "study.yaml"]
     more = ["--json"] if code == 1 else []
     done = subprocess.run([*call, *more], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr

@@ -30,7 +30,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def command(folder, *arguments):
-    return [sys.executable, "-m", "kdstudy.cli", *arguments, "--store", str(folder / "store")]
+    return [sys.executable, "-m", "kdstudy", *arguments, "--store", str(folder / "store")]
 
 
 def kdstudy(folder, *arguments):

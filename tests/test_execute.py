@@ -12,14 +12,14 @@ import time
 import pytest
 from rich.console import Console
 
+from kdstudy.engine import log
+from kdstudy.engine.build import Unseen
+from kdstudy.engine.execute import inline, missing, reason
+from kdstudy.engine.store import Store
+from kdstudy.engine.view import StudyView, duration
 from kdstudy.errors import InputError, StageError
-from kdstudy.study import log
-from kdstudy.study.build import Unseen
-from kdstudy.study.execute import inline, missing, reason
 from kdstudy.study.plan import Stage
 from kdstudy.study.stages import KINDS, Kind
-from kdstudy.study.store import Store
-from kdstudy.study.view import StudyView, duration
 
 CALLS = []
 BEHAVIOUR = {}

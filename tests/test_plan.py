@@ -277,7 +277,7 @@ def test_the_shipped_hub_studies_plan_once_their_models_are_pinned(tmp_path, nam
 
 def test_planning_imports_no_torch():
     code = (
-        "import sys, kdstudy.cli, kdstudy.study.plan, kdstudy.study.execute, kdstudy.study.view,"
+        "import sys, kdstudy.cli, kdstudy.study.plan, kdstudy.engine.execute, kdstudy.engine.view,"
         "kdstudy.study.read, kdstudy.evaluate.stages;"
         "sys.exit(bool({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
     )

@@ -83,7 +83,7 @@ def test_a_failure_anywhere_ends_all_and_is_told_once(tmp_path, case, who, said)
 
 
 def run(folder, *launch):
-    arguments = ["-m", "kdstudy.cli", "run", "study.yaml", "--store", folder / "store"]
+    arguments = ["-m", "kdstudy", "run", "study.yaml", "--store", folder / "store"]
     return subprocess.Popen(
         [sys.executable, *launch, *arguments],
         cwd=folder.parent,

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from study_folder import STUDY, plan_of, write_folder
 
+from kdstudy.engine.nodes import Nodes
+from kdstudy.engine.worker import Site, unfit
 from kdstudy.errors import InputError
-from kdstudy.study.nodes import Nodes
 from kdstudy.study.plan import Stage
 from kdstudy.study.read import read_study
 from kdstudy.study.resources import WITH_MODEL, Needs, Resources
 from kdstudy.study.stages import KINDS
-from kdstudy.study.worker import Site, unfit
 
 GIB = 2**30
 

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
+from kdstudy.engine import lease as lease_module
+from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
-from kdstudy.study import lease as lease_module
-from kdstudy.study.store import Store
 
 FACTS = {"kind": "train", "version": 1, "label": "a", "config": {}, "inputs": {}}
 
@@ -238,7 +238,7 @@ def test_a_killed_builder_leaves_no_lock_and_nothing_half_finished(tmp_path):
     code = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from kdstudy.study.store import Store
+        from kdstudy.engine.store import Store
         def fill(out):
             (out / "x.txt").write_text("half")
             print("writing", flush=True)

@@ -12,6 +12,7 @@ NO_TORCH = [
     *SOURCE.glob("*.py"),
     *(SOURCE / "cli").glob("*.py"),
     *(SOURCE / "study").glob("*.py"),
+    *(SOURCE / "engine").glob("*.py"),
     *(SOURCE / "analyze").rglob("*.py"),
     *(SOURCE / "report").rglob("*.py"),
     *(SOURCE / "paper").rglob("*.py"),
@@ -46,6 +47,12 @@ def test_distill_and_evaluate_never_import_each_other():
     for room, other in (("distill", "evaluate"), ("evaluate", "distill")):
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith(f"kdstudy.{other}")], path
+
+
+def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():
+    for room in ("study", "data", "models", "distill", "evaluate", "analyze"):
+        for path in (SOURCE / room).rglob("*.py"):
+            assert not [n for n in imports(path) if n.startswith("kdstudy.engine")], path
 
 
 def test_records_and_errors_import_nothing_of_ours_but_each_other():

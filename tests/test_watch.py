@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from kdstudy.engine import watch
+from kdstudy.engine.log import StageLog
+from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
-from kdstudy.study import watch
-from kdstudy.study.log import StageLog
-from kdstudy.study.store import Store
 
 HERE = f"{socket.gethostname()}:{os.getpid()}"
 BUILDER = """
     import time
     from pathlib import Path
-    from kdstudy.study.log import StageLog
-    from kdstudy.study.store import Store
+    from kdstudy.engine.log import StageLog
+    from kdstudy.engine.store import Store
     store = Store(Path({root!r}))
     def fill(out):
         log = StageLog(store.log("{key}"))

@@ -27,7 +27,7 @@ _FORKS.set_forkserver_preload(
         *("torch", "pyarrow.parquet", "scipy.stats", "statsmodels.api", "sacrebleu", "vl_convert"),
         *("rouge_score.rouge_scorer", "peft.utils.transformers_weight_conversion"),
         *("transformers.models.qwen2.modeling_qwen2", "torch.utils.serialization"),
-        *("kdstudy.cli", "kdstudy.study.execute", "kdstudy.study.view", "kdstudy.study.read"),
+        *("kdstudy.cli", "kdstudy.engine.execute", "kdstudy.engine.view", "kdstudy.study.read"),
         *("kdstudy.data.stages", "kdstudy.distill.stages", "kdstudy.analyze.stages"),
         *("kdstudy.evaluate.stages", "kdstudy.evaluate.generate", "kdstudy.evaluate.tokens"),
         "kdstudy.report.stages",
@@ -225,7 +225,7 @@ def _child(folder: str, arguments: tuple[str, ...], strike: Strike | None) -> No
 
 
 def _tell_of_work() -> None:
-    from kdstudy.study.view import StudyView
+    from kdstudy.engine.view import StudyView
 
     number = os.open("work.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 

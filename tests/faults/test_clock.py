@@ -14,7 +14,7 @@ class Jumping:
     """Replaces this process's clock by one that is set anew, by up to a day, all the time."""
 
     def arm(self, root):
-        from kdstudy.study import log
+        from kdstudy.engine import log
 
         draw, true = random.Random(7), time.time
 

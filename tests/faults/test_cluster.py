@@ -14,14 +14,14 @@ import psutil
 import pytest
 import toys
 
+from kdstudy.engine import cluster as executor
+from kdstudy.engine.build import Unseen
+from kdstudy.engine.cluster import RayExecutor
+from kdstudy.engine.execute import inline
+from kdstudy.engine.log import lines
+from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
-from kdstudy.study import cluster as executor
-from kdstudy.study.build import Unseen
-from kdstudy.study.cluster import RayExecutor
-from kdstudy.study.execute import inline
-from kdstudy.study.log import lines
 from kdstudy.study.resources import Needs
-from kdstudy.study.store import Store
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs kdstudy[ray]")
 
@@ -218,7 +218,7 @@ def _runs(pid):
 def test_ctrl_c_at_a_terminal_reaches_all_and_the_driver_ends_them(tmp_path):
     # Of a Ray of its own, whose processes are in the terminal's group as well.
     bed = harness.Bed(tmp_path / "bed")
-    call = [sys.executable, "-m", "kdstudy.cli", "run", "study.yaml", "--store", "store"]
+    call = [sys.executable, "-m", "kdstudy", "run", "study.yaml", "--store", "store"]
     process = subprocess.Popen(
         [*call, "--executor", "ray"], cwd=bed.folder, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,

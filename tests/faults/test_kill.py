@@ -9,7 +9,7 @@ import harness
 import pytest
 from strikes import Strike
 
-from kdstudy.study.store import Store
+from kdstudy.engine.store import Store
 
 OPERATIONS = 1500  # on the store, by a whole run; about
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from harness import require_whole
 
-from kdstudy.study.store import Store
+from kdstudy.engine.store import Store
 
 PROCESSES = 20
 

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import typer
 
 from kdstudy.cli import doctor, models, statistics, studies, tables
+from kdstudy.engine import ranks
 from kdstudy.errors import KdstudyError
-from kdstudy.study import ranks
 
 app = typer.Typer(
     name="kdstudy",

@@ -7,9 +7,9 @@ import typer
 from kdstudy.cli.options import quiet_libraries
 
 if TYPE_CHECKING:
-    from kdstudy.study.execute import Executor
+    from kdstudy.engine.execute import Executor
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import Plan
-    from kdstudy.study.store import Store
 
 
 def build(
@@ -31,8 +31,8 @@ def build(
         executor: What builds; None is this process.
         verify: Check every finished stage byte by byte first.
     """
-    from kdstudy.study.execute import inline, missing
-    from kdstudy.study.view import StudyView
+    from kdstudy.engine.execute import inline, missing
+    from kdstudy.engine.view import StudyView
 
     todo, damaged = missing(planned.stages, [target], store, verify=verify)
     for key, file in damaged.items():

@@ -19,8 +19,8 @@ from kdstudy.cli.options import (
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import Stage
-    from kdstudy.study.store import Store
 
 
 def distill(
@@ -41,8 +41,8 @@ def distill(
     store: StorePath = STORE,
 ) -> None:
     """Distil one student without a study file; the result loads in peft or transformers."""
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import make_plan
-    from kdstudy.study.store import Store
 
     if method == "sft" and teacher:
         raise InputError("--method sft learns from the data alone", remedy="leave --teacher out")
@@ -91,8 +91,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import make_plan
-    from kdstudy.study.store import Store
 
     study = _single_study(
         students=[{"model": model, "adapter": adapter}],

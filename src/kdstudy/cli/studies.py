@@ -19,9 +19,9 @@ from kdstudy.cli.options import (
 from kdstudy.errors import InputError, StageError
 
 if TYPE_CHECKING:
-    from kdstudy.study.execute import Executor
+    from kdstudy.engine.execute import Executor
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import Plan
-    from kdstudy.study.store import Store
 
 _DEMO = Path(__file__).parents[1] / "studies" / "demo.yaml"
 
@@ -73,7 +73,7 @@ def plan(
     study: StudyPath, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
 ) -> None:
     """Show the stages, which are finished, and why the others are not. Runs nothing."""
-    from kdstudy.study.execute import missing, reason
+    from kdstudy.engine.execute import missing, reason
 
     planned, opened = _plan(study, store, data_dir)
     todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
@@ -130,7 +130,7 @@ def ls(
     kind: Kind, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
 ) -> None:
     """List what there is: models, methods, benchmarks, corpora, or the runs in the store."""
-    from kdstudy.study.listing import listing
+    from kdstudy.cli.listing import listing
 
     rows = listing(kind.value, store, data_dir)
     if as_json:
@@ -157,9 +157,9 @@ def schema() -> None:
 
 
 def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Store"]:
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import make_plan
     from kdstudy.study.read import read_study
-    from kdstudy.study.store import Store
 
     parsed = read_study(study)
     opened = Store(store)
@@ -175,7 +175,7 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
 
 
 def _on_ray(planned: "Plan", address: str | None) -> "Executor":
-    from kdstudy.study.cluster import RayExecutor
+    from kdstudy.engine.cluster import RayExecutor
 
     return RayExecutor(planned.study.resources, address, lambda line: typer.echo(line, err=True))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from kdstudy.doctor import cost
 from kdstudy.doctor.findings import Finding, many, size
 from kdstudy.doctor.patient import MachineFacts, ModelFacts, Patient
-from kdstudy.study.view import duration
+from kdstudy.engine.view import duration
 
 # Share of what is free that may be filled; the teacher cache has the same limit.
 _SHARE = 0.8

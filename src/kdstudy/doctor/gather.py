@@ -21,16 +21,16 @@ from kdstudy.doctor.patient import (
     Speed,
     TextFacts,
 )
+from kdstudy.engine.execute import missing
+from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.stages import SCORES
 from kdstudy.models.resolve import Resolved, resolve
 from kdstudy.records import Example, Score, read_records
-from kdstudy.study.execute import missing
 from kdstudy.study.plan import Plan, make_plan
 from kdstudy.study.read import read_study
 from kdstudy.study.schema import BenchmarkRef, Study
-from kdstudy.study.store import Store
 
 SECONDS = 50.0
 """Most seconds that all looks may take; what is not done by then is a finding."""

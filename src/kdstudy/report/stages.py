@@ -17,8 +17,8 @@ from kdstudy.report import document
 from kdstudy.study.stages import Work
 
 if TYPE_CHECKING:
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import Plan
-    from kdstudy.study.store import Store
 
 
 def report(work: Work) -> str:

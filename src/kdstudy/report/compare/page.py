@@ -18,8 +18,8 @@ from kdstudy.report.compare.match import StudyRows, study_differences, unmatched
 from kdstudy.study.stages import Work
 
 if TYPE_CHECKING:
+    from kdstudy.engine.store import Store
     from kdstudy.study.plan import Plan
-    from kdstudy.study.store import Store
 
 _READ = ["system", "benchmark", "example_id", "sample", "quality", "rule", "gold"]
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from kdstudy.study.build import View, build_stage
+from kdstudy.engine.build import View, build_stage
+from kdstudy.engine.store import Store
 from kdstudy.study.plan import Stage
 from kdstudy.study.stages import KINDS
-from kdstudy.study.store import Store
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds
 

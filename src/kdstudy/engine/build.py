@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdstudy.engine import machine
+from kdstudy.engine.log import StageLog, spent
+from kdstudy.engine.ranks import call
+from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, KdstudyError, StageError
-from kdstudy.study import machine
-from kdstudy.study.log import StageLog, spent
 from kdstudy.study.plan import Stage
-from kdstudy.study.ranks import call
 from kdstudy.study.stages import KINDS, Work
-from kdstudy.study.store import Store
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _PROBE_BYTES = 2**20

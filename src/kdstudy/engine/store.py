@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
+from kdstudy.engine.lease import Leases, require_held
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.lease import Leases, require_held
 from kdstudy.study.stages import SCRATCH
 
 _MANIFEST = "manifest.json"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdstudy.study import watch
+from kdstudy.engine import watch
 from kdstudy.study.schema import METHODS
 
 

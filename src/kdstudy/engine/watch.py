@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdstudy.engine import log
+from kdstudy.engine.store import Store, read_manifest
+from kdstudy.engine.view import duration
 from kdstudy.errors import InputError
-from kdstudy.study import log
-from kdstudy.study.store import Store, read_manifest
-from kdstudy.study.view import duration
 
 _STATES = ("running", "failed", "interrupted", "finished")
 

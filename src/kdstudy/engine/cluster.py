@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.engine.build import View
+from kdstudy.engine.execute import ready
+from kdstudy.engine.log import last_line
+from kdstudy.engine.nodes import Nodes, amounts, check_address, connected, first_line, import_failed
+from kdstudy.engine.store import Store
+from kdstudy.engine.worker import Outcome, Site, build_on_node
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.build import View
-from kdstudy.study.execute import ready
-from kdstudy.study.log import last_line
-from kdstudy.study.nodes import Nodes, amounts, check_address, connected, first_line, import_failed
 from kdstudy.study.plan import Stage
 from kdstudy.study.resources import WITH_MODEL, Resources
-from kdstudy.study.store import Store
-from kdstudy.study.worker import Outcome, Site, build_on_node
 
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between looks at which nodes there are, and at what others build

@@ -1,4 +1,4 @@
-"""`python -m kdstudy.cli`."""
+"""`python -m kdstudy`."""
 
 from kdstudy.cli import main
 
