@@ -232,3 +232,11 @@ def test_the_synthetic_corpus_by_name(tmp_path):
     assert f"{len(clean)} of its 2000 rows are clean" in done.stdout
     written = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text().splitlines()]
     assert written == clean
+
+
+def test_a_rows_own_words_cannot_steer_the_terminal(tmp_path):
+    strange = [{"id": f"\x1b[2Jstranger-{i}", "completion": "1"} for i in range(3)]
+    path = save(tmp_path / "rows.jsonl", [*answers(3)[:3], *strange])
+    done = kdstudy("score", "--generations", path, "--benchmark", "synth_addsub", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stranger-0" in done.stderr and "\x1b" not in done.stderr

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from kdstudy.cli import doctor, models, statistics, studies, tables
+from kdstudy.cli.options import inert
 from kdstudy.engine import ranks
 from kdstudy.errors import KdstudyError
 
@@ -37,7 +38,6 @@ for verb in (
 app.command("eval")(models.evaluate)
 
 _INTERRUPTED = 130
-_LONGEST = 4000  # characters of a message
 
 
 def main() -> NoReturn:
@@ -72,11 +72,5 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    print(f"kdstudy: {_inert(message)}", file=sys.stderr)
+    print(f"kdstudy: {inert(message)}", file=sys.stderr)
     sys.exit(code)
-
-
-def _inert(message: str) -> str:
-    """Return a message that no file's contents can make endless, or use to steer the terminal."""
-    short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short)

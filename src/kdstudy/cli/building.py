@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import typer
-
-from kdstudy.cli.options import quiet_libraries
+from kdstudy.cli.options import note, quiet_libraries
 
 if TYPE_CHECKING:
     from kdstudy.engine.execute import Executor
@@ -37,10 +35,7 @@ def build(
     todo, damaged = missing(planned.stages, [target], store, verify=verify)
     for key, file in damaged.items():
         stage = planned.stages[key]
-        typer.echo(
-            f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again",
-            err=True,
-        )
+        note(f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again")
     if todo:
         quiet_libraries()
         with StudyView(title, len(todo), len(planned.stages) - len(todo)) as view:

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from kdstudy.study.plan import Plan
 
+_LONGEST = 4000  # characters of a message
 STORE = Path("kdstudy-store")
 """Where finished stages live unless told otherwise."""
 
@@ -55,6 +56,17 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def inert(message: str) -> str:
+    """Return a message that no file's contents can make endless, or use to steer the terminal."""
+    short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short)
+
+
+def note(message: str) -> None:
+    """Tell a person something beside a verb's result."""
+    typer.echo(inert(message), err=True)
+
+
 def note_edited_benchmarks(planned: "Plan") -> None:
     """Name every benchmark file that is not the published one."""
     from kdstudy.evaluate import benchmarks
@@ -63,8 +75,7 @@ def note_edited_benchmarks(planned: "Plan") -> None:
         if stage.kind != "benchmark" or "path" in stage.local:
             continue
         if benchmarks.published(stage.config["name"], stage.config["fingerprint"]) is False:
-            typer.echo(
+            note(
                 f"note: {stage.label}: its file is not the published one: scores on it compare "
-                "with nobody's (docs/data.md)",
-                err=True,
+                "with nobody's (docs/data.md)"
             )

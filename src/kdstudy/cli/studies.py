@@ -14,6 +14,8 @@ from kdstudy.cli.options import (
     DataDir,
     StorePath,
     StudyPath,
+    inert,
+    note,
     note_edited_benchmarks,
 )
 from kdstudy.errors import InputError, StageError
@@ -63,7 +65,7 @@ def run(
     plan, opened = _plan(study, store, data_dir)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
-        typer.echo(f"{plan.study.name}: all {len(plan.stages)} stages are finished", err=True)
+        note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
     folder = _show(plan, opened)
     _print_summary(folder)
     typer.echo(str(folder / "report.html"))
@@ -140,7 +142,7 @@ def ls(
     shown = [dict(zip(columns, columns, strict=True)), *rows] if len(columns) > 4 else rows
     widths = {c: max(len(str(r[c])) for r in shown) for c in columns}
     for row in shown:
-        typer.echo("  ".join(str(v).ljust(widths[c]) for c, v in row.items()).rstrip())
+        typer.echo(inert("  ".join(str(v).ljust(widths[c]) for c, v in row.items()).rstrip()))
     if not rows:
         typer.echo(f"no {kind.value} in {store}", err=True)
 
@@ -177,7 +179,7 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
 def _on_ray(planned: "Plan", address: str | None) -> "Executor":
     from kdstudy.engine.cluster import RayExecutor
 
-    return RayExecutor(planned.study.resources, address, lambda line: typer.echo(line, err=True))
+    return RayExecutor(planned.study.resources, address, note)
 
 
 def _show(planned: "Plan", store: "Store") -> Path:

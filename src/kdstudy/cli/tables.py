@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.cli.options import AsJson, DataDir, print_json
+from kdstudy.cli.options import AsJson, DataDir, note, print_json
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _load(name: str, data_dir: Path | None) -> "Benchmark":
         warnings.simplefilter("always", benchmarks.EditedBenchmark)
         loaded = benchmarks.load(name, data_dir)
     for warning in heard:
-        typer.echo(f"note: {warning.message}", err=True)
+        note(f"note: {warning.message}")
     return loaded
 
 
@@ -177,10 +177,10 @@ def _compared(mine: Any, theirs: Any, pairs: Any, *, text: bool) -> dict[str, An
 def _note(path: Path, account: "Account", items: int) -> None:
     """Say what the rates leave out."""
     for row in account.left_out:
-        typer.echo(f"note: {row}", err=True)
+        note(f"note: {row}")
     more = account.doubled + account.unknown - len(account.left_out)
     if more:
-        typer.echo(f"note: and {more} more rows of {path}", err=True)
+        note(f"note: and {more} more rows of {path}")
     if account.missing:
         typer.echo(
             f"note: {path}: {account.missing} answers to the {items} items are missing; every rate "
@@ -327,7 +327,7 @@ def _write_list(
 def _print_audit(document: dict[str, Any]) -> None:
     counts = document["benchmarks"]
     for name, why in document["not_at_hand"].items():
-        typer.echo(f"note: {name} is not at hand: {why}", err=True)
+        note(f"note: {name} is not at hand: {why}")
     width = max(map(len, ["benchmark", *counts]))
     typer.echo(f"{'benchmark':<{width}}  items  exact  normalised  masked")
     for name, n in counts.items():
@@ -342,4 +342,4 @@ def _print_audit(document: dict[str, Any]) -> None:
         f"({document['level']})."
     )
     if document["dropped"]:
-        typer.echo(f"note: {document['dropped']} rows without text were left out", err=True)
+        note(f"note: {document['dropped']} rows without text were left out")
