@@ -9,6 +9,7 @@ from typing import Any, Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from kdstudy.study.plan import Stage
@@ -48,9 +49,10 @@ class StudyView:
         )
         self.current = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            # On a narrow terminal the numbers go first, the name of what runs last.
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=24)),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
             console=self.console,
         )
         self.study_task = self.overall.add_task(name, total=todo, clock="")
