@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from kdstudy.engine import log
+from kdstudy.engine import view as view_module
 from kdstudy.engine.build import Unseen
 from kdstudy.engine.execute import inline, missing, reason
 from kdstudy.engine.store import Store
@@ -219,10 +220,10 @@ def test_a_terminal_shows_step_rate_loss_and_time_left(tmp_path):
     console = Console(file=text, force_terminal=True, width=160)
 
     def wait(work):
-        import time
-
         work.progress(1, 4, "step", loss=1.25)
         time.sleep(0.4)  # one refresh of the live view
+        work.progress(2, 4, "step", loss=1.0)
+        time.sleep(0.4)
 
     BEHAVIOUR[4] = wait
     run(*chain(), Store(tmp_path), console)
@@ -239,6 +240,31 @@ def test_a_terminal_shows_step_rate_loss_and_time_left(tmp_path):
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_time_left_is_told_from_the_pace_since_the_run_went_on(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(view_module.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    view = StudyView("t", 1, 0, Console(file=text))
+    stage = next(iter(chain()[0].values()))
+    view.begin(stage)
+    now[0] += 5  # loading
+    view.progress(stage, 101, 181, "step")
+    now[0] += 40
+    view.progress(stage, 121, 181, "step")
+    assert "121/181 steps, 0.5 steps/s, 2 min 00 s left" in text.getvalue()
+
+
+def test_a_stage_that_was_only_just_taken_is_told_with_its_owner():
+    text = io.StringIO()
+    view = StudyView("t", 1, 0, Console(file=text))
+    first, second, _ = chain()[0].values()
+    for stage, owners in ((first, ("", "a:1", "a:1")), (second, ("b:2", "", "b:2"))):
+        for owner in owners:
+            view.wait(stage, owner)
+    told = [line.strip() for line in text.getvalue().split("\n") if line]
+    assert told == ["toy a: being built by a:1", "toy b: being built by b:2"]
 
 
 # Several processes.

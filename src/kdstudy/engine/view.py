@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -56,8 +57,9 @@ class StudyView:
             console=self.console,
         )
         self.study_task = self.overall.add_task(name, total=todo, clock="")
-        self.running: dict[str, tuple[Any, float]] = {}  # key -> its bar, when it began
-        self.waited: set[str] = set()
+        self.running: dict[str, Any] = {}  # key -> its bar
+        self.first: dict[str, tuple[float, int]] = {}  # key -> when it first told how far it was
+        self.asked: Counter[str] = Counter()  # key -> how often it was found taken
         self.live = Live(Group(self.overall, self.current), console=self.console)
 
     def __enter__(self) -> Self:
@@ -75,35 +77,36 @@ class StudyView:
     def begin(self, stage: Stage) -> None:
         """A stage starts."""
         bar = self.current.add_task(f"{stage.kind} {stage.label}", total=None, numbers="")
-        self.running[stage.key] = bar, time.monotonic()
+        self.running[stage.key] = bar
         self._tick()
 
     def progress(self, stage: Stage, done: int, total: int, unit: str, **numbers: float) -> None:
         """A running stage is at `done` of `total` units; `numbers` are its latest figures."""
-        bar, started = self.running[stage.key]
-        elapsed = time.monotonic() - started
-        rate = done / elapsed if elapsed > 0 else 0.0
+        now = time.monotonic()
+        since, before = self.first.setdefault(stage.key, (now, done))
         text = f"{done}/{total} {unit}s"
-        if rate > 0:
+        # What was done before an interruption says nothing of the pace.
+        if done > before and now > since:
+            rate = (done - before) / (now - since)
             text += f", {rate:.3g} {unit}s/s, {duration((total - done) / rate)} left"
         text += "".join(f", {name} {value:.4g}" for name, value in numbers.items())
-        self.current.update(bar, completed=done, total=total, numbers=text)
+        self.current.update(self.running[stage.key], completed=done, total=total, numbers=text)
         self._tick()
         if not self.console.is_terminal and time.monotonic() - self.last_line > _QUIET_SECONDS:
             self._print(f"  ... {stage.kind} {stage.label}: {text}")
 
     def wait(self, stage: Stage, owner: str) -> None:
         """Another process builds a stage."""
-        if stage.key not in self.waited:
-            self.waited.add(stage.key)
-            self._print(
-                f"  {stage.kind} {stage.label}: being built by {owner or 'another process'}"
-            )
+        # Who has only just taken it has not yet written its name.
+        self.asked[stage.key] += 1 if self.asked[stage.key] or not owner else 2
+        if self.asked[stage.key] == 2:
+            who = owner or "another process"
+            self._print(f"  {stage.kind} {stage.label}: being built by {who}")
 
     def finish(self, stage: Stage, manifest: Mapping[str, Any], *, here: bool) -> None:
         """A stage is published."""
         if stage.key in self.running:
-            self.current.remove_task(self.running.pop(stage.key)[0])
+            self.current.remove_task(self.running.pop(stage.key))
         self.done += 1
         self.overall.update(self.study_task, completed=self.done)
         width = len(str(self.total))
