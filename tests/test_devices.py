@@ -117,6 +117,11 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, source, mode):
     assert distance(student(runs / "one" / "gkd"), resumed) < 1e-12
 
 
+def test_a_gradient_that_is_broken_in_one_shard_stops_every_process(runs):
+    told = [(runs / "fsdp" / "poison" / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert told == ["step 1: the gradient is not a finite number"] * 2
+
+
 def test_processes_that_would_ask_the_teacher_differently_are_told(monkeypatch):
     monkeypatch.setattr(sharded, "gather_object", lambda mine: [*mine, "another"])
     with pytest.raises(StageError, match="some processes only"):

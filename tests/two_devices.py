@@ -23,6 +23,7 @@ from kdstudy.distill import cache
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
+from kdstudy.errors import StageError
 from kdstudy.models import load
 from kdstudy.study import schema
 from kdstudy.study.stages import silent
@@ -69,7 +70,16 @@ class Gradients(TrainerCallback):
                 self.first[name] = grad.clone()
 
 
-def make(case: Case, folder: Path, gradients: Gradients) -> DistillTrainer:
+class Poison(TrainerCallback):
+    """Makes one number of the last process's shard of a gradient no number."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if args.process_index == args.world_size - 1:
+            grads = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+            next(g.to_local() for g in grads if g.to_local().numel()).view(-1)[0] = torch.nan
+
+
+def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer:
     """Return a trainer that has not begun."""
     student, teacher = case.model(0).to(case.dtype), case.model(1).to(case.dtype)
     if case.lora:
@@ -138,6 +148,15 @@ def resume(name: str, out: Path, source: Path) -> None:
     trainer.save_student(folder / "student", "")
 
 
+def poison(out: Path) -> None:
+    """Train on a gradient that is broken in one process's shard; each leaves what it was told."""
+    trainer = make(CASES["sft_full"], out / "poison" / "checkpoints", Poison())
+    try:
+        trainer.run()
+    except StageError as e:
+        (out / "poison" / f"{trainer.args.process_index}.txt").write_text(e.what)
+
+
 def main(out: Path, first: Path) -> None:
     """Train every case under DDP and FSDP2, and go on from checkpoints of all kinds."""
     for name in CASES:
@@ -148,6 +167,7 @@ def main(out: Path, first: Path) -> None:
         train(name, out / "fsdp")
     resume("live_full", out / "fsdp", out / "fsdp")
     resume("gkd", out / "fsdp", first)
+    poison(out / "fsdp")
 
 
 if __name__ == "__main__":

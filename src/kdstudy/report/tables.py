@@ -155,7 +155,8 @@ def cost_sheet(
             peak = trained.get("peak_memory_gib")
             row["Peak training memory (GiB)"] = "–" if peak is None else f"{peak:.2f}"
         rows.append(row)
-    return Sheet.of("cost", "Cost: size, length of texts and time", rows)
+    note = "Memory: the most that training took, of the GPU if it used one, else of its process."
+    return Sheet.of("cost", "Cost: size, length of texts, time and memory", rows, note=note)
 
 
 def accuracy_sheet(table: pd.DataFrame) -> Sheet:
