@@ -149,14 +149,14 @@ def test_stages_run_at_once_and_after_what_they_read(two_nodes, tmp_path, diary)
 
 
 def test_a_failure_reads_as_inline_and_what_runs_is_finished(two_nodes, tmp_path, diary):
-    bad = toys.toy("bad", diary, act="fail")
+    bad = toys.toy("bad", diary, act="fail beside slow")
     slow = toys.toy("slow", diary, seconds=3)
     later = [toys.toy(f"later{i}", diary, seconds=0.1) for i in range(4)]
-    with pytest.raises(StageError) as alone:
-        inline([bad], Store(tmp_path / "alone"), Unseen())
     store = Store(tmp_path / "store")
     with pytest.raises(StageError) as caught:
         build([slow, bad, *later, toys.toy("never", diary, bad)], store, two_nodes)
+    with pytest.raises(StageError) as alone:
+        inline([bad], Store(tmp_path / "alone"), Unseen())
     assert str(caught.value) == str(alone.value)
     assert caught.value.exit_code == alone.value.exit_code == 2
     assert store.get(slow.key)

@@ -29,7 +29,11 @@ def work(work: Work) -> str:
     here |= {"threads": os.environ.get("OMP_NUM_THREADS"), "began": time.time()}
     with (diary / f"{config['name']}.begun").open("a") as f:
         f.write(json.dumps(here) + "\n")
-    if config["act"] == "fail":
+    if config["act"].startswith("fail"):
+        other = config["act"].removeprefix("fail").removeprefix(" beside ")
+        until = time.monotonic() + 60
+        while other and not begun(diary, other) and time.monotonic() < until:
+            time.sleep(0.02)
         raise InputError("row 3 is odd", why="it has no end", remedy="mend it")
     if config["act"] == "die" or (config["act"] == "die once" and times(diary, config) == 1):
         os._exit(3)

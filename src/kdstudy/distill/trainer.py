@@ -293,8 +293,8 @@ class DistillTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            every = [*Path(checkpoint).glob("unlogged_*.json")]
+        every = [*Path(checkpoint).glob("unlogged_*.json")] if checkpoint else []
+        if every:  # older checkpoints have none
             alike = len(every) == self.args.world_size
             # A run may go on with another number of devices; what is logged is their mean.
             files = [self._unlogged(checkpoint)] if alike else every
