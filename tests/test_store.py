@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 
+import filelock
 import pytest
 
 from kdstudy.engine import lease as lease_module
@@ -165,6 +166,14 @@ def test_who_will_not_wait_is_told_that_another_builds(tmp_path):
     store.build("k", facts, look)
     assert seen == [None, f"{socket.gethostname()}:{os.getpid()}"]
     assert store.owner("k") == ""
+
+
+def test_a_stages_own_timeout_is_a_failure_and_no_other_builder(tmp_path):
+    def wait_for_something(out):
+        raise filelock.Timeout("a download's lock")
+
+    with pytest.raises(filelock.Timeout, match="download"):
+        Store(tmp_path).build("k", facts, wait_for_something, wait=False)
 
 
 def test_a_lease_that_was_lost_publishes_nothing(tmp_path):

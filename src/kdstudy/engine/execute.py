@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from kdstudy.engine.build import View, build_stage
@@ -41,13 +41,11 @@ def inline(todo: Sequence[Stage], store: Store, view: View) -> None:
             pause = min(2 * pause, _LONGEST_WAIT)
 
 
-def ready(left: Mapping[str, Stage]) -> list[Stage]:
-    """Return the stages that wait for no other stage of those left, in order."""
-    return [
-        stage
-        for stage in left.values()
-        if left.keys().isdisjoint((*stage.inputs.values(), *stage.aids.values()))
-    ]
+def ready(left: Mapping[str, Stage]) -> Iterator[Stage]:
+    """Yield the stages that wait for no other stage of those left, in order."""
+    for stage in left.values():
+        if left.keys().isdisjoint((*stage.inputs.values(), *stage.aids.values())):
+            yield stage
 
 
 def missing(

@@ -116,21 +116,22 @@ class Store:
         Raises:
             StageError: The lease was lost meanwhile: another process builds the key.
         """
-        try:
-            with self.lock(key, wait=wait) as lease:
-                if (found := self.get(key)) and not self.damage(key):
-                    return found
-                partial = self._folder(key + ".partial")
-                if partial.is_symlink() or partial.is_file():
-                    partial.unlink()
-                partial.mkdir(exist_ok=True)
-                if not _is_whole(partial, key):
-                    self._fill(key, partial, facts, fill)
-                require_held(lease)
-                self._publish(key, partial)
-                return self._folder(key)
-        except Timeout:
-            return None
+        with contextlib.ExitStack() as held:
+            try:
+                lease = held.enter_context(self.lock(key, wait=wait))
+            except Timeout:  # of the lease; a stage may have timeouts of its own
+                return None
+            if (found := self.get(key)) and not self.damage(key):
+                return found
+            partial = self._folder(key + ".partial")
+            if partial.is_symlink() or partial.is_file():
+                partial.unlink()
+            partial.mkdir(exist_ok=True)
+            if not _is_whole(partial, key):
+                self._fill(key, partial, facts, fill)
+            require_held(lease)
+            self._publish(key, partial)
+            return self._folder(key)
 
     def _fill(
         self,
