@@ -37,7 +37,8 @@ def _handler(kind: str, repo: str, folder: Path, seen: list[str]) -> type:
             path = self.path.split("?")[0]
             seen.append(path)
             if path.startswith(f"/api/{kind}/{repo}"):
-                names = sorted(p.name for p in folder.iterdir())
+                files = (p for p in folder.rglob("*") if p.is_file())
+                names = sorted(p.relative_to(folder).as_posix() for p in files)
                 if "/tree/" in path:
                     entries = [
                         {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": n}

@@ -54,7 +54,7 @@ def work(tmp_path):
     return Work(
         config=config,
         inputs={"items": tmp_path / "items", "trained": tmp_path / "trained"},
-        local={"models": {"m": local}, "batch_size": None},
+        local={"models": {"model": local}, "batch_size": None},
         out=tmp_path / "out",
     )
 
@@ -186,7 +186,7 @@ def test_vllm_is_given_the_training_prompts_as_ids_and_the_same_limits(work, ins
         assert (p.temperature, p.top_p, p.max_tokens, p.seed) == (0.0, 1.0, 6, None)
         assert p.stop_token_ids == [tiny.EOS] and p.detokenize is False
     (llm,) = stand_in.llms
-    assert llm["model"] == work.local["models"]["m"]["folder"]
+    assert llm["model"] == work.local["models"]["model"]["folder"]
     assert llm["max_model_len"] == max(map(len, prompts)) + 6
     assert (llm["dtype"], llm["trust_remote_code"]) == ("float32", False)
     assert (llm["enable_lora"], llm["max_lora_rank"]) == (True, 8)
@@ -230,7 +230,7 @@ def test_vllm_gets_the_merged_folder_of_full_fine_tuning_or_of_a_users_adapter(
         return stand_in._llm(**fields)
 
     stand_in.package.LLM = read
-    work.local["models"]["m"]["adapter"] = str(tmp_path / "users")
+    work.local["models"]["model"]["adapter"] = str(tmp_path / "users")
     generate(by_vllm(work))
     assert all(torch.equal(want[name], value) for name, value in merged.items())
     assert stand_in.calls[-1][2][2] == str(work.inputs["trained"] / "adapter")

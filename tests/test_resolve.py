@@ -11,8 +11,8 @@ from hub_stand_in import COMMIT, hub
 from study_folder import model_folder
 
 from kdstudy.data.corpora import locate
-from kdstudy.errors import InputError
-from kdstudy.models.resolve import resolve
+from kdstudy.errors import InputError, StageError
+from kdstudy.models.resolve import fetch, resolve, told_apart
 from kdstudy.study.schema import CorpusRef, ModelRef
 
 # huggingface_hub reads its endpoint when it is imported, so the client is a process of its own.
@@ -95,6 +95,118 @@ def test_a_users_adapter_is_part_of_the_identity(tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     adapted = resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
     assert adapted.fingerprint != plain.fingerprint
+
+
+READ = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.json", "vocab.txt"),
+    *("chat_template.jinja", "additional_chat_templates/tools.jinja", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "qwen.tiktoken", "model.safetensors", "model.safetensors.index.json"),
+)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_every_file_that_may_be_read_is_in_the_fingerprint(tmp_path, name):
+    model_folder(tmp_path / "mine")
+    file = tmp_path / "mine" / name
+    found = [resolve(ModelRef(model="mine"), tmp_path, {}).fingerprint]
+    for text in ('{"model": {"vocab": {"a": 0}}}', '{"model": {"vocab": {"b": 0}}}'):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        found.append(resolve(ModelRef(model="mine"), tmp_path, {}).fingerprint)
+    assert len(set(found)) == 3
+
+
+def test_code_is_in_the_fingerprint_where_it_may_run(tmp_path):
+    model_folder(tmp_path / "mine")
+    for trust, different in ((True, 2), (False, 1)):
+        found = set()
+        for text in ("x = 1", "x = 2"):
+            (tmp_path / "mine" / "modeling_own.py").write_text(text)
+            ref = ModelRef(model="mine", trust_remote_code=trust)
+            found.add(resolve(ref, tmp_path, {}).fingerprint)
+        assert len(found) == different
+
+
+def test_what_is_hashed_is_what_is_fetched(served):
+    endpoint, _, folder = served
+    for name in READ:
+        (folder / "served" / name).parent.mkdir(exist_ok=True)
+        if not (folder / "served" / name).exists():
+            (folder / "served" / name).write_text("{}")
+    (folder / "served" / "training_args.bin").write_bytes(b"pickle")
+    fetched = Path(client(endpoint, folder / "cache", {"model": "org/tiny"})[2])
+    here = {p.relative_to(fetched).as_posix() for p in fetched.rglob("*") if p.is_file()}
+    hashed = resolve(ModelRef(model=str(folder / "served")), folder, {}).files
+    assert here == {Path(p).relative_to(folder / "served").as_posix() for p in hashed} == {*READ}
+
+
+def test_bytes_replaced_with_size_and_time_put_back_are_noticed(tmp_path):
+    model_folder(tmp_path / "mine")
+    weights, pins = tmp_path / "mine" / "model.safetensors", {}
+    one = resolve(ModelRef(model="mine"), tmp_path, pins)
+    before = weights.stat()
+    weights.write_bytes(weights.read_bytes()[::-1])
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert resolve(ModelRef(model="mine"), tmp_path, pins).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("what", ["edited", "added", "removed", "adapter"])
+def test_a_model_that_changed_after_planning_is_not_opened(tmp_path, what):
+    model_folder(tmp_path / "mine")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    ref = ModelRef(model="mine", adapter="adapter")
+    local = json.loads(json.dumps(resolve(ref, tmp_path, {}).local()))
+    # Copied back, a file has another state and the same bytes: that is no change.
+    config = tmp_path / "mine" / "config.json"
+    config.write_bytes(config.read_bytes())
+    assert fetch(local) == tmp_path / "mine"
+    if what == "edited":
+        (tmp_path / "mine" / "tokenizer.json").write_text("{}")
+    elif what == "added":
+        (tmp_path / "mine" / "chat_template.jinja").write_text("{{ messages }}")
+    elif what == "removed":
+        (tmp_path / "mine" / "tokenizer.json").unlink()
+    else:
+        (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 4}')
+    with pytest.raises(StageError, match="has changed since the study was planned"):
+        fetch(local)
+
+
+def test_a_link_keeps_its_own_name(tmp_path):
+    model_folder(tmp_path / "runs" / "checkpoint-500")
+    (tmp_path / "my-student").symlink_to(tmp_path / "runs" / "checkpoint-500")
+    assert resolve(ModelRef(model="./my-student"), tmp_path, {}).name == "my-student"
+
+
+def test_models_that_share_a_short_name_are_told_apart(tmp_path):
+    for place in ("a/m", "b/m", "x/c/m", "y/c/m", "other"):
+        model_folder(tmp_path / place)
+        (tmp_path / place / "model.safetensors").write_text(place)
+    for place in ("one/fit", "two/fit"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "adapter_config.json").write_text(json.dumps({"of": place}))
+    pins = {"org/m@main": "1" * 40, "org/m@old": "2" * 40, "them/m@main": "3" * 40}
+    refs = [
+        ModelRef(model=model, revision=revision, adapter=adapter)
+        for model, revision, adapter in [
+            ("./a/m", None, None), ("./b/m", None, None), ("./x/c/m", None, None),
+            ("./y/c/m", None, None), ("./other", None, None), ("./other", None, "one/fit"),
+            ("./other", None, "two/fit"), ("org/m", None, None), ("org/m", "old", None),
+            ("them/m", None, None), ("./a/m", None, None),
+        ]
+    ]  # fmt: skip
+    told = told_apart([resolve(ref, tmp_path, pins) for ref in refs])
+    names = [m.name for m in told]
+    assert names[0] == names[-1] == "a/m"
+    assert names[1] == "b/m"
+    assert names[4] == "other"
+    assert names[9] == "them/m"
+    assert names[7:9] == ["org/m@" + 12 * "1", "org/m@" + 12 * "2"]
+    assert len(set(names)) == len(refs) - 1
+    assert names[5].endswith("one/fit")
+    assert names[6].endswith("two/fit")
 
 
 DATA_CLIENT = """

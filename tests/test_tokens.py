@@ -152,8 +152,8 @@ def work(tmp_path):
     (tmp_path / "out").mkdir()
     write_records(tmp_path / "corpus" / "validation.parquet", EXAMPLES, Example)
     models = {
-        "s": local(tiny.save(tmp_path / "s", tiny.qwen(1))),
-        "t": local(tiny.save(tmp_path / "t", tiny.widen(tiny.qwen(2), 5))),
+        "model": local(tiny.save(tmp_path / "s", tiny.qwen(1))),
+        "reference_model": local(tiny.save(tmp_path / "t", tiny.widen(tiny.qwen(2), 5))),
     }
     return Work(
         config=CONFIG,

@@ -135,10 +135,8 @@ def test_a_student_is_made_from_files_to_files(place, method, capfd):
 
 def test_the_trained_teacher_is_used_when_there_is_one(place):
     taught = work(place, "taught", schema.Sft())
-    teacher_side = {**taught.config, "student": {"name": "teacher", "fingerprint": "t"}}
-    stages.train(
-        Work(config=teacher_side, inputs=taught.inputs, local=taught.local, out=taught.out)
-    )
+    itself = {**taught.local, "models": {"student": taught.local["models"]["teacher"]}}
+    stages.train(Work(config=taught.config, inputs=taught.inputs, local=itself, out=taught.out))
     losses = []
     for out, inputs in (("base", {}), ("tuned", {"teacher": taught.out})):
         stages.train(work(place, out, schema.WordKD(), **inputs))

@@ -26,8 +26,7 @@ def results(work: Work) -> str:
         label: read_records(folder / SCORES, Score) for label, folder in work.inputs_of("score")
     }
     pairs = {
-        tuple(label.split("|")): read_records(folder / PAIRS, PairScore)
-        for label, folder in work.inputs_of("pair")
+        pair: read_records(folder / PAIRS, PairScore) for pair, folder in work.pairs_of("pair")
     }
     model_of = {s.label: s.model for s in systems}
     parameters = {
@@ -48,10 +47,7 @@ def results(work: Work) -> str:
         parameters,
         work.config["study"],
         overlaps=overlaps,
-        tokens={
-            tuple(label.split("|")): pd.read_parquet(folder / TOKENS)
-            for label, folder in work.inputs_of("tokens")
-        },
+        tokens={pair: pd.read_parquet(folder / TOKENS) for pair, folder in work.pairs_of("tokens")},
         partial=work.local.get("partial", False),
     )
     chance = {

@@ -67,7 +67,8 @@ def distill(
     pins = opened.pins()
     planned = make_plan(study, Path.cwd(), None, pins)
     opened.remember(pins)
-    key = next(k for label, k in planned.trained.items() if label.split("/")[1] == method)
+    (system,) = (s for s in planned.systems if s.method == method and s.kind != "teacher")
+    key = planned.trained[system.label]
     build(f"{method} {student}", planned, key, opened)
     _export(planned.stages[key], opened, out, merge)
     typer.echo(str(out))
@@ -147,7 +148,7 @@ def _export(stage: Any, store: "Store", out: Path, merge: bool) -> None:
         from kdstudy.models.load import load_model, load_tokenizer
         from kdstudy.models.resolve import fetch
 
-        local = stage.local["models"][stage.config["student"]["name"]]
+        local = stage.local["models"]["student"]
         base = fetch(local)
         load_model(base, adapter=source).merge_and_unload().save_pretrained(out)
         load_tokenizer(base).save_pretrained(out)

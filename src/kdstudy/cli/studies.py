@@ -18,7 +18,7 @@ from kdstudy.cli.options import (
     note,
     note_edited_benchmarks,
 )
-from kdstudy.errors import InputError, StageError
+from kdstudy.errors import InputError, KdstudyError, StageError
 
 if TYPE_CHECKING:
     from kdstudy.engine.execute import Executor
@@ -63,6 +63,7 @@ def run(
     if address is not None and executor is not ExecutorName.ray:
         raise InputError("--address: says where Ray is", remedy="add --executor ray")
     plan, opened = _plan(study, store, data_dir)
+    _claim(plan, study, opened)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
         note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
@@ -109,6 +110,8 @@ def report(
 
     planned, opened = _plan(study, store, data_dir)
     if other is None:
+        if out is None:
+            _claim(planned, study, opened)
         folder = out or opened.output(planned.study.name)
         report_from_store(planned, opened, folder)
         typer.echo(str(folder / "report.html"))
@@ -174,6 +177,19 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
     opened.remember(pins)
     note_edited_benchmarks(planned)
     return planned, opened
+
+
+def _claim(planned: "Plan", study: Path, store: "Store") -> None:
+    """Refuse to write where another study of the same name has its report."""
+    from kdstudy.study.read import read_study
+
+    def still(other: Path) -> bool:
+        try:
+            return read_study(other).name == planned.study.name
+        except KdstudyError:
+            return False
+
+    store.claim(planned.study.name, study, still)
 
 
 def _on_ray(planned: "Plan", address: str | None) -> "Executor":

@@ -31,7 +31,7 @@ def train(work: Work) -> str:
     {name, fingerprint} for a method with one. Inputs: `corpus` (train.parquet and
     validation.parquet), `teacher` (its finished train stage; without it the teacher is used as it
     is), `teacher_text` (generations.parquet, for seqkd). Aids: `teacher_cache`. Local: `models`
-    {name: {folder, adapter, hub_id, revision, trust_remote_code}}, and `train`, the fields of
+    {role: `resolve.Resolved.local`}, and `train`, the fields of
     `schema.Train` that change no bytes.
 
     Returns:
@@ -45,8 +45,7 @@ def train(work: Work) -> str:
     config = _METHOD.validate_python(work.config["method"])
     method = methods.build(config)
     settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
-    name = work.config["student"]["name"]
-    local = work.local["models"][name]
+    local = work.local["models"]["student"]
     tokenizer = load.open_tokenizer(local)
     corpus = _text(work, tokenizer, settings.max_length, None)
     text, written = corpus, None
@@ -54,7 +53,7 @@ def train(work: Work) -> str:
         written = _teacher_text(work)
         text = _text(work, tokenizer, settings.max_length, written)
     require_enough(text, settings.max_length, settings.max_truncated_share)
-    student, teacher, note = _models(work, name, settings, method, tokenizer, text)
+    student, teacher, note = _models(work, settings, method, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
     watch = _probe(work, settings, tokenizer, written)
@@ -98,7 +97,7 @@ def teacher_cache(work: Work) -> str:
         InputError: A folder is no model.
         StageError: Mode `disk`, and it does not fit.
     """
-    local = work.local["models"][work.config["teacher"]["name"]]
+    local = work.local["models"]["teacher"]
     text = _text(work, load.open_tokenizer(local), work.config["max_length"], None)
     return placement.cache_teacher(work, [row for part in text.values() for row in part.rows])
 
@@ -150,7 +149,6 @@ def _probe(
 
 def _models(
     work: Work,
-    name: str,
     settings: schema.Train,
     method: methods.Method,
     tokenizer: PreTrainedTokenizerBase,
@@ -159,7 +157,7 @@ def _models(
     """Return student and teacher, and what there is to say about the teacher."""
     # Full fine-tuning keeps float32 weights: bfloat16 ones would swallow small updates.
     precision = "float32" if settings.lora is None else settings.precision
-    student = load.open_model(work.local["models"][name], precision)
+    student = load.open_model(work.local["models"]["student"], precision)
     teacher, note = None, ""
     if method.needs_teacher:
         teacher, note = placement.Run(

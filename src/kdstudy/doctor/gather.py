@@ -26,7 +26,7 @@ from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.stages import SCORES
-from kdstudy.models.resolve import Resolved, resolve
+from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.records import Example, Score, read_records
 from kdstudy.study.plan import Plan, make_plan
 from kdstudy.study.read import read_study
@@ -216,6 +216,9 @@ class _Examination:
             if role == "teacher":
                 model.finetuned = ref.finetune
         self.models = list(by_bytes.values())
+        told = told_apart([model.resolved for model in self.models])
+        for model, resolved in zip(self.models, told, strict=True):
+            model.resolved = resolved
         for model in self.models:
             self.guard.look(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
 

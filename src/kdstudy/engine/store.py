@@ -31,7 +31,7 @@ class Store:
     Layout: `stages/<key>/` (files and `manifest.json`), `stages/<key>.partial/` while building,
     `locks/<key>.lock` (who builds), `logs/<key>.jsonl` (how it goes), `latest/<label hash>` (key
     last built under a label, to explain a miss), `pins.json` (Hub commits and file hashes),
-    `studies/<name>/` (what people open).
+    `studies/<name>/` (what people open), `studies.json` (which study file each belongs to).
     """
 
     def __init__(self, root: Path):
@@ -222,8 +222,39 @@ class Store:
         """Return the folder where people look for a study's report."""
         return self.root / "studies" / study
 
+    def claim(self, study: str, file: Path, still: Callable[[Path], bool]) -> None:
+        """Record that a study's output folder is that of this study file.
+
+        Args:
+            study: The study's name.
+            file: The study file.
+            still: Tells whether another file, recorded earlier, is there and has that name.
+
+        Raises:
+            InputError: Another study file of that name writes there.
+            StageError: The record cannot be written.
+        """
+        path, mine = self.root / "studies.json", str(file.absolute())
+        other = _read_object(path).get(study)
+        if other == mine:
+            return
+        if isinstance(other, str) and still(Path(other)):
+            raise InputError(
+                f"{file}: another study file is called {study} as well: {other}",
+                why=f"each would replace the other's report in {self.output(study)}",
+                remedy="give one of them another `name`, or its own --store",
+            )
+        try:
+            with self.lock("studies"):
+                known = _read_object(path) | {study: mine}
+                _write_durably(path, json.dumps(known, indent=1, sort_keys=True))
+        except OSError as e:
+            raise self._unwritable(e) from e
+
     def show(self, study: str, report: Path) -> Path:
         """Copy a finished report into the study's output folder, unless it is there as it is.
+
+        What else lies in the folder (notes, a tracker's files) stays.
 
         Raises:
             StageError: The folder cannot be written, or the report cannot be read.
@@ -234,18 +265,21 @@ class Store:
                 f"{report}: is not in the store any more",
                 remedy="run again: what is missing or damaged is built first",
             )
+        fresh, old = (final.with_name(f".{study}.{word}") for word in ("new", "old"))
         shown = _read_object(final / _MANIFEST).get("key")
-        if shown == manifest["key"] and not _differing(final, manifest):
+        if shown == manifest["key"] and not old.exists() and not _differing(final, manifest):
             return final
         try:
             with self.lock(f"study-{study}"):
-                fresh = final.with_name(f".{study}.new")
+                _bring_over(old, final)  # an earlier exchange that was interrupted
                 shutil.rmtree(fresh, ignore_errors=True)
                 for name in (*manifest["files"], _MANIFEST):
                     (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(report / name, fresh / name)
-                shutil.rmtree(final, ignore_errors=True)
+                if final.exists():
+                    final.rename(old)
                 fresh.rename(final)
+                _bring_over(old, final)
         except OSError as e:
             raise self._unwritable(e) from e
         return final
@@ -318,6 +352,22 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     """Return the hash of all else that a manifest says."""
     said = {k: v for k, v in manifest.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _bring_over(old: Path, final: Path) -> None:
+    """Move what `show` did not write from the folder of before into the one of now."""
+    if not old.exists():
+        return
+    if not final.exists():
+        old.rename(final)
+        return
+    ours = {*_read_object(old / _MANIFEST).get("files", {}), _MANIFEST}
+    for path in sorted(p for p in old.rglob("*") if not p.is_dir() or p.is_symlink()):
+        name = path.relative_to(old)
+        if name.as_posix() not in ours and not (final / name).exists():
+            (final / name).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(final / name)
+    shutil.rmtree(old)
 
 
 def _differing(folder: Path, manifest: Mapping[str, Any]) -> str:

@@ -127,7 +127,7 @@ def token_fidelity(work: Work) -> str:
     Config: `model` and `reference_model` {name, fingerprint}, `template`, `max_length`,
     `precision`, and `rows`, how many validation rows to read (None for all). Inputs: `corpus`, and
     `system` and `reference`, finished train stages; without one the model is used as it is. Local:
-    `models` {name: ...}.
+    `models` {role: `resolve.Resolved.local`}.
 
     Raises:
         InputError: The two have different tokenizers, or no row has room for a response.
@@ -213,7 +213,7 @@ def _generate(work: Work, examples: list[Example]) -> str:
             work.out,
             work.scratch,
             model,
-            open_tokenizer(work.local["models"][work.config["model"]["name"]]),
+            open_tokenizer(work.local["models"]["model"]),
             [(work.config["items"], example) for example in examples],
             work.config["template"],
             settings,
@@ -232,7 +232,7 @@ def _answering(work: Work, engine: str) -> Iterator[tuple[Any, int]]:
     from kdstudy.evaluate import vllm
     from kdstudy.models.load import open_model, ready_to_answer
 
-    local = work.local["models"][work.config["model"]["name"]]
+    local = work.local["models"]["model"]
     precision, trained = work.config["precision"], work.inputs.get("trained")
     if engine == "transformers":
         yield ready_to_answer(open_model(local, precision, trained))
@@ -249,7 +249,7 @@ def _opened(work: Work, model: str, role: str) -> tuple[Any, Any]:
     """Return a model of a `token_fidelity` stage, ready to be asked, and its tokenizer."""
     from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
 
-    local = work.local["models"][work.config[model]["name"]]
+    local = work.local["models"][model]
     opened = open_model(local, work.config["precision"], work.inputs.get(role))
     return ready_to_answer(opened)[0], open_tokenizer(local)
 

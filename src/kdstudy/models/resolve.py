@@ -3,17 +3,25 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdstudy.errors import InputError, KdstudyError
+from kdstudy.errors import InputError, KdstudyError, StageError
 from kdstudy.models import zoo
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors",)
-_IDENTITY = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+# What may be read from a model's folder: fetched from the Hub, and hashed where it lies here. One
+# list, so that nothing can be read that no key names.
+_READ = (
+    *_WEIGHTS,
+    *("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja"),
+)
+_CODE = ("*.py",)  # read only where the study trusts it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +29,8 @@ class Resolved:
     """A model pinned to its bytes.
 
     Attributes:
-        name: Short name for labels: the last part of the id or folder.
+        name: Short name for labels: the last part of the id or folder, and `+` with that of the
+            adapter where there is one. `told_apart` lengthens names that several models share.
         fingerprint: Content hash of a folder, or `hub:<id>@<commit>`; part of every key.
         vocabulary: Hash of the tokenizer's token -> id map; empty when it is not here yet.
         folder: Where it lies; None for a Hub model, which `fetch` brings.
@@ -29,6 +38,8 @@ class Resolved:
         revision: Hub commit, or None.
         adapter: Folder of a user's adapter, or None.
         trust_remote_code: As the study says.
+        files: Hash of every file that was hashed, with the state (`_state`) it was hashed in, by
+            path; `fetch` holds the files against it.
     """
 
     name: str
@@ -39,10 +50,11 @@ class Resolved:
     revision: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
+    files: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
-        keys = ("folder", "hub_id", "revision", "adapter", "trust_remote_code")
+        keys = ("folder", "hub_id", "revision", "adapter", "trust_remote_code", "files")
         return {k: getattr(self, k) for k in keys}
 
 
@@ -53,13 +65,13 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         ref: The reference as the study gives it.
         base: Folder that relative paths start from: the study file's.
         pins: Memory of earlier answers, read and added to: Hub commits by `id@revision`, folder
-            hashes by path, size and time. The store keeps it, so a plan needs no network.
+            hashes by path and state. The store keeps it, so a plan needs no network.
 
     Raises:
         InputError: No such folder, a folder without a config or weights, or an unknown Hub model.
     """
-    adapter = None
-    fingerprint = ""
+    trust = ref.trust_remote_code
+    adapter, suffix, files = None, "", {}
     if ref.adapter is not None:
         adapter = _folder(ref.adapter, base)
         if not (adapter / "adapter_config.json").is_file():
@@ -67,29 +79,45 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
                 f"adapter: {adapter} holds no adapter_config.json",
                 remedy="give a PEFT adapter's folder",
             )
-        fingerprint = "+" + _fingerprint(adapter, pins)
-    common = {
-        "adapter": str(adapter) if adapter else None,
-        "trust_remote_code": ref.trust_remote_code,
-    }
+        files = _hashed(adapter, trust, pins)
+        suffix = "+" + _fingerprint(files)
+    named = f"+{adapter.name}" if adapter else ""
+    common = {"adapter": str(adapter) if adapter else None, "trust_remote_code": trust}
     folder = _find_folder(ref.model, base)
     if folder is not None:
         _check_folder(folder)
+        own = _hashed(folder, trust, pins)
         return Resolved(
-            name=folder.name,
-            fingerprint=_fingerprint(folder, pins) + fingerprint,
+            name=folder.name + named,
+            fingerprint=_fingerprint(own) + suffix,
             vocabulary=_vocabulary(folder),
             folder=str(folder),
+            files=own | files,
             **common,
         )
     commit = _pin_hub(ref.model, ref.revision, pins)
     return Resolved(
-        name=ref.model.split("/")[-1],
-        fingerprint=f"hub:{ref.model}@{commit}{fingerprint}",
+        name=ref.model.split("/")[-1] + named,
+        fingerprint=f"hub:{ref.model}@{commit}{suffix}",
         hub_id=ref.model,
         revision=commit,
+        files=files,
         **common,
     )
+
+
+def told_apart(models: Sequence[Resolved]) -> list[Resolved]:
+    """Return the models with names that no two different ones of them share.
+
+    A name that several models have becomes longer for these: more of the path or the whole Hub id,
+    then the commit, then the whole place of the adapter, and last the fingerprint.
+    """
+    names = {_identity(m): m.name for m in models}
+    some = {_identity(m): m for m in models}
+    for longer in (_in_its_place, _at_its_commit, _wholly, _with_fingerprint):
+        count = Counter(names.values())
+        names |= {i: longer(some[i]) for i, name in names.items() if count[name] > 1}
+    return [dataclasses.replace(m, name=names[_identity(m)]) for m in models]
 
 
 def fetch(local: Mapping[str, Any]) -> Path:
@@ -97,14 +125,14 @@ def fetch(local: Mapping[str, Any]) -> Path:
 
     Raises:
         KdstudyError: The download failed.
+        StageError: A file of the model or of its adapter is not what was planned with.
     """
+    _require_unchanged(local)
     if local["folder"]:
         return Path(local["folder"])
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*"]
-    if local["trust_remote_code"]:
-        patterns.append("*.py")
+    patterns = [*_patterns(local["trust_remote_code"]), "LICENSE*"]
     try:
         return Path(
             snapshot_download(local["hub_id"], revision=local["revision"], allow_patterns=patterns)
@@ -142,11 +170,16 @@ def _find_folder(model: str, base: Path) -> Path | None:
     if model.startswith(("/", "./", "../", "~")):
         return _folder(model, base)
     local = base / model
-    return local.resolve() if local.is_dir() else None
+    return _absolute(local) if local.is_dir() else None
+
+
+def _absolute(path: Path) -> Path:
+    """Return a whole path without `..`; a link keeps the name that its owner gave it."""
+    return Path(os.path.abspath(path))
 
 
 def _folder(text: str, base: Path) -> Path:
-    folder = (base / Path(text).expanduser()).resolve()
+    folder = _absolute(base / Path(text).expanduser())
     if not folder.is_dir():
         raise InputError(f"{text}: no such folder ({folder})")
     return folder
@@ -165,18 +198,93 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _fingerprint(folder: Path, pins: dict[str, str]) -> str:
-    """Hash a folder's model files; unchanged files (path, size, time) are not read again."""
-    digest = hashlib.sha256()
-    patterns = (*_IDENTITY, *_WEIGHTS, "adapter_config.json", "chat_template.jinja")
-    for path in sorted({p for pattern in patterns for p in folder.glob(pattern)}):
-        stat = path.stat()
-        key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+def _patterns(trust_remote_code: bool) -> tuple[str, ...]:
+    return (*_READ, *_CODE) if trust_remote_code else _READ
+
+
+def _files(folder: Path, trust_remote_code: bool) -> list[Path]:
+    """Return the files that may be read from a folder, in the order of their names."""
+    patterns = _patterns(trust_remote_code)
+    return sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
+
+
+def _state(path: Path) -> str:
+    """Return what changes when a file does, short of reading it.
+
+    Size and time alone can be put back by whoever writes a file; its change time cannot.
+    """
+    stat = path.stat()
+    return f"{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _hashed(
+    folder: Path, trust_remote_code: bool, pins: dict[str, str]
+) -> dict[str, tuple[str, str]]:
+    """Return state and hash of a folder's files by path; what is unchanged is not read again."""
+    found = {}
+    for path in _files(folder, trust_remote_code):
+        state = _state(path)
+        key = f"{path}|{state}"
         if key not in pins:
-            with path.open("rb") as f:
-                pins[key] = hashlib.file_digest(f, "sha256").hexdigest()
-        digest.update(f"{path.name}={pins[key]}\n".encode())
-    return digest.hexdigest()[:32]
+            pins[key] = _sha256(path)
+        found[str(path)] = (state, pins[key])
+    return found
+
+
+def _fingerprint(files: Mapping[str, tuple[str, str]]) -> str:
+    lines = [f"{Path(path).name}={sha256}\n" for path, (_, sha256) in files.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
+
+
+def _require_unchanged(local: Mapping[str, Any]) -> None:
+    """Hold a model's files against what was hashed when the study was planned."""
+    planned = local.get("files") or {}
+    folders = [Path(local[k]) for k in ("folder", "adapter") if planned and local[k]]
+    there = {str(p) for f in folders for p in _files(f, local["trust_remote_code"])}
+    # A copy of the folder on another machine has other states; its bytes decide.
+    changed = sorted(
+        path
+        for path in there | planned.keys()
+        if path not in planned
+        or path not in there
+        or (_state(Path(path)) != planned[path][0] and _sha256(Path(path)) != planned[path][1])
+    )
+    if changed:
+        raise StageError(
+            f"{changed[0]}: has changed since the study was planned",
+            remedy="run the study again: it will be planned with the file as it is now",
+        )
+
+
+def _identity(model: Resolved) -> tuple[str, str, bool]:
+    return model.name, model.fingerprint, model.trust_remote_code
+
+
+def _in_its_place(model: Resolved) -> str:
+    base = model.hub_id or "/".join(Path(model.folder or "").parts[-2:])
+    return base + (f"+{Path(model.adapter).name}" if model.adapter else "")
+
+
+def _at_its_commit(model: Resolved) -> str:
+    return _in_its_place(model) + (f"@{model.revision[:12]}" if model.revision else "")
+
+
+def _wholly(model: Resolved) -> str:
+    commit = f"@{model.revision[:12]}" if model.revision else ""
+    return (
+        (model.hub_id or model.folder or "")
+        + (f"+{model.adapter}" if model.adapter else "")
+        + commit
+    )
+
+
+def _with_fingerprint(model: Resolved) -> str:
+    return f"{model.name}#{hashlib.sha256(model.fingerprint.encode()).hexdigest()[:8]}"
 
 
 def _vocabulary(folder: Path) -> str:

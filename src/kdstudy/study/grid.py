@@ -5,16 +5,17 @@ from kdstudy.study import schema
 
 
 def distilled(
-    study: schema.Study, student: str, teacher: System, seed: int, tail: str
+    study: schema.Study, student: str, teacher: System, seed: int, tail: str, *, ablated: bool
 ) -> list[tuple[System, schema.Method]]:
     """Return the runs of one student under one teacher: the methods, then the ablations.
 
     Args:
         study: The study.
-        student: The student model's name.
+        student: The student model's name in labels.
         teacher: The teacher as the study uses it.
         seed: Training seed.
         tail: What every label ends in, such as `/seed=1`.
+        ablated: Whether the ablations are for this student.
     """
     found: dict[str, tuple[System, schema.Method]] = {}
 
@@ -39,7 +40,7 @@ def distilled(
     for method in methods.values():
         add(method)
     ablations = study.ablations
-    if ablations.students is not None and student not in ablations.students:
+    if not ablated:
         return list(found.values())
     for field, part in (("temperature", ablations.temperature), ("noise", ablations.noise)):
         for m, value in (

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from kdstudy.models.resolve import (
     check_same_vocabulary,
     may_share_vocabulary,
     resolve,
+    told_apart,
 )
 from kdstudy.records import System
 from kdstudy.study import schema
 from kdstudy.study.grid import distilled
 from kdstudy.study.protocols import differences
-from kdstudy.study.stages import KINDS
+from kdstudy.study.stages import KINDS, pair_role
 
 # Fields of `train` and `generation` that change speed or logging, never the result.
 _TRAIN_KNOBS = {
@@ -107,10 +107,8 @@ class _Planner:
     ):
         self.study, self.stages, self.systems = study, {}, {}
         self.base, self.data_dir = base, data_dir
-        refs = {r.model: r for r in (*study.students, *study.teachers)}
-        resolved = {m: resolve(r, base, pins) for m, r in refs.items()}
-        self.teachers = _distinct([resolve(t, base, pins) for t in study.teachers], resolved)
-        self.students = _distinct([resolve(s, base, pins) for s in study.students], resolved)
+        found = told_apart([resolve(r, base, pins) for r in (*study.students, *study.teachers)])
+        self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
         self.trained: dict[str, str] = {}  # system label -> key of its train stage
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
@@ -127,8 +125,9 @@ class _Planner:
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
         teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
         for seed in self.study.seeds:
-            for student in self.students:
-                self._student(student, teachers, seed)
+            for student, ref in zip(self.students, self.study.students, strict=True):
+                chosen = self.study.ablations.students
+                self._student(student, teachers, seed, chosen is None or ref.model in chosen)
         results = self._results()
         report = self._report(results)
         return Plan(
@@ -202,7 +201,13 @@ class _Planner:
         self._train(system, schema.Sft(), model)
         return system
 
-    def _student(self, model: Resolved, teachers: list[tuple[Resolved, System]], seed: int) -> None:
+    def _student(
+        self,
+        model: Resolved,
+        teachers: list[tuple[Resolved, System]],
+        seed: int,
+        ablated: bool,
+    ) -> None:
         tail = f"/seed={seed}" if len(self.study.seeds) > 1 else ""
         sft = System(
             label=f"{model.name}/sft{tail}", kind="sft", model=model.name, method="sft", seed=seed
@@ -211,7 +216,8 @@ class _Planner:
         for teacher_model, teacher in teachers:
             self._compare(sft.label, teacher.label)
             self._token_fidelity(sft, model, teacher, teacher_model)
-            for system, method in distilled(self.study, model.name, teacher, seed, tail):
+            runs = distilled(self.study, model.name, teacher, seed, tail, ablated=ablated)
+            for system, method in runs:
                 if method.type in schema.WITH_DISTRIBUTION:
                     check_same_vocabulary(model, teacher_model, method.type)
                 self._train(system, method, model, teacher_model)
@@ -230,12 +236,12 @@ class _Planner:
             "student": _identity(model),
         }
         inputs, aids = {"corpus": self.corpus}, {}
-        models = {model.name: model.local()}
+        models = {"student": model.local()}
         if method.type == "seqkd":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
         elif teacher is not None:
             config["teacher"] = _identity(teacher)
-            models[teacher.name] = teacher.local()
+            models["teacher"] = teacher.local()
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
             aids = self._teacher_cache(system, method, teacher)
@@ -263,7 +269,7 @@ class _Planner:
         trained = self.trained.get(system.teacher)
         inputs = {"corpus": self.corpus} | ({"teacher": trained} if trained else {})
         local = {
-            "models": {teacher.name: teacher.local()},
+            "models": {"teacher": teacher.local()},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
         label = f"{system.teacher} on corpus"
@@ -290,7 +296,7 @@ class _Planner:
             "precision": self.study.train.precision,
         }
         inputs = {"items": items_key} | ({"trained": trained} if trained else {})
-        local = {"models": {model.name: model.local()}, "batch_size": generation.batch_size}
+        local = {"models": {"model": model.local()}, "batch_size": generation.batch_size}
         return self._add(kind, f"{label} on {items}", config, inputs, local)
 
     def _measure(self, system: System, model: Resolved, trained: str | None) -> None:
@@ -334,10 +340,10 @@ class _Planner:
         folders = {"system": self.trained.get(system.label)}
         folders["reference"] = self.trained.get(reference.label)
         inputs = {"corpus": self.corpus} | {k: v for k, v in folders.items() if v}
-        local = {"models": {m.name: m.local() for m in (model, reference_model)}}
+        models = {"model": model.local(), "reference_model": reference_model.local()}
         label = f"{system.label} with {reference.label}"
         self.tokens[system.label, reference.label] = self._add(
-            "token_fidelity", label, config, inputs, local
+            "token_fidelity", label, config, inputs, {"models": models}
         )
 
     def _results(self) -> str:
@@ -347,8 +353,8 @@ class _Planner:
         }
         inputs = {f"items:{name}": key for name, key in self.benchmarks.items()}
         inputs |= {f"score:{label}": key for label, key in self.scored.items()}
-        inputs |= {f"pair:{a}|{b}": key for (a, b), key in self.pairs.items()}
-        inputs |= {f"tokens:{a}|{b}": key for (a, b), key in self.tokens.items()}
+        inputs |= {pair_role("pair", *pair): key for pair, key in self.pairs.items()}
+        inputs |= {pair_role("tokens", *pair): key for pair, key in self.tokens.items()}
         inputs |= {f"contamination:{name}": key for name, key in self.audited.items()}
         first = next(iter(self.benchmarks))
         inputs |= {f"info:{label}": keys[first] for label, keys in self.generated.items()}
@@ -368,13 +374,3 @@ def _identity(model: Resolved) -> dict[str, Any]:
     found = {"name": model.name, "fingerprint": model.fingerprint}
     # Only where it is on: what is recorded here is part of every key.
     return found | ({"trust_remote_code": True} if model.trust_remote_code else {})
-
-
-def _distinct(models: list[Resolved], everyone: dict[str, Resolved]) -> list[Resolved]:
-    """Give models whose short names collide their whole names."""
-    short = Counter(m.name for m in everyone.values())
-    whole = {(m.name, m.fingerprint): ref for ref, m in everyone.items()}
-    return [
-        m if short[m.name] == 1 else dataclasses.replace(m, name=whole[m.name, m.fingerprint])
-        for m in models
-    ]

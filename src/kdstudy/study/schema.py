@@ -267,15 +267,15 @@ class Study(Strict):
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
         _refuse_repeats("benchmarks", bare)
-        _refuse_repeats("teachers", [t.model for t in self.teachers])
-        _refuse_repeats("students", [s.model for s in self.students])
+        _refuse_repeats("teachers", [_loaded(t) for t in self.teachers])
+        _refuse_repeats("students", [_loaded(s) for s in self.students])
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
         for t in self.teachers:
             for s in self.students:
-                if (t.model, t.revision, t.adapter) == (s.model, s.revision, s.adapter):
+                if _loaded(t) == _loaded(s):
                     raise ValueError(
                         f"{s.model} is its own teacher: every divergence would start at zero and "
                         "stay there; take it out of one list, or give the teacher an adapter"
@@ -305,6 +305,12 @@ class Study(Strict):
         unknown = [s for s in self.ablations.students or [] if s not in names]
         if unknown:
             raise ValueError(f"ablations.students: {', '.join(unknown)} is not among students")
+
+
+def _loaded(ref: ModelRef) -> str:
+    """Return what of a reference says which weights it stands for."""
+    revision = f"@{ref.revision}" if ref.revision else ""
+    return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "")
 
 
 def _refuse_repeats(field: str, values: list[Any]) -> None:

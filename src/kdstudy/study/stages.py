@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +58,15 @@ class Work:
                 found.append((name, folder))
         return found
 
+    def pairs_of(self, role: str) -> list[tuple[tuple[str, str], Path]]:
+        """Return ((a, b), folder) of every input whose role is `pair_role(role, a, b)`."""
+        return [(tuple(json.loads(pair)), folder) for pair, folder in self.inputs_of(role)]
+
+
+def pair_role(role: str, a: str, b: str) -> str:
+    """Return the role of an input about two systems; a label may hold any sign."""
+    return f"{role}:{json.dumps([a, b], ensure_ascii=False)}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -79,12 +89,12 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=2),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=2),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=3),
-    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
-    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
-    "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=4),
+    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=2),
+    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=3),
+    "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=3),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
-    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
+    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=2),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=3),
