@@ -272,6 +272,43 @@ def test_pins_are_added_to(tmp_path):
     assert store.pins() == {"a": "1", "b": "2"}
 
 
+def test_a_new_report_replaces_the_old_one_and_nothing_that_others_put_there(tmp_path):
+    store, output = Store(tmp_path), Store(tmp_path).output("s")
+    one = {"kind": "report", "version": 1, "label": "s", "config": {}, "inputs": {}}
+
+    def first(out):
+        for name in ("report.html", "table9.tex"):
+            (out / name).write_text("old")
+        return ""
+
+    store.show("s", store.build("a" * 32, lambda: one, first))
+    (output / "runs").mkdir()
+    (output / "runs" / "events").write_text("a tracker's")
+    (output / "notes.md").write_text("mine")
+    second = store.build(
+        "b" * 32, lambda: one, lambda out: str((out / "report.html").write_text("new"))
+    )
+    store.show("s", second)
+    there = {str(p.relative_to(output)): p.read_text() for p in output.rglob("*") if p.is_file()}
+    assert there.pop("manifest.json")
+    assert there == {"report.html": "new", "runs/events": "a tracker's", "notes.md": "mine"}
+
+
+def test_two_study_files_of_one_name_do_not_share_an_output_folder(tmp_path):
+    store = Store(tmp_path / "store")
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    same = {one: True, two: True}
+    store.claim("s", one, same.get)
+    store.claim("s", one, same.get)
+    with pytest.raises(InputError, match=r"one\.yaml"):
+        store.claim("s", two, same.get)
+    store.claim("another", two, same.get)
+    same[one] = False  # moved away, or renamed inside
+    store.claim("s", two, same.get)
+    with pytest.raises(InputError, match=r"two\.yaml"):
+        store.claim("s", one, same.get)
+
+
 def test_a_store_that_cannot_be_written_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

@@ -101,6 +101,10 @@ def test_at_every_single_operation_of_building_publishing_and_showing(start, tmp
         publish(first)
         victim = "stages/" + KEY if start == "damaged" else "studies/small"
         (first / victim / "one.txt").write_text("ONE.txt")
+    notes = {"my/notes.txt": b"by hand"} if start == "changed report" else {}
+    for name, text in notes.items():
+        (first / "studies" / "small" / name).parent.mkdir()
+        (first / "studies" / "small" / name).write_bytes(text)
     for at in itertools.count(1):
         root = tmp_path / str(at)
         shutil.copytree(first, root)
@@ -111,8 +115,9 @@ def test_at_every_single_operation_of_building_publishing_and_showing(start, tmp
         if found := store.get(KEY):
             assert store.damage(KEY) == "" and found.is_dir()
         publish(root)
-        for folder in (root / "stages" / KEY, store.output("small")):
-            assert fingerprint(folder) == {"one.txt": b"one.txt", "sub/two.txt": b"sub/two.txt"}
+        written = {"one.txt": b"one.txt", "sub/two.txt": b"sub/two.txt"}
+        assert fingerprint(root / "stages" / KEY) == written
+        assert fingerprint(store.output("small")) == written | notes
         assert store.pins() == {"model": "commit"}
         assert not store.begun(KEY)
         assert {p.name for p in (root / "studies").iterdir()} == {"small"}
