@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import call, examined, refused
 
+from kdstudy.study.read import read_study
 from kdstudy.study.schema import Study
 
 GOOD = {
@@ -70,7 +71,7 @@ MISTAKES = [
     ("benchmarks", "benchmarks: [{name: m, path: a, kind: text, labels: [a]}]", "kind: choice"),
     (
         "benchmarks",
-        "benchmarks: [{name: m, path: a, kind: choice, labels: [yes, no]}]",
+        "benchmarks: [{name: m, path: a, kind: choice, labels: [1, 2]}]",
         "in quotes",
     ),
     ("", "methods: sft, gkd", "write [sft, gkd]"),
@@ -89,7 +90,12 @@ MISTAKES = [
     ("", "train:\n  learning_rate: '3,0e-4'", "unable to parse string as a number"),
     ("", "train:\n  epoch: 3", "did you mean 'epochs'?"),
     ("", "train:\n  epochs: three", "got 'three'"),
-    ("", "train:\n  epochs: yes", "is a truth value (yes, on, true); write a number"),
+    ("", "train:\n  epochs: yes", "got 'yes'"),
+    ("", "train:\n  epochs: true", "is a truth value; write a number"),
+    ("", "limit: 1:30", "got '1:30'"),
+    ("", "\n\nseeds: [3, 4, 3]", "line 8: seeds: 3 is listed twice"),
+    ("students", "students: [zoo-s, zoo-s]", "line 5: students: zoo-s is listed twice"),
+    ("", "ablations:\n  noise: {methods: [revkd]}\nmethods: [sft]", "line 7: ablations.noise"),
     ("", "train:\n  epochs: inf", "train.epochs: inf is no number"),
     ("", "train:\n  batch_size: 16.5", "fractional part"),
     ("", "train:\n  batch_size: auto", "valid integer"),
@@ -159,6 +165,32 @@ def test_a_real_mistake_is_named_with_what_to_write(tmp_path, instead, line, sai
     message = refusal(tmp_path, text)
     assert "study.yaml" in message
     assert said in message
+
+
+def test_yes_no_and_leading_zeros_are_what_people_expect(tmp_path):
+    text = "\n".join(
+        [
+            *GOOD.values(),
+            "seeds: [010, 8, 0o17, 1_000, -0]",
+            "train: {teacher_cache: off, learning_rate: 3e-4, epochs: 1.5, weight_decay: .5}",
+            "generation: {temperature: 1e0, samples: 07, max_new_tokens: 0x10}",
+        ]
+    ).replace(GOOD["teachers"], "teachers: [{model: zoo-l, finetune: no}]")
+    text = text.replace(
+        GOOD["benchmarks"],
+        "benchmarks: [{name: m, path: a, kind: choice, labels: [yes, no]}, "
+        "{name: n, path: a, kind: choice, labels: [true, False]}]",
+    )
+    study = read_study(write(tmp_path, text))
+    assert study.seeds == [10, 8, 15, 1000, 0]
+    assert study.train.teacher_cache == "off"
+    assert (study.train.learning_rate, study.train.epochs, study.train.weight_decay) == (
+        *(3e-4, 1.5, 0.5),
+    )
+    made = study.generation
+    assert (made.temperature, made.samples, made.max_new_tokens) == (1.0, 7, 16)
+    assert study.teachers[0].finetune is False
+    assert [b.labels for b in study.benchmarks] == [["yes", "no"], ["true", "false"]]
 
 
 def laughs(levels):

@@ -1,5 +1,7 @@
 """The verbs. Nothing heavy is imported until one needs it: `--help` and refusals are quick."""
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -38,10 +40,19 @@ for verb in (
 app.command("eval")(models.evaluate)
 
 _INTERRUPTED = 130
+_BY_HAND = {
+    **{"−": "-", "–": "-", "—": "-", "‖": "||", "×": "x", "±": "+/-", "≤": "<=", "≥": ">="},
+    **{"…": "...", "→": "->", "’": "'", "“": '"', "”": '"', "·": "-", "β": "beta", "τ": "tau"},
+    **{"σ": "sigma", "Δ": "delta", "χ": "chi", "ρ": "rho", "κ": "kappa", "²": "^2"},
+}
 
 
 def main() -> NoReturn:
     """Run the command line; exit with 0 (done), 1 (failed while running) or 2 (wrong input)."""
+    codecs.register_error("kdstudy", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="kdstudy")
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
         signal.signal(signal.SIGHUP, _terminate)
@@ -64,6 +75,13 @@ def main() -> NoReturn:
             _leave(e.format_message(), 2)
         raise
     sys.exit(0)
+
+
+def _nearest(e: UnicodeError) -> tuple[str, int]:
+    """Write what the terminal's encoding lacks as it would be written by hand."""
+    if not isinstance(e, UnicodeEncodeError):
+        raise e
+    return "".join(_BY_HAND.get(c, "?") for c in e.object[e.start : e.end]), e.end
 
 
 def _terminate(*_: Any) -> NoReturn:

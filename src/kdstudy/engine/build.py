@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -184,12 +185,26 @@ def _failed(stage: Stage, what: str, why: str, remedy: str, code: int = 1) -> St
 def _unexpected(e: Exception, store: Store, stage: Stage) -> tuple[str, str, str]:
     log = store.root / "logs" / f"{stage.key}-{int(time.time())}.txt"
     try:
-        log.write_text("".join(traceback.format_exception(e)))
+        log.write_text("".join(traceback.format_exception(e)), encoding="utf-8")
     except OSError:
         log = Path("(it could not be written)")
     line = (str(e).splitlines() or [""])[0]
     if "out of memory" in str(e).lower() or isinstance(e, MemoryError):
         remedy = "lower train.micro_batch_size: the results stay the same"
-    else:
+    elif (culprit := _culprit(e)) == __package__.partition(".")[0]:
         remedy = "this is not your input's fault: please report it with the traceback"
+    else:
+        remedy = (
+            f"{culprit} failed on what it was given: look at the traceback, and at the model and "
+            "data of this stage (`kdstudy doctor`); please report it if these are right"
+        )
     return (f"{type(e).__name__}: {line}", f"traceback: {log}", remedy)
+
+
+def _culprit(e: Exception) -> str:
+    """Return the package whose code raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(e.__traceback__)]
+    names = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames]
+    # The standard library fails on behalf of whoever called it.
+    foreign = [name for name in names if name and name not in sys.stdlib_module_names]
+    return foreign[-1] if foreign else "a library"

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
@@ -28,15 +28,44 @@ _ELSEWHERE = {
     "lora": {"rank": "r", "lora_alpha": "alpha", "lora_dropout": "dropout"},
     "generation": {"do_sample": "temperature", "num_return_sequences": "samples"},
 }
+_FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+|\[\d+\])*): ")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+_TAG = "tag:yaml.org,2002:"
+# The core schema of YAML 1.2, and the underscores of 1.1.
+_CORE = {
+    _TAG + "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), "tTfF"),
+    _TAG + "int": (
+        re.compile(r"[-+]?(?:[0-9][0-9_]*|0[xX][0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)"),
+        "-+0123456789",
+    ),
+    _TAG + "float": (
+        re.compile(
+            r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+            r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
+        ),
+        "-+0123456789.",
+    ),
+}
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses, with its line, what YAML takes in silence or fails on.
 
     A key written twice (YAML would keep the last), numbers that are none, texts that hold control
-    characters or half of a surrogate pair.
+    characters or half of a surrogate pair. Truth values and numbers are those of YAML 1.2, as
+    people expect them: `yes`, `no`, `on`, `off` and `1:30` are texts, `010` is ten.
     """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in found if tag not in _CORE]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_integer(self, node: Node) -> int:
+        text = self.construct_scalar(node).replace("_", "").lower()
+        return int(text, 0 if text.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -61,6 +90,12 @@ class _Loader(yaml.SafeLoader):
         if isinstance(value, str) and (unseen := _UNSEEN.search(value)):
             raise _marked(node, f"a text holds the character U+{ord(unseen[0]):04X}")
         return value
+
+
+for _tag, (_pattern, _firsts) in _CORE.items():
+    # PyYAML matches from the start alone.
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern.pattern})\Z"), list(_firsts))
+_Loader.add_constructor(_TAG + "int", _Loader.construct_integer)
 
 
 def read_study(path: Path) -> Study:
@@ -90,7 +125,7 @@ def read_study(path: Path) -> Study:
         raise InputError("\n".join(said + ([f"and {more} more"] if more else []))) from e
     for loc in _truth_values(raw, study):
         where = f"{path}, line {_line(tree, loc)}: {_dotted(loc)}"
-        raise InputError(f"{where}: is a truth value (yes, on, true); write a number")
+        raise InputError(f"{where}: is a truth value; write a number")
     return study
 
 
@@ -195,7 +230,16 @@ def _message(path: Path, tree: Node | None, error: Any) -> str:
     else:
         text = _in_yaml(error)
     field = _dotted(loc)
-    return f"{path}, line {_line(tree, loc)}: {field + ': ' if field else ''}{_brief(text, 600)}"
+    # A refusal of the whole study begins with the field it is about.
+    named = _FIELD.match(text) if not loc else None
+    at = _location(named[1]) if named else loc
+    return f"{path}, line {_line(tree, at)}: {field + ': ' if field else ''}{_brief(text, 600)}"
+
+
+def _location(field: str) -> tuple[Any, ...]:
+    """Return what `_dotted` made a field's name from."""
+    parts = re.findall(r"[^.\[\]]+", field)
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def _known(loc: tuple[Any, ...], key: str, known: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from kdstudy.study.methods import Strict
 
@@ -104,6 +104,13 @@ class BenchmarkRef(Strict):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _truth_values_are_labels(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [str(v).lower() if isinstance(v, bool) else v for v in value]
 
     @model_validator(mode="after")
     def _file_or_name(self) -> BenchmarkRef:

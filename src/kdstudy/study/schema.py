@@ -167,7 +167,7 @@ class Train(Strict):
     @field_validator("teacher_cache", mode="before")
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
-        # In YAML 1.1 a bare `off` is the truth value false.
+        # `false` is what people write who think of YAML 1.1, where a bare `off` means it.
         return "off" if value is False else value
 
 
