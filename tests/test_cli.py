@@ -119,3 +119,29 @@ def test_a_terminal_of_another_encoding_gets_the_whole_output(encoding):
     assert len(shown.splitlines()) == len(text.splitlines())
     assert shown.splitlines()[-1] == text.splitlines()[-1]
     assert "?" not in set(shown) - set(text)
+
+
+NO_HOME = """
+import os, pwd, sys
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+from kdstudy.cli import main
+sys.argv = ["kdstudy", "ls", "benchmarks"]
+try:
+    main()
+except SystemExit as e:
+    code = e.code
+from nltk import downloader
+sys.exit(code)
+"""
+
+
+def test_a_user_without_a_home_folder_gets_one(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "KDSTUDY_CACHE")}
+    environment |= {"TMPDIR": str(tmp_path)}
+    call = [sys.executable, "-c", NO_HOME]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gsm8k" in done.stdout
+    assert str(tmp_path) in done.stderr

@@ -5,12 +5,14 @@ import io
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from kdstudy.cli import doctor, models, statistics, studies, tables
-from kdstudy.cli.options import inert
+from kdstudy.cli.options import inert, note
 from kdstudy.engine import ranks
 from kdstudy.errors import KdstudyError
 
@@ -53,6 +55,7 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="kdstudy")
+    _need_a_home()
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
         signal.signal(signal.SIGHUP, _terminate)
@@ -75,6 +78,15 @@ def main() -> NoReturn:
             _leave(e.format_message(), 2)
         raise
     sys.exit(0)
+
+
+def _need_a_home() -> None:
+    """Give libraries that cache in the home folder one, where the user has none (containers)."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="kdstudy-home-")
+        note(f"note: this user has no home folder; caches go to {os.environ['HOME']}: set HOME")
 
 
 def _nearest(e: UnicodeError) -> tuple[str, int]:
