@@ -3,7 +3,7 @@ PYTHON ?= python3
 STORE ?= kdstudy-store
 BIN := .venv/bin
 
-.PHONY: demo test test-faults lint bench audit clean
+.PHONY: demo test test-faults test-slow lint bench audit clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -16,6 +16,10 @@ test: .venv/installed-dev lint
 # Kills, signals, full and broken disks, damaged files, clocks that jump (docs/reliability.md).
 test-faults: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
+
+# Sweeps: every architecture that can be built small, every table through TeX where there is one.
+test-slow: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

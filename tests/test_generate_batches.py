@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from kdstudy.errors import StageError
 from kdstudy.evaluate import generate as module
 from kdstudy.evaluate.generate import generate, generate_to
-from kdstudy.models import decoding, memory
+from kdstudy.models import decoding, memory, selfcheck
 from kdstudy.models.sample import sample
 from kdstudy.records import Example, Generation, read_records
 from kdstudy.study import schema
@@ -71,14 +71,16 @@ def test_prompts_that_begin_alike_are_answered_as_transformers_answers_each(
 
 def test_what_all_prompts_begin_with_is_read_once(monkeypatch):
     read = []
-    real = decoding.Steps._forward
+    model = tiny.qwen(0)
+    selfcheck.decoding(model)
+    real = decoding._Cached._forward
     monkeypatch.setattr(
-        decoding.Steps,
+        decoding._Cached,
         "_forward",
         lambda self, ids, *a: read.append(ids.numel()) or real(self, ids, *a),
     )
     prompts = [[9] * 30 + [i] * (1 + i % 3) for i in range(10, 40)]
-    greedy(tiny.qwen(0), prompts)
+    greedy(model, prompts)
     assert decoding._shared(prompts) == 30 and read[:2] == [30, 30 * 3]
     assert decoding._shared([[1, 2, 3, 4, 5]] * 3) == 4, "each keeps a token of its own"
     assert decoding._shared([[1, 2, 3, 4, 5, 6]]) == 0
@@ -103,7 +105,7 @@ def test_a_row_needs_its_keys_values_and_logits():
 
 def test_the_cache_never_outgrows_what_was_counted():
     model, prompts = tiny.qwen(0), [[5] * 40] * 3
-    steps = decoding.Steps(model, prompts, 2)
+    steps = decoding.opened(model, prompts, 2, "shared")
     for _ in range(120):
         steps.advance(torch.tensor([5, 5, 5]), [0, 1, 2])
     held = sum(

@@ -81,7 +81,10 @@ def test_answers_are_those_of_the_trained_adapter(work, tmp_path):
     work.inputs["trained"] = tmp_path / "merged"
     assert completions(work) == with_adapter
     base = sum(p.numel() for p in tiny.qwen(1).parameters())
-    assert json.loads((work.out / "model.json").read_text()) == {"parameters": base}
+    assert json.loads((work.out / "model.json").read_text()) == {
+        "parameters": base,
+        "decoding": "shared",
+    }
 
 
 def replace_adapter(work, model):

@@ -202,13 +202,20 @@ def _pinned(folder: Path) -> benchmarks.Benchmark:
     return benchmarks.Benchmark(**known, examples=examples)
 
 
+_SLOWER = {
+    "padded": "; decoded with padding on the left: its attention counts columns",
+    "kept": "; finished rows stayed in their batch: its cache cannot drop them",
+    "alone": "; decoded row by row without a cache: nothing faster gives its own logits",
+}
+
+
 def _generate(work: Work, examples: list[Example]) -> str:
     from kdstudy.evaluate.generate import generate_to
     from kdstudy.models.load import open_tokenizer
     from kdstudy.study import schema
 
     settings = schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"])
-    with _answering(work, settings.engine) as (model, parameters):
+    with _answering(work, settings.engine) as (model, facts):
         path = generate_to(
             work.out,
             work.scratch,
@@ -219,28 +226,31 @@ def _generate(work: Work, examples: list[Example]) -> str:
             settings,
             progress=work.progress,
         )
-    (work.out / MODEL).write_text(json.dumps({"parameters": parameters}))
+    (work.out / MODEL).write_text(json.dumps(facts))
     made = read_records(path, Generation)
     tokens = sum(g.tokens for g in made)
     cut = sum(g.stop == "length" for g in made)
-    return f"{len(made)} texts, {tokens} tokens, {cut} cut at the limit"
+    slow = _SLOWER.get(facts.get("decoding", ""), "")
+    return f"{len(made)} texts, {tokens} tokens, {cut} cut at the limit{slow}"
 
 
 @contextlib.contextmanager
-def _answering(work: Work, engine: str) -> Iterator[tuple[Any, int]]:
-    """Give what writes the answers, and its parameters without adapter."""
+def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Give what writes the answers, and its facts: parameters without adapter, how it decodes."""
     from kdstudy.evaluate import vllm
+    from kdstudy.models import selfcheck
     from kdstudy.models.load import open_model, ready_to_answer
 
     local = work.local["models"]["model"]
     precision, trained = work.config["precision"], work.inputs.get("trained")
     if engine == "transformers":
-        yield ready_to_answer(open_model(local, precision, trained))
+        model, parameters = ready_to_answer(open_model(local, precision, trained))
+        yield model, {"parameters": parameters, "decoding": selfcheck.decoding(model)}
         return
     with tempfile.TemporaryDirectory() as scratch:
         writer, parameters = vllm.prepare(local, precision, trained, Path(scratch))
         try:
-            yield writer, parameters
+            yield writer, {"parameters": parameters}
         finally:
             writer.close()
 

@@ -1,9 +1,12 @@
 """The forward passes of decoding: prompts read without waste, then one token a row and step.
 
+`selfcheck.decoding` says which of the ways here is right for a model.
+
 Shapes: B prompts, A prompts still being written, L padded length so far, V vocabulary entries.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +15,15 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from kdstudy.models import parts
+from kdstudy.models.memory import room
+
+How = Literal["shared", "padded", "kept", "alone"]
+HOWS: tuple[How, ...] = ("shared", "padded", "kept", "alone")
+"""Ways of decoding a batch, the fastest first.
+
+`shared`: what all prompts begin with is read once, and finished rows are dropped. `padded`: padding
+on the left. `kept`: so, and finished rows stay in the batch. `alone`: every row by itself, and
+recomputed at every step, without a cache."""
 
 # Prompt tokens read in one forward pass: enough to keep a machine busy, and few enough that rows
 # of unlike length are not padded to one width. A GPU wants more of them.
@@ -20,21 +32,89 @@ _TOGETHER, _TOGETHER_CUDA = 1 << 10, 1 << 14
 _WORTH_SHARING = 4
 
 
-class Steps:
-    """The model's forward passes over a shrinking batch with a key-value cache.
-
-    Columns of the cache: the tokens that all prompts begin with, padding, the rest of a prompt, new
-    tokens. So every row's next token stands in the same column.
+class Steps(Protocol):
+    """The model's forward passes over a batch that shrinks.
 
     Attributes:
         logits_AV: Logits of each active row's next token.
     """
 
-    def __init__(self, model: parts.PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int):
+    logits_AV: Tensor
+
+    def advance(self, next_A: Tensor, going: list[int]) -> None:
+        """Append `next_A`, keep the rows `going`, in that order, and forget the others."""
+
+
+def opened(
+    model: parts.PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int, how: How
+) -> Steps:
+    """Read the prompts and return what decodes them.
+
+    Args:
+        model: A plain causal LM in eval mode.
+        prompts: Token ids, each at least one.
+        pad_id: Any id of the vocabulary.
+        how: From `selfcheck.decoding`.
+    """
+    if how == "alone":
+        return _Alone(model, prompts)
+    cached = _Cached(model, prompts, pad_id, share=how == "shared")
+    return _Kept(cached, pad_id) if how == "kept" else cached
+
+
+class _Alone:
+    """Every row by itself, from its start at every step: slow, and right for any causal model."""
+
+    def __init__(self, model: parts.PreTrainedModel, prompts: Sequence[Sequence[int]]):
+        self._model, self._texts = model, [list(prompt) for prompt in prompts]
+        self._read()
+
+    def advance(self, next_A: Tensor, going: list[int]) -> None:
+        tokens = next_A.tolist()
+        self._texts = [[*self._texts[a], tokens[a]] for a in going]
+        self._read()
+
+    def _read(self) -> None:
+        rows = (torch.tensor([text], device=self._model.device) for text in self._texts)
+        self.logits_AV = torch.cat([parts.logits(self._model, ids)[:, -1] for ids in rows])
+
+
+class _Kept:
+    """Rows that ended stay in the batch, for caches that cannot drop them."""
+
+    def __init__(self, steps: "_Cached", pad_id: int):
+        self._steps, self._pad_id = steps, pad_id
+        self.logits_AV = steps.logits_AV
+        self._at_A = torch.arange(len(steps.logits_AV), device=steps.logits_AV.device)
+
+    def advance(self, next_A: Tensor, going: list[int]) -> None:
+        whole = len(self._steps.logits_AV)
+        tokens_B = torch.full((whole,), self._pad_id, dtype=next_A.dtype, device=next_A.device)
+        tokens_B[self._at_A] = next_A
+        self._at_A = self._at_A[torch.tensor(going, device=next_A.device)]
+        self._steps.advance(tokens_B, list(range(whole)))
+        self.logits_AV = self._steps.logits_AV[self._at_A]
+
+
+class _Cached:
+    """A batch with a key-value cache.
+
+    Columns of the cache: the tokens that all prompts begin with, padding, the rest of a prompt, new
+    tokens. So every row's next token stands in the same column.
+    """
+
+    def __init__(
+        self,
+        model: parts.PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        pad_id: int,
+        *,
+        share: bool,
+    ):
         self._model, self._pad_id = model, pad_id
         self._cache = DynamicCache(config=model.config)
         # Layers of other kinds (a sliding window, a recurrent state) are left to the library.
-        self._roomy = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        self._roomy = share and all(type(layer) is DynamicLayer for layer in self._cache.layers)
         sdpa_on_cpu = model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
         self._grouped = self._roomy and sdpa_on_cpu
         shared = _shared(prompts) if self._roomy else 0
@@ -49,7 +129,6 @@ class Steps:
             self.logits_AV = self._read_group(prompts, 0, self._cache)
 
     def advance(self, next_A: Tensor, going: list[int]) -> None:
-        """Append `next_A`, keep the rows `going`, in that order, and forget the others."""
         if len(going) < len(next_A):
             keep = torch.tensor(going, device=next_A.device)
             next_A, self._pads_A1 = next_A[keep], self._pads_A1[keep]
@@ -179,11 +258,6 @@ class _RoomyLayer(DynamicLayer):
             for states in (self.keys, self.values):
                 states[to] = states[source]
         self.keys, self.values = self.keys[:rows], self.values[:rows]
-
-
-def room(length: int) -> int:
-    """Return how many positions a cache has memory for when it holds `length`."""
-    return length + length // 4 + 64
 
 
 def _room(states: Tensor, length: int) -> Tensor:

@@ -6,7 +6,6 @@ import psutil
 import torch
 
 from kdstudy.models import parts
-from kdstudy.models.decoding import room
 
 # Share of the free bytes that a batch may fill: the estimate leaves out what a forward pass holds
 # for a moment, and other programs want some too.
@@ -34,6 +33,11 @@ def free(device: torch.device) -> int:
         return available  # no container, or one without a limit
 
 
+def room(length: int) -> int:
+    """Return how many positions a cache has memory for when it holds `length`."""
+    return length + length // 4 + 64
+
+
 def bytes_per_row(model: parts.Model, prompt: int, new: int) -> int:
     """Return what decoding one row needs at most.
 
@@ -46,8 +50,9 @@ def bytes_per_row(model: parts.Model, prompt: int, new: int) -> int:
         new: Tokens that may follow.
     """
     config = parts.plain(model).config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries = getattr(config, "num_attention_heads", None) or 1  # none where nothing attends
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    width = getattr(config, "head_dim", None) or config.hidden_size // queries
     position = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
     logits = config.vocab_size * (model.dtype.itemsize + _DRAWING)
     return position * room(prompt + new) + logits

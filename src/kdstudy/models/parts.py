@@ -64,7 +64,7 @@ def head(model: Model) -> Head:
         layer = layer.modules_to_save[layer.active_adapters[0]]
     if not isinstance(layer, nn.Linear) or isinstance(layer, BaseTunerLayer):
         raise InputError(
-            f"{_name(base)}: its output layer is {type(layer).__name__}",
+            f"{name(base)}: its output layer is {type(layer).__name__}",
             why="the loss is computed in chunks from a plain weight matrix",
             remedy="put no adapter on the output layer; to train it whole, name it in PEFT's "
             "modules_to_save",
@@ -100,28 +100,28 @@ def require_known_head(model: Model) -> None:
     """Refuse a model whose logits are not its `Head` applied to its last hidden state.
 
     Raises:
-        InputError: A trial run differs.
+        InputError: A trial run differs, or a later token changes an earlier one's logits.
     """
     base = plain(model)
-    ids_BL = torch.arange(4, device=base.device)[None] % base.config.vocab_size
     at_N = torch.arange(4, device=base.device)
     training = model.training
     model.eval()
     with torch.no_grad():
-        whole_NV = base(input_ids=ids_BL, use_cache=False).logits[0]
+        require_causal(base)
+        ids_BL = _trial(base)[:, :4]
+        whole_NV = logits(base, ids_BL)[0]
         split_NV = head(model).logits(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
     model.train(training)
     if not whole_NV.isfinite().all():
         raise InputError(
-            f"{_name(base)}: its logits are not finite numbers",
+            f"{name(base)}: its logits are not finite numbers",
             why="a weight of it is broken, or too large for its type",
             remedy="download or save the model again",
         )
-    tolerance = 1e-4 if whole_NV.dtype == torch.float32 else 5e-2
-    gap = (whole_NV.float() - split_NV.float()).abs().max()
-    if not gap <= tolerance * (1 + whole_NV.float().abs().max()):
+    if not alike(whole_NV, split_NV):
+        gap = (whole_NV.float() - split_NV.float()).abs().max()
         raise InputError(
-            f"{_name(base)}: its logits differ from its output layer's by up to {gap:.3g}",
+            f"{name(base)}: its logits differ from its output layer's by up to {gap:.3g}",
             why="the model changes them after its output layer in a way that its configuration "
             "does not say, and the loss would miss that",
             remedy="choose a model whose logits come from its output layer, scaled or soft-capped "
@@ -129,5 +129,51 @@ def require_known_head(model: Model) -> None:
         )
 
 
-def _name(model: PreTrainedModel) -> str:
+def logits(model: PreTrainedModel, ids_BL: Tensor) -> Tensor:
+    """Return the logits of rows without padding, [B, L, V], without a cache."""
+    return model(input_ids=ids_BL, use_cache=False).logits
+
+
+def require_causal(model: PreTrainedModel) -> None:
+    """Refuse a model, in eval mode, in which a token changes the logits before it.
+
+    Raises:
+        InputError: A trial run shows it.
+    """
+    ids_BL = _trial(model)
+    other_BL = ids_BL.clone()
+    entries = model.config.get_text_config(decoder=True).vocab_size
+    other_BL[0, -2:] = (other_BL[0, -2:] + 1) % entries
+    one, other = (logits(model, ids)[0, :-2] for ids in (ids_BL, other_BL))
+    # A broken weight is another fault than a look ahead.
+    if one.isfinite().all() and not alike(one, other):
+        raise InputError(
+            f"{name(model)}: a later token changes an earlier one's logits",
+            why="it attends in both directions, so that it is told what it is to predict",
+            remedy="choose a causal language model, or its causal configuration",
+        )
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether logits differ by no more than rounding in their type explains."""
+    tolerance = 1e-4 if a.dtype == torch.float32 else 5e-2
+    gap = (a.float() - b.float()).abs().max()
+    return bool(gap <= tolerance * (1 + a.float().abs().max()))
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """Return how many positions a model's configuration names, or None."""
+    config = model.config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+    return next((n for n in (getattr(config, name, None) for name in names) if n), None)
+
+
+def _trial(model: PreTrainedModel) -> Tensor:
+    """Return a few ids of the model's vocabulary, [1, L]."""
+    entries = model.config.get_text_config(decoder=True).vocab_size
+    return torch.arange(12, device=model.device)[None] % entries
+
+
+def name(model: PreTrainedModel) -> str:
+    """Return what messages call a model that was opened: its architecture."""
     return getattr(model.config, "model_type", type(model).__name__)

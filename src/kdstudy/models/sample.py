@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdstudy.models import parts
-from kdstudy.models.decoding import Steps
+from kdstudy.models import parts, selfcheck
+from kdstudy.models.decoding import opened
 from kdstudy.records import content_id
 
 # The first level of the inverse CDF sums this many entries at a time: few enough that the second
@@ -75,6 +75,9 @@ def sample(
         eos_ids: Tokens that end a completion.
         pad_id: Any id of the vocabulary; where padding stands is told by a mask.
         width: Only the first `width` vocabulary entries may be drawn; None for all.
+
+    Raises:
+        InputError: The model is not causal (`selfcheck.decoding`).
     """
     assert not model.training, "dropout would be sampled as well"
     if not prompts:
@@ -84,7 +87,7 @@ def sample(
     )
     uniforms_BT = _uniforms(seeds, len(prompts), max(budgets)) if temperature else None
     texts: list[list[int]] = [[] for _ in prompts]
-    steps = Steps(parts.plain(model), prompts, pad_id)
+    steps = opened(parts.plain(model), prompts, pad_id, selfcheck.decoding(model))
     ends = frozenset(eos_ids)
     rows = list(range(len(prompts)))
     for t in range(max(budgets)):
