@@ -44,8 +44,8 @@ def test_llm_adapters_json_keeps_input_and_answer(tmp_path):
     other = {"instruction": "q", "input": "", "output": "r", "answer": "x"}
     data = corpus(tmp_path, json.dumps([row, other]), name="rows.json")
     (found,) = [e for e in (*data.train, *data.validation) if e.answer == "3.0"]
-    assert (found.instruction, found.context) == ("Add.", "1 and 2")
-    assert found.response == "3"
+    assert (found.instruction, found.context) == (" Add. ", "1 and 2")
+    assert found.response == "3\n"
 
 
 def test_the_split_is_seeded_and_blind_to_the_files_order(tmp_path):
@@ -81,6 +81,7 @@ def test_repeated_rows_stay_with_ids_of_their_own(tmp_path):
     [
         ("r.jsonl", '{"prompt": "q", "completion": "a"}\n{"prompt": \n', "r.jsonl, line 2"),
         ("r.jsonl", lines(ROWS[0], {"question": "q"}), "r.jsonl, line 2: has the fields question"),
+        ("r.jsonl", lines(ROWS[0], {"question": "q"}), "messages; conversations; prompt and compl"),
         (
             "r.jsonl",
             lines(ROWS[0], {"prompt": 3, "completion": "a"}),
