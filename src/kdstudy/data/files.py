@@ -239,8 +239,6 @@ def records(path: Path, stream: BinaryIO) -> Iterator[Record]:
             f"{path}, at or behind line {line}: is not UTF-8 text ({e.reason})",
             remedy="save the file as UTF-8",
         ) from e
-    finally:
-        text.detach()
 
 
 def _table(path: Path, rows: Iterator[Record]) -> Iterator[tuple[str, dict[str, str]]]:
