@@ -11,7 +11,8 @@ from kdstudy.data import corpora
 from kdstudy.data import stages as corpus_stages
 from kdstudy.data.corpora import load, locate
 from kdstudy.errors import InputError, StageError
-from kdstudy.records import Example, read_records
+from kdstudy.evaluate.stages import teacher_text
+from kdstudy.records import Example, read_records, write_records
 from kdstudy.study.schema import CorpusRef
 from kdstudy.study.stages import Work
 
@@ -258,6 +259,16 @@ def test_text_without_prompts_suits_methods_that_learn_the_corpus(tmp_path):
     data = corpus(tmp_path, (tmp_path / "mine.jsonl").read_text())
     assert {(e.instruction, e.chat) for e in data.train} == {("", "")}
     assert {e.response for e in (*data.train, *data.validation)} == {f" t{i}\n" for i in range(20)}
+
+
+def test_no_teacher_answers_a_text_without_a_prompt(tmp_path):
+    """What a Hub data set holds is not known when it is planned."""
+    data = corpus(tmp_path, lines(*ROWS, {"text": "t"}), validation_rows=2)
+    write_records(tmp_path / "train.parquet", data.train, Example)
+    write_records(tmp_path / "validation.parquet", data.validation, Example)
+    work = Work(config={}, inputs={"items": tmp_path}, local={}, out=tmp_path)
+    with pytest.raises(InputError, match="1 of 21 corpus rows are text without a prompt"):
+        teacher_text(work)
 
 
 def test_a_corpus_is_read_once_for_plans_and_again_when_it_changes(tmp_path, monkeypatch):
