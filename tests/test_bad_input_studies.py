@@ -145,6 +145,7 @@ MISTAKES = [
     ("", 'template: "{instruction} \\ud800"', "holds the character U+D800"),
     ("", "extraction: strict", "'corrected' or 'reference'"),
     ("", "limit: 10%", "valid integer"),
+    ("", "methods: [sft, {type: gkd, tau_squared: 0}]", "is the number 0; write true or false"),
     ("", "limit: .inf", "line 6: '.inf' is not a finite number"),
     ("", f"limit: {'9' * 5000}", "is no int"),
     ("", "ablations: {temperature: [1, 2]}", "ablations.temperature: must be `key: value` pairs"),
