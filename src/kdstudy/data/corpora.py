@@ -12,7 +12,7 @@ from kdstudy.data import files, synthetic
 from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, to_example
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.records import Example
-from kdstudy.study.schema import CorpusRef
+from kdstudy.study.schema import CorpusRef, Study
 
 SYNTHETIC_ROWS = 2000
 _SYNTHETIC_SEED = 0
@@ -203,6 +203,25 @@ def held_out(source: Source, kept: int, validation_rows: int | None) -> int:
             else "give more rows",
         )
     return count
+
+
+def require_usable(source: Source, found: Contents, study: Study) -> None:
+    """Refuse a corpus that the study's stages would refuse.
+
+    Raises:
+        InputError: It has too few rows, or no prompts for methods that need them.
+    """
+    ref = study.corpus
+    held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
+    writers = [m.type for m in study.methods if m.type == "seqkd" or getattr(m, "lmbda", 0) > 0]
+    if found.unprompted and writers:
+        raise InputError(
+            f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "
+            f"prompt, and {', '.join(writers)} needs prompts",
+            why="the student or the teacher writes the text to learn from, in answer to a prompt",
+            remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
+            "word_kd, revkd, gkd with lmbda: 0",
+        )
 
 
 def load(source: Source, *, rows: int | None, validation_rows: int | None, seed: int) -> Corpus:

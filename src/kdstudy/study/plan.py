@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from kdstudy.data import corpora
-from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.models.resolve import (
     Resolved,
@@ -113,7 +112,8 @@ class _Planner:
         self.teachers = _distinct([resolve(t, base, pins) for t in study.teachers], resolved)
         self.students = _distinct([resolve(s, base, pins) for s in study.students], resolved)
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
-        _require_usable(study, self.source, corpora.contents(self.source, pins))
+        if (found := corpora.contents(self.source, pins)) is not None:
+            corpora.require_usable(self.source, found, study)
         self.trained: dict[str, str] = {}  # system label -> key of its train stage
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
@@ -367,25 +367,6 @@ class _Planner:
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
         inputs = {f"stage:{key}": key for key in self.stages if key not in {results, *aids}}
         return self._add("report", self.study.name, config, inputs | {"results": results})
-
-
-def _require_usable(
-    study: schema.Study, source: corpora.Source, found: corpora.Contents | None
-) -> None:
-    """Refuse a corpus that the study's stages would refuse, where it is known what it holds."""
-    if found is None:
-        return
-    ref = study.corpus
-    corpora.held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
-    writers = [m.type for m in study.methods if m.type == "seqkd" or getattr(m, "lmbda", 0) > 0]
-    if found.unprompted and writers:
-        raise InputError(
-            f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "
-            f"prompt, and {', '.join(writers)} needs prompts",
-            why="the student or the teacher writes the text to learn from, in answer to a prompt",
-            remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
-            "word_kd, revkd, gkd with lmbda: 0",
-        )
 
 
 def _identity(model: Resolved) -> dict[str, Any]:
