@@ -1,6 +1,7 @@
 """The verbs `score` and `audit`: their JSON, what they write, and what they refuse."""
 
 import csv
+import gzip
 import json
 import math
 import os
@@ -136,6 +137,22 @@ def test_a_comparison_without_any_wrong_answer_has_null_and_no_nan(tmp_path):
         (["audit", "--corpus=c.jsonl", "--list=l.txt"], ".csv or .jsonl"),
         (["audit", "--corpus=x.jsonl", "--benchmarks=synth_svamp"], "x.jsonl, line 1"),
         (["audit", "--corpus=c.jsonl", "--level=fuzzy"], "fuzzy"),
+        (["audit", "--corpus=gone/c.jsonl"], "no such file, and no corpus of that name"),
+        (["audit", "--corpus=c.jsonl", "--columns=prompt"], "--columns prompt: is no list of name"),
+        (["audit", "--corpus=c.jsonl", "--columns=ask=prompt"], "'ask' is no column that kdstudy"),
+        (["audit", "--corpus=c.jsonl", "--columns=prompt=q,completion=a"], "has no column q, a"),
+        (
+            ["audit", "--corpus=c.jsonl", "--benchmarks=synth_svamp", "--out=c.csv"],
+            "named as csv, and c.jsonl is jsonl",
+        ),
+        (
+            ["distill", "--data=c.csv", "--student=zoo-xs", "--method=sft", "--out=o"],
+            "--data c.csv: no such file",
+        ),
+        (
+            ["distill", "--data=c.jsonl", "--student=zoo-xs", "--method=sft", "--out=o"],
+            "corpus c: 1 rows",
+        ),
     ],
 )
 def test_wrong_input_is_exit_code_2_and_one_clear_message(tmp_path, arguments, expected):
@@ -203,6 +220,35 @@ def test_audit_finds_what_was_planted(tmp_path):
             number,
         )
         assert row["row_question"] == rows[number - 1]["prompt"].strip()
+
+
+def test_audit_reads_conversations_in_columns_of_any_name(tmp_path):
+    """The planted questions are second turns, in a packed CSV of somebody else's columns."""
+    rows = planted_corpus()
+    turns = [
+        [{"from": "human", "value": "Hello!"}, {"from": "gpt", "value": "Hello."},
+         {"from": "human", "value": row["prompt"]}, {"from": "gpt", "value": row["completion"]},
+         {"from": "human", "value": "Thanks."}, {"from": "gpt", "value": "Always."}]
+        for row in rows
+    ]  # fmt: skip
+    with gzip.open(tmp_path / "talks.csv.gz", "wt", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(["n", "talk"])
+        writer.writerows([n, json.dumps(talk)] for n, talk in enumerate(turns))
+    done = kdstudy(
+        *["audit", "--corpus", "talks.csv.gz", "--columns", "conversations=talk", "--json"],
+        *["--benchmarks", "synth_addsub", "--level", "normalised"],
+        *["--out", "clean.csv.gz", "--list", "found.jsonl"],
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)["benchmarks"]["synth_addsub"]
+    assert (counts["exact"], counts["normalised"]) == (2, 4)
+    with gzip.open(tmp_path / "clean.csv.gz", "rt", newline="") as f:
+        kept = [int(row["n"]) for row in csv.DictReader(f)]
+    assert kept == [n for n in range(30) if n not in (10, 11, 13, 14)]
+    listed = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert listed[0]["row_question"] == rows[10]["prompt"]
 
 
 def test_audit_by_default_masks_and_takes_every_benchmark_at_hand(tmp_path):

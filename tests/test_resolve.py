@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from hub_stand_in import COMMIT, hub
 from study_folder import model_folder
 
@@ -240,6 +241,41 @@ def test_a_hub_data_set_is_pinned_and_read(tmp_path):
     fingerprint, read = json.loads(done.stdout)
     assert fingerprint == f"hub:org/rows@{COMMIT}:train"
     assert read == [[row["prompt"], row["completion"]] for row in rows]
+
+
+def test_a_configuration_of_a_hub_data_set_with_its_own_names(tmp_path):
+    """Conversations as Parquet on the Hub, whose nulls are nobody's words."""
+    served = tmp_path / "served"
+    served.mkdir()
+    configs = "".join(f"- config_name: {c}\n  data_files: {c}.parquet\n" for c in ("one", "two"))
+    (served / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    talk = [[{"role": "user", "content": f"q{i}", "name": None},
+             {"role": "assistant", "content": f"a{i}", "name": "x" if i else None}]
+            for i in range(9)]  # fmt: skip
+    Dataset.from_dict({"talk": talk, "answer": [float("nan")] * 9}).to_parquet(
+        served / "two.parquet"
+    )
+    Dataset.from_dict({"other": ["words"]}).to_parquet(served / "one.parquet")
+    ref = 'CorpusRef(dataset="org/rows", config="two", columns={"messages": "talk"})'
+    program = DATA_CLIENT.replace('CorpusRef(dataset="org/rows", validation_rows=2)', ref)
+    program = program.replace("[e.instruction, e.response]", "e.chat")
+    with hub("org/rows", served, kind="datasets") as (endpoint, _):
+        environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | {"HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    fingerprint, read = json.loads(done.stdout)
+    assert fingerprint == f"hub:org/rows@{COMMIT}:two:train"
+    said = [json.loads(chat)["messages"] for chat in read]
+    assert {len(messages) for messages in said} == {2}
+    assert sorted(m[1]["content"] for m in said) == [f"a{i}" for i in range(9)]
+    assert sum("name" in m[1] for m in said) == 8
+    assert not any("name" in m[0] for m in said)
 
 
 def test_a_known_corpus_without_a_data_folder(tmp_path):

@@ -73,12 +73,25 @@ def generate(work: Work) -> str:
 
 
 def teacher_text(work: Work) -> str:
-    """Answer every prompt of the corpus, for sequence-level distillation."""
+    """Answer every prompt of the corpus, for sequence-level distillation.
+
+    Raises:
+        InputError: Rows are text without a prompt.
+    """
     corpus = work.inputs["items"]
-    parts = [
-        read_records(corpus / name, Example) for name in ("train.parquet", "validation.parquet")
+    examples = [
+        example
+        for name in ("train.parquet", "validation.parquet")
+        for example in read_records(corpus / name, Example)
     ]
-    return _generate(work, [example for part in parts for example in part])
+    unprompted = sum(not (example.instruction or example.chat) for example in examples)
+    if unprompted:
+        raise InputError(
+            f"{unprompted} of {len(examples)} corpus rows are text without a prompt",
+            why="seqkd has the teacher answer prompts",
+            remedy="give rows with a prompt, or take another method",
+        )
+    return _generate(work, examples)
 
 
 def score(work: Work) -> str:

@@ -110,6 +110,8 @@ class _Planner:
         found = told_apart([resolve(r, base, pins) for r in (*study.students, *study.teachers)])
         self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
+        if (found := corpora.contents(self.source, pins)) is not None:
+            corpora.require_usable(self.source, found, study)
         self.trained: dict[str, str] = {}  # system label -> key of its train stage
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
@@ -157,9 +159,12 @@ class _Planner:
 
     def _corpus_and_benchmarks(self) -> None:
         source, ref = self.source, self.study.corpus
-        choice = ref.model_dump(include={"rows", "validation_rows", "seed"})
-        config = {"name": source.name, "fingerprint": source.fingerprint, **choice}
+        choice = ref.model_dump(include={"rows", "validation_rows", "seed", "columns"})
+        # The same bytes are other rows as CSV than as TSV.
+        pinned = {"name": source.name, "fingerprint": source.fingerprint, "kind": source.kind}
+        config = {**pinned, **choice}
         local = {"source": dataclasses.asdict(source)}
+        del local["source"]["columns"]
         self.corpus = self._add("corpus", source.name, config, local=local)
         for ref in self.study.benchmarks:
             name, kind, config, local = self._source(ref)

@@ -87,7 +87,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=2),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=3),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=2),
     "train": Kind(entry="kdstudy.distill.stages:train", version=4),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=2),
