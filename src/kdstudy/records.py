@@ -41,6 +41,10 @@ class Example:
         response: The text to learn; empty for a test item.
         answer: The gold answer as the data states it; empty when there is none.
         references: Texts that a free-text answer is compared with; empty for other items.
+        chat: Empty for a question and its answer. Else canonical JSON of {"messages": [...],
+            "tools": [...]} (tools only where given): the whole conversation as given, each message
+            with "role", "content" (text) and whatever else it carries; the last is the assistant's.
+            `instruction` is then the last user message and `response` the last answer's text.
     """
 
     id: str
@@ -49,6 +53,7 @@ class Example:
     response: str = ""
     answer: str = ""
     references: tuple[str, ...] = ()
+    chat: str = ""
 
     @property
     def question(self) -> str:
