@@ -155,17 +155,29 @@ class Voice:
     def prompt(self, messages: Sequence[Message], tools: Any = None, where: str = "") -> str:
         """Return the text of a prompt, its control tokens those of the template alone.
 
+        Where the last message is the assistant's, the answer begins with it.
+
         Raises:
             InputError: The template cannot render it, drops a part of it, or has no prompt.
         """
+        begun = ""
+        if messages and messages[-1].get("role") == "assistant":
+            *messages, opening = messages
+            begun = self.marked(opening.get("content") or "")
         messages, tools = self.prepared(messages, where), self.marked(tools)
         text = self._prompt(messages, tools, where)
         contract.require_rendered(self, messages, tools, text, (), where, prompt=True)
-        return text
+        if begun:
+            going_on = [*messages, {"role": "assistant", "content": begun + _WORDS}]
+            whole = self.render(going_on, tools, prompt=False, where=where)
+            if not whole.startswith(text + begun):
+                raise contract.contradiction(going_on, len(messages), text + begun, whole, where)
+        return text + begun
 
     def turns(
-        self, messages: Sequence[Message], tools: Any, last_only: bool, where: str = ""
-    ) -> tuple[str, list[Turn]]:
+        self, messages: Sequence[Message], tools: Any, last_only: bool, where: str = "",
+        given: int = 0,
+    ) -> tuple[str, list[Turn]]:  # fmt: skip
         """Return a conversation's text and its assistant's turns, checked against the contract.
 
         Each prompt and its turn, as they are when the turn is the last, must begin the text of the
@@ -176,19 +188,25 @@ class Voice:
             tools: As the template takes them, or None.
             last_only: Only the last turn.
             where: What the row is called.
+            given: So many messages are the prompt: no answer among them is learnt. Where the last
+                of them is the assistant's, the answer goes on from it.
 
         Raises:
             InputError: The template cannot render it, drops a part of it, or contradicts itself.
         """
+        messages, begun = _continued(messages, given)
         messages, tools = self.prepared(messages, where), self.marked(tools)
         whole = self.render(messages, tools, prompt=False, where=where)
         last = len(messages) - 1
-        scored = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        scored = [last] if last_only else scored
+        scored = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= given]
+        scored = [last] if last_only or begun else scored
         found = [self._turn(messages, tools, whole, i, where) for i in scored]
+        if begun:
+            found = [self._after(self.marked(begun), found[0], messages, whole, where)]
         contract.require_rendered(self, messages, tools, whole, scored, where)
         for i, turn in zip(scored, found, strict=True):
-            contract.require_said(messages[i]["content"], whole[turn.start : turn.end], where)
+            said = whole[turn.start - len(self.marked(begun)) : turn.end]
+            contract.require_said(messages[i]["content"], said, where)
         return whole, found
 
     def prepared(self, messages: Sequence[Message], where: str = "") -> list[dict[str, Any]]:
@@ -297,6 +315,15 @@ class Voice:
             return Turn(start, at, True)
         return Turn(start, other.end(), False)
 
+    def _after(
+        self, begun: str, turn: Turn, messages: Sequence[Message], whole: str, where: str
+    ) -> Turn:
+        """Return the part of a turn behind the words that it was given."""
+        if not whole.startswith(begun, turn.start):
+            ours = whole[: turn.start] + begun
+            raise contract.contradiction(messages, len(messages) - 1, ours, whole, where)
+        return dataclasses.replace(turn, start=turn.start + len(begun))
+
     def _end(self, said: str) -> "_End":
         ending = self.ending
         if said.endswith(ending.closing + ending.rest):
@@ -349,6 +376,15 @@ def pieces(text: str) -> Iterator[tuple[str, bool]]:
     for i, part in enumerate(_WRITTEN.split(text)):
         if part:
             yield part, i % 2 == 1
+
+
+def _continued(messages: Sequence[Message], given: int) -> tuple[Sequence[Message], str]:
+    """Return messages with an answer that goes on from the prompt's last words joined to them."""
+    if not 0 < given == len(messages) - 1 or messages[given - 1].get("role") != "assistant":
+        return messages, ""
+    begun, last = messages[given - 1].get("content") or "", messages[given]
+    joined = {**last, "content": begun + (last.get("content") or "")}
+    return [*messages[: given - 1], joined], begun
 
 
 def _directives(date: datetime.date) -> Iterator[tuple[str, str]]:

@@ -102,6 +102,15 @@ def require_ids(ours: str, whole: str, where: str) -> None:
         )
 
 
+def ended_early(token: str, where: str) -> InputError:
+    """Return the refusal of a response with an end token before its end."""
+    return InputError(
+        f"{at(where)}the response holds the end token {token!r} before its end",
+        why="the student would learn to stop there, and to go on",
+        remedy="take it out of the text; one is put behind every response",
+    )
+
+
 def _doubtful(message: Mapping[str, Any], squeezed: str, scored: bool) -> list[tuple[str, ...]]:
     """Return the fields of a message that its text may lack; those that are one, together."""
     fields = [("tool_calls",)] if message.get("tool_calls") else []

@@ -137,6 +137,11 @@ def asked(example: Example) -> tuple[dict[str, Any], str | chat.Message]:
     return {"instruction": before, "tools": held.get("tools") or None}, last
 
 
+def given(example: Example) -> int:
+    """Return how many messages of a row's conversation are its prompt: none of them is learnt."""
+    return json.loads(example.chat).get("prompt", 0) if example.chat else 0
+
+
 def render(
     template: str | PromptFormat,
     instruction: str | Sequence[chat.Message],
@@ -189,6 +194,7 @@ def encode(
     *,
     context: str = "",
     tools: Any = None,
+    given: int = 0,
     written: Literal["", "ended", "cut"] = "",
     where: str = "",
 ) -> Encoded | None:
@@ -207,6 +213,7 @@ def encode(
         max_length: Limit on tokens of prompt and response together.
         context: As in `render`.
         tools: As in `render`.
+        given: So many messages are a prompt, of which no answer is learnt.
         written: A model wrote the response behind its own prompt, and ended it or was cut: it
             alone is learnt, as it stands.
         where: What the row is called in a refusal.
@@ -220,12 +227,18 @@ def encode(
         if isinstance(response, str):
             last = {"role": "assistant", "content": response}
         messages = [*_messages(instruction, context), last]
-        return _conversation(tokenizer, made, messages, tools, max_length, where)
+        return _conversation(tokenizer, made, messages, tools, max_length, where, given)
+    bare = made.template == BARE or instruction == ""
     prompt = encode_prompt(tokenizer, made, instruction, context=context, tools=tools, where=where)
     if len(prompt) >= max_length:
         return None
     text = response if isinstance(response, str) else response.get("content") or ""
-    body, end = _response(tokenizer, made, text, where)
+    if bare:
+        body, end = _bare(tokenizer, text)
+        if prompt and end[0] in body:
+            raise contract.ended_early(tokenizer.convert_ids_to_tokens(end[0]), where)
+    else:
+        body, end = _response(tokenizer, made, text)
     ids = (*prompt, *body, *(() if written == "cut" else end))
     return Encoded(ids[:max_length], len(prompt), truncated=len(ids) > max_length)
 
@@ -247,6 +260,8 @@ def _format(template: str | PromptFormat) -> PromptFormat:
 
 def _plain(made: PromptFormat, tokenizer: Any, instruction: Any, response: Any, tools: Any) -> bool:
     """Whether a row is a question and an answer in a template that is no chat template."""
+    if instruction == "":
+        return True
     if made.chosen(tokenizer) == "chat" or tools:
         return False
     asked = isinstance(instruction, str) or [m.get("role") for m in instruction] == ["user"]
@@ -273,6 +288,8 @@ def _text(
 ) -> str:
     """Return a prompt in which control tokens that the row writes out are marked."""
     name = made.chosen(tokenizer)
+    if instruction == "":
+        return ""
     if not _plain(made, tokenizer, instruction, "", tools):
         return made.voice(tokenizer).prompt(_messages(instruction, context), tools, where)
     if not isinstance(instruction, str):
@@ -298,17 +315,19 @@ def _conversation(
     tools: Any,
     max_length: int,
     where: str,
+    given: int,
 ) -> Encoded | None:
     begin, last_only = made.chosen(tokenizer) != "chat", made.loss_turns == "last"
-    text, turns = made.voice(tokenizer).turns(messages, tools, last_only, where)
+    text, turns = made.voice(tokenizer).turns(messages, tools, last_only, where, given)
     *earlier, last = turns
     prompt = ids_of(tokenizer, text[: last.start], begin=begin)
     if len(prompt) >= max_length:
         # Of a conversation that is too long, the turns that fit are learnt.
         stops = [i + 1 for i, m in enumerate(messages[:-1]) if m["role"] == "assistant"]
-        if last_only or not stops:
+        if last_only or not stops or stops[-1] <= given:
             return None
-        row = _conversation(tokenizer, made, messages[: stops[-1]], tools, max_length, where)
+        shorter = messages[: stops[-1]]
+        row = _conversation(tokenizer, made, shorter, tools, max_length, where, given)
         return row and dataclasses.replace(row, truncated=True)
     body = behind(tokenizer, text[last.start : last.end])
     ids, whole = (*prompt, *body), ids_of(tokenizer, text[: last.end], begin=begin)
@@ -331,19 +350,21 @@ def _span(
 
 
 def _response(
-    tokenizer: Any, made: PromptFormat, text: str, where: str
+    tokenizer: Any, made: PromptFormat, text: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the ids of an answer that stands behind a prompt as it is, and those of its end."""
-    chats, eos = made.chosen(tokenizer) == "chat", tokenizer.eos_token_id
-    speaker = made.voice(tokenizer) if chats else chat.voice(tokenizer, {})
-    text = speaker.unended(text)
-    body = behind(tokenizer, text if made.template == BARE else speaker.marked(text))
-    if eos in body:
-        raise InputError(
-            f"{contract.at(where)}the response holds the end token {tokenizer.eos_token!r} before "
-            "its end",
-            why="the student would learn to stop there, and to go on",
-            remedy="take it out of the text; one is put behind every response",
-        )
-    closing = speaker.ending.closing if chats else ""
-    return body, behind(tokenizer, closing) + (() if chats and speaker.ending.token else (eos,))
+    chats, eos = made.chosen(tokenizer) == "chat", (tokenizer.eos_token_id,)
+    voice = made.voice(tokenizer) if chats else chat.voice(tokenizer, {})
+    body = behind(tokenizer, voice.marked(voice.unended(text)))
+    closing = behind(tokenizer, voice.ending.closing) if chats else ()
+    return body, closing if chats and voice.ending.token else (*closing, *eos)
+
+
+def _bare(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids of a text that is written out with its control tokens, and of its one end."""
+    ends = [tokenizer.eos_token_id, *chat.end_ids(tokenizer)]
+    body = behind(tokenizer, text)
+    trimmed = behind(tokenizer, text.rstrip())
+    if trimmed and trimmed[-1] in ends:
+        return trimmed[:-1], trimmed[-1:]
+    return body, (ends[0],)
