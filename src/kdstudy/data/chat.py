@@ -99,7 +99,7 @@ class Voice:
             said = next(iter(str(e).splitlines()), "")
             raise InputError(
                 f"{contract.at(where)}the chat template cannot render these messages ({said})",
-                why=f"{type(e).__name__}; they are {_roles(messages)}",
+                why=f"{type(e).__name__}; by {', '.join(str(m.get('role')) for m in messages)}",
                 remedy="leave the row out, bring it into the form that the template wants, or "
                 "choose another template",
             ) from e
@@ -397,7 +397,3 @@ def _directives(date: datetime.date) -> Iterator[tuple[str, str]]:
 def _any_of(tokens: Sequence[str]) -> str:
     longest = sorted(tokens, key=len, reverse=True)
     return "|".join(map(re.escape, longest)) or "(?!)"
-
-
-def _roles(messages: Sequence[Message]) -> str:
-    return ", ".join(str(m.get("role")) for m in messages)

@@ -137,9 +137,35 @@ def asked(example: Example) -> tuple[dict[str, Any], str | chat.Message]:
     return {"instruction": before, "tools": held.get("tools") or None}, last
 
 
-def given(example: Example) -> int:
-    """Return how many messages of a row's conversation are its prompt: none of them is learnt."""
-    return json.loads(example.chat).get("prompt", 0) if example.chat else 0
+def row_of(
+    tokenizer: Any,
+    template: str | PromptFormat,
+    example: Example,
+    max_length: int,
+    *,
+    written: tuple[str, Literal["ended", "cut"]] | None = None,
+    where: str = "",
+) -> Encoded | None:
+    """Return a training row of an example, as `encode` does.
+
+    Args:
+        tokenizer: As in `encode`.
+        template: As in `encode`.
+        example: The row.
+        max_length: As in `encode`.
+        written: What a model wrote in the last answer's place, and whether it ended it.
+        where: What the row is called; its id and first words where that is empty.
+    """
+    question, response = asked(example)
+    response, kind = written or (response, "")
+    # Before these messages nothing is learnt: they are the prompt of a row that has one.
+    given = json.loads(example.chat).get("prompt", 0) if example.chat else 0
+    if not where:
+        where = f"row {example.id} ({' '.join(example.instruction.split())[:40]!r})"
+    return encode(
+        tokenizer, template, response=response, max_length=max_length, given=given, written=kind,
+        where=where, **question,
+    )  # fmt: skip
 
 
 def render(

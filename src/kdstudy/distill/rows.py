@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, encode, given
+from kdstudy.data.prompts import BARE, Encoded, PromptFormat, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.records import Example, Generation
 
@@ -59,7 +59,7 @@ def encode_rows(
     rows: list[Encoded] = []
     truncated = unended = dropped = 0
     for example in examples:
-        (question, response), written = asked(example), ""
+        written = None
         if teacher_text is not None:
             if example.id not in teacher_text:
                 raise StageError(
@@ -67,18 +67,15 @@ def encode_rows(
                     why="the student would be trained on fewer rows than the other methods",
                     remedy="generate the teacher's text for this corpus again",
                 )
-            response, written = _written(teacher_text[example.id])
+            written = _written(teacher_text[example.id])
         row = None
-        if not written or response.strip():
-            row = encode(
-                tokenizer, template, response=response, max_length=max_length, written=written,
-                where=_name(example), given=given(example), **question,
-            )  # fmt: skip
+        if written is None or written[0].strip():
+            row = row_of(tokenizer, template, example, max_length, written=written)
         if row is None:
             dropped += 1
             continue
         truncated += row.truncated
-        unended += written == "cut"
+        unended += written is not None and written[1] == "cut"
         rows.append(row)
     return Rows(rows=tuple(rows), truncated=truncated, unended=unended, dropped=dropped)
 
@@ -88,11 +85,6 @@ def _written(made: Generation) -> tuple[str, Literal["ended", "cut"]]:
         return made.completion, "ended"
     # A budget may end inside a character, which no tokenizer would give back.
     return made.completion.rstrip("\ufffd"), "cut"
-
-
-def _name(example: Example) -> str:
-    words = " ".join(example.instruction.split())
-    return f"row {example.id} ({words[:40]!r})"
 
 
 def encode_dataset(
@@ -185,12 +177,8 @@ def _encode_one(
             why="nothing says how messages become text",
             remedy="set tokenizer.chat_template, or give prompt and completion as texts",
         )
-    (question, response), first = asked(example), given(example)
     made = dataclasses.replace(chats or PromptFormat(), template=template)
-    return encode(
-        tokenizer, made, response=response, max_length=max_length, given=first,
-        where=f"row {number}", **question,
-    )  # fmt: skip
+    return row_of(tokenizer, made, example, max_length, where=f"row {number}")
 
 
 def _example(row: Any, number: int) -> Example:

@@ -9,8 +9,9 @@ LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
 """Levels from the best to the worst."""
 EXIT_CODES: dict[Level, int] = {"ok": 0, "note": 0, "warning": 1, "error": 2}
 
-Part = Literal["prompt", "scored", "cut"]
-"""Of a training row: what is read but not scored, what the loss sees, what max_length cut off."""
+Part = Literal["prompt", "scored", "end", "cut"]
+"""Of a training row: what is read but not scored, what the loss sees, the token that ends an answer
+(scored as well), what max_length cut off."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,11 +22,13 @@ class Span:
         part: What happens to it.
         text: The text, as decoded from the very ids.
         tokens: How many tokens it has.
+        pieces: The text of each token; empty where the tokens are not the point.
     """
 
     part: Part
     text: str
     tokens: int
+    pieces: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

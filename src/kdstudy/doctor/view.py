@@ -11,7 +11,12 @@ from rich.text import Text
 from kdstudy.doctor.findings import EXIT_CODES, LEVELS, Finding, Level, Part, Shown, worst
 
 _STYLES: dict[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
-_PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red"}
+_PARTS: dict[Part, str] = {
+    "prompt": "dim",
+    "scored": "bold green",
+    "end": "bold magenta",
+    "cut": "red",
+}
 _INDENT = 10
 _IDS = 12
 
@@ -70,7 +75,8 @@ def _show_text(shown: Shown, console: Console) -> None:
     for span in shown.spans:
         # The words say what the colours say, for eyes and places without them.
         console.print(Text(f"    {span.part}, {span.tokens} tokens:", style="italic"))
-        for line in clean(span.text).split("\n"):
+        # A bar between tokens; a line break stays one.
+        for line in clean("│".join(span.pieces) or span.text).split("\n"):
             body = textwrap.wrap(line, console.width - 6, drop_whitespace=False) or [""]
             for part in body:
                 console.print(Text(f"      {part}".rstrip(), style=_PARTS[span.part]))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdstudy.data.prompts import has_template
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models import zoo
 
@@ -29,6 +30,7 @@ class Resolved:
         revision: Hub commit, or None.
         adapter: Folder of a user's adapter, or None.
         trust_remote_code: As the study says.
+        chat: Its tokenizer has a chat template; None where it is not here yet.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Resolved:
     revision: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
+    chat: bool | None = None
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
@@ -80,6 +83,7 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
             fingerprint=_fingerprint(folder, pins) + fingerprint,
             vocabulary=_vocabulary(folder),
             folder=str(folder),
+            chat=has_template(folder),
             **common,
         )
     commit = _pin_hub(ref.model, ref.revision, pins)
@@ -88,6 +92,7 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         fingerprint=f"hub:{ref.model}@{commit}{fingerprint}",
         hub_id=ref.model,
         revision=commit,
+        chat=_cached_template(ref.model, commit),
         **common,
     )
 
@@ -234,6 +239,14 @@ def _ask_hub(model: str, revision: str | None) -> str:
     if not commit:
         raise InputError(f"{model}: the Hub names no commit for revision '{revision or 'main'}'")
     return commit
+
+
+def _cached_template(model: str, commit: str) -> bool | None:
+    """Return whether a Hub model has a chat template, if its tokenizer is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "tokenizer_config.json", revision=commit)
+    return has_template(Path(found).parent) if isinstance(found, str) else None
 
 
 def _cached_commit(model: str, revision: str | None) -> str | None:

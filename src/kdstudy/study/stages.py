@@ -77,14 +77,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=2),
-    "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=2),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=3),
-    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
-    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
-    "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=3),
+    "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=4),
+    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=2),
+    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=3),
+    "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=3),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
-    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
+    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=2),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=3),
