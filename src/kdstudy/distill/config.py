@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
-from kdstudy.data.chat import DATE
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.methods import Method, build
@@ -74,7 +73,6 @@ class DistillConfig(TrainingArguments):
         loss_tokens: `response`, `all` or `positions`.
         loss_turns: `all`: every turn of the assistant in a conversation; `last`: the last alone.
         template_arguments: What the chat template is handed, such as `{"enable_thinking": False}`.
-        template_date: What the chat template is told when it asks for today, as YYYY-MM-DD.
         normalisation: `tokens`, `sequences` or `micro_batches`.
         normalisation_group: Rows of a group for `micro_batches`.
         teacher_cache: `memory`: compute the teacher's hidden states on the dataset once and keep
@@ -101,7 +99,6 @@ class DistillConfig(TrainingArguments):
     loss_tokens: Literal["response", "all", "positions"] = "response"
     loss_turns: Literal["all", "last"] = "all"
     template_arguments: dict | None = None
-    template_date: str = DATE
     normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
     normalisation_group: int = 4
     teacher_cache: Literal["memory", "off"] = "memory"
@@ -160,7 +157,6 @@ class DistillConfig(TrainingArguments):
         return PromptFormat(
             template="chat",
             arguments=self.template_arguments or {},
-            date=self.template_date,
             loss_turns=self.loss_turns,
         )
 

@@ -9,9 +9,8 @@ LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
 """Levels from the best to the worst."""
 EXIT_CODES: dict[Level, int] = {"ok": 0, "note": 0, "warning": 1, "error": 2}
 
-Part = Literal["prompt", "scored", "end", "cut"]
-"""Of a training row: what is read but not scored, what the loss sees, the token that ends an answer
-(scored as well), what max_length cut off."""
+Part = Literal["prompt", "scored", "cut"]
+"""Of a training row: what is read but not scored, what the loss sees, what max_length cut off."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +22,14 @@ class Span:
         text: The text, as decoded from the very ids.
         tokens: How many tokens it has.
         pieces: The text of each token; empty where the tokens are not the point.
+        ends: The last of them ends an answer.
     """
 
     part: Part
     text: str
     tokens: int
     pieces: tuple[str, ...] = ()
+    ends: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

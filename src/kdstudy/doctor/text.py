@@ -74,7 +74,6 @@ def prompt_format(study: Study) -> PromptFormat:
     return PromptFormat(
         template=study.template,
         arguments=study.template_arguments,
-        date=str(study.template_date),
         loss_turns=study.train.loss_turns,
     )
 
@@ -172,17 +171,14 @@ def _mask(
 ) -> Shown:
     # One position may be scored behind the text's end (`positions`); it has no token to show.
     scored = weighing.scored(row)
-    ends = {tokenizer.eos_token_id, *chat.end_ids(tokenizer)}
-    parts = ["prompt"] * len(row.ids)
+    parts = ["prompt"] * len(row.ids) + ["cut"] * (len(whole.ids) - len(row.ids))
     for i in scored:
-        if i < len(parts):
-            last = i + 1 == len(parts) or i + 1 not in scored
-            parts[i] = "end" if last and row.ids[i] in ends else "scored"
+        if i < len(row.ids):
+            parts[i] = "scored"
     starts = [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
     stops = [*starts[1:], len(parts)]
-    pieces = [(parts[a], row.ids[a:b]) for a, b in zip(starts, stops, strict=True)]
-    # A row that is too long may hold fewer turns than the whole one.
-    pieces.append(("cut", whole.ids[len(row.ids) :]))
+    ids = row.ids + whole.ids[len(row.ids) :]
+    pieces = [(parts[a], ids[a:b]) for a, b in zip(starts, stops, strict=True)]
     title = f"row {example.id}: {len(row.ids)} of {len(whole.ids)} tokens kept, "
     shown = _spans(tokenizer, pieces, apart=True)
     return Shown(title=title + f"{len(scored)} scored", spans=shown)
@@ -193,12 +189,14 @@ def _spans(
     pieces: Sequence[tuple[str, tuple[int, ...]]],
     apart: bool = False,
 ) -> tuple[Span, ...]:
+    ends = {tokenizer.eos_token_id, *chat.end_ids(tokenizer)}
     return tuple(
         Span(
             part=part,
             text=decode(tokenizer, ids),
             tokens=len(ids),
             pieces=tuple(decode(tokenizer, [i]) for i in ids) if apart else (),
+            ends=apart and part == "scored" and ids[-1] in ends,
         )
         for part, ids in pieces
         if ids

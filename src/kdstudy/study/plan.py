@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdstudy.data import corpora
+from kdstudy.data.chat import DATE
 from kdstudy.evaluate import benchmarks
 from kdstudy.models.resolve import (
     Resolved,
@@ -302,7 +303,7 @@ class _Planner:
 
     def _format(self) -> dict[str, Any]:
         """Return what decides how text becomes prompts; what `auto` means, a model's files say."""
-        made = {"template": self.study.template, "template_date": str(self.study.template_date)}
+        made = {"template": self.study.template, "template_date": DATE}
         given = self.study.template_arguments
         return made | ({"template_arguments": given} if given else {})
 

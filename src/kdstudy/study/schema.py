@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -240,8 +239,6 @@ class Study(Strict):
     `chat` (the tokenizer's own), `reference`, or a text with {instruction} in it."""
     template_arguments: dict[str, Any] = {}
     """What chat templates are handed, in training and evaluation: `{enable_thinking: false}`."""
-    template_date: date = date(2024, 7, 26)
-    """What a chat template is told when it asks for today: a prompt must not depend on the day."""
     train: Train = Train()
     """Training."""
     generation: Generation = Generation()
