@@ -1,5 +1,7 @@
 """Contamination: planted cases, brute force, and the leaks that the real sets are known for."""
 
+import dataclasses
+import gzip
 import json
 import os
 import random
@@ -7,11 +9,14 @@ import re
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kdstudy.data import audit as audits
 from kdstudy.data.audit import audit, masked, normalised, overlaps
 from kdstudy.data.corpora import locate
+from kdstudy.data.formats import to_example
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.records import Example
@@ -213,6 +218,130 @@ def test_refusals(tmp_path):
         audits.read(corpus_file(tmp_path, half, "half.jsonl"))
     with pytest.raises(InputError, match="holds no usable row"):
         audits.read(corpus_file(tmp_path, '{"prompt": "", "completion": ""}', "none.jsonl"))
+
+
+def clean_of(tmp_path, name, data, keep, out):
+    """Return a corpus's clean rows as a file, having kept rows `keep` (numbers, from 1)."""
+    (tmp_path / name).write_bytes(data)
+    source = locate(CorpusRef(path=name), tmp_path, None, {})
+    rows, _ = audits.read(source)
+    audits.write_rows(source, [row for row in rows if row.number in keep], tmp_path / out)
+    return tmp_path / out
+
+
+LINES = [b'{"prompt": "q%d",  "completion": "a"}' % i for i in range(4)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf \r\n\n"])
+def test_lines_keep_their_bytes_behind_a_mark_and_blank_lines(tmp_path, start, end):
+    data = start + end.join(LINES) + end
+    out = clean_of(tmp_path, "c.jsonl", data, {1, 3, 4}, "out.jsonl")
+    assert out.read_bytes() == end.join([LINES[0], LINES[2], LINES[3]]) + end
+
+
+TABLE = b'completion,prompt,n\r\n"a ""b""\r\nc","q, 1",007\r\na,NA,\r\n"x",q3,1.50\r\n'
+
+
+def packed(data, how):
+    return gzip.compress(data) if how == ".gz" else pa.compress(data, "zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(("name", "out"), [("c.csv", "out.csv"), ("c.csv.gz", "o.csv.gz"),
+                                           ("c.csv.zst", "o"), ("c.csv.gz", "o.csv")])  # fmt: skip
+def test_cells_keep_their_quotes_and_breaks(tmp_path, name, out):
+    data = TABLE if name == "c.csv" else packed(TABLE, name[5:])
+    made = clean_of(tmp_path, name, data, {1, 3}, out)
+    text = made.read_bytes() if out.endswith(".csv") else unpacked(made, name)
+    lines = TABLE.split(b"\r\n")
+    assert text == b"\r\n".join([*lines[:3], lines[4], b""])
+
+
+def unpacked(path, name):
+    if name.endswith(".gz"):
+        return gzip.decompress(path.read_bytes())
+    with pa.CompressedInputStream(str(path), "zstd") as stream:
+        return stream.read()
+
+
+def test_parquet_keeps_its_schema_and_what_kdstudy_does_not_read(tmp_path):
+    talk = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]
+            for i in range(3000)]  # fmt: skip
+    table = pa.table({
+        "messages": talk,
+        "when": pa.array(range(3000), pa.timestamp("ns")),
+        "blob": [b"\xff" * (i % 3) for i in range(3000)],
+        "score": pa.array([None if i % 7 else i / 3 for i in range(3000)], pa.float32()),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "given.parquet", row_group_size=700)
+    keep = {n for n in range(1, 3001) if n % 5}
+    data = (tmp_path / "given.parquet").read_bytes()
+    out = clean_of(tmp_path, "c.parquet", data, keep, "out.parquet")
+    assert pq.read_table(out).equals(table.take([n - 1 for n in sorted(keep)]))
+
+
+def test_a_folder_becomes_a_folder(tmp_path):
+    (tmp_path / "c").mkdir()
+    for n, part in enumerate((LINES[:1], LINES[1:3], LINES[3:])):
+        (tmp_path / "c" / f"p{n}.jsonl").write_bytes(b"\n".join(part) + b"\n")
+    source = locate(CorpusRef(path="c"), tmp_path, None, {})
+    rows, _ = audits.read(source)
+    audits.write_rows(source, [rows[0], rows[2]], tmp_path / "clean")
+    written = [p.read_bytes() for p in sorted((tmp_path / "clean").iterdir())]
+    assert written == [LINES[0] + b"\n", LINES[2] + b"\n", b""]
+    with pytest.raises(InputError, match="is the corpus itself"):
+        audits.write_rows(source, rows, tmp_path / "c")
+
+
+def test_the_clean_file_is_whole_or_not_there(tmp_path):
+    half = [{"prompt": "q", "completion": "a", "tag": "\ud83d"}, {"prompt": "r", "completion": "b"}]
+    out = clean_of(tmp_path, "c.json", json.dumps(half).encode(), {1, 2}, "out.json")
+    assert json.loads(out.read_bytes()) == half
+    source = locate(CorpusRef(path="c.json"), tmp_path, None, {})
+    rows, _ = audits.read(source)
+    os.link(tmp_path / "c.json", tmp_path / "same.json")
+    with pytest.raises(InputError, match="is the corpus itself"):
+        audits.write_rows(source, rows, tmp_path / "same.json")
+    with pytest.raises(InputError, match=r"named as jsonl[\s\S]*ends in \.json"):
+        audits.write_rows(source, rows, tmp_path / "clean.jsonl")
+    (tmp_path / "out.json").write_text("before")
+    (tmp_path / "c.json").write_text("[{]")
+    with pytest.raises(InputError, match="is not JSON"):
+        audits.write_rows(source, rows, tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_text() == "before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.json", "out.json", "same.json"]
+
+
+def test_every_turn_of_a_user_is_compared():
+    def talk(*said):
+        return [{"role": role, "content": text}
+                for text in said for role in ("user", "assistant")]  # fmt: skip
+
+    rows = [
+        {"messages": talk("Hello!", "How many apples has Tom?", "Thanks")},
+        {"conversations": [{"from": "human", "value": "What is 4 - 2?"},
+                           {"from": "gpt", "value": "how many apples has Ann?"}]},
+        {"text": "What is 7 + 2 ?"},
+        {"prompt": "Hello", "completion": "How many pears has Ann?"},
+    ]  # fmt: skip
+    corpus = [to_example(row, "here")[0] for row in rows]
+    corpus = [dataclasses.replace(e, id=str(n)) for n, e in enumerate(corpus)]
+    items = examples(
+        "How many apples has Tom?", "what is 5 - 2?", "How many apples has Ann?",
+        "What is 7 + 2?", "How many pears has Ann?", "thanks",
+    )  # fmt: skip
+    found = overlaps(corpus, items)
+    assert [(kind, row) for _, kind, row in found] == [
+        ("exact", "0"),
+        ("masked", "1"),
+        ("none", ""),  # the assistant says it
+        ("normalised", "2"),
+        ("none", ""),
+        ("normalised", "0"),
+    ]
+    assert audit(corpus, {"b": items[:1]}).clean == (1, 2, 3)
+    assert audits.matched(corpus[0], items[0]) == "How many apples has Tom?"
+    assert audits.matched(corpus[0], items[5]) == "Thanks"
 
 
 def rows_of(path):

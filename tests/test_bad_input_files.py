@@ -53,7 +53,7 @@ def score(path, *more):
 
 CORPORA = {
     "cut.jsonl": (f'{ROW}\n{{"prompt": "x', "line 2: is not JSON"),
-    "other columns.jsonl": ('{"text": "a"}', "has the fields text"),
+    "other columns.jsonl": ('{"words": "a"}', "has the fields words"),
     "half the columns.jsonl": ('{"prompt": "a"}', "has the fields prompt"),
     "null.jsonl": ('{"prompt": null, "completion": "a"}', "must be text"),
     "number.jsonl": ('{"prompt": 3, "completion": "a"}', "must be text"),
@@ -88,7 +88,7 @@ CORPORA = {
     "mixed.json": (f"[{ROW}, 3]", "row 2: is not an object"),
     "mixed forms.json": (f'[{ROW}, {{"instruction": "a"}}]', "row 2: has the fields instruction"),
     "null.json": ("null", "no JSON list"),
-    "table.csv": ("prompt,completion\na,b\n", "must end in .jsonl"),
+    "table.txt": ("prompt,completion\na,b\n", ".csv, .tsv"),
 }  # fmt: skip
 
 

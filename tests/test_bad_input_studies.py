@@ -119,7 +119,11 @@ MISTAKES = [
     ("corpus", "corpus: ./rows.jsonl", "write `corpus: {path: my.jsonl}`"),
     ("corpus", "corpus: {path: row.jsonl}", "row.jsonl: no such file"),
     ("corpus", "corpus: {path: .}", "is a folder"),
-    ("corpus", "corpus: {path: a, rows: 100}", "rows: 100 leaves nothing to train on"),
+    (
+        "corpus",
+        "corpus: {path: a, rows: 100, validation_rows: 100}",
+        "rows: 100 leaves nothing to train on",
+    ),
     ("corpus", "corpus: {name: synthetic, path: a}", "exactly one of name, path and dataset"),
     ("corpus", "corpus:", "line 5: corpus: must be `key: value` pairs; got nothing"),
     ("corpus", "corpus: math10k", "--data-dir"),

@@ -267,6 +267,8 @@ def test_the_shipped_hub_studies_plan_once_their_models_are_pinned(tmp_path, nam
     for file in files:
         (tmp_path / "math" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "math" / file).write_text("[]")
+    rows = [{"instruction": f"{i} + 1?", "input": "", "output": f"{i + 1}"} for i in range(2)]
+    (tmp_path / "math" / files[0]).write_text(json.dumps(rows))
     study = read_study(Path(kdstudy.__file__).parent / "studies" / f"{name}.yaml")
     models = {ref.model for ref in (*study.teachers, *study.students)}
     plan = make_plan(study, tmp_path, tmp_path, {f"{m}@main": "0" * 40 for m in models})

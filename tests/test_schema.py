@@ -45,7 +45,8 @@ def test_the_papers_settings_are_the_defaults(tmp_path):
     gkd = study.methods[-1]
     assert (gkd.lmbda, gkd.beta, gkd.temperature) == (0.5, 0.5, 1.0)
     assert study.generation.max_new_tokens == 256
-    assert (study.corpus.validation_rows, study.corpus.seed) == (500, 6)
+    # The paper's 500 of about 10,000 rows; a tenth of a smaller corpus.
+    assert (study.corpus.validation_rows, study.corpus.seed) == (None, 6)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 import dataclasses
 import hashlib
-import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -41,10 +40,10 @@ class Example:
         response: The text to learn; empty for a test item.
         answer: The gold answer as the data states it; empty when there is none.
         references: Texts that a free-text answer is compared with; empty for other items.
-        chat: Empty for a question and its answer. Else canonical JSON of {"messages": [...],
-            "tools": [...]} (tools only where given): the whole conversation as given, each message
-            with "role", "content" (text) and whatever else it carries; the last is the assistant's.
-            `instruction` is then the last user message and `response` the last answer's text.
+        chat: A conversation as JSON, {"messages": [...], "tools": [...]}, up to the assistant's
+            last message (see `data.conversations.as_text`); then instruction and response are the
+            last texts of user and assistant. Empty for other rows. A row with neither instruction
+            nor chat is text without a prompt.
     """
 
     id: str
@@ -203,33 +202,6 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     except (OSError, TypeError, ValueError, pa.ArrowException) as e:
         why = (str(e).splitlines() or [""])[0][:200]
         raise InputError(f"{path}: does not hold {kind.__name__} rows ({why})") from e
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSON Lines file; blank lines are skipped.
-
-    Raises:
-        InputError: The file is missing, is not UTF-8, or a line is not a JSON object.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is not UTF-8 text ({e.reason} at byte {e.start})") from e
-    # Not splitlines(): that also cuts at U+2028 and others, which JSON strings may hold.
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as e:
-            raise InputError(f"{path}, line {line}: is not JSON ({e.msg})") from e
-        except (ValueError, RecursionError) as e:
-            raise InputError(f"{path}, line {line}: is JSON that cannot be read ({e})") from e
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {line}: is not a JSON object")
-        yield line, row
 
 
 def _check_columns(table: Any, kind: type) -> None:

@@ -10,9 +10,11 @@ from kdstudy.cli.building import build
 from kdstudy.cli.options import (
     STORE,
     AsJson,
+    Columns,
     DataDir,
     StorePath,
     as_text,
+    corpus_fields,
     note_edited_benchmarks,
     print_json,
 )
@@ -33,7 +35,12 @@ TemplateArguments = Annotated[
 
 def distill(
     student: Annotated[str, typer.Option(help="Model to train: Hub id, folder or zoo name.")],
-    data: Annotated[Path, typer.Option(help="JSON or JSONL of prompt/completion rows.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA", help="JSON(L), CSV, Parquet, a folder of them, or a Hub data set."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the adapter or model goes.")],
     teacher: Annotated[str | None, typer.Option(help="Model to learn from; used as it is.")] = None,
     method: Annotated[str, typer.Option(help="`kdstudy ls methods` names them.")] = "word_kd",
@@ -41,7 +48,11 @@ def distill(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
     batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 16,
     max_length: Annotated[int, typer.Option(help="Tokens per row.")] = 256,
-    validation_rows: Annotated[int, typer.Option(help="Rows that choose the checkpoint.")] = 100,
+    validation_rows: Annotated[
+        int | None,
+        typer.Option(help="Rows that choose the checkpoint; a tenth, 500 at most, if left out."),
+    ] = None,
+    columns: Columns = None,
     seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
     template: Template = "auto",
     template_arguments: TemplateArguments = "{}",
@@ -66,7 +77,7 @@ def distill(
     study = _single_study(
         teachers=[{"model": teacher, "finetune": False}] if teacher else [],
         students=[student],
-        corpus={"path": str(data.absolute()), "validation_rows": validation_rows},
+        corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
         methods=["sft"] if method == "sft" else ["sft", method],
         seeds=[seed],
         train={

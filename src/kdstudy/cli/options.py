@@ -3,15 +3,21 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdstudy.errors import InputError
+
 if TYPE_CHECKING:
     from kdstudy.study.plan import Plan
 
 _LONGEST = 4000  # characters of a message
+_HUB_NAME = re.compile(
+    r"(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[^/]+))?"
+)
 STORE = Path("kdstudy-store")
 """Where finished stages live unless told otherwise."""
 
@@ -28,7 +34,58 @@ DataDir = Annotated[
         "--data-dir", envvar="KDSTUDY_DATA", metavar="DIR", help="Benchmarks and corpora."
     ),
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES", help="What the data call columns: prompt=question,completion=answer."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def corpus_fields(option: str, text: str, columns: str | None) -> dict[str, Any]:
+    """Return what a study would say of the corpus that an option names.
+
+    A file or folder, a name that kdstudy knows, or a Hub data set as `org/name`,
+    `org/name/config`, each with `:split` behind it where that is not `train`.
+
+    Raises:
+        InputError: There is nothing of that name, or the columns are not `ours=theirs`.
+    """
+    from kdstudy.data import corpora, files
+
+    fields: dict[str, Any] = {"columns": _pairs(columns)} if columns else {}
+    path = Path(text)
+    if text and _is_there(path):
+        return {"path": str(path.expanduser().absolute()), **fields}
+    if text in corpora.names():
+        return {"name": text, **fields}
+    found = _HUB_NAME.fullmatch(text)
+    if found is None or files.named(path).kind:
+        raise InputError(
+            f"{option} {text}: no such file, and no corpus of that name",
+            remedy=f"give a file or folder, one of {', '.join(corpora.names())}, or a Hub data set "
+            "as org/name",
+        )
+    hub = {k: v for k, v in found.groupdict().items() if v is not None}
+    return {**hub, **fields}
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
+        raise InputError(
+            f"--columns {text}: is no list of names",
+            remedy="write it as --columns prompt=question,completion=answer: ours=yours",
+        )
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.expanduser().exists()
+    except (OSError, RuntimeError):  # too long for a path, or ~somebody who has no home
+        return False
 
 
 def quiet_libraries() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.cli.options import AsJson, DataDir, note, print_json
+from kdstudy.cli.options import AsJson, Columns, DataDir, corpus_fields, note, print_json
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def score(
 
 
 def audit(
-    corpus: Annotated[str, typer.Option(metavar="FILE", help="A corpus: file or known name.")],
+    corpus: Annotated[
+        str, typer.Option(metavar="DATA", help="A file, a folder, a known name, a Hub data set.")
+    ],
     benchmarks: Annotated[
         str | None, typer.Option(help="Names, with commas between; all at hand if left out.")
     ] = None,
@@ -89,6 +91,7 @@ def audit(
         Path | None,
         typer.Option("--list", metavar="FILE", help="Write the items found: CSV, JSONL."),
     ] = None,
+    columns: Columns = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -97,7 +100,7 @@ def audit(
 
     if listed is not None and listed.suffix not in (".csv", ".jsonl"):
         raise InputError(f"--list {listed}: must end in .csv or .jsonl")
-    source = _source(corpus, data_dir)
+    source = _source(corpus, columns, data_dir)
     rows, dropped = audits.read(source)
     sets, absent = _wanted(benchmarks, data_dir)
     tests = {name: found.examples for name, found in sets.items()}
@@ -251,27 +254,18 @@ def _percent(share: float) -> str:
     return "undefined" if math.isnan(share) else f"{100 * share:.1f}%"
 
 
-def _source(corpus: str, data_dir: Path | None) -> "Source":
-    from kdstudy.data.corpora import locate, names
+def _source(corpus: str, columns: str | None, data_dir: Path | None) -> "Source":
+    from pydantic import ValidationError
+
+    from kdstudy.data.corpora import locate
     from kdstudy.study.schema import CorpusRef
 
-    if _is_file(corpus):
-        ref = CorpusRef(path=corpus)
-    elif corpus in names():
-        ref = CorpusRef(name=corpus)
-    else:
-        raise InputError(
-            f"--corpus {corpus}: no such file, and no corpus of that name",
-            remedy=f"give a path, or one of {', '.join(names())}",
-        )
-    return locate(ref, Path(), data_dir, {})
-
-
-def _is_file(text: str) -> bool:
+    fields = corpus_fields("--corpus", corpus, columns)
     try:
-        return Path(text).expanduser().is_file()
-    except (OSError, RuntimeError):  # too long for a path, or ~somebody who has no home
-        return False
+        return locate(CorpusRef(**fields), Path(), data_dir, {})
+    except ValidationError as e:
+        said = e.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"--corpus {corpus}: {said}") from e
 
 
 def _wanted(
@@ -298,16 +292,18 @@ def _wanted(
 def _write_list(
     path: Path, result: "Audit", rows: Sequence["Row"], sets: dict[str, "Benchmark"]
 ) -> None:
-    asked = {(b.name, e.id): e.question for b in sets.values() for e in b.examples}
-    trained = {row.example.id: row.example.question for row in rows}
+    from kdstudy.data.audit import matched
+
+    asked = {(b.name, e.id): e for b in sets.values() for e in b.examples}
+    trained = {row.example.id: row.example for row in rows}
     table = [
         {
             "benchmark": match.benchmark,
             "example_id": match.example_id,
             "overlap": match.overlap,
             "row": int(match.row),
-            "question": asked[match.benchmark, match.example_id],
-            "row_question": trained[match.row],
+            "question": asked[match.benchmark, match.example_id].question,
+            "row_question": matched(trained[match.row], asked[match.benchmark, match.example_id]),
         }
         for match in result.matches
     ]

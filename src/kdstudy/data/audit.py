@@ -9,20 +9,23 @@ Two questions are compared as wholes, at three levels, each of which contains th
 - *masked*: equal but for their numbers as well, in digits or spelled out in English ("twenty-five",
   "a hundred and five"; not "half", "dozen" or "third").
 
-A question that is only a part of a longer prompt, options in another order and a paraphrase are not
+Of a conversation every turn of the user is compared, of a text without a prompt the whole. A
+question that is only a part of a longer prompt, options in another order and a paraphrase are not
 found. Short formulas ("5 + 3 = ?") are all the same once their numbers are masked.
 """
 
 import dataclasses
-import json
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from kdstudy.data.corpora import Source, raw_rows, to_example
+from kdstudy.data import corpora, files, rewrite
+from kdstudy.data.corpora import Source
+from kdstudy.data.formats import questions
 from kdstudy.errors import InputError
 from kdstudy.records import Contamination, Example, Overlap
 
@@ -85,12 +88,10 @@ class Row:
 
     Attributes:
         number: Its place in the source, from 1; blank lines do not count.
-        raw: The row as the source has it.
         example: The row as kdstudy reads it.
     """
 
     number: int
-    raw: dict[str, Any]
     example: Example
 
 
@@ -133,7 +134,7 @@ def overlaps(corpus: Iterable[Example], items: Sequence[Example]) -> list[tuple[
         the first corpus row that matches so ("" when none does).
     """
     rows = list(corpus)
-    index = _index(_keys(row.question) for row in rows)
+    index = _index(map(_asked, rows))
     found = []
     for item in items:
         overlap, place = _occurrence(_keys(item.question), index)
@@ -151,7 +152,7 @@ def audit(
         benchmarks: Test items by the benchmark's name.
         level: A row that matches an item at this level or a narrower one is not clean.
     """
-    keys = [_keys(row.question) for row in corpus]
+    keys = [_asked(row) for row in corpus]
     index, width = _index(keys), LEVELS.index(level)
     matches, counts, taken = [], {}, set()
     for name, items in benchmarks.items():
@@ -170,7 +171,9 @@ def audit(
         nested = {lv: sum(overlaps[x] for x in LEVELS[: i + 1]) for i, lv in enumerate(LEVELS)}
         counts[name] = {"items": len(items), **nested}
     clean = tuple(
-        place for place, key in enumerate(keys) if taken.isdisjoint(enumerate(key[: width + 1]))
+        place
+        for place, asked in enumerate(keys)
+        if all(taken.isdisjoint(enumerate(key[: width + 1])) for key in asked)
     )
     return Audit(matches=tuple(matches), counts=counts, clean=clean)
 
@@ -183,42 +186,56 @@ def read(source: Source) -> tuple[list[Row], int]:
     Raises:
         InputError: The file is malformed (its line or row is named) or holds no usable row.
     """
-    rows, dropped = [], 0
-    for number, (where, raw) in enumerate(raw_rows(source), start=1):
-        example, _ = to_example(raw, where)
-        if example is None:
-            dropped += 1
-            continue
-        example = dataclasses.replace(example, id=str(number))
-        rows.append(Row(number=number, raw=raw, example=example))
-    if not rows:
-        raise InputError(f"corpus {source.name}: holds no usable row")
-    return rows, dropped
+    rows, number = [], 0
+    for number, example, _ in corpora.read(source):
+        if example is not None:
+            example = dataclasses.replace(example, id=str(number))
+            rows.append(Row(number=number, example=example))
+    corpora.require_rows(source, len(rows), number)
+    return rows, number - len(rows)
+
+
+def matched(row: Example, item: Example) -> str:
+    """Return what of a row is closest to a test item's question: the user's turn that asks it."""
+    wanted, asked = _keys(item.question), questions(row)
+    for level, key in enumerate(wanted):
+        found = [text for text in asked if key and _keys(text)[level] == key]
+        if found:
+            return found[0]
+    return row.question
 
 
 def write_rows(source: Source, rows: Sequence[Row], path: Path) -> None:
-    """Write some rows of a corpus in its own format and order: lines as they are, or a JSON list.
+    """Write some rows of a corpus as they are, in its own type and order.
+
+    A folder's files become files of the same names in the folder `path`; what is no file (the Hub's
+    rows, generated ones) becomes JSON Lines.
 
     Raises:
-        InputError: The file cannot be written, or is the corpus itself.
+        InputError: The file cannot be written, is named as another type, or is the corpus itself.
     """
-    if source.path and path.resolve() == Path(source.path):
-        raise InputError(f"{path}: is the corpus itself", remedy="write to another file")
-    if source.path and not source.path.endswith(".jsonl"):
-        text = json.dumps([row.raw for row in rows], indent=4, ensure_ascii=False) + "\n"
-    else:
-        text = "".join(f"{line}\n" for line in _lines(source, rows))
-    try:
-        path.write_text(text, encoding="utf-8", newline="")
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror})") from e
-
-
-def _lines(source: Source, rows: Sequence[Row]) -> Iterable[str]:
+    numbers = {row.number for row in rows}
     if source.path is None:
-        return [json.dumps(row.raw, ensure_ascii=False) for row in rows]
-    lines = [ln for ln in Path(source.path).read_text("utf-8").split("\n") if ln.strip()]
-    return [lines[row.number - 1] for row in rows]
+        raw = (row for n, (_, row) in enumerate(corpora.raw_rows(source), 1) if n in numbers)
+        rewrite.write_objects(raw, path)
+        return
+    given, first = Path(source.path), 1
+    for shard in files.shards(given):
+        out = path
+        if given.is_dir():
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise InputError(f"{path}: cannot be written ({e.strerror})") from e
+            out = path / shard.name
+        if out.exists() and os.path.samefile(out, shard):
+            raise InputError(f"{path}: is the corpus itself", remedy="write to another file")
+        first += rewrite.write_some(shard, numbers, out, first)
+
+
+def _asked(row: Example) -> list[_Keys]:
+    """Return the keys of all that a corpus row asks."""
+    return [_keys(text) for text in questions(row)]
 
 
 def _keys(question: str) -> _Keys:
@@ -244,13 +261,14 @@ def _spaced(question: str) -> str:
     return " ".join(text.split())
 
 
-def _index(keys: Iterable[_Keys]) -> list[dict[str, int]]:
+def _index(rows: Iterable[list[_Keys]]) -> list[dict[str, int]]:
     """Return per level: key -> place of the first row that has it."""
     index: list[dict[str, int]] = [{} for _ in LEVELS]
-    for place, key in enumerate(keys):
-        for first, text in zip(index, key, strict=True):
-            if text:
-                first.setdefault(text, place)
+    for place, keys in enumerate(rows):
+        for key in keys:
+            for first, text in zip(index, key, strict=True):
+                if text:
+                    first.setdefault(text, place)
     return index
 
 

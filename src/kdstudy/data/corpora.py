@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdstudy.data import synthetic
+from kdstudy.data import files, synthetic
+from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, to_example
 from kdstudy.errors import InputError, KdstudyError
-from kdstudy.records import Example, content_id, read_jsonl
+from kdstudy.records import Example
 from kdstudy.study.schema import CorpusRef
 
 SYNTHETIC_ROWS = 2000
@@ -23,7 +24,8 @@ _FILES = {
     "commonsense_standin": "commonsense/train/commonsense_standin.json",
     "dolly": "instruct/dolly/train.jsonl",
 }
-_COLUMNS = "{instruction, output} (and input, answer), or {prompt, completion}"
+_MOST_VALIDATION = 500
+_READER = 1  # raised when `to_example` takes or drops other rows: old counts are then forgotten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,17 +34,38 @@ class Source:
 
     Attributes:
         name: What reports call it.
-        fingerprint: sha256 of the file, or `hub:<id>@<commit>:<split>`; part of every key.
-        path: The file, or None.
-        dataset, revision, split: The Hub data set, or None.
+        fingerprint: sha256 of the file (of names and hashes of a folder's), or
+            `hub:<id>@<commit>:<split>`; part of every key.
+        path: The file or folder, or None.
+        kind: How it is read (`files.kind`); '' where there is no file. Part of every key.
+        dataset, config, revision, split: The Hub data set, or None.
+        columns: What its columns are called: see `formats.to_example`.
     """
 
     name: str
     fingerprint: str
     path: str | None = None
+    kind: str = ""
     dataset: str | None = None
+    config: str | None = None
     revision: str | None = None
     split: str | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a corpus holds, known before a study runs.
+
+    Attributes:
+        rows: How many rows can be learnt from.
+        unprompted: How many of them are text without a prompt.
+        chats: How many of them are conversations.
+    """
+
+    rows: int
+    unprompted: int
+    chats: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +78,7 @@ class Corpus:
         read: Rows in the source.
         dropped: How many rows were left out, by reason.
         repeated: Rows whose prompt and response stand in the source before (they are kept).
+        shortened: Conversations that were kept up to the assistant's last message.
     """
 
     train: tuple[Example, ...]
@@ -62,6 +86,7 @@ class Corpus:
     read: int
     dropped: dict[str, int]
     repeated: int
+    shortened: int
 
 
 def names() -> list[str]:
@@ -85,32 +110,108 @@ def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, st
         return Source(name="synthetic", fingerprint=f"{synthetic.fingerprint()}:{SYNTHETIC_ROWS}")
     if ref.dataset is not None:
         commit = _pin_dataset(ref.dataset, ref.revision, pins)
+        part = f"{ref.config}:{ref.split}" if ref.config else ref.split
         return Source(
             name=ref.dataset,
-            fingerprint=f"hub:{ref.dataset}@{commit}:{ref.split}",
+            fingerprint=f"hub:{ref.dataset}@{commit}:{part}",
             dataset=ref.dataset,
+            config=ref.config,
             revision=commit,
             split=ref.split,
+            columns=ref.columns,
         )
     path = base / Path(ref.path).expanduser() if ref.path else _named_file(ref.name or "", data_dir)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(f"corpus: {path}: {what}", remedy="check the path")
     try:
-        with path.open("rb") as f:
-            fingerprint = hashlib.file_digest(f, "sha256").hexdigest()
-    except OSError as e:
-        raise InputError(f"corpus: {path}: cannot be read ({e.strerror})") from e
-    return Source(name=ref.name or path.stem, fingerprint=fingerprint, path=str(path.resolve()))
+        fingerprint = _hash(path)
+    except InputError as e:
+        e.what = f"corpus: {e.what}"
+        raise
+    return Source(
+        name=ref.name or files.named(path).stem,
+        fingerprint=fingerprint,
+        path=str(path.resolve()),
+        kind=files.kind(path),
+        columns=ref.columns,
+    )
 
 
-def load(source: Source, *, rows: int | None, validation_rows: int, seed: int) -> Corpus:
+def is_unchanged(source: Source) -> bool:
+    """Return whether a corpus's bytes are those that `locate` pinned."""
+    return source.path is None or _hash(Path(source.path)) == source.fingerprint
+
+
+def read(source: Source) -> Iterator[tuple[int, Example | None, str]]:
+    """Yield (number, example, reason) of every row, counted from 1: see `formats.to_example`.
+
+    Raises:
+        InputError: The file or a row is malformed; its place is named.
+    """
+    for number, (where, row) in enumerate(raw_rows(source), start=1):
+        yield number, *to_example(row, where, source.columns)
+
+
+def contents(source: Source, pins: dict[str, str]) -> Contents | None:
+    """Return what a corpus holds, reading every row once; None where that takes a download.
+
+    Args:
+        source: The pinned corpus.
+        pins: The store's memory: a corpus that was read before is not read again.
+
+    Raises:
+        InputError: A malformed row (its place is named), or no row to learn from.
+    """
+    if source.dataset is not None:
+        return None
+    if source.path is None:
+        return Contents(rows=SYNTHETIC_ROWS, unprompted=0, chats=0)
+    told = json.dumps([source.fingerprint, source.kind, dict(source.columns)], sort_keys=True)
+    key = f"corpus|{hashlib.sha256(told.encode()).hexdigest()[:32]}|{_READER}"
+    try:
+        return Contents(**json.loads(pins[key]))
+    except (KeyError, ValueError, TypeError):
+        pass
+    counts: Counter[str] = Counter()
+    for _, example, reason in read(source):
+        counts["read"] += 1
+        if example is not None:
+            counts["rows"] += 1
+            counts["unprompted"] += not (example.instruction or example.chat)
+            counts["chats"] += bool(example.chat)
+        else:
+            counts[reason] += 1
+    require_rows(source, counts["rows"], counts["read"])
+    found = Contents(**{f.name: counts[f.name] for f in dataclasses.fields(Contents)})
+    pins[key] = json.dumps(dataclasses.asdict(found))
+    return found
+
+
+def held_out(source: Source, kept: int, validation_rows: int | None) -> int:
+    """Return how many of the kept rows validate: those asked for, or a tenth, but 500 at most.
+
+    Raises:
+        InputError: Nothing would be left to train on.
+    """
+    count = validation_rows
+    if count is None:
+        count = min(_MOST_VALIDATION, max(1, kept // 10))
+    if kept <= count:
+        raise InputError(
+            f"corpus {source.name}: {kept} rows, and validation_rows is {count}",
+            why="nothing would be left to train on",
+            remedy=f"set validation_rows to {kept // 10 or 1} or leave it out, which takes a tenth"
+            if kept > 1
+            else "give more rows",
+        )
+    return count
+
+
+def load(source: Source, *, rows: int | None, validation_rows: int | None, seed: int) -> Corpus:
     """Read, check and split a corpus; the split depends on the rows and the seed alone.
 
     Args:
         source: The pinned corpus.
         rows: Use a seeded choice of this many; None means all.
-        validation_rows: How many of them to split off.
+        validation_rows: How many of them to split off; None: see `held_out`.
         seed: Seed of choice and split.
 
     Raises:
@@ -119,38 +220,45 @@ def load(source: Source, *, rows: int | None, validation_rows: int, seed: int) -
     dropped: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     kept: list[Example] = []
-    read = 0
-    for where, raw in raw_rows(source):
-        read += 1
-        example, reason = to_example(raw, where)
+    shortened = 0
+    for _, example, reason in read(source):
         if example is None:
             dropped[reason] += 1
             continue
+        shortened += reason == CUT_OFF
         seen[example.id] += 1
         if seen[example.id] > 1:
             example = dataclasses.replace(example, id=f"{example.id}-{seen[example.id]}")
         kept.append(example)
+    count = len(kept) + sum(dropped.values())
+    require_rows(source, len(kept), count)
+    kept.sort(key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
+    kept = kept[:rows]
+    part = held_out(source, len(kept), validation_rows)
+    return Corpus(
+        train=tuple(kept[part:]),
+        validation=tuple(kept[:part]),
+        read=count,
+        dropped=dict(sorted(dropped.items())),
+        repeated=sum(n - 1 for n in seen.values()),
+        shortened=shortened,
+    )
+
+
+def require_rows(source: Source, kept: int, count: int) -> None:
+    """Refuse a corpus of which no row can be learnt from.
+
+    Args:
+        source: The corpus.
+        kept: How many of its rows can.
+        count: How many it has.
+    """
     if not kept:
         raise InputError(
             f"corpus {source.name}: holds no usable row",
-            why=f"{read} rows were read, {sum(dropped.values())} of them without text to use",
-            remedy=f"give rows with {_COLUMNS}",
+            why=f"{count} rows were read, {count} of them without text to use",
+            remedy=REMEDY,
         )
-    kept.sort(key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
-    kept = kept[:rows]
-    if len(kept) <= validation_rows:
-        raise InputError(
-            f"corpus {source.name}: {len(kept)} rows, and validation_rows is {validation_rows}",
-            why="nothing would be left to train on",
-            remedy=f"set corpus.validation_rows to {max(1, len(kept) // 10)} or so",
-        )
-    return Corpus(
-        train=tuple(kept[validation_rows:]),
-        validation=tuple(kept[:validation_rows]),
-        read=read,
-        dropped=dict(sorted(dropped.items())),
-        repeated=sum(n - 1 for n in seen.values()),
-    )
 
 
 def _named_file(name: str, data_dir: Path | None) -> Path:
@@ -169,37 +277,17 @@ def _named_file(name: str, data_dir: Path | None) -> Path:
 
 
 def raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
-    """Yield (where, row); `where` names file and line for error messages."""
+    """Yield (where, row) as the source has it; `where` names file and line for error messages."""
     if source.dataset is not None:
         yield from _hub_rows(source)
     elif source.path is None:
         for i, row in enumerate(synthetic.corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED)):
             yield f"synthetic, row {i + 1}", row
-    elif source.path.endswith(".jsonl"):
-        for line, row in read_jsonl(Path(source.path)):
-            yield f"{source.path}, line {line}", row
     else:
-        yield from _json_rows(Path(source.path))
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is not UTF-8 text (byte {e.start})") from e
-    except json.JSONDecodeError as e:
-        raise InputError(
-            f"{path}, line {e.lineno}: is not JSON ({e.msg})",
-            remedy="a file with one object per line must end in .jsonl",
-        ) from e
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path}: is JSON that cannot be read ({e})") from e
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: is no JSON list of rows", remedy=f"give a list of {_COLUMNS}")
-    for i, row in enumerate(rows):
-        yield f"{path}, row {i + 1}", row
+        wanted = COLUMNS.union(source.columns.values())
+        for path in files.shards(Path(source.path)):
+            for place, row in files.read(path, wanted):
+                yield f"{path}, {place}", row
 
 
 def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
@@ -207,60 +295,36 @@ def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
 
     datasets.disable_progress_bars()
     try:
-        data: Iterable[Any] = datasets.load_dataset(
-            source.dataset, revision=source.revision, split=source.split
+        data: Any = datasets.load_dataset(
+            source.dataset, name=source.config, revision=source.revision, split=source.split
         )
+        # What is not read need not be decoded: images, sound.
+        read_columns = COLUMNS.union(source.columns.values())
+        wanted: Iterable[str] = [c for c in data.column_names if c in read_columns]
+        data = data.select_columns(wanted) if wanted else data
     except Exception as e:
         raise KdstudyError(
             f"corpus {source.dataset}: cannot be loaded ({type(e).__name__}: "
             f"{(str(e).splitlines() or [''])[0]})",
-            remedy="check id, split and network, then run again",
+            remedy="check id, config, split and network, then run again",
         ) from e
     for i, row in enumerate(data):
-        yield f"{source.dataset}, row {i + 1}", row
+        yield f"{source.dataset}, row {i + 1}", files.table_row(row)
 
 
-def to_example(row: Any, where: str) -> tuple[Example | None, str]:
-    """Return (example, "") or (None, why it is dropped).
-
-    Raises:
-        InputError: The row is malformed; `where` is named.
-    """
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: is not an object", remedy=f"give rows with {_COLUMNS}")
-    if "instruction" in row and "output" in row:
-        instruction, response = row["instruction"], row["output"]
-        extra = row.get("input", "")
-    elif "prompt" in row and "completion" in row:
-        instruction, response, extra = row["prompt"], row["completion"], ""
-    else:
-        raise InputError(
-            f"{where}: has the fields {', '.join(map(str, row)) or '(none)'}",
-            remedy=f"give rows with {_COLUMNS}",
-        )
-    if not all(isinstance(v, str) for v in (instruction, response, extra)):
-        raise InputError(f"{where}: prompt and response must be text")
-    instruction = instruction.strip()
-    if not instruction:
-        return None, "empty prompt"
-    if not response.strip():
-        return None, "empty response"
-    context = extra.strip()
-    asked = (instruction, context) if context else (instruction,)
-    answer = str(row.get("answer", ""))
-    try:
-        identity = content_id(*asked, response)
-        answer.encode()
-    except UnicodeEncodeError as e:
-        raise InputError(f"{where}: holds half of a surrogate pair") from e
-    example = Example(
-        id=identity,
-        instruction=instruction,
-        context=context,
-        response=response.strip(),
-        answer=answer,
-    )
-    return example, ""
+def _hash(path: Path) -> str:
+    """Return the sha256 of a file, or of the names and hashes of a folder's."""
+    found = {}
+    for shard in files.shards(path):
+        try:
+            with shard.open("rb") as f:
+                found[shard.name] = hashlib.file_digest(f, "sha256").hexdigest()
+        except OSError as e:
+            raise InputError(f"{shard}: cannot be read ({e.strerror})") from e
+    if path.is_file():
+        return found[path.name]
+    listed = "".join(f"{name}={digest}\n" for name, digest in found.items())
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _pin_dataset(dataset: str, revision: str | None, pins: dict[str, str]) -> str:

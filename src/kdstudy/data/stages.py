@@ -4,7 +4,8 @@ import json
 from collections import Counter
 
 from kdstudy.data.audit import overlaps
-from kdstudy.data.corpora import Source, load
+from kdstudy.data.corpora import Source, is_unchanged, load
+from kdstudy.errors import StageError
 from kdstudy.records import Contamination, Example, read_records, write_records
 from kdstudy.study.stages import Work
 
@@ -12,13 +13,20 @@ CONTAMINATION = "contamination.parquet"
 
 
 def corpus(work: Work) -> str:
-    """Write `train.parquet`, `validation.parquet` and `corpus.json`, the account of every row."""
+    """Write `train.parquet`, `validation.parquet` and `corpus.json`, the account of every row.
+
+    Raises:
+        StageError: The file is not the one that the study was planned with.
+    """
+    source = Source(**work.local["source"], columns=work.config["columns"])
+    _require_unchanged(source)
     data = load(
-        Source(**work.local["source"]),
+        source,
         rows=work.config["rows"],
         validation_rows=work.config["validation_rows"],
         seed=work.config["seed"],
     )
+    _require_unchanged(source)  # it may have been replaced while it was read
     write_records(work.out / "train.parquet", data.train, Example)
     write_records(work.out / "validation.parquet", data.validation, Example)
     account = {
@@ -29,12 +37,24 @@ def corpus(work: Work) -> str:
         "validation": len(data.validation),
         "dropped": data.dropped,
         "repeated": data.repeated,
+        "shortened": data.shortened,
     }
     (work.out / "corpus.json").write_text(json.dumps(account, indent=1))
     lost = sum(data.dropped.values())
+    cut = f"; {data.shortened} kept up to the last answer" if data.shortened else ""
     return (
-        f"{len(data.train)} rows to learn from, {len(data.validation)} to validate, {lost} dropped"
+        f"{len(data.train)} rows to learn from, {len(data.validation)} to validate, {lost} "
+        f"dropped{cut}"
     )
+
+
+def _require_unchanged(source: Source) -> None:
+    if not is_unchanged(source):
+        raise StageError(
+            f"{source.name}: its file has changed since the study was planned",
+            why=source.path or "",
+            remedy="run the study again: it will be planned with the file as it is now",
+        )
 
 
 def contamination(work: Work) -> str:

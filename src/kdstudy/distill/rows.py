@@ -1,13 +1,13 @@
 """Text -> training rows: a study's corpus, or a dataset in the formats of TRL."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.data.formats import REMEDY, to_example
 from kdstudy.data.prompts import BARE, Encoded, PromptFormat, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.records import Example, Generation
@@ -95,10 +95,9 @@ def encode_dataset(
 ) -> Rows:
     """Return a dataset's rows.
 
-    A row is `{"prompt": ..., "completion": ...}`, both texts or both lists of messages, or
-    `{"messages": [...]}`, whose last message is the assistant's; either may have `tools`. Messages
-    go through the tokenizer's chat template, which ends every turn; behind a text comes one
-    end-of-sequence token. Rows that are encoded already pass as they are.
+    A row is in one of the layouts of `data.formats`. Conversations go through the tokenizer's chat
+    template, which ends every turn; behind a text comes one end-of-sequence token. A row in which
+    there is nothing to learn is counted as dropped. Rows that are encoded already pass as they are.
 
     Args:
         dataset: A `datasets.Dataset`, or anything that yields such rows.
@@ -168,68 +167,35 @@ def _encode_one(
     number: int,
     chats: PromptFormat | None,
 ) -> Encoded | None:
-    example = _example(row, number)
-    # A text is a prompt already: its control tokens are those of whoever wrote it.
-    template = "chat" if example.chat else BARE
+    where = f"row {number}"
+    example = _example(row, where)
+    if example is None:
+        return None
     if example.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(
-            f"row {number} holds messages, and the tokenizer has no chat template",
+            f"{where} holds messages, and the tokenizer has no chat template",
             why="nothing says how messages become text",
             remedy="set tokenizer.chat_template, or give prompt and completion as texts",
         )
+    # A text is a prompt already: its control tokens are those of whoever wrote it.
+    template = "chat" if example.chat else BARE
     made = dataclasses.replace(chats or PromptFormat(), template=template)
-    return row_of(tokenizer, made, example, max_length, where=f"row {number}")
+    return row_of(tokenizer, made, example, max_length, where=where)
 
 
-def _example(row: Any, number: int) -> Example:
-    """Return a row of a dataset as an example; its id is of no use here."""
-    prompt, completion = _prompt_and_completion(row, number)
-    if isinstance(prompt, str):
-        return Example(id="", instruction=prompt, response=completion)
-    held = {"messages": [*prompt, *completion]}
-    if not row.get("messages") and any(m.get("role") == "assistant" for m in prompt):
-        held["prompt"] = len(prompt)
-    if row.get("tools"):
-        held["tools"] = row["tools"]
-    return Example(id="", instruction="", chat=json.dumps(held))
-
-
-def _prompt_and_completion(row: Any, number: int) -> tuple[Any, Any]:
-    """Return a row's prompt and its completion, both texts or both messages."""
+def _example(row: Any, where: str) -> Example | None:
+    """Return a row of a dataset, or None where there is nothing to learn in it."""
     if not isinstance(row, Mapping):
-        raise InputError(
-            f"row {number} is a {type(row).__name__}",
-            remedy='give each row as {"prompt": ..., "completion": ...} or {"messages": [...]}',
-        )
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if row.get("messages"):
-        *prompt, last = row["messages"]
-        completion = [last]
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt, completion
-    if not (isinstance(prompt, list) and isinstance(completion, list) and len(completion) == 1):
-        found = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
-        raise InputError(
-            f"row {number} has {found}",
-            why="a row needs prompt and completion, both texts or both lists of messages (one in "
-            "the completion), or messages",
-            remedy='rename its columns: {"prompt": ..., "completion": ...} or {"messages": [...]}',
-        )
-    last = completion[0]
-    if last.get("role") != "assistant":
-        raise InputError(
-            f"row {number}: its last message is by {last.get('role')}, not the assistant",
-            why="the student learns the assistant's words",
-            remedy="drop what follows the assistant's last message",
-        )
-    if not prompt or not (isinstance(last.get("content"), str) or last.get("tool_calls")):
-        problem = "its last message is no text" if prompt else "nothing precedes its only message"
-        raise InputError(
-            f"row {number}: {problem}",
-            why="the student learns to answer a prompt with text",
-            remedy="leave such rows out",
-        )
-    return prompt, completion
+        raise InputError(f"{where} is a {type(row).__name__}", remedy=REMEDY)
+    found = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
+    try:
+        example, reason = to_example(row, where)
+    except InputError as e:
+        why = f"{e.what}; {e.why}" if e.why else e.what
+        raise InputError(f"{where} has {found}", why=why, remedy=e.remedy) from e
+    if example is None and reason == "empty conversation":
+        raise InputError(f"{where} has {found}", why=reason, remedy="leave such rows out")
+    return example
 
 
 def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_share: float) -> None:

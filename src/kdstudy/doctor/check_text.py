@@ -1,7 +1,9 @@
 """Checks of the corpus, of what the tokenizers make of it, and of the benchmarks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from kdstudy.data.files import named
 from kdstudy.doctor.findings import Finding, many
 from kdstudy.doctor.patient import Patient, TextFacts
 
@@ -141,6 +143,15 @@ def rows(patient: Patient) -> Iterator[Finding]:
             why="they hold nothing to learn",
             remedy="look whether their fields are read as you mean them",
         )
+    if corpus.shortened:
+        yield Finding(
+            level="note",
+            check="rows",
+            what=f"{corpus.name}: {corpus.shortened} of {corpus.read:,} conversations go on after "
+            "the assistant's last message; what follows it is left out",
+            why="nobody answers it, so nothing in it could be learnt",
+            remedy="nothing, unless an answer was lost",
+        )
     if corpus.repeated:
         yield Finding(
             level="warning" if corpus.repeated > _FEW * corpus.read else "note",
@@ -173,6 +184,8 @@ def contamination(patient: Patient) -> Iterator[Finding]:
     clean = [b.name for b in known if not b.contaminated["masked"]]
     ref = patient.study.corpus
     corpus = ref.name or ref.path or "FILE"
+    # The clean rows are written in the corpus's own type.
+    clean_file = f"clean{named(Path(ref.path)).suffix if ref.path else '.jsonl'}"
     for b in known:
         held, masked, of = (b.contaminated[k] for k in ("normalised", "masked", "items"))
         if not masked:
@@ -186,7 +199,7 @@ def contamination(patient: Patient) -> Iterator[Finding]:
             if held
             else "the same wording with other numbers makes a test easier",
             remedy=f"see them, or get the corpus without them: kdstudy audit --corpus {corpus} "
-            f"--benchmarks {b.name} --list items.csv --out clean.jsonl",
+            f"--benchmarks {b.name} --list items.csv --out {clean_file}",
             facts={"benchmark": b.name, **b.contaminated},
         )
     if clean:

@@ -164,6 +164,7 @@ class _Examination:
             read=data.read,
             dropped=data.dropped,
             repeated=data.repeated,
+            shortened=data.shortened,
             leaked=sum(overlap in ("exact", "normalised") for _, overlap, _ in within),
         )
 

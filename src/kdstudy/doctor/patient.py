@@ -97,6 +97,7 @@ class CorpusFacts:
         read: Rows in the source.
         dropped: How many rows have no text to use, by reason.
         repeated: Rows whose prompt and response stand in the source before.
+        shortened: Conversations that were kept up to the assistant's last message.
         leaked: Validation rows whose question (but for case and punctuation) is trained on too.
     """
 
@@ -106,6 +107,7 @@ class CorpusFacts:
     read: int
     dropped: Mapping[str, int]
     repeated: int = 0
+    shortened: int = 0
     leaked: int = 0
 
 

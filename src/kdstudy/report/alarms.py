@@ -228,6 +228,10 @@ def _dropped(provenance: Mapping[str, Any]) -> list[str]:
         reasons = "; ".join(f"{n:,} {reason}" for reason, n in lost.items())
         read = f" of {corpus['read']:,}" if corpus.get("read") else ""
         found.append(f"{sum(lost.values()):,}{read} training rows were dropped: {reasons}.")
+    if corpus.get("shortened"):
+        found.append(
+            f"{corpus['shortened']:,} conversations were kept up to the assistant's last message."
+        )
     if corpus.get("truncated"):
         found.append(f"{corpus['truncated']:,} training rows were cut at the maximum length.")
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
+from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.models.resolve import (
     Resolved,
@@ -115,6 +116,7 @@ class _Planner:
         self.teachers = _distinct([resolve(t, base, pins) for t in study.teachers], resolved)
         self.students = _distinct([resolve(s, base, pins) for s in study.students], resolved)
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
+        _require_usable(study, self.source, corpora.contents(self.source, pins))
         self.trained: dict[str, str] = {}  # system label -> key of its train stage
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
@@ -162,9 +164,12 @@ class _Planner:
 
     def _corpus_and_benchmarks(self) -> None:
         source, ref = self.source, self.study.corpus
-        choice = ref.model_dump(include={"rows", "validation_rows", "seed"})
-        config = {"name": source.name, "fingerprint": source.fingerprint, **choice}
+        choice = ref.model_dump(include={"rows", "validation_rows", "seed", "columns"})
+        # The same bytes are other rows as CSV than as TSV.
+        pinned = {"name": source.name, "fingerprint": source.fingerprint, "kind": source.kind}
+        config = {**pinned, **choice}
         local = {"source": dataclasses.asdict(source)}
+        del local["source"]["columns"]
         self.corpus = self._add("corpus", source.name, config, local=local)
         for ref in self.study.benchmarks:
             name, kind, config, local = self._source(ref)
@@ -377,6 +382,25 @@ class _Planner:
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
         inputs = {f"stage:{key}": key for key in self.stages if key not in {results, *aids}}
         return self._add("report", self.study.name, config, inputs | {"results": results})
+
+
+def _require_usable(
+    study: schema.Study, source: corpora.Source, found: corpora.Contents | None
+) -> None:
+    """Refuse a corpus that the study's stages would refuse, where it is known what it holds."""
+    if found is None:
+        return
+    ref = study.corpus
+    corpora.held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
+    writers = [m.type for m in study.methods if m.type == "seqkd" or getattr(m, "lmbda", 0) > 0]
+    if found.unprompted and writers:
+        raise InputError(
+            f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "
+            f"prompt, and {', '.join(writers)} needs prompts",
+            why="the student or the teacher writes the text to learn from, in answer to a prompt",
+            remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
+            "word_kd, revkd, gkd with lmbda: 0",
+        )
 
 
 def _identity(model: Resolved) -> dict[str, Any]:

@@ -88,9 +88,8 @@ def read_study(path: Path) -> Study:
         said = [_message(path, tree, error) for error in found[:_SHOWN_ERRORS]]
         more = len(found) - len(said)
         raise InputError("\n".join(said + ([f"and {more} more"] if more else []))) from e
-    for loc in _truth_values(raw, study):
-        where = f"{path}, line {_line(tree, loc)}: {_dotted(loc)}"
-        raise InputError(f"{where}: is a truth value (yes, on, true); write a number")
+    for loc, said in _mistaken(raw, study):
+        raise InputError(f"{path}, line {_line(tree, loc)}: {_dotted(loc)}: {said}")
     return study
 
 
@@ -146,16 +145,20 @@ def _marked(node: Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
-def _truth_values(raw: Any, parsed: Any, loc: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield where a truth value was read as the number 0 or 1."""
+def _mistaken(
+    raw: Any, parsed: Any, loc: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield where a truth value was read as the number 0 or 1, or these as a truth value."""
     if isinstance(raw, bool) and type(parsed) in (int, float):
-        yield loc
+        yield loc, "is a truth value (yes, on, true); write a number"
+    elif type(raw) in (int, float) and isinstance(parsed, bool):
+        yield loc, f"is the number {raw:g}; write true or false"
     elif isinstance(raw, dict):
         for key, value in raw.items():
-            yield from _truth_values(value, getattr(parsed, str(key), None), (*loc, key))
+            yield from _mistaken(value, getattr(parsed, str(key), None), (*loc, key))
     elif isinstance(raw, list) and isinstance(parsed, list):
         for i, (value, read) in enumerate(zip(raw, parsed, strict=False)):
-            yield from _truth_values(value, read, (*loc, i))
+            yield from _mistaken(value, read, (*loc, i))
 
 
 def read_text(path: Path) -> str:

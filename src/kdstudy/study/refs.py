@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from kdstudy.data.formats import check_columns
 from kdstudy.study.methods import Strict
 
 _LONGEST_PART = 255  # bytes of a file's name; more is an error on every common file system
@@ -54,17 +55,24 @@ class CorpusRef(Strict):
     name: str | None = None
     """A corpus kdstudy knows: `synthetic`, or `math_standin` and the like under the data folder."""
     path: PathText | None = None
-    """A JSON list in the LLM-Adapters format, or JSON Lines of {prompt, completion}."""
+    """A file of rows, JSON Lines, JSON, CSV, TSV or Parquet, also .gz and .zst; or a folder of such
+    files. A row has messages, prompt and completion, conversations, instruction and output,
+    question and answer, or text."""
     dataset: str | None = None
-    """A Hugging Face dataset id with one of the same column sets."""
+    """A Hugging Face dataset id; its rows are like a file's."""
+    config: str | None = None
+    """Which configuration (subset) of the dataset, where it has several."""
     revision: str | None = None
     """Dataset commit, branch or tag; pinned and recorded."""
     split: str = "train"
     """Split of the dataset."""
+    columns: dict[str, str] = {}
+    """What the data call a column that kdstudy reads: {prompt: question, completion: answer}."""
     rows: int | None = Field(default=None, ge=2)
     """Use a seeded random choice of this many rows; null means all."""
-    validation_rows: int = Field(default=500, ge=1)
-    """Rows split off at random; checkpoints are chosen on them, never on a benchmark."""
+    validation_rows: int | None = Field(default=None, ge=1)
+    """Rows split off at random; checkpoints are chosen on them, never on a benchmark. Null means a
+    tenth of the rows, 500 at most."""
     seed: int = 6
     """Seed of the split and of the choice of rows (the paper's is 6)."""
 
@@ -80,7 +88,10 @@ class CorpusRef(Strict):
             raise ValueError(
                 f"give exactly one of name, path and dataset (given: {', '.join(given) or 'none'})"
             )
-        if self.rows is not None and self.rows <= self.validation_rows:
+        if self.config is not None and self.dataset is None:
+            raise ValueError("config: belongs to a dataset; give dataset as well")
+        check_columns(self.columns)
+        if None not in (self.rows, self.validation_rows) and self.rows <= self.validation_rows:
             raise ValueError(
                 f"rows: {self.rows} leaves nothing to train on after validation_rows: "
                 f"{self.validation_rows}; raise rows or lower validation_rows"
