@@ -9,6 +9,8 @@ import re
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from kdstudy.data.prompts import Encoded, PromptFormat, encode
+
 OPEN, CLOSE = "{% generation %}", "{% endgeneration %}"
 
 
@@ -131,3 +133,25 @@ def system(text: str) -> dict:
 def published_tokens(template: str) -> list[str]:
     """Return what looks like a control token in a published template."""
     return sorted(set(re.findall(r"<\|[^<>|'\" ]+\|>|<(?:start|end)_of_turn>", template)))
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+RAIN = {"role": "tool", "content": "rain"}
+TALK = [user("hi"), assistant("yes"), user("more?"), assistant("no, never")]
+LAST = PromptFormat(template="chat", loss_turns="last")
+
+
+def learnt(tokenizer, row: Encoded) -> list[str]:
+    """Return the scored stretches of a row as text."""
+    found, before = [], None
+    for i in row.scored:
+        found += [[]] if before != i - 1 else []
+        found[-1].append(row.ids[i])
+        before = i
+    return [tokenizer.decode(ids) for ids in found]
+
+
+def made(tokenizer, messages, form="chat", **more) -> Encoded:
+    """Return the row of a conversation."""
+    return encode(tokenizer, form, messages[:-1], messages[-1], 10**6, where="row 3", **more)
