@@ -10,6 +10,9 @@ import pytest
 from chat_models import CALL, LAST, RAIN, TALK, TOOL, assistant, learnt, made, system, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokens
+from transformers import PreTrainedTokenizerFast
 
 from kdstudy.data import chat
 from kdstudy.data.prompts import BARE, PromptFormat, encode, encode_prompt, row_of
@@ -207,6 +210,20 @@ def test_a_teachers_text_stands_behind_the_prompt_as_it_is_and_is_learnt_alone()
     open_end = row_of(tokenizer, "auto", example, 999, written=("ok", "cut"))
     assert learnt(tokenizer, open_end) == ["ok"]
     assert row.ids[: row.prompt_length] == encode_prompt(tokenizer, "chat", TALK[:-1])
+
+
+def test_a_tokenizer_that_puts_a_space_before_texts_puts_none_before_an_answer():
+    """Of SentencePiece's kind, as Llama 2's: the oracle is the text of the whole."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz:#.,\n", "▁"]
+    raw = Tokenizer(tokens.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    raw.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+    row = encode(tokenizer, "q: {instruction}\na:", "is it", "yes", 99)
+    assert tokenizer.decode(row.ids) == "q: is it\na:yes</s>"
+    tokenizer.chat_template = models.TEMPLATES["plain"]
+    row = made(tokenizer, [user("is it"), assistant("yes")])
+    assert tokenizer.decode(row.ids) == "u: is it\na: yes</s>"
 
 
 def test_auto_is_the_tokenizers_own_template_where_it_has_one():

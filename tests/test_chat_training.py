@@ -1,4 +1,4 @@
-"""What becomes of a conversation's scored turns: batches, cache, sampling, measures, plan, doctor."""
+"""What becomes of scored turns: batches, cache, sampling, measures, the library, plan, doctor."""
 
 import dataclasses
 import io
