@@ -99,11 +99,14 @@ SPECIAL = sorted(
 )
 
 
-def tokenizer(template: str | None, *, add_eos: bool = False) -> PreTrainedTokenizerFast:
+def tokenizer(
+    template: str | None, *, add_eos: bool = False, merges: list[tuple[str, str]] | None = None
+) -> PreTrainedTokenizerFast:
     """Bytes as tokens, `<s>` and `</s>`, and every control token of the templates above."""
-    vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    raw = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges or [])]
+    vocab = {c: i for i, c in enumerate(letters)}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=merges or []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not merges)
     raw.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", extra_special_tokens=SPECIAL

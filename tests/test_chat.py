@@ -212,6 +212,21 @@ def test_a_teachers_text_stands_behind_the_prompt_as_it_is_and_is_learnt_alone()
     assert row.ids[: row.prompt_length] == encode_prompt(tokenizer, "chat", TALK[:-1])
 
 
+def test_prompt_and_answer_are_tokenised_apart_where_their_border_would_be_one_token():
+    # The prompt ends in a line break and the answer begins with one: together they are one token.
+    tokenizer = models.tokenizer(
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}{{ 'a\n' }}"
+        "{{ '\n' + m.content + eos_token + '\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'a\n' }}{% endif %}",
+        merges=[("Ċ", "Ċ")],
+    )
+    row = made(tokenizer, TALK)
+    assert row.ids[: row.prompt_length] == encode_prompt(tokenizer, "chat", TALK[:-1])
+    assert tokenizer.decode(row.ids) == "hia\n\nyes</s>\nmore?a\n\nno, never</s>"
+    # In the earlier turn the border is one token, which is the prompt's as much as the answer's.
+    assert learnt(tokenizer, row) == ["yes</s>", "\nno, never</s>"]
+
+
 def test_a_tokenizer_that_puts_a_space_before_texts_puts_none_before_an_answer():
     """Of SentencePiece's kind, as Llama 2's: the oracle is the text of the whole."""
     letters = [*"abcdefghijklmnopqrstuvwxyz:#.,\n", "▁"]

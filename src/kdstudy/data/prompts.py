@@ -358,7 +358,7 @@ def _conversation(
     body = behind(tokenizer, text[last.start : last.end])
     ids, whole = (*prompt, *body), ids_of(tokenizer, text[: last.end], begin=begin)
     if ids != whole:
-        contract.requireids_of(tokenizer.decode(ids), tokenizer.decode(whole), where)
+        contract.require_ids(tokenizer.decode(ids), tokenizer.decode(whole), where)
     spans = [_span(tokenizer, text, turn, prompt, begin) for turn in earlier]
     ids += (tokenizer.eos_token_id,) if last.open else ()
     spans = [*spans, (len(prompt), min(len(ids), max_length))] if spans else []
