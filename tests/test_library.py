@@ -49,7 +49,7 @@ def test_rows_that_do_not_fit_are_counted_and_too_many_are_refused(make, caplog)
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ([{"text": "Q: 1?"}], r"row 0 has text \(str\)[\s\S]*rename its columns"),
+        ([{"words": "Q: 1?"}], r"row 0 has words \(str\)[\s\S]*say what yours are called"),
         ([ROWS[0], {"prompt": "1?", "completion": None}], r"row 1 has prompt .*NoneType"),
         ([{"prompt": "1?", "completion": SPLIT[0]["completion"]}], "both texts or both lists"),
         ([{"messages": MESSAGES[0]["messages"][:1]}], "by user, not the assistant"),

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from kdstudy.engine.store import Store
     from kdstudy.study.plan import Stage
 
+Template = Annotated[
+    str,
+    typer.Option(help="auto (the tokenizer's own, else alpaca), alpaca, chat, reference, a text."),
+]
+TemplateArguments = Annotated[
+    str, typer.Option(metavar="JSON", help="For chat templates: '{\"enable_thinking\": false}'.")
+]
+
 
 def distill(
     student: Annotated[str, typer.Option(help="Model to train: Hub id, folder or zoo name.")],
@@ -46,6 +54,11 @@ def distill(
     ] = None,
     columns: Columns = None,
     seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
+    template: Template = "auto",
+    template_arguments: TemplateArguments = "{}",
+    loss_turns: Annotated[
+        str, typer.Option(help="Of a conversation, learn `all` answers or the `last`.")
+    ] = "all",
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a whole model, no adapter.")
     ] = False,
@@ -72,7 +85,10 @@ def distill(
             "learning_rate": learning_rate,
             "batch_size": batch_size,
             "max_length": max_length,
+            "loss_turns": loss_turns,
         },
+        template=template,
+        template_arguments=_arguments(template_arguments),
     )
     opened = Store(store)
     pins = opened.pins()
@@ -92,7 +108,8 @@ def evaluate(
         str | None, typer.Option(metavar="DIR", help="PEFT adapter to put on the model.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Items per benchmark, a seeded choice.")] = None,
-    template: Annotated[str, typer.Option(help="alpaca, chat, reference, or a text.")] = "alpaca",
+    template: Template = "auto",
+    template_arguments: TemplateArguments = "{}",
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 256,
     rule: Annotated[str, typer.Option(help="Extraction: corrected or reference.")] = "corrected",
     out: Annotated[
@@ -113,6 +130,7 @@ def evaluate(
         benchmarks=[name.strip() for name in benchmarks.split(",") if name.strip()],
         limit=limit,
         template=template,
+        template_arguments=_arguments(template_arguments),
         extraction=rule,
         generation={"max_new_tokens": max_new_tokens},
         text_generation={"max_new_tokens": max_new_tokens, "temperature": 1.0, "samples": 5},
@@ -132,6 +150,16 @@ def evaluate(
         print_json(found)
     else:
         _print_measured(found)
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as e:
+        raise InputError(f"--template-arguments: is not JSON ({e})") from e
+    if not isinstance(found, dict):
+        raise InputError("--template-arguments: is no JSON object", remedy='write {"name": value}')
+    return found
 
 
 def _single_study(**fields: Any) -> Any:

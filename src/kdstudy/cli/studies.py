@@ -216,6 +216,8 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
         )
     counts = {s: sum(r["status"] == s for r in rows) for s in ("hit", "miss", "not needed")}
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
+    for name, template in planned.prompts.items():
+        typer.echo(inert(f"prompts of {name}: {template}"))
     from kdstudy.study.protocols import differences
 
     for d in differences(planned.study):
@@ -231,6 +233,7 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
     return {
         "study": planned.study.model_dump(mode="json"),
         "protocol_differences": differences(planned.study),
+        "prompts": dict(planned.prompts),
         "stages": rows,
     }
 

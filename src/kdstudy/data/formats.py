@@ -184,7 +184,7 @@ def _plain(row: Mapping[str, Any], layout: Layout, where: str) -> tuple[Example 
         found = ", ".join(f"{name} is {_kind(row[name])}" for name in layout.needed)
         raise InputError(
             f"{where}: prompt and response must be text ({found})",
-            why="both texts, or of prompt and completion both lists of messages",
+            why="they are both texts or both lists of messages",
             remedy="correct the row or leave it out",
         )
     if is_null(context):

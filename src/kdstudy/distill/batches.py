@@ -34,10 +34,11 @@ class Weighing:
     normalisation: Normalisation = "tokens"
     group: int = 4
 
-    def scored(self, row: Encoded) -> range:
+    def scored(self, row: Encoded) -> Sequence[int]:
         """Return which tokens of a row are scored; position 0 has nothing before it."""
-        start = row.prompt_length if self.loss_tokens == "response" else 1
-        return range(max(1, start), len(row.ids) + (self.loss_tokens == "positions"))
+        if self.loss_tokens == "response":
+            return row.scored
+        return range(1, len(row.ids) + (self.loss_tokens == "positions"))
 
     def weights(self, rows: Sequence[Encoded]) -> tuple[list[float], int]:
         """Return the weight of each row's tokens, and what the weighted sum is divided by.
@@ -102,8 +103,9 @@ def collate(
     at = [weighing.scored(row) for row in rows]
     counts = torch.tensor([len(a) for a in at])
     ids = [list(row.ids) + [0] * (width - len(row.ids)) for row in rows]
-    targets = [i for row, a in zip(rows, at, strict=True) for i in (*row.ids, -1)[a.start : a.stop]]
-    positions = [p for a in at for p in range(a.start - 1, a.stop - 1)]
+    ended = [(*row.ids, -1) for row in rows]
+    targets = [ids[i] for ids, a in zip(ended, at, strict=True) for i in a]
+    positions = [p - 1 for a in at for p in a]
     seeds = [s + i for s, a in zip(noise_seeds, at, strict=True) for i in a] if noise_seeds else ()
     return Batch(
         texts=tuple(rows),

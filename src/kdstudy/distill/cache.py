@@ -46,7 +46,7 @@ class Origin:
     Attributes:
         teacher: The model's fingerprint.
         finetuned: Hash of the weights that its training in the study left; empty without.
-        template: Prompt template.
+        template: Prompt template, and whatever else decides how a row is put into ids.
         max_length: Limit on tokens of prompt and response.
         loss_tokens: Which positions are scored.
         dtype: The type the teacher computes in.
@@ -75,7 +75,8 @@ def clear(folder: Path) -> None:
 
 def row_key(row: Encoded, loss_tokens: LossTokens) -> str:
     """Return 32 hexadecimal digits: hash of the ids and of which of them are scored."""
-    digest = hashlib.sha256(f"{loss_tokens} {row.prompt_length} ".encode())
+    spans = "".join(f"{start}-{stop} " for start, stop in row.spans)
+    digest = hashlib.sha256(f"{loss_tokens} {row.prompt_length} {spans}".encode())
     digest.update(np.asarray(row.ids, dtype="<i8").tobytes())
     return digest.hexdigest()[:32]
 

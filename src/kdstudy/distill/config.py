@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.methods import Method, build
 from kdstudy.errors import InputError
@@ -70,6 +71,8 @@ class DistillConfig(TrainingArguments):
         max_length: Most tokens of prompt and completion; also bounds sampled text.
         max_truncated_share: Refuse to train when a larger share of rows does not fit.
         loss_tokens: `response`, `all` or `positions`.
+        loss_turns: `all`: every turn of the assistant in a conversation; `last`: the last alone.
+        template_arguments: What the chat template is handed, such as `{"enable_thinking": False}`.
         normalisation: `tokens`, `sequences` or `micro_batches`.
         normalisation_group: Rows of a group for `micro_batches`.
         teacher_cache: `memory`: compute the teacher's hidden states on the dataset once and keep
@@ -94,6 +97,8 @@ class DistillConfig(TrainingArguments):
     max_length: int = 1024
     max_truncated_share: float = 0.1
     loss_tokens: Literal["response", "all", "positions"] = "response"
+    loss_turns: Literal["all", "last"] = "all"
+    template_arguments: dict | None = None
     normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
     normalisation_group: int = 4
     teacher_cache: Literal["memory", "off"] = "memory"
@@ -138,6 +143,22 @@ class DistillConfig(TrainingArguments):
     def given_fields(self) -> dict[str, object]:
         """Return the fields of a method that were set."""
         return {k: getattr(self, k) for k in _OF_METHOD if getattr(self, k) is not None}
+
+    def chats(self) -> PromptFormat:
+        """Return how conversations become rows.
+
+        Raises:
+            InputError: A field has another value than those it may have.
+        """
+        if self.loss_turns not in ("all", "last"):
+            raise InputError(
+                f"DistillConfig: loss_turns is {self.loss_turns!r}", remedy="set it to all or last"
+            )
+        return PromptFormat(
+            template="chat",
+            arguments=self.template_arguments or {},
+            loss_turns=self.loss_turns,
+        )
 
     def weighing(self, method: Method) -> Weighing:
         """Return what is scored and how the sum is normalised."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import Encoded
+from kdstudy.data.tokenise import plain_ids
 from kdstudy.distill.methods import Method
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import sample
@@ -21,7 +22,9 @@ def rewritten(
     seeds: Sequence[int],
     eos_ids: Sequence[int],
 ) -> list[Encoded]:
-    """Return the rows with the student's own responses, LoRA dropout off meanwhile.
+    """Return the rows with the student's own last responses, LoRA dropout off meanwhile.
+
+    Of a conversation nothing else is scored then: the answers before are not the student's.
 
     Args:
         student: Writes; its mode is afterwards what it was.
@@ -57,6 +60,11 @@ def rewritten(
 
 
 def _retokenised(row: Encoded, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    text = tokenizer.decode(row.ids, skip_special_tokens=True)
-    ids = tuple(tokenizer(text)["input_ids"][:max_length])
+    prompt = row.ids[: row.prompt_length]
+    if plain_ids(tokenizer, tokenizer.decode(prompt, skip_special_tokens=True)) != prompt:
+        # The text would lose the prompt's own control tokens, such as a chat template's.
+        text = tokenizer.decode(row.ids[row.prompt_length :], skip_special_tokens=True)
+        ids = (*prompt, *tokenizer(text, add_special_tokens=False)["input_ids"])[:max_length]
+        return Encoded(ids, row.prompt_length)
+    ids = plain_ids(tokenizer, tokenizer.decode(row.ids, skip_special_tokens=True))[:max_length]
     return Encoded(ids, min(row.prompt_length, len(ids)))

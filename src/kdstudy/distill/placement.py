@@ -218,11 +218,18 @@ def _origin(
     return Origin(
         teacher=config["teacher"]["fingerprint"],
         finetuned=_weights(finished) if finished else "",
-        template=config["template"],
+        template=_template(config),
         max_length=settings["max_length"],
         loss_tokens=settings["loss_tokens"],
         dtype=str(load.dtype(settings["precision"])),
     )
+
+
+def _template(config: Mapping[str, Any]) -> str:
+    """Return all that decides how a row is put into ids, as one text."""
+    turns = config.get("loss_turns") or config.get("train", {}).get("loss_turns", "all")
+    more = [config.get("template_arguments", {}), config.get("template_date", ""), turns]
+    return json.dumps([config["template"], *more], sort_keys=True)
 
 
 def _weights(finished: Path) -> str:

@@ -17,7 +17,7 @@ from kdstudy.analyze.collapse import (
     reader,
     signs,
 )
-from kdstudy.data.prompts import Encoded
+from kdstudy.data.prompts import Encoded, PromptFormat
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.rows import encode_rows
 from kdstudy.errors import StageError
@@ -53,7 +53,7 @@ class Row:
 def choose(
     examples: Iterable[Example],
     tokenizer: PreTrainedTokenizerBase,
-    template: str,
+    template: str | PromptFormat,
     max_length: int,
     teacher_text: Mapping[str, Generation] | None,
     most: int,

@@ -3,11 +3,12 @@
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from kdstudy.data.prompts import Encoded, encode
+from kdstudy.data.formats import REMEDY, to_example
+from kdstudy.data.prompts import BARE, Encoded, PromptFormat, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.records import Example, Generation
 
@@ -34,30 +35,31 @@ class Rows:
 def encode_rows(
     examples: Iterable[Example],
     tokenizer: PreTrainedTokenizerBase,
-    template: str,
+    template: str | PromptFormat,
     max_length: int,
     teacher_text: Mapping[str, Generation] | None = None,
 ) -> Rows:
     """Return examples as training rows, with the teacher's text in the response's place if given.
 
     A teacher's empty text teaches nothing and is dropped. One that hit its token budget is kept
-    without an end-of-sequence token: to end it there would teach the student to stop mid-sentence.
-    Both are counted.
+    without an end: to end it there would teach the student to stop mid-sentence. Both are counted.
+    Of a conversation a teacher writes the last answer, and that alone is learnt then.
 
     Args:
         examples: Corpus rows.
         tokenizer: The student's.
-        template: Prompt template.
+        template: How prompts are made.
         max_length: Limit on tokens of prompt and response.
         teacher_text: Teacher's text by example id; None trains on the corpus.
 
     Raises:
+        InputError: The template cannot render a row.
         StageError: The teacher wrote nothing for an example.
     """
     rows: list[Encoded] = []
     truncated = unended = dropped = 0
     for example in examples:
-        response, ended = example.response, True
+        written = None
         if teacher_text is not None:
             if example.id not in teacher_text:
                 raise StageError(
@@ -65,49 +67,46 @@ def encode_rows(
                     why="the student would be trained on fewer rows than the other methods",
                     remedy="generate the teacher's text for this corpus again",
                 )
-            written = teacher_text[example.id]
-            response, ended = written.completion, written.stop == "eos"
-        blank = teacher_text is not None and not response.strip()
+            written = _written(teacher_text[example.id])
         row = None
-        if not blank:
-            row = encode(
-                tokenizer,
-                template,
-                example.instruction,
-                response,
-                max_length,
-                context=example.context,
-            )
+        if written is None or written[0].strip():
+            row = row_of(tokenizer, template, example, max_length, written=written)
         if row is None:
             dropped += 1
             continue
         truncated += row.truncated
-        unended += not ended
-        if not ended and not row.truncated:
-            row = Encoded(row.ids[:-1], row.prompt_length)
+        unended += written is not None and written[1] == "cut"
         rows.append(row)
     return Rows(rows=tuple(rows), truncated=truncated, unended=unended, dropped=dropped)
+
+
+def _written(made: Generation) -> tuple[str, Literal["ended", "cut"]]:
+    if made.stop == "eos":
+        return made.completion, "ended"
+    # A budget may end inside a character, which no tokenizer would give back.
+    return made.completion.rstrip("\ufffd"), "cut"
 
 
 def encode_dataset(
     dataset: Iterable[Mapping[str, Any]] | Sequence[Encoded],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    chats: PromptFormat | None = None,
 ) -> Rows:
     """Return a dataset's rows.
 
-    A row is `{"prompt": ..., "completion": ...}`, both texts or both lists of messages, or
-    `{"messages": [...]}`, whose last message is the completion. Messages go through the
-    tokenizer's chat template. An end-of-sequence token follows every completion. Rows that are
-    encoded already pass as they are.
+    A row is in one of the layouts of `data.formats`. Conversations go through the tokenizer's chat
+    template, which ends every turn; behind a text comes one end-of-sequence token. A row in which
+    there is nothing to learn is counted as dropped. Rows that are encoded already pass as they are.
 
     Args:
         dataset: A `datasets.Dataset`, or anything that yields such rows.
         tokenizer: The student's.
         max_length: Limit on tokens of prompt and completion.
+        chats: Arguments of the chat template, and which turns of a conversation are learnt.
 
     Raises:
-        InputError: A row has another format, or there is no chat template.
+        InputError: A row has another format, there is no chat template, or it cannot render a row.
     """
     if isinstance(dataset, Mapping | str):
         names = f" of {', '.join(map(str, dataset))}" if isinstance(dataset, Mapping) else ""
@@ -120,7 +119,7 @@ def encode_dataset(
     for number, given in enumerate(dataset):
         row = given
         if not isinstance(row, Encoded):
-            row = _encode_one(given, tokenizer, max_length, number)
+            row = _encode_one(given, tokenizer, max_length, number, chats)
         if row is None:
             dropped += 1
             continue
@@ -141,6 +140,7 @@ def read_dataset(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     max_truncated_share: float,
+    chats: PromptFormat | None = None,
 ) -> Rows:
     """Return a dataset's rows as `encode_dataset` does, none for None, and say what was lost.
 
@@ -149,7 +149,7 @@ def read_dataset(
     """
     if dataset is None:
         return Rows(rows=(), truncated=0, unended=0, dropped=0)
-    found = encode_dataset(dataset, tokenizer, max_length)
+    found = encode_dataset(dataset, tokenizer, max_length, chats)
     require_enough({name: found}, max_length, max_truncated_share)
     # A share of 1 says that they have been counted elsewhere, or that nobody minds.
     if found.truncated + found.dropped and max_truncated_share < 1:
@@ -161,56 +161,41 @@ def read_dataset(
 
 
 def _encode_one(
-    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, number: int
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    number: int,
+    chats: PromptFormat | None,
 ) -> Encoded | None:
-    prompt, completion = _prompt_and_completion(row, number)
-    if isinstance(prompt, str):
-        return encode(tokenizer, "{instruction}", prompt, completion, max_length)
-    if not getattr(tokenizer, "chat_template", None):
+    where = f"row {number}"
+    example = _example(row, where)
+    if example is None:
+        return None
+    if example.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(
-            f"row {number} holds messages, and the tokenizer has no chat template",
+            f"{where} holds messages, and the tokenizer has no chat template",
             why="nothing says how messages become text",
             remedy="set tokenizer.chat_template, or give prompt and completion as texts",
         )
-    return encode(tokenizer, "chat", prompt, completion, max_length)
+    # A text is a prompt already: its control tokens are those of whoever wrote it.
+    template = "chat" if example.chat else BARE
+    made = dataclasses.replace(chats or PromptFormat(), template=template)
+    return row_of(tokenizer, made, example, max_length, where=where)
 
 
-def _prompt_and_completion(row: Any, number: int) -> tuple[str | list[dict[str, str]], str]:
-    """Return a row's prompt, a text or messages, and the text of its completion."""
+def _example(row: Any, where: str) -> Example | None:
+    """Return a row of a dataset, or None where there is nothing to learn in it."""
     if not isinstance(row, Mapping):
-        raise InputError(
-            f"row {number} is a {type(row).__name__}",
-            remedy='give each row as {"prompt": ..., "completion": ...} or {"messages": [...]}',
-        )
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if row.get("messages"):
-        *prompt, last = row["messages"]
-        completion = [last]
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return prompt, completion
-    if not (isinstance(prompt, list) and isinstance(completion, list) and len(completion) == 1):
-        found = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
-        raise InputError(
-            f"row {number} has {found}",
-            why="a row needs prompt and completion, both texts or both lists of messages (one in "
-            "the completion), or messages",
-            remedy='rename its columns: {"prompt": ..., "completion": ...} or {"messages": [...]}',
-        )
-    last = completion[0]
-    if last["role"] != "assistant":
-        raise InputError(
-            f"row {number}: its last message is by {last['role']}, not the assistant",
-            why="the student learns the assistant's words",
-            remedy="drop what follows the assistant's last message",
-        )
-    if not prompt or not isinstance(last.get("content"), str):
-        problem = "its last message is no text" if prompt else "nothing precedes its only message"
-        raise InputError(
-            f"row {number}: {problem}",
-            why="the student learns to answer a prompt with text",
-            remedy="leave such rows out",
-        )
-    return prompt, last["content"]
+        raise InputError(f"{where} is a {type(row).__name__}", remedy=REMEDY)
+    found = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
+    try:
+        example, reason = to_example(row, where)
+    except InputError as e:
+        why = f"{e.what}; {e.why}" if e.why else e.what
+        raise InputError(f"{where} has {found}", why=why, remedy=e.remedy) from e
+    if example is None and reason == "empty conversation":
+        raise InputError(f"{where} has {found}", why=reason, remedy="leave such rows out")
+    return example
 
 
 def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_share: float) -> None:

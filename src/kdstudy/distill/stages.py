@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
+from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import methods, placement, probe
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
@@ -27,11 +28,11 @@ _METHOD: TypeAdapter = TypeAdapter(schema.Method)
 def train(work: Work) -> str:
     """Train one student: `adapter/` (LoRA) or `model/` (full), and `training.json`.
 
-    Config: `method`, `train`, `template`, `seed`, `student` {name, fingerprint}, and `teacher`
-    {name, fingerprint} for a method with one. Inputs: `corpus` (train.parquet and
-    validation.parquet), `teacher` (its finished train stage; without it the teacher is used as it
-    is), `teacher_text` (generations.parquet, for seqkd). Aids: `teacher_cache`. Local: `models`
-    {role: `resolve.Resolved.local`}, and `train`, the fields of
+    Config: `method`, `train`, `template`, `template_date` and perhaps `template_arguments`, `seed`,
+    `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
+    `corpus` (train.parquet and validation.parquet), `teacher` (its finished train stage; without it
+    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd). Aids:
+    `teacher_cache`. Local: `models` {role: `resolve.Resolved.local`}, and `train`, the fields of
     `schema.Train` that change no bytes.
 
     Returns:
@@ -86,9 +87,9 @@ def train(work: Work) -> str:
 def teacher_cache(work: Work) -> str:
     """Cache a teacher on the corpus, or find that it does not fit: `placement.json` says which.
 
-    Config: `teacher` {name, fingerprint}, `template`, `max_length`, `loss_tokens`, `precision`,
-    `mode` (`auto` or `disk`). Inputs: `corpus`, and `teacher` as for `train`. Local: `models` as
-    for `train`, and `rows_per_pass`.
+    Config: `teacher` {name, fingerprint}, `template` and what goes with it as for `train`,
+    `max_length`, `loss_tokens`, `loss_turns`, `precision`, `mode` (`auto` or `disk`). Inputs:
+    `corpus`, and `teacher` as for `train`. Local: `models` as for `train`, and `rows_per_pass`.
 
     Returns:
         A line with the sizes.
@@ -112,12 +113,17 @@ def _text(
         part: encode_rows(
             read_records(work.inputs["corpus"] / f"{part}.parquet", Example),
             tokenizer,
-            work.config["template"],
+            _format(work),
             max_length,
             teacher_text,
         )
         for part in ("train", "validation")
     }
+
+
+def _format(work: Work) -> PromptFormat:
+    # The turns that are learnt are a field of training; a cache, which has no other, names it.
+    return PromptFormat.of({**work.config, **work.config.get("train", {})})
 
 
 def _teacher_text(work: Work) -> dict[str, Generation]:
@@ -139,7 +145,7 @@ def _probe(
     rows = probe.choose(
         read_records(work.inputs["corpus"] / "validation.parquet", Example),
         tokenizer,
-        work.config["template"],
+        _format(work),
         settings.max_length,
         written,
         settings.probe_rows,

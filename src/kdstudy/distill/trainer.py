@@ -396,4 +396,5 @@ class DistillTrainer(Trainer):
 
 
 def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:
-    return read_dataset(name, dataset, tokenizer, args.max_length, args.max_truncated_share)
+    limits = args.max_length, args.max_truncated_share
+    return read_dataset(name, dataset, tokenizer, *limits, args.chats())

@@ -141,7 +141,11 @@ def template(patient: Patient) -> Iterator[Finding]:
             )
     if fine and here:
         starts = sorted({m.bos for m in here if m.bos})
-        what = f"{patient.study.template}; before the prompt: {', '.join(starts) or 'nothing'}"
+        used = patient.study.template
+        if used == "auto":
+            used = ", ".join(f"{m.name} {'chat' if m.chat else 'alpaca'}" for m in here)
+            used += " (auto: the tokenizer's own where it has one)"
+        what = f"{used}; before the prompt: {', '.join(starts) or 'nothing'}"
         yield Finding(level="ok", check="template", what=what)
 
 

@@ -35,6 +35,39 @@ def parity(patient: Patient) -> Iterator[Finding]:
             )
 
 
+def contract(patient: Patient) -> Iterator[Finding]:
+    """Every row is what its template makes of it, and writes no control token of its own."""
+    for text in patient.texts:
+        names = ", ".join(text.models)
+        if text.refusal is not None:
+            said = text.refusal
+            yield Finding(
+                level="error",
+                check="contract",
+                what=f"{names}: `run` refuses {text.refused} of {many(text.rows, 'row')}; the "
+                f"first: {said.what}",
+                why=said.why,
+                remedy=said.remedy,
+            )
+        elif text.rows:
+            yield Finding(
+                level="ok",
+                check="contract",
+                what=f"{names}: prompt and answer are what the template makes of the whole row "
+                f"({many(text.rows, 'row')})",
+            )
+        if text.written:
+            yield Finding(
+                level="note",
+                check="contract",
+                what=f"{names}: {text.written} of {many(text.rows, 'row')} write control tokens "
+                "out",
+                why="they are read as text, not as tokens; only the template writes those",
+                remedy="nothing, if they are text; else give such rows as messages, or with "
+                "template: '{instruction}'",
+            )
+
+
 def masks(patient: Patient) -> Iterator[Finding]:
     """What the loss sees, shown on three rows."""
     for text in patient.texts:

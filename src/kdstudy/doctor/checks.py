@@ -15,6 +15,7 @@ CHECKS: tuple[Check, ...] = (
     check_models.endings,
     check_models.template,
     check_text.parity,
+    check_text.contract,
     check_text.masks,
     check_text.truncation,
     check_text.unknown,

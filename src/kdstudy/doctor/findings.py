@@ -21,11 +21,15 @@ class Span:
         part: What happens to it.
         text: The text, as decoded from the very ids.
         tokens: How many tokens it has.
+        pieces: The text of each token; empty where the tokens are not the point.
+        ends: The last of them ends an answer.
     """
 
     part: Part
     text: str
     tokens: int
+    pieces: tuple[str, ...] = ()
+    ends: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

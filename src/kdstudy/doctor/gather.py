@@ -302,7 +302,6 @@ class _Examination:
         )  # fmt: skip
 
     def _probe(self, model: _Model, taught: Mapping[str, Any], found: Any) -> None:
-        from kdstudy.data.prompts import encode_prompt
         from kdstudy.doctor import probe, text
 
         probe.forget()
@@ -311,10 +310,8 @@ class _Examination:
         if not (train and held_out):
             raise InputError("no row leaves room for a response", remedy="raise train.max_length")
         asked = [e for items in self.items.values() for e in items] or self.rows[1]
-        prompts = [
-            encode_prompt(model.tokenizer, self.study.template, e.instruction, context=e.context)
-            for e in asked[:: max(1, len(asked) // 128)]
-        ]
+        some = asked[:: max(1, len(asked) // 128)]
+        prompts = [text.prompt(self.study, model.tokenizer, e) for e in some]
         subject = probe.Subject(
             local=model.resolved.local(),
             tokenizer=model.tokenizer,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from kdstudy.doctor.findings import Shown
+from kdstudy.errors import InputError
 from kdstudy.study.plan import Plan, Stage
 from kdstudy.study.schema import Study
 
@@ -122,6 +123,9 @@ class TextFacts:
         unknown: Tokens that stand for something the vocabulary lacks, and `tokens` of all.
         tokens: Tokens of all rows, and how many of them are scored.
         scored: Scored tokens of all rows.
+        refused: Rows that the template cannot render as it stands, and `refusal`, what is said of
+            the first.
+        written: Rows with control tokens written out as text.
         unparted: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
         prompts: Mean tokens of a prompt, per benchmark.
@@ -136,6 +140,9 @@ class TextFacts:
     unknown: int
     tokens: int
     scored: int
+    refused: int = 0
+    refusal: InputError | None = None
+    written: int = 0
     unparted: int = 0
     needed: int = 0
     prompts: Mapping[str, float] = dataclasses.field(default_factory=dict)

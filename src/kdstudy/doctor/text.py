@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from kdstudy.data.prompts import Encoded, encode_prompt
+from kdstudy.data import chat
+from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, encode_prompt, row_of
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.rows import encode_rows
 from kdstudy.doctor.findings import Shown, Span
 from kdstudy.doctor.patient import TextFacts
+from kdstudy.errors import InputError
 from kdstudy.records import Example
 from kdstudy.study.schema import Study
 
@@ -34,30 +36,73 @@ def read(
         rows: Corpus rows; the first `ROWS` are encoded.
         benchmarks: Items by benchmark.
     """
-    rows, template = rows[:ROWS], study.template
-    whole = {e.id: encode_rows([e], tokenizer, template, _NO_LIMIT).rows[0] for e in rows}
+    made = prompt_format(study)
+    whole, refusals = _whole(made, tokenizer, rows[:ROWS])
+    rows = [e for e in rows[:ROWS] if e.id in whole]
     kept = _kept(study, tokenizer, rows)
-    asked = {
-        e.id: encode_prompt(tokenizer, template, e.instruction, context=e.context) for e in rows
-    }
+    prompted = {e.id: prompt(study, tokenizer, e) for e in rows}
     weighing = Weighing(loss_tokens=study.train.loss_tokens)
     lengths = sorted(len(row.ids) for row in whole.values())
     masks = [_mask(tokenizer, e, row, whole[e.id], weighing) for e, row in _telling(kept)]
-    prompts = {n: _mean_prompt(tokenizer, template, items) for n, items in benchmarks.items()}
+    prompts = {n: _mean_prompt(study, tokenizer, items) for n, items in benchmarks.items()}
     return TextFacts(
         models=tuple(models),
-        rows=len(rows),
+        rows=len(rows) + len(refusals),
         cut=sum(row.truncated for _, row in kept),
         dropped=len(rows) - len(kept),
         unknown=_unknown(tokenizer, list(whole.values())),
         tokens=sum(len(row.ids) for _, row in kept),
         scored=sum(len(weighing.scored(row)) for _, row in kept),
-        unparted=sum(row.ids[: row.prompt_length] != asked[e.id] for e, row in kept),
-        needed=lengths[int(0.99 * len(lengths))],
+        refused=len(refusals),
+        refusal=refusals[0] if refusals else None,
+        written=0 if study.template == BARE else _writing(tokenizer, rows),
+        unparted=sum(
+            row.ids[: row.prompt_length] != prompted[e.id]
+            for e, row in kept
+            # A conversation that is too long is learnt up to an earlier answer.
+            if row.prompt_length == whole[e.id].prompt_length
+        ),
+        needed=lengths[int(0.99 * len(lengths))] if lengths else 0,
         prompts=prompts,
-        parity=_parity(tokenizer, kept[0][1], asked[kept[0][0].id]) if kept else None,
+        parity=_parity(tokenizer, kept[0][1], prompted[kept[0][0].id]) if kept else None,
         masks=tuple(masks),
     )
+
+
+def prompt_format(study: Study) -> PromptFormat:
+    """Return how the study makes prompts."""
+    return PromptFormat(
+        template=study.template,
+        arguments=study.template_arguments,
+        loss_turns=study.train.loss_turns,
+    )
+
+
+def prompt(study: Study, tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[int, ...]:
+    """Return the ids that a model is asked an example in."""
+    question, _ = asked(example)
+    return encode_prompt(tokenizer, prompt_format(study), **question)
+
+
+def _whole(
+    made: PromptFormat, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
+) -> tuple[dict[str, Encoded], list[InputError]]:
+    """Return rows without a limit on their length, and what is said of those that are refused."""
+    found: dict[str, Encoded] = {}
+    refusals: list[InputError] = []
+    for example in rows:
+        try:
+            found[example.id] = row_of(tokenizer, made, example, _NO_LIMIT)
+        except InputError as e:
+            refusals.append(e)
+    return found, refusals
+
+
+def _writing(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> int:
+    """Return how many rows write control tokens out, an end at the end of an answer aside."""
+    voice = chat.voice(tokenizer, {})
+    texts = ((e.chat or f"{e.question} {voice.unended(e.response)}") for e in rows)
+    return sum(bool(voice.control.search(text)) for text in texts)
 
 
 def _kept(
@@ -65,8 +110,9 @@ def _kept(
 ) -> list[tuple[Example, Encoded]]:
     """Return the rows that leave room for a response, as training reads them."""
     limit = study.train.max_length
-    found = [(e, encode_rows([e], tokenizer, study.template, limit).rows) for e in rows]
-    return [(e, row[0]) for e, row in found if row]
+    made = prompt_format(study)
+    found = [(e, row_of(tokenizer, made, e, limit)) for e in rows]
+    return [(e, row) for e, row in found if row]
 
 
 def _unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> int:
@@ -82,17 +128,16 @@ def encoded(
     study: Study, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
 ) -> list[Encoded]:
     """Return rows as the study trains on them; those without room for a response are left out."""
-    return list(encode_rows(rows, tokenizer, study.template, study.train.max_length).rows)
+    made, limit = prompt_format(study), study.train.max_length
+    rows = [e for e in rows if e.id in _whole(made, tokenizer, [e])[0]]
+    return list(encode_rows(rows, tokenizer, made, limit).rows)
 
 
 def _mean_prompt(
-    tokenizer: PreTrainedTokenizerBase, template: str, items: Sequence[Example]
+    study: Study, tokenizer: PreTrainedTokenizerBase, items: Sequence[Example]
 ) -> float:
     some = items[:: max(1, len(items) // _PROMPTS)]
-    lengths = [
-        len(encode_prompt(tokenizer, template, e.instruction, context=e.context)) for e in some
-    ]
-    return sum(lengths) / len(lengths)
+    return sum(len(prompt(study, tokenizer, e)) for e in some) / len(some)
 
 
 def _parity(
@@ -126,21 +171,35 @@ def _mask(
 ) -> Shown:
     # One position may be scored behind the text's end (`positions`); it has no token to show.
     scored = weighing.scored(row)
-    start = scored.start
-    pieces = [
-        ("prompt", row.ids[:start]),
-        ("scored", row.ids[start:]),
-        ("cut", whole.ids[len(row.ids) :]),
-    ]
+    parts = ["prompt"] * len(row.ids) + ["cut"] * (len(whole.ids) - len(row.ids))
+    for i in scored:
+        if i < len(row.ids):
+            parts[i] = "scored"
+    starts = [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
+    stops = [*starts[1:], len(parts)]
+    ids = row.ids + whole.ids[len(row.ids) :]
+    pieces = [(parts[a], ids[a:b]) for a, b in zip(starts, stops, strict=True)]
     title = f"row {example.id}: {len(row.ids)} of {len(whole.ids)} tokens kept, "
-    return Shown(title=title + f"{len(scored)} scored", spans=_spans(tokenizer, pieces))
+    shown = _spans(tokenizer, pieces, apart=True)
+    return Shown(title=title + f"{len(scored)} scored", spans=shown)
 
 
 def _spans(
-    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[tuple[str, tuple[int, ...]]]
+    tokenizer: PreTrainedTokenizerBase,
+    pieces: Sequence[tuple[str, tuple[int, ...]]],
+    apart: bool = False,
 ) -> tuple[Span, ...]:
+    ends = {tokenizer.eos_token_id, *chat.end_ids(tokenizer)}
     return tuple(
-        Span(part=part, text=decode(tokenizer, ids), tokens=len(ids)) for part, ids in pieces if ids
+        Span(
+            part=part,
+            text=decode(tokenizer, ids),
+            tokens=len(ids),
+            pieces=tuple(decode(tokenizer, [i]) for i in ids) if apart else (),
+            ends=apart and part == "scored" and ids[-1] in ends,
+        )
+        for part, ids in pieces
+        if ids
     )
 
 

@@ -12,6 +12,7 @@ from kdstudy.doctor.findings import EXIT_CODES, LEVELS, Finding, Level, Part, Sh
 
 _STYLES: dict[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 _PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red"}
+_END = "bold magenta"
 _INDENT = 10
 _IDS = 12
 
@@ -44,9 +45,15 @@ def document(name: str, findings: Sequence[Finding]) -> dict[str, Any]:
         "worst": level,
         "exit_code": EXIT_CODES[level],
         "findings": [
-            {k: v for k, v in dataclasses.asdict(f).items() if k != "lines"} for f in findings
+            {k: v for k, v in dataclasses.asdict(f, dict_factory=_written).items() if k != "lines"}
+            for f in findings
         ],
     }
+
+
+def _written(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a part of a finding without what says nothing of a stretch of text."""
+    return {k: v for k, v in fields if v or k not in ("pieces", "ends")}
 
 
 def clean(text: str) -> str:
@@ -69,8 +76,16 @@ def _show_text(shown: Shown, console: Console) -> None:
     console.print(Text(f"  {shown.title}{ids}", style="bold"))
     for span in shown.spans:
         # The words say what the colours say, for eyes and places without them.
-        console.print(Text(f"    {span.part}, {span.tokens} tokens:", style="italic"))
-        for line in clean(span.text).split("\n"):
-            body = textwrap.wrap(line, console.width - 6, drop_whitespace=False) or [""]
-            for part in body:
-                console.print(Text(f"      {part}".rstrip(), style=_PARTS[span.part]))
+        end = f", the last, {clean(span.pieces[-1])}, ends the answer" if span.ends else ""
+        console.print(Text(f"    {span.part}, {span.tokens} tokens{end}:", style="italic"))
+        # A bar between tokens; a line break stays one.
+        lines = [
+            part
+            for line in clean("│".join(span.pieces) or span.text).split("\n")
+            for part in textwrap.wrap(line, console.width - 6, drop_whitespace=False) or [""]
+        ]
+        for number, line in enumerate(lines, start=1):
+            text = Text(f"      {line}".rstrip(), style=_PARTS[span.part])
+            if span.ends and number == len(lines):
+                text.stylize(_END, max(0, len(text) - len(clean(span.pieces[-1]))))
+            console.print(text)

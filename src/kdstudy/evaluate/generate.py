@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from kdstudy.data.prompts import encode_prompt
+from kdstudy.data.prompts import PromptFormat, asked, encode_prompt
 from kdstudy.errors import StageError
 from kdstudy.evaluate import vllm
 from kdstudy.models import memory
@@ -33,7 +33,7 @@ def generate(
     model: Model | vllm.Vllm,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
-    template: str,
+    template: str | PromptFormat,
     settings: schema.Generation,
     *,
     done: Collection[Key] = (),
@@ -50,7 +50,7 @@ def generate(
             and rounds otherwise.
         tokenizer: The model's.
         items: What to answer.
-        template: Prompt template, as in training.
+        template: How prompts are made, as in training.
         settings: How to decode. With `batch_size` None each batch is as large as memory allows for
             its own longest prompt (`memory.rows_together`).
         done: Generations that exist already.
@@ -84,7 +84,7 @@ def generate_to(
     model: Model | vllm.Vllm,
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
-    template: str,
+    template: str | PromptFormat,
     settings: schema.Generation,
     *,
     progress: Progress = silent,
@@ -176,7 +176,7 @@ def _halved(batch: _Todo, settings: schema.Generation) -> int:
 def _todo(
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
-    template: str,
+    template: str | PromptFormat,
     settings: schema.Generation,
     done: Collection[Key],
 ) -> _Todo:
@@ -185,9 +185,9 @@ def _todo(
         keys = [(name, example.id, number) for number in range(settings.samples)]
         missing = [key for key in keys if key not in done]
         if missing:
-            prompt = encode_prompt(
-                tokenizer, template, example.instruction, context=example.context
-            )
+            question, _ = asked(example)
+            where = f"{name} {example.id}"
+            prompt = encode_prompt(tokenizer, template, **question, where=where)
             todo += [(key, prompt) for key in missing]
     return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)
 

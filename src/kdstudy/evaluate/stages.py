@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdstudy.data.prompts import PromptFormat, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.fidelity import pair
@@ -137,10 +138,10 @@ def compare(work: Work) -> str:
 def token_fidelity(work: Work) -> str:
     """Compare two systems token by token on validation rows: `tokens.parquet`, `tokens.json`.
 
-    Config: `model` and `reference_model` {name, fingerprint}, `template`, `max_length`,
-    `precision`, and `rows`, how many validation rows to read (None for all). Inputs: `corpus`, and
-    `system` and `reference`, finished train stages; without one the model is used as it is. Local:
-    `models` {role: `resolve.Resolved.local`}.
+    Config: `model` and `reference_model` {name, fingerprint}, `template` and what goes with it as
+    for `train`, `max_length`, `loss_turns`, `precision`, and `rows`, how many validation rows to
+    read (None for all). Inputs: `corpus`, and `system` and `reference`, finished train stages;
+    without one the model is used as it is. Local: `models` {role: `resolve.Resolved.local`}.
 
     Raises:
         InputError: The two have different tokenizers, or no row has room for a response.
@@ -235,7 +236,7 @@ def _generate(work: Work, examples: list[Example]) -> str:
             model,
             open_tokenizer(work.local["models"]["model"]),
             [(work.config["items"], example) for example in examples],
-            work.config["template"],
+            PromptFormat.of(work.config),
             settings,
             progress=work.progress,
         )
@@ -279,15 +280,10 @@ def _opened(work: Work, model: str, role: str) -> tuple[Any, Any]:
 
 def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]:
     """Return validation rows by id, encoded as for training, and how many leave no response."""
-    from kdstudy.data.prompts import encode
-
-    template, limit = work.config["template"], work.config["max_length"]
+    made, limit = PromptFormat.of(work.config), work.config["max_length"]
     examples = read_records(work.inputs["corpus"] / "validation.parquet", Example)
     examples = examples[: work.config["rows"]]
-    texts = [
-        encode(tokenizer, template, e.instruction, e.response, limit, context=e.context)
-        for e in examples
-    ]
+    texts = [row_of(tokenizer, made, e, limit) for e in examples]
     rows = [(e.id, text) for e, text in zip(examples, texts, strict=True) if text is not None]
     if not rows:
         raise InputError(

@@ -1,7 +1,7 @@
 """How alike two models' next-token distributions are on held-out text, and how calibrated.
 
-Both read the same text (teacher forcing) and are compared at every token of its response, the
-end-of-sequence token included. Softmax is float32 and over the vocabulary entries that both models
+Both read the same text (teacher forcing) and are compared at every token of its responses, the
+tokens that end them included. Softmax is float32 and over the vocabulary entries that both models
 have, in nats; sums are float64. Rows are the clusters of a bootstrap: tokens of one text depend on
 each other, so sums are kept per row.
 
@@ -90,7 +90,7 @@ def compare(
     found: dict[int, TokenRow] = {}
     for group in _groups(order, rows, student.device):
         texts = [rows[i][1] for i in group]
-        counts = [len(text.ids) - text.prompt_length for text in texts]
+        counts = [len(text.scored) for text in texts]
         ends = np.cumsum(counts)
         tokens = _tokens(student, teacher, texts, width)
         for i, stop, count in zip(group, ends, counts, strict=True):
@@ -172,7 +172,7 @@ def _places(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return row, position whose output predicts it and id of every response token; padded ids."""
     width = max(len(text.ids) for text in texts)
     ids = [list(text.ids) + [0] * (width - len(text.ids)) for text in texts]
-    at = [(b, p) for b, t in enumerate(texts) for p in range(t.prompt_length, len(t.ids))]
+    at = [(b, p) for b, t in enumerate(texts) for p in t.scored]
     rows_N, places_N = torch.tensor(at, dtype=torch.long).reshape(-1, 2).unbind(1)
     ids_BL = torch.tensor(ids)
     return rows_N, places_N - 1, ids_BL[rows_N, places_N], ids_BL

@@ -30,6 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as progress
 
+from kdstudy.data.chat import end_ids
 from kdstudy.errors import InputError, StageError
 from kdstudy.models.parts import Model, plain
 from kdstudy.models.resolve import fetch
@@ -90,11 +91,15 @@ def require_eos(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def eos_ids(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return every id that ends a completion: the tokenizer's, then the generation config's."""
+    """Return every id that ends a completion: the tokenizer's, the template's, the model's.
+
+    The template's is the token that its chat template ends an assistant's turn with; the model's
+    are those of its generation config.
+    """
     config = getattr(plain(model), "generation_config", None)
     more = getattr(config, "eos_token_id", None)
     more = [] if more is None else [more] if isinstance(more, int) else list(more)
-    return tuple(dict.fromkeys([tokenizer.eos_token_id, *more]))
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *end_ids(tokenizer), *more]))
 
 
 def load_model(

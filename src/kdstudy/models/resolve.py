@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.data.prompts import has_template
 from kdstudy.errors import InputError, KdstudyError, StageError
 from kdstudy.models import zoo
 
@@ -40,6 +41,7 @@ class Resolved:
         trust_remote_code: As the study says.
         files: Hash of every file that was hashed, with the state (`_state`) it was hashed in, by
             path; `fetch` holds the files against it.
+        chat: Its tokenizer has a chat template; None where it is not here yet.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Resolved:
     adapter: str | None = None
     trust_remote_code: bool = False
     files: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    chat: bool | None = None
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
@@ -93,6 +96,7 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
             vocabulary=_vocabulary(folder),
             folder=str(folder),
             files=own | files,
+            chat=has_template(folder),
             **common,
         )
     commit = _pin_hub(ref.model, ref.revision, pins)
@@ -102,6 +106,7 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         hub_id=ref.model,
         revision=commit,
         files=files,
+        chat=_cached_template(ref.model, commit),
         **common,
     )
 
@@ -342,6 +347,14 @@ def _ask_hub(model: str, revision: str | None) -> str:
     if not commit:
         raise InputError(f"{model}: the Hub names no commit for revision '{revision or 'main'}'")
     return commit
+
+
+def _cached_template(model: str, commit: str) -> bool | None:
+    """Return whether a Hub model has a chat template, if its tokenizer is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "tokenizer_config.json", revision=commit)
+    return has_template(Path(found).parent) if isinstance(found, str) else None
 
 
 def _cached_commit(model: str, revision: str | None) -> str | None:

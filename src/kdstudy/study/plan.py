@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdstudy.data import corpora
+from kdstudy.data.chat import DATE
 from kdstudy.evaluate import benchmarks
 from kdstudy.models.resolve import (
     Resolved,
@@ -75,6 +76,7 @@ class Plan:
         scored: Key of the score stage, by system label.
         results: Key of the results stage.
         report: Key of the report stage.
+        prompts: Which template each model is asked in, and why, by its name.
     """
 
     study: schema.Study
@@ -84,6 +86,7 @@ class Plan:
     scored: Mapping[str, str]
     results: str
     report: str
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make_plan(study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Plan:
@@ -123,7 +126,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._corpus_and_benchmarks()
-        for model in {m.name: m for m in (*self.students, *self.teachers)}.values():
+        for model in self._models():
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
         teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
         for seed in self.study.seeds:
@@ -140,6 +143,7 @@ class _Planner:
             scored=self.scored,
             results=results,
             report=report,
+            prompts={m.name: _prompts(self.study.template, m) for m in self._models()},
         )
 
     def _add(
@@ -187,6 +191,9 @@ class _Planner:
         fingerprint = benchmarks.from_file(path=path, **own).fingerprint(None)
         local = {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
+
+    def _models(self) -> list[Resolved]:
+        return list({m.name: m for m in (*self.students, *self.teachers)}.values())
 
     def _teacher_refs(self) -> list[tuple[Resolved, schema.ModelRef]]:
         return list(zip(self.teachers, self.study.teachers, strict=True))
@@ -236,7 +243,7 @@ class _Planner:
         config = {
             "method": method.model_dump(),
             "train": self.study.train.model_dump(exclude=_TRAIN_KNOBS),
-            "template": self.study.template,
+            **self._format(),
             "seed": system.seed,
             "student": _identity(model),
         }
@@ -265,8 +272,9 @@ class _Planner:
             return {}
         config = {
             "teacher": _identity(teacher),
-            "template": self.study.template,
+            **self._format(),
             "max_length": train.max_length,
+            "loss_turns": train.loss_turns,
             "loss_tokens": train.loss_tokens,
             "precision": train.precision,
             "mode": train.teacher_cache,
@@ -297,12 +305,18 @@ class _Planner:
             "model": _identity(model),
             "items": items,
             "generation": generation.model_dump(exclude=_GENERATION_KNOBS),
-            "template": self.study.template,
+            **self._format(),
             "precision": self.study.train.precision,
         }
         inputs = {"items": items_key} | ({"trained": trained} if trained else {})
         local = {"models": {"model": model.local()}, "batch_size": generation.batch_size}
         return self._add(kind, f"{label} on {items}", config, inputs, local)
+
+    def _format(self) -> dict[str, Any]:
+        """Return what decides how text becomes prompts; what `auto` means, a model's files say."""
+        made = {"template": self.study.template, "template_date": DATE}
+        given = self.study.template_arguments
+        return made | ({"template_arguments": given} if given else {})
 
     def _measure(self, system: System, model: Resolved, trained: str | None) -> None:
         """Generate on every benchmark and score."""
@@ -337,8 +351,9 @@ class _Planner:
         config = {
             "model": _identity(model),
             "reference_model": _identity(reference_model),
-            "template": self.study.template,
+            **self._format(),
             "max_length": self.study.train.max_length,
+            "loss_turns": self.study.train.loss_turns,
             "precision": self.study.train.precision,
             "rows": self.study.token_rows,
         }
@@ -379,3 +394,14 @@ def _identity(model: Resolved) -> dict[str, Any]:
     found = {"name": model.name, "fingerprint": model.fingerprint}
     # Only where it is on: what is recorded here is part of every key.
     return found | ({"trust_remote_code": True} if model.trust_remote_code else {})
+
+
+def _prompts(template: str, model: Resolved) -> str:
+    """Return the template that a model is asked in, and why."""
+    if template != "auto":
+        return f"{' '.join(template.split())[:40]} (template)"
+    if model.chat is None:
+        return "its chat template if it has one, else alpaca (auto; it is not here yet)"
+    if model.chat:
+        return "chat (auto: its tokenizer has a chat template)"
+    return "alpaca (auto: its tokenizer has no chat template)"

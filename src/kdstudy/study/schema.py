@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -52,6 +53,15 @@ __all__ = [
 
 
 _LARGEST = 2**32
+TEMPLATES = ("auto", "alpaca", "chat", "reference")
+"""Templates that have a name."""
+TAKEN = {
+    *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_dict"),
+    *("return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now"),
+    "sanitize_control_tokens",
+}
+"""Arguments of `apply_chat_template` that are not the template's."""
 
 
 Tracker = Literal[
@@ -142,6 +152,8 @@ class Train(Strict):
     loss_tokens: Literal["response", "all", "positions"] = "response"
     """Score the response's tokens; the prompt's as well (`train_on_inputs`); or every position,
     the one after the end included, where a divergence needs no target."""
+    loss_turns: Literal["all", "last"] = "all"
+    """Of a conversation: learn every turn of the assistant, or the last alone."""
     normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
     """`tokens`: the step's sum over its tokens. `sequences`: mean per sequence, then over rows.
     `micro_batches`: mean over each `normalisation_group` rows' tokens, then over groups."""
@@ -222,8 +234,11 @@ class Study(Strict):
     """Temperature, noise, task-unaware teacher."""
     seeds: list[Annotated[int, Field(ge=0, lt=_LARGEST)]] = Field(default=[0], min_length=1)
     """Training seeds of the students; teachers use the first."""
-    template: str = "alpaca"
-    """`alpaca`, `chat` (the tokenizer's own), `reference`, or a text with {instruction} in it."""
+    template: str = "auto"
+    """`auto` (the tokenizer's chat template where it has one, else Alpaca's prompt), `alpaca`,
+    `chat` (the tokenizer's own), `reference`, or a text with {instruction} in it."""
+    template_arguments: dict[str, Any] = {}
+    """What chat templates are handed, in training and evaluation: `{enable_thinking: false}`."""
     train: Train = Train()
     """Training."""
     generation: Generation = Generation()
@@ -253,11 +268,23 @@ class Study(Strict):
     @field_validator("template")
     @classmethod
     def _known_template(cls, value: str) -> str:
-        if value not in ("alpaca", "chat", "reference") and "{instruction}" not in value:
+        if value not in TEMPLATES and "{instruction}" not in value:
             raise ValueError(
-                f"'{value}' is no template; write alpaca, chat, reference, or a text with "
+                f"'{value}' is no template; write {', '.join(TEMPLATES)}, or a text with "
                 "{instruction} in it"
             )
+        return value
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _known_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = [k for k in value if k in TAKEN]
+        if taken:
+            raise ValueError(f"{', '.join(taken)} is not the study's to set; leave it out")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"holds what is neither text, number, list nor table ({e})") from e
         return value
 
     @model_validator(mode="after")
