@@ -1,6 +1,8 @@
 """Checks of the corpus, of what the tokenizers make of it, and of the benchmarks."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from kdstudy.doctor.findings import Finding, many
 from kdstudy.doctor.patient import Patient, TextFacts
@@ -138,8 +140,6 @@ def contamination(patient: Patient) -> Iterator[Finding]:
     """Test items that the corpus holds."""
     known = [b for b in patient.benchmarks if b.contaminated]
     clean = [b.name for b in known if not b.contaminated["masked"]]
-    ref = patient.study.corpus
-    corpus = ref.name or ref.path or "FILE"
     for b in known:
         held, masked, of = (b.contaminated[k] for k in ("normalised", "masked", "items"))
         if not masked:
@@ -152,13 +152,26 @@ def contamination(patient: Patient) -> Iterator[Finding]:
             why="a model that has seen a question may know its answer by heart"
             if held
             else "the same wording with other numbers makes a test easier",
-            remedy=f"see them, or get the corpus without them: kdstudy audit --corpus {corpus} "
-            f"--benchmarks {b.name} --list items.csv --out clean.jsonl",
+            remedy=f"see them, or get the corpus without them: {_audit(patient, b.name)}",
             facts={"benchmark": b.name, **b.contaminated},
         )
     if clean:
         what = f"the corpus holds no question of {', '.join(clean)}"
         yield Finding(level="ok", check="contamination", what=what)
+
+
+def _audit(patient: Patient, benchmark: str) -> str:
+    """Return the command that lists a benchmark's items in the corpus and writes it without them.
+
+    It names the study, which knows where corpus and benchmark are: their paths start there.
+    """
+    corpus = patient.study.corpus
+    # The clean rows are written in the corpus's own format, which its name must say.
+    ending = Path(corpus.path).suffix if corpus.path else ""
+    words = ["kdstudy", "audit", "--study", patient.path, "--benchmark", benchmark]
+    words += ["--list", "items.csv", "--out", f"clean{ending or '.jsonl'}"]
+    words += ["--data-dir", patient.data_dir] if patient.data_dir else []
+    return shlex.join(map(str, words))
 
 
 def benchmarks(patient: Patient) -> Iterator[Finding]:

@@ -55,7 +55,8 @@ def examine(path: Path, store: Path, data_dir: Path | None, seconds: float = SEC
     """
     study = read_study(path)
     root = Path(os.path.expanduser(store)).absolute()
-    return _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds)).patient()
+    found = _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds)).patient()
+    return dataclasses.replace(found, path=path, data_dir=data_dir)
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from kdstudy.doctor.findings import Shown
@@ -255,6 +256,8 @@ class Patient:
 
     Attributes:
         study: The study.
+        path: Its file.
+        data_dir: The folder of benchmark and corpus files that it is looked over with, or None.
         plan: Its plan; None where it cannot be planned (`troubles` says why).
         todo: Stages that are missing.
         models, corpus, texts, benchmarks: What was found out; empty where that failed.
@@ -266,6 +269,8 @@ class Patient:
     """
 
     study: Study
+    path: Path = Path("STUDY.yaml")
+    data_dir: Path | None = None
     plan: Plan | None = None
     todo: tuple[Stage, ...] = ()
     models: tuple[ModelFacts, ...] = ()

@@ -14,6 +14,7 @@ _STYLES: dict[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow",
 _PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red"}
 _INDENT = 10
 _IDS = 12
+_COMMAND = "kdstudy "
 
 
 def show(name: str, findings: Sequence[Finding], console: Console) -> None:
@@ -25,8 +26,7 @@ def show(name: str, findings: Sequence[Finding], console: Console) -> None:
         console.print(text)
         for word, said in (("why", finding.why), ("do", finding.remedy)):
             if said:
-                line = _hanging(" " * _INDENT, f"{word}: {clean(said)}", console.width)
-                console.print(Text(line))
+                _show_advice(word, clean(said), console)
         for row in finding.lines:
             console.print(Text(f"  {row}"), soft_wrap=True)
         for shown in finding.texts:
@@ -52,6 +52,16 @@ def document(name: str, findings: Sequence[Finding]) -> dict[str, Any]:
 def clean(text: str) -> str:
     """Return text in which control characters are spelled out: it may come from any file."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _show_advice(word: str, said: str, console: Console) -> None:
+    """Print why or what to do; a command stands on a line of its own, whole, to be copied."""
+    text, found, command = said.partition(f": {_COMMAND}")
+    console.print(
+        Text(_hanging(" " * _INDENT, f"{word}: {text}", console.width) + ":" * bool(found))
+    )
+    if found:
+        console.print(Text(f"{' ' * _INDENT}{_COMMAND}{command}"), soft_wrap=True)
 
 
 def _hanging(first: str, rest: str, width: int) -> str:
