@@ -9,6 +9,8 @@ from kdstudy.doctor.patient import Patient, TextFacts
 
 # Shares of rows below which a flaw is worth a note and no more.
 _FEW = 0.01
+# Endings that say how a file is packed; the one before says what it holds.
+_PACKED = (".gz", ".zst", ".bz2", ".xz")
 
 
 def parity(patient: Patient) -> Iterator[Finding]:
@@ -165,13 +167,19 @@ def _audit(patient: Patient, benchmark: str) -> str:
 
     It names the study, which knows where corpus and benchmark are: their paths start there.
     """
-    corpus = patient.study.corpus
-    # The clean rows are written in the corpus's own format, which its name must say.
-    ending = Path(corpus.path).suffix if corpus.path else ""
     words = ["kdstudy", "audit", "--study", patient.path, "--benchmark", benchmark]
-    words += ["--list", "items.csv", "--out", f"clean{ending or '.jsonl'}"]
+    words += ["--list", "items.csv", "--out", _clean_name(patient)]
     words += ["--data-dir", patient.data_dir] if patient.data_dir else []
     return shlex.join(map(str, words))
+
+
+def _clean_name(patient: Patient) -> str:
+    """Return a name that says the type of the corpus, in which its clean rows are written."""
+    path = patient.corpus.path if patient.corpus else ""
+    if not path:
+        return "clean.jsonl"
+    *before, last = ["", *Path(path).suffixes] if Path(path).is_file() else [""]
+    return f"clean{before[-1]}{last}" if last in _PACKED and before else f"clean{last}"
 
 
 def benchmarks(patient: Patient) -> Iterator[Finding]:

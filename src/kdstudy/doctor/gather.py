@@ -160,6 +160,7 @@ class _Examination:
         within = audit.overlaps(data.train, data.validation)
         return CorpusFacts(
             name=source.name,
+            path=source.path or "",
             train=len(data.train),
             validation=len(data.validation),
             read=data.read,

@@ -93,6 +93,7 @@ class CorpusFacts:
 
     Attributes:
         name: What reports call it.
+        path: Its file; "" where it is none.
         train, validation: Rows of each part.
         read: Rows in the source.
         dropped: How many rows have no text to use, by reason.
@@ -107,6 +108,7 @@ class CorpusFacts:
     dropped: Mapping[str, int]
     repeated: int = 0
     leaked: int = 0
+    path: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
