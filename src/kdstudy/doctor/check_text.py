@@ -65,7 +65,7 @@ def _truncation(patient: Patient, text: TextFacts) -> Finding:
     lost = text.cut + text.dropped
     names = ", ".join(text.models)
     facts = {"models": text.models, "rows": text.rows, "cut": text.cut, "dropped": text.dropped,
-             "needed": text.needed}  # fmt: skip
+             "needed": text.needed, "longest": text.longest}  # fmt: skip
     if not lost:
         what = f"{names}: all {text.rows:,} rows fit in max_length {limit}"
         return Finding(level="ok", check="truncation", what=what, facts=facts)
@@ -77,8 +77,19 @@ def _truncation(patient: Patient, text: TextFacts) -> Finding:
         f"max_length {limit}: {text.cut} are cut, {text.dropped} have no room for a response",
         why="a row without its end does not teach how an answer ends"
         + (f"; `run` refuses more than {100 * most:g}%" if refused else ""),
-        remedy=f"set train.max_length to {text.needed}, in which 99% of the rows fit",
+        remedy=_room(text, limit, most)
+        if refused or lost > _FEW * text.rows
+        else "nothing, or " + _room(text, limit, most),
         facts=facts,
+    )
+
+
+def _room(text: TextFacts, limit: int, most: float) -> str:
+    """Return which max_length to set: never one in which fewer rows fit than now."""
+    enough = text.needed > limit and most >= _FEW
+    length = text.needed if enough else text.longest
+    return (
+        f"set train.max_length to {length}, in which {'99% of' if enough else 'all'} the rows fit"
     )
 
 

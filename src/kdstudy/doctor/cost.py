@@ -207,10 +207,15 @@ def table(found: Sequence[Cost], say: Any) -> tuple[str, ...]:
         say: Turns seconds into words.
     """
     head = f"{'stages':<15}{'missing':>8}{'likely':>15}{'at most':>15}{'disk':>12}"
-    rows = [
-        f"{c.kind:<15}{c.stages:>8}{say(c.seconds):>15}{say(c.most):>15}{c.disk / 2**20:>8.1f} MiB"
-        for c in found
-    ]
+    rows = []
+    for c in found:
+        over = "" if not c.unknown else "over "
+        times = [
+            "unknown" if c.unknown == c.stages else over + say(seconds)
+            for seconds in (c.seconds, c.most)
+        ]
+        cells = f"{times[0]:>15}{times[1]:>15}{c.disk / 2**20:>8.1f} MiB"
+        rows.append(f"{c.kind:<15}{c.stages:>8}{cells}")
     return (head, *rows)
 
 

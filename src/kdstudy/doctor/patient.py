@@ -125,6 +125,7 @@ class TextFacts:
         scored: Scored tokens of all rows.
         unparted: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
+        longest: The one at which all do.
         prompts: Mean tokens of a prompt, per benchmark.
         parity: One prompt as training and as evaluation read it.
         masks: A few rows with what is scored.
@@ -139,6 +140,7 @@ class TextFacts:
     scored: int
     unparted: int = 0
     needed: int = 0
+    longest: int = 0
     prompts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parity: tuple[Shown, Shown] | None = None
     masks: tuple[Shown, ...] = ()
@@ -265,6 +267,7 @@ class Patient:
         models, corpus, texts, benchmarks: What was found out; empty where that failed.
         machine: What computes.
         speeds: Probes by model name.
+        unmeasured: Models whose probe did not finish in time, and about how many seconds it needs.
         losses: Probes by model name.
         accuracies: Of finished systems.
         troubles: What could not be looked at.
@@ -281,6 +284,7 @@ class Patient:
     benchmarks: tuple[BenchmarkFacts, ...] = ()
     machine: MachineFacts | None = None
     speeds: Mapping[str, Speed] = dataclasses.field(default_factory=dict)
+    unmeasured: Mapping[str, float] = dataclasses.field(default_factory=dict)
     losses: Mapping[str, Losses] = dataclasses.field(default_factory=dict)
     accuracies: tuple[Accuracy, ...] = ()
     troubles: tuple[Trouble, ...] = ()

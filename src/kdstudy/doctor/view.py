@@ -1,6 +1,7 @@
 """Findings as a person reads them in 80 columns, and as a document."""
 
 import dataclasses
+import shlex
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -55,13 +56,25 @@ def clean(text: str) -> str:
 
 
 def _show_advice(word: str, said: str, console: Console) -> None:
-    """Print why or what to do; a command stands on a line of its own, whole, to be copied."""
+    """Print why or what to do; a command stands on lines of its own, which a shell joins again."""
     text, found, command = said.partition(f": {_COMMAND}")
-    console.print(
-        Text(_hanging(" " * _INDENT, f"{word}: {text}", console.width) + ":" * bool(found))
-    )
+    text += ":" * bool(found)
+    console.print(Text(_hanging(" " * _INDENT, f"{word}: {text}", console.width)))
     if found:
-        console.print(Text(f"{' ' * _INDENT}{_COMMAND}{command}"), soft_wrap=True)
+        for line in _continued(_COMMAND + command, console.width - _INDENT):
+            console.print(Text(" " * _INDENT + line), soft_wrap=True)
+
+
+def _continued(command: str, width: int) -> list[str]:
+    """Return a command in lines of at most so many characters, where its words allow it."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and len(longer) > width - 2:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = longer
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def _hanging(first: str, rest: str, width: int) -> str:
