@@ -203,7 +203,7 @@ def _said(
     else:
         sentence += (
             f"; {better:,} right by the first alone, {worse:,} by the second alone, "
-            f"p = {format_p(test.p)} (exact McNemar)"
+            f"p = {format_p(test.p)}" + " (exact McNemar)" * (test.scope != AVERAGE)
         )
     where = "average" if test.scope == AVERAGE else "tasks"
     return dataclasses.replace(

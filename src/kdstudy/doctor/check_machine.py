@@ -7,6 +7,7 @@ from kdstudy.doctor import cost
 from kdstudy.doctor.findings import Finding, many, size
 from kdstudy.doctor.patient import MachineFacts, ModelFacts, Patient
 from kdstudy.engine.view import duration
+from kdstudy.study.protocols import differences
 
 # Share of what is free that may be filled; the teacher cache has the same limit.
 _SHARE = 0.8
@@ -51,8 +52,16 @@ def plan(patient: Patient) -> Iterator[Finding]:
     yield Finding(
         level="ok",
         check="study",
-        what=f"{many(len(patient.plan.stages), 'stage')}, {len(patient.todo)} of them to run",
+        what=f"{many(len(patient.plan.stages), 'stage')}, {len(patient.todo)} of them to run"
+        + (f"; unpinned: {', '.join(patient.plan.unreached)}" if patient.plan.unreached else ""),
     )
+    for d in differences(patient.study):
+        yield Finding(
+            level="ok",
+            check="study",
+            what=f"differs from corrected: {d['field']} = {d['value']} (not {d['corrected']})",
+            why=str(d["why"]),
+        )
     for model in patient.models:
         if model.trusted:
             yield Finding(

@@ -15,10 +15,8 @@ from kdstudy.doctor.patient import (
     Accuracy,
     BenchmarkFacts,
     CorpusFacts,
-    Losses,
     ModelFacts,
     Patient,
-    Speed,
     TextFacts,
 )
 from kdstudy.engine.execute import missing
@@ -127,7 +125,7 @@ class _Examination:
         return dataclasses.replace(patient, troubles=tuple(troubles))
 
     def _plan(self) -> Plan:
-        plan = make_plan(self.study, self.base, self.data_dir, self.pins)
+        plan = make_plan(self.study, self.base, self.data_dir, self.pins, unreached={})
         if self.store.root == self.root.resolve():
             self.guard.look("store", 5, lambda: self.store.remember(self.pins))
         return plan

@@ -11,6 +11,7 @@ from typing import Any
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models import checkpoint, zoo
 
+_UNPINNED = "unpinned"
 _PATIENCE = 10  # seconds that the Hub may take to answer
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors",)
@@ -51,7 +52,9 @@ class Resolved:
         return {k: getattr(self, k) for k in keys}
 
 
-def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
+def resolve(
+    ref: Any, base: Path, pins: dict[str, str], unreached: dict[str, str] | None = None
+) -> Resolved:
     """Pin a `schema.ModelRef`.
 
     Args:
@@ -59,6 +62,8 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         base: Folder that relative paths start from: the study file's.
         pins: Memory of earlier answers, read and added to: Hub commits by `id@revision`, folder
             hashes by path, size and time. The store keeps it, so a plan needs no network.
+        unreached: Where given, a Hub model that cannot be reached is returned without a pin (see
+            `is_pinned`), and this dictionary says why under its name.
 
     Raises:
         InputError: No such folder; a model that cannot be used: without weights in safetensors,
@@ -86,7 +91,7 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
             folder=str(folder),
             **common,
         )
-    commit = _pin_hub(ref, pins)
+    commit = _pin_hub(ref, pins, unreached)
     return Resolved(
         name=ref.model.split("/")[-1],
         fingerprint=f"hub:{ref.model}@{commit}{fingerprint}",
@@ -94,6 +99,11 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         revision=commit,
         **common,
     )
+
+
+def is_pinned(fingerprint: str) -> bool:
+    """Return whether a fingerprint is of known bytes; keys made of another are of no stage."""
+    return f"@{_UNPINNED}" not in fingerprint
 
 
 def require_reachable(models: Iterable[Mapping[str, Any]]) -> None:
@@ -205,15 +215,23 @@ def _vocabulary(folder: Path) -> str:
     return hashlib.sha256(json.dumps([pairs, added]).encode()).hexdigest()[:32]
 
 
-def _pin_hub(ref: Any, pins: dict[str, str]) -> str:
+def _pin_hub(ref: Any, pins: dict[str, str], unreached: dict[str, str] | None) -> str:
     model, revision = ref.model, ref.revision
     key = f"{model}@{revision or 'main'}"
     if revision and _COMMIT.fullmatch(revision):
         commit = revision
     elif key in pins:
         commit = pins[key]
+    elif model in (unreached or {}):
+        return _UNPINNED
     else:
-        commit = pins[key] = _ask_hub(ref)
+        try:
+            commit = pins[key] = _ask_hub(ref)
+        except Unreachable as e:
+            if unreached is None:
+                raise
+            unreached[model] = e.what
+            return _UNPINNED
     known = _cached(model, commit, "config.json")
     if known is not None:
         config = json.loads(known.read_text(encoding="utf-8"))
