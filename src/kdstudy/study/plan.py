@@ -195,8 +195,9 @@ class _Planner:
             return name, benchmarks.kind(name), config, local
         path = (self.base / Path(ref.path).expanduser()).resolve()
         own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
-        fingerprint = benchmarks.from_file(path=path, **own).fingerprint(None)
-        local = {"path": str(path)}
+        source = benchmarks.from_file(path=path, **own)
+        source.load(None)  # a malformed row is met here, not once its stage runs
+        fingerprint, local = source.fingerprint(None), {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
 
     def _teacher_refs(self) -> list[tuple[Resolved, schema.ModelRef]]:
