@@ -1,6 +1,7 @@
 """Checks of the plan, the machine, the store, and what the run will take."""
 
 import math
+import shlex
 from collections.abc import Iterator
 
 from kdstudy.doctor import cost
@@ -13,7 +14,7 @@ from kdstudy.study.protocols import differences
 _SHARE = 0.8
 # Seconds from which a run is a matter of days.
 _LONG = 24 * 3600
-# Seconds that the probes which did finish are allowed when they are made again.
+# Seconds that a probe which did finish is allowed, once its model is loaded, when it is made again.
 _PROBED = 10
 
 
@@ -40,7 +41,7 @@ def troubles(patient: Patient) -> Iterator[Finding]:
             check="doctor",
             what=f"probe of {name}: not measured, needs about {duration(seconds)}",
             why="its losses, memory and seconds are not known",
-            remedy=f"--probe-seconds {probe_seconds(patient)}",
+            remedy=_more_time(patient),
             facts={"model": name, "seconds": seconds},
         )
 
@@ -200,14 +201,17 @@ def _unknown(patient: Patient) -> str:
 def _to_know(patient: Patient) -> str:
     """Return what would tell the time of stages that is not known."""
     if patient.unmeasured:
-        return f"give the probes more time: --probe-seconds {probe_seconds(patient)}"
+        return _more_time(patient)
     return "run doctor again when that is mended"
 
 
-def probe_seconds(patient: Patient) -> int:
-    """Return what `--probe-seconds` has to be for every probe to finish, in tens of seconds."""
-    loads = sum(s.load for s in patient.speeds.values())
-    return 10 * math.ceil((sum(patient.unmeasured.values()) + loads + _PROBED) / 10)
+def _more_time(patient: Patient) -> str:
+    """Return the command that gives every probe the time to finish, in tens of seconds."""
+    again = sum(s.load + _PROBED for s in patient.speeds.values())
+    seconds = 10 * math.ceil((sum(patient.unmeasured.values()) + again) / 10)
+    words = ["kdstudy", "doctor", patient.path, "--probe-seconds", seconds]
+    words += ["--data-dir", patient.data_dir] if patient.data_dir else []
+    return f"give the probes more time: {shlex.join(map(str, words))}"
 
 
 def disk(patient: Patient) -> Iterator[Finding]:

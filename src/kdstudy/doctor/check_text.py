@@ -88,9 +88,8 @@ def _room(text: TextFacts, limit: int, most: float) -> str:
     """Return which max_length to set: never one in which fewer rows fit than now."""
     enough = text.needed > limit and most >= _FEW
     length = text.needed if enough else text.longest
-    return (
-        f"set train.max_length to {length}, in which {'99% of' if enough else 'all'} the rows fit"
-    )
+    share = "99% of the rows" if enough else "all rows"
+    return f"set train.max_length to {length}, in which {share} fit"
 
 
 def unknown(patient: Patient) -> Iterator[Finding]:

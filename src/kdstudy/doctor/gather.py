@@ -34,6 +34,8 @@ SECONDS = 50.0
 """Most seconds that all looks may take; what is not done by then is a finding."""
 # A model that takes more of the free memory than this is not loaded.
 _SHARE = 0.8
+# Seconds that a probe which did not finish is taken to need at least: it loads a model.
+_LEAST = 5.0
 
 
 def examine(
@@ -291,7 +293,9 @@ class _Examination:
             name = model.resolved.name
             taught = {n: f.states for n, f in found.items() if f.states and self._alike(model, n)}
             found[name] = Measured()
-            limit = 2 * clock.left / (len(fit) - number + 1)
+            # Time that was asked for is for whoever needs it; what is left over is shared.
+            asked = clock is not self.guard
+            limit = clock.left if asked else 2 * clock.left / (len(fit) - number + 1)
             clock.look(
                 f"probe of {name}", limit,
                 lambda m=model, t=taught, f=found[name]: self._probe(m, t, f),
@@ -313,7 +317,8 @@ class _Examination:
         assert facts and text, "only such models are probed"
         teachers = sum(self._alike(model, m.resolved.name) for m in self.models)
         mean = text.tokens / max(1, text.rows)
-        return max(1.5 * had, probe.seconds_needed(self.study, facts.parameters, mean, teachers))
+        needs = probe.seconds_needed(self.study, facts.parameters, mean, teachers)
+        return max(_LEAST, 1.5 * had, needs)
 
     def _alike(self, model: _Model, teacher: str) -> bool:
         theirs = next(m.facts for m in self.models if m.resolved.name == teacher)
