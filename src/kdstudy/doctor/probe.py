@@ -36,7 +36,7 @@ _ENOUGH, _AGAIN = 1.0, 0.5
 _NEW_TOKENS = 8
 _TOGETHER = (8, 128)
 # Side of a product that shows how fast a machine multiplies, and the share of that a model reaches.
-_SIDE, _EFFICIENCY = 1024, 0.4
+_SIDE, _EFFICIENCY = 1024, 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -279,16 +279,18 @@ def _check_listed(info: Any, ref: Any) -> None:
         checkpoint.check_config(info.config, ref.model, trust_remote_code=trusted)
 
 
-def _unreachable(model: str, e: Exception) -> Unreachable:
+def _unreachable(model: str, e: Exception) -> InputError:
+    """Return the refusal; a name without an owner is more likely a slip than a model of the Hub."""
+    kind = Unreachable if "/" in model else InputError
     shipped = f"shipped models: {', '.join(zoo.names())}"
     if _offline():
-        return Unreachable(
+        return kind(
             f"{model}: is neither a shipped model nor on this machine, and HF_HUB_OFFLINE forbids "
             "to ask the Hub",
             remedy=f"unset HF_HUB_OFFLINE; or `hf download {model}` where there is a network, and "
             f"set HF_HOME to that cache; or give a folder; {shipped}",
         )
-    return Unreachable(
+    return kind(
         f"{model}: is neither a shipped model nor a folder here, and the Hub cannot be reached "
         f"({type(e).__name__})",
         remedy=f"bring the network up; or `hf download {model}` where there is one, and set "
