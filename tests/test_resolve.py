@@ -111,7 +111,8 @@ def test_every_file_that_may_be_read_is_in_the_fingerprint(tmp_path, name):
     model_folder(tmp_path / "mine")
     file = tmp_path / "mine" / name
     found = [resolve(ModelRef(model="mine"), tmp_path, {}).fingerprint]
-    for text in ('{"model": {"vocab": {"a": 0}}}', '{"model": {"vocab": {"b": 0}}}'):
+    for token in "ab":
+        text = json.dumps({"model_type": "qwen2", "model": {"vocab": {token: 0}}})
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
         found.append(resolve(ModelRef(model="mine"), tmp_path, {}).fingerprint)

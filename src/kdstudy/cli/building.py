@@ -37,6 +37,9 @@ def build(
         stage = planned.stages[key]
         note(f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again")
     if todo:
+        from kdstudy.models.resolve import require_reachable
+
+        require_reachable(m for stage in todo for m in stage.local.get("models", {}).values())
         quiet_libraries()
         with StudyView(title, len(todo), len(planned.stages) - len(todo)) as view:
             (executor or inline)(todo, store, view)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kdstudy.cli.options import AsJson, print_json
+from kdstudy.errors import InputError
 
 
 class Aggregation(StrEnum):
@@ -56,19 +57,29 @@ class Protocol(StrEnum):
 
 def analyze(
     results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="A long-form CSV: docs/statistics.md.")
+        list[Path],
+        typer.Argument(
+            metavar="RESULTS",
+            help="A long-form CSV (docs/statistics.md); or the scores.parquet of one system or "
+            "more, the first being what the others are compared with.",
+        ),
     ],
     protocol: Annotated[
         Protocol, typer.Option(help="paper: the published tests; corrected: sound ones as well.")
     ] = Protocol.corrected,
     as_json: AsJson = False,
 ) -> None:
-    """Test any long-form table of results."""
+    """Test any long-form table of results, or graded items: scores.parquet of score and eval."""
+    if any(path.suffix == ".parquet" for path in results):
+        _of_items(results, as_json)
+        return
+    if len(results) > 1:
+        raise InputError("RESULTS: one table at a time", remedy="put the rows into one CSV")
     from kdstudy.analyze.analysis import analyze as tests_of
     from kdstudy.analyze.measures import AVERAGE
     from kdstudy.analyze.runs import read_runs
 
-    found = tests_of(read_runs(results), protocol.value)
+    found = tests_of(read_runs(results[0]), protocol.value)
     if as_json:
         rows = [dataclasses.asdict(test) for test in found]
         print_json({"protocol": protocol.value, "tests": rows})
@@ -80,3 +91,19 @@ def analyze(
         typer.echo(
             f"\n{len(found) - len(overall)} tests of single tasks: --json has them", err=True
         )
+
+
+def _of_items(files: list[Path], as_json: bool) -> None:
+    """Print how good systems are and how far the others are from the first, item by item."""
+    from kdstudy.analyze.scores import against_first, levels, read_graded
+
+    systems = read_graded(files)
+    found, tests = [level for s in systems for level in levels(s)], against_first(systems)
+    if as_json:
+        rows = {"systems": found, "tests": tests}
+        print_json({k: [dataclasses.asdict(row) for row in v] for k, v in rows.items()})
+        return
+    for row in (*found, *tests):
+        typer.echo(row.sentence)
+    if len(systems) == 1:
+        typer.echo("\none system: give a second scores.parquet for a comparison", err=True)

@@ -1,5 +1,6 @@
 """The corpus as a tokenizer reads it: what is cut, what is scored, and one prompt both ways."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -62,7 +63,8 @@ def read(
             # A conversation that is too long is learnt up to an earlier answer.
             if row.prompt_length == whole[e.id].prompt_length
         ),
-        needed=lengths[int(0.99 * len(lengths))] if lengths else 0,
+        needed=lengths[max(0, math.ceil(0.99 * len(lengths)) - 1)] if lengths else 0,
+        longest=lengths[-1] if lengths else 0,
         prompts=prompts,
         parity=_parity(tokenizer, kept[0][1], prompted[kept[0][0].id]) if kept else None,
         masks=tuple(masks),

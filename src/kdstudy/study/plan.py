@@ -77,6 +77,7 @@ class Plan:
         results: Key of the results stage.
         report: Key of the report stage.
         prompts: Which template each model is asked in, and why, by its name.
+        unreached: Why models are not pinned, by what the study calls them; then nothing can run.
     """
 
     study: schema.Study
@@ -87,9 +88,16 @@ class Plan:
     results: str
     report: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unreached: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def make_plan(study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Plan:
+def make_plan(
+    study: schema.Study,
+    base: Path,
+    data_dir: Path | None,
+    pins: dict[str, str],
+    unreached: dict[str, str] | None = None,
+) -> Plan:
     """Plan a study.
 
     Args:
@@ -97,20 +105,25 @@ def make_plan(study: schema.Study, base: Path, data_dir: Path | None, pins: dict
         base: Folder that relative paths in it start from.
         data_dir: Folder of benchmark and corpus files, or None.
         pins: The store's memory of Hub commits and file hashes; read and added to.
+        unreached: As `resolve` takes it: where given, models that cannot be reached are planned
+            with, to be looked at. None: they are refused.
 
     Raises:
         InputError: A model, corpus or benchmark cannot be found or cannot be used together.
     """
-    return _Planner(study, base, data_dir, pins).plan()
+    plan = _Planner(study, base, data_dir, pins, unreached).plan()
+    return dataclasses.replace(plan, unreached=unreached or {})
 
 
 class _Planner:
     def __init__(
-        self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]
-    ):
+        self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str],
+        unreached: dict[str, str] | None,
+    ):  # fmt: skip
         self.study, self.stages, self.systems = study, {}, {}
         self.base, self.data_dir = base, data_dir
-        found = told_apart([resolve(r, base, pins) for r in (*study.students, *study.teachers)])
+        refs = (*study.students, *study.teachers)
+        found = told_apart([resolve(r, base, pins, unreached) for r in refs])
         self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
         if (found := corpora.contents(self.source, pins)) is not None:
@@ -188,8 +201,9 @@ class _Planner:
             return name, benchmarks.kind(name), config, local
         path = (self.base / Path(ref.path).expanduser()).resolve()
         own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
-        fingerprint = benchmarks.from_file(path=path, **own).fingerprint(None)
-        local = {"path": str(path)}
+        source = benchmarks.from_file(path=path, **own)
+        source.load(None)  # a malformed row is met here, not once its stage runs
+        fingerprint, local = source.fingerprint(None), {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
 
     def _models(self) -> list[Resolved]:
