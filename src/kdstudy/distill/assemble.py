@@ -45,12 +45,9 @@ def student(
     load.require_eos(tokenizer, "processing_class")
     if peft_config is not None:
         model = _adapted(model, peft_config, args.seed)
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        raise InputError(
-            f"the student's adapter is of type {model.active_peft_config.peft_type.value}",
-            why="it changes the prompt, and prompts must be the same for student and teacher",
-            remedy="use an adapter that changes layers, such as peft.LoraConfig",
-        )
+    if isinstance(model, PeftModel):
+        load.require_supported(model, "the student's adapter")
+    load.align(model, tokenizer)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             "the student has no parameter that is trained",

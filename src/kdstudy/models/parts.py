@@ -69,7 +69,7 @@ def head(model: Model) -> Head:
             remedy="put no adapter on the output layer; to train it whole, name it in PEFT's "
             "modules_to_save",
         )
-    scale, softcap = after_head(base.config)
+    scale, softcap = after_head(base.config.get_text_config(decoder=True))
     return Head(weight=layer.weight, bias=layer.bias, scale=scale, softcap=softcap)
 
 
@@ -96,6 +96,18 @@ def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Ten
     return hidden_BLH[rows_N, positions_N]
 
 
+@torch.no_grad()
+def trial_logits(model: Model) -> Tensor:
+    """Return the logits of one short row of tokens from all over the vocabulary, [L, V]."""
+    base, training = plain(model), model.training
+    last = base.get_input_embeddings().weight.shape[0] - 1
+    ids_L = torch.linspace(0, last, min(8, last + 1), dtype=torch.float64).long()
+    model.eval()
+    logits_LV = model(input_ids=ids_L.to(base.device)[None], use_cache=False).logits[0]
+    model.train(training)
+    return logits_LV
+
+
 def require_known_head(model: Model) -> None:
     """Refuse a model whose logits are not its `Head` applied to its last hidden state.
 
@@ -103,7 +115,7 @@ def require_known_head(model: Model) -> None:
         InputError: A trial run differs.
     """
     base = plain(model)
-    ids_BL = torch.arange(4, device=base.device)[None] % base.config.vocab_size
+    ids_BL = torch.arange(4, device=base.device)[None] % base.get_input_embeddings().weight.shape[0]
     at_N = torch.arange(4, device=base.device)
     training = model.training
     model.eval()
