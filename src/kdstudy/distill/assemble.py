@@ -118,6 +118,28 @@ class _Reopened:
         return self._reopen().hidden(batch)
 
 
+def require_reloads(model: parts.Model, folder: Path) -> None:
+    """Refuse a folder that a student was saved to, where it loads as another model.
+
+    An adapter is put on its base as that lies on this machine; without one nothing is checked but
+    the adapter's own weights.
+
+    Raises:
+        StageError: As `load.require_same` does.
+    """
+    base, dtype = parts.plain(model), str(model.dtype).removeprefix("torch.")
+    home = load.home_of(base)
+    known = dtype in load.DTYPES and not getattr(base, "is_quantized", False)
+
+    def again() -> parts.Model:
+        if isinstance(model, PeftModel):
+            return load.load_model(home, adapter=folder, precision=dtype)
+        return load.load_model(folder, precision=dtype)
+
+    findable = home is not None or not isinstance(model, PeftModel)
+    load.require_same(model, folder, again if known and findable else None)
+
+
 def public_name(model: object) -> str:
     """Return what may be told of where a model came from: its Hub id, or its folder's name."""
     if isinstance(model, PreTrainedModel | PeftModel):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -220,6 +221,13 @@ def quiet() -> Iterator[None]:
             progress.enable_progress_bar()
 
 
+def embedding_names(model: Model) -> list[str]:
+    """Return what an adapter's file calls the embedding and the output layer."""
+    base = plain(model)
+    layers = (base.get_input_embeddings(), base.get_output_embeddings())
+    return [_PREFIX + name for name, module in base.named_modules() if module in layers]
+
+
 def _read(adapter: Path) -> dict[str, Tensor]:
     if not (adapter / CONFIG).is_file():
         raise InputError(
@@ -243,24 +251,26 @@ def _read(adapter: Path) -> dict[str, Tensor]:
 
 def _fit_vocabulary(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     """Resize the model's vocabulary to that of the embedding in an adapter's file."""
-    embedding = model.get_input_embeddings()
-    place = next(name for name, module in model.named_modules() if module is embedding)
+    shape = model.get_input_embeddings().weight.shape
+    places = tuple(f"{name}." for name in embedding_names(model))
     rows = {
         len(value)
         for name, value in weights.items()
-        if name.startswith(f"{_PREFIX}{place}.")
+        if name.startswith(places)
         and name.endswith(".weight")
-        and value.shape[1:] == embedding.weight.shape[1:]
+        and ".lora_" not in name
+        and value.shape[1:] == shape[1:]
     }
-    if len(rows) == 1 and rows != {len(embedding.weight)}:
+    if len(rows) == 1 and rows != {shape[0]}:
         model.resize_token_embeddings(rows.pop(), mean_resizing=False)
 
 
 def _require_loaded(model: PeftModel, expected: Mapping[str, Tensor], adapter: Path) -> None:
     found = adapter_weights(model)
-    whole = model.state_dict()
+    own = re.compile(rf"\.{re.escape(active(model))}(?=\.|$)")
+    whole = {own.sub("", name): value for name, value in model.state_dict().items()}
     # PEFT's file may hold embedding and output layer beside the adapter.
-    found |= {name: whole[name] for name in expected.keys() - found.keys() if name in whole}
+    found = {name: whole[name] for name in expected if name in whole} | found
     for name in sorted(expected.keys() | found.keys()):
         if name not in found or name not in expected:
             problem = "is not in the file" if name in found else "is not a weight of the model"

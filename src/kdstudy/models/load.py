@@ -28,15 +28,17 @@ from kdstudy.models.adapters import (
 )
 from kdstudy.models.parts import Model, trial_logits
 from kdstudy.models.resolve import fetch
-from kdstudy.models.save import align, eos_ids, require_same, restore, save
+from kdstudy.models.save import align, eos_ids, home_of, require_same, restore, save
 
 # The one door to a model's files: adapters and saving lie behind it.
 __all__ = [
+    "DTYPES",
     "add_adapter",
     "align",
     "device",
     "dtype",
     "eos_ids",
+    "home_of",
     "linear_layers",
     "load_model",
     "load_tokenizer",
@@ -52,7 +54,7 @@ __all__ = [
     "restore",
     "save",
 ]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device() -> torch.device:
@@ -68,7 +70,7 @@ def dtype(precision: str) -> torch.dtype:
     if precision == "auto":
         supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if supported else torch.float32
-    return _DTYPES[precision]
+    return DTYPES[precision]
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

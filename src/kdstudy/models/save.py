@@ -10,12 +10,19 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdstudy.errors import KdstudyError, StageError
 from kdstudy.models import memory
-from kdstudy.models.adapters import CONFIG, WEIGHTS, active, adapter_weights, quiet
+from kdstudy.models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    active,
+    adapter_weights,
+    embedding_names,
+    quiet,
+)
 from kdstudy.models.parts import Model, plain, trial_logits
 
 # One file: a checkpoint is read back whole.
@@ -28,7 +35,6 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     base: str = "",
     *,
-    revision: str | None = None,
     shard: str = _WHOLE,
 ) -> None:
     """Write an adapter (PEFT) or a whole model, with the tokenizer, as safetensors.
@@ -42,11 +48,10 @@ def save(
         out: Folder to fill.
         tokenizer: Saved beside it.
         base: What an adapter names as its base, not the folder that was loaded: a Hub id.
-        revision: The base's commit on the Hub, or None.
         shard: Size of a whole model's files, as in `save_pretrained`.
     """
     if isinstance(model, PeftModel):
-        _save_adapter(model, out, base, revision)
+        _save_adapter(model, out, base)
     else:
         align(model, tokenizer)
         with quiet():
@@ -109,7 +114,7 @@ def restore(model: Model, folder: Path) -> None:
         model.load_state_dict(saved, strict=False)
 
 
-def require_same(model: Model, folder: Path, reload: Callable[[], Model]) -> None:
+def require_same(model: Model, folder: Path, reload: Callable[[], Model] | None) -> None:
     """Refuse a saved folder that, loaded again, is not the model that was saved.
 
     An adapter's file is compared with the adapter byte by byte; the logits of one short row with
@@ -119,7 +124,7 @@ def require_same(model: Model, folder: Path, reload: Callable[[], Model]) -> Non
     Args:
         model: What was saved.
         folder: Where.
-        reload: Loads it as a user would.
+        reload: Loads it as a user would; None where that cannot be told.
 
     Raises:
         StageError: It differs.
@@ -127,7 +132,7 @@ def require_same(model: Model, folder: Path, reload: Callable[[], Model]) -> Non
     if isinstance(model, PeftModel):
         _require_bytes(model, folder)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if size > memory.SHARE * memory.free(model.device):
+    if reload is None or size > memory.SHARE * memory.free(model.device):
         return
     try:
         again = reload()
@@ -151,28 +156,28 @@ def require_same(model: Model, folder: Path, reload: Callable[[], Model]) -> Non
         )
 
 
-def base_config_file(model: PreTrainedModel) -> Path | None:
-    """Return config.json of what a model was loaded from, if it is on this machine."""
+def home_of(model: PreTrainedModel) -> Path | None:
+    """Return the folder that a model was loaded from, if it is on this machine."""
     name = model.config._name_or_path
     if not name:
         return None
     if Path(name).is_dir():
-        path = Path(name) / "config.json"
-        return path if path.is_file() else None
+        return Path(name) if (Path(name) / "config.json").is_file() else None
     try:
         commit = getattr(model.config, "_commit_hash", None)
         found = try_to_load_from_cache(name, "config.json", revision=commit)
     except ValueError:  # no Hub id
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(found).parent if isinstance(found, str) else None
 
 
-def _save_adapter(model: PeftModel, out: Path, base: str, revision: str | None) -> None:
+def _save_adapter(model: PeftModel, out: Path, base: str) -> None:
     name = active(model)
     live = model.peft_config[name]
     with _kept(out / "README.md"):
         # PEFT's model card repeats the folder the base was loaded from.
-        model.peft_config[name] = _public(live, base, revision)
+        commit = getattr(plain(model).config, "_commit_hash", None) if "/" in base else None
+        model.peft_config[name] = _public(live, base, commit)
         try:
             with quiet():
                 # "auto" would ask the Hub whether the base's vocabulary has grown.
@@ -181,10 +186,12 @@ def _save_adapter(model: PeftModel, out: Path, base: str, revision: str | None) 
                 )
         finally:
             model.peft_config[name] = live
-    if not (out / CONFIG).is_file() or name != "default":
-        for file in (CONFIG, WEIGHTS):  # PEFT gives a named adapter a folder of its own
+    if name != "default":  # PEFT gives it a folder of its own
+        for file in (CONFIG, WEIGHTS):
             (out / name / file).replace(out / file)
         shutil.rmtree(out / name)
+    if _is_resized(model):
+        _add_embeddings(model, out / WEIGHTS)
 
 
 def _public(config: PeftConfig, base: str, revision: str | None) -> PeftConfig:
@@ -198,12 +205,24 @@ def _public(config: PeftConfig, base: str, revision: str | None) -> PeftConfig:
 
 def _is_resized(model: PeftModel) -> bool:
     """Whether the vocabulary has other rows than the base has where it lies."""
-    path = base_config_file(plain(model))
-    if path is None:
+    home = home_of(plain(model))
+    if home is None:
         return False
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads((home / "config.json").read_text(encoding="utf-8"))
     known = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     return known is not None and known != len(plain(model).get_input_embeddings().weight)
+
+
+def _add_embeddings(model: PeftModel, file: Path) -> None:
+    """Add what PEFT leaves out where an adapter is on one of embedding and output layer."""
+    saved, whole = load_file(file), model.state_dict()
+    missing = {
+        name: whole[name].detach().cpu().clone()
+        for name in (f"{place}.weight" for place in embedding_names(model))
+        if name not in saved and name in whole
+    }
+    if missing:
+        save_file(saved | missing, file, metadata={"format": "pt"})
 
 
 def _require_bytes(model: PeftModel, folder: Path) -> None:
