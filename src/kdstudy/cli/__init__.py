@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from kdstudy.cli import doctor, models, statistics, studies, tables
+from kdstudy import __version__
+from kdstudy.cli import doctor, models, statistics, studies, tables, trained
 from kdstudy.cli.options import inert
 from kdstudy.engine import ranks
 from kdstudy.errors import KdstudyError
@@ -26,6 +27,8 @@ for verb in (
     studies.plan,
     doctor.doctor,
     studies.report,
+    trained.models,
+    trained.export,
     models.distill,
     tables.score,
     tables.audit,
@@ -38,6 +41,24 @@ for verb in (
 app.command("eval")(models.evaluate)
 
 _INTERRUPTED = 130
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdstudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

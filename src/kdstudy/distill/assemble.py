@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import cache, hub
+from kdstudy.distill import cache
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.methods import Method
@@ -19,7 +19,7 @@ from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
 from kdstudy.models import heads, load, parts
-from kdstudy.models.resolve import Resolved, resolve
+from kdstudy.models.resolve import Resolved, public, resolve
 from kdstudy.study import schema
 
 Named = str | Path
@@ -144,7 +144,7 @@ def public_name(model: object) -> str:
     """Return what may be told of where a model came from: its Hub id, or its folder's name."""
     if isinstance(model, PreTrainedModel | PeftModel):
         model = parts.plain(model).config._name_or_path
-    return hub.public(str(model)) if isinstance(model, Named) else ""
+    return public(str(model)) if isinstance(model, Named) else ""
 
 
 def _resolved(name: Named, revision: str | None = None) -> Resolved:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from kdstudy.distill import hub, methods, placement, probe
+from kdstudy.distill import methods, placement, probe
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -75,7 +75,7 @@ def train(work: Work) -> str:
     if trainer.is_world_process_zero():
         shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
     # On a base with a user's adapter an adapter fits nothing that has a name.
-    base = "" if local["adapter"] else hub.public(local["hub_id"] or local["folder"])
+    base = "" if local["adapter"] else local["hub_id"] or local["folder"]
     trainer.save_student(out, base)
     if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
         opened = functools.partial(load.open_model, local, _precision(settings), work.out)

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdstudy.errors import KdstudyError, StageError
 from kdstudy.models import memory
@@ -81,7 +81,11 @@ def align(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def eos_ids(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return every id that ends a completion: the tokenizer's, then the generation config's."""
-    config = getattr(plain(model), "generation_config", None)
+    return ends_of(getattr(plain(model), "generation_config", None), tokenizer)
+
+
+def ends_of(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the same from the generation settings alone."""
     more = getattr(config, "eos_token_id", None)
     more = [] if more is None else [more] if isinstance(more, int) else list(more)
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *more]))
