@@ -93,6 +93,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 def hand_over(
     model: Trained,
     out: Path,
+    name: str,
     *,
     merge: bool = False,
     precision: str | None = None,
@@ -104,6 +105,7 @@ def hand_over(
     Args:
         model: What to write.
         out: Folder to fill.
+        name: What it will be called.
         merge: Write a whole model where an adapter was trained.
         precision: Type of a whole model's weights; None for the one it was evaluated in.
         store: Holds the texts to compare with; None where it was not evaluated.
@@ -132,7 +134,7 @@ def hand_over(
     said = ""
     if store is not None:
         said = _compared(model, out, store, precision if whole else evaluated, evaluated)
-    text = _card(model, out, measured or [], said, precision if whole else "")
+    text = _card(model, name, measured or [], said, precision if whole else "")
     (out / "README.md").write_text(text, encoding="utf-8")
     return said
 
@@ -173,12 +175,9 @@ def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluat
             why="both were asked on this machine in float32",
             remedy="export the adapter without --merge, and please report it",
         )
-    reason = (
-        "this machine rounds otherwise than the one that ran the study"
-        if again == len(got)
-        else f"written in {precision}, evaluated in {evaluated}: weights are rounded otherwise"
-    )
-    return f"{said}; asked again here, it agrees with {again} of what was written ({reason})"
+    if again == len(got):
+        return f"{said}; the model that was evaluated, asked on this machine, gives all of them"
+    return f"{said}; evaluated in {evaluated}, its weights are rounded to {precision}"
 
 
 def _texts(
@@ -222,7 +221,7 @@ def _texts(
 
 
 def _card(
-    model: Trained, out: Path, measured: list[dict[str, Any]], said: str, precision: str
+    model: Trained, name: str, measured: list[dict[str, Any]], said: str, precision: str
 ) -> str:
     from kdstudy import __version__
     from kdstudy.distill import hub
@@ -253,7 +252,7 @@ def _card(
     return hub.card(
         origin,
         system.label.replace("/", "-"),
-        out.name,
+        name,
         told,
         measured,
         _notes(model, measured, said),

@@ -71,7 +71,7 @@ def distill(
     (system,) = (s for s in planned.systems if s.method == method and s.kind != "teacher")
     build(f"{method} {student}", planned, planned.trained[system.label], opened)
     with new_folder(out) as fresh:
-        hand_over(trained(planned, opened, system), fresh, merge=merge)
+        hand_over(trained(planned, opened, system), fresh, out.name, merge=merge)
     typer.echo(str(out))
 
 

@@ -67,6 +67,7 @@ def export(
     from kdstudy.cli.options import quiet_libraries
 
     quiet_libraries()
+    out = out.expanduser()
     planned, opened = planned_study(study, store, data_dir)
     chosen = _chosen(system, planned)
     if chosen.label not in planned.trained:
@@ -80,11 +81,12 @@ def export(
         raise InputError(
             "--dtype: an adapter keeps the type that it was trained in", remedy="add --merge"
         )
-    with new_folder(out.expanduser()) as fresh:
+    with new_folder(out) as fresh:
         measured = [r for r in _measured(chosen, planned, opened) if r["benchmark"] != "average"]
         said = hand_over(
             model,
             fresh,
+            out.name,
             merge=merge,
             precision=dtype and dtype.value,
             store=opened,

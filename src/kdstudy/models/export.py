@@ -1,12 +1,13 @@
 """A trained model as a folder for others: nothing in it names a path of this machine."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from kdstudy.errors import InputError
@@ -79,13 +80,14 @@ def name_base(adapter: Path, local: Mapping[str, Any]) -> None:
 def licence(folder: Path) -> str | None:
     """Return the licence that a model's own card names, or None."""
     card = folder / "README.md"
-    if not card.is_file():
-        return None
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---\s", text, re.DOTALL)
     try:
-        found = ModelCard.load(card).data.to_dict().get("license")
-    except Exception:  # a card is anybody's text
+        found = yaml.safe_load(header[1]) if header else None
+    except yaml.YAMLError:  # a card is anybody's text
         return None
-    return found if isinstance(found, str) else None
+    named = found.get("license") if isinstance(found, dict) else None
+    return named if isinstance(named, str) else None
 
 
 def _known_settings(folder: Path, trust_remote_code: bool) -> GenerationConfig:
