@@ -71,7 +71,10 @@ def export(
     planned, opened = planned_study(study, store, data_dir)
     chosen = _chosen(system, planned)
     if chosen.label not in planned.trained:
-        raise InputError(f"{chosen.label}: was not trained here; {_origin(chosen, planned)}")
+        raise InputError(
+            f"{chosen.label}: was not trained here; {_origin(chosen, planned)}",
+            remedy="take it from there",
+        )
     model = trained(planned, opened, chosen)
     if model is None:
         raise InputError(
@@ -190,10 +193,16 @@ def _origin(system: System, planned: "Plan") -> str:
     inputs = planned.stages[planned.scored[system.label]].inputs
     key = next(key for role, key in inputs.items() if role.startswith("generations:"))
     (local,) = planned.stages[key].local["models"].values()
-    adapter = f" with the adapter {local['adapter']}" if local["adapter"] else ""
+    adapter = f"\nwith the adapter {_near(local['adapter'])}" if local["adapter"] else ""
     if local["hub_id"]:
         return f"it is {local['hub_id']} on the Hub, at {local['revision']}{adapter}"
-    return f"it is the model in {local['folder']}{adapter}"
+    return f"it is the model in {_near(local['folder'])}{adapter}"
+
+
+def _near(path: str) -> str:
+    """Return a path from here, if it is below."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -223,10 +232,9 @@ def _details(row: dict[str, Any]) -> list[str]:
     if not parts:
         found.append("not measured yet")
     if row["path"]:
-        near = os.path.relpath(row["path"])
-        found.append(near if not near.startswith("..") else row["path"])
+        found.append(_near(row["path"]))
     else:
-        found.append(row["origin"] or "not trained yet")
+        found += (row["origin"] or "not trained yet").split("\n")
     return found
 
 
