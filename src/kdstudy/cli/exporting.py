@@ -282,7 +282,7 @@ def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[st
             "of one trained model, not over trainings."
         )
     if said:
-        notes.append(f"After it was written this model was asked {ITEMS} items again: {said}.")
+        notes.append(f"After it was written this model answered some items again: {said}.")
     return notes
 
 
