@@ -2,12 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 from study_folder import STUDY, write_folder
+
+from kdstudy import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def kdstudy(*arguments, cwd=None, env=None):
@@ -26,7 +33,7 @@ def test_every_verb_is_there_and_no_other():
     shown = kdstudy("--help").stdout
     for verb in (
         *("demo", "run", "plan", "report", "distill", "eval", "score", "audit"),
-        *("analyze", "paper", "ls", "schema", "doctor"),
+        *("analyze", "paper", "ls", "schema", "doctor", "models", "export"),
     ):
         assert f"  {verb} " in shown
 
@@ -145,3 +152,12 @@ def test_a_user_without_a_home_folder_gets_one(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "gsm8k" in done.stdout
     assert str(tmp_path) in done.stderr
+
+
+def test_the_version_is_said_in_one_place(tmp_path):
+    said = kdstudy("--version", cwd=tmp_path).stdout.split()
+    assert said == ["kdstudy", __version__]
+    heads = re.findall(r"^## \[?(\d[^\]\s]*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert heads[0] == __version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"] and "version" not in project["project"]

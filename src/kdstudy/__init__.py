@@ -6,7 +6,8 @@ if TYPE_CHECKING:
     from kdstudy.distill.config import DistillConfig
     from kdstudy.distill.trainer import DistillTrainer
 
-__all__ = ["DistillConfig", "DistillTrainer"]
+__version__ = "0.1.0"
+__all__ = ["DistillConfig", "DistillTrainer", "__version__"]
 _WHERE = {
     "DistillConfig": "kdstudy.distill.config",
     "DistillTrainer": "kdstudy.distill.trainer",

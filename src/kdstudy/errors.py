@@ -33,3 +33,8 @@ class InputError(KdstudyError, ValueError):
 
 class StageError(KdstudyError, RuntimeError):
     """Something failed while running (exit code 1)."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line that an error of a library says, or else its type."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

@@ -7,11 +7,12 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from kdstudy.cli import doctor, models, statistics, studies, tables
+from kdstudy import __version__
+from kdstudy.cli import doctor, models, statistics, studies, tables, trained
 from kdstudy.cli.options import inert, note
 from kdstudy.engine import ranks
 from kdstudy.errors import KdstudyError
@@ -30,6 +31,8 @@ for verb in (
     studies.plan,
     doctor.doctor,
     studies.report,
+    trained.models,
+    trained.export,
     models.distill,
     tables.score,
     tables.audit,
@@ -47,6 +50,24 @@ _BY_HAND = {
     **{"…": "...", "→": "->", "’": "'", "“": '"', "”": '"', "·": "-", "β": "beta", "τ": "tau"},
     **{"σ": "sigma", "Δ": "delta", "χ": "chi", "ρ": "rho", "κ": "kappa", "²": "^2"},
 }
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdstudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

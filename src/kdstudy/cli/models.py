@@ -67,15 +67,16 @@ def distill(
     store: StorePath = STORE,
 ) -> None:
     """Distil one student without a study file; the result loads in peft or transformers."""
+    from kdstudy.cli.exporting import hand_over, new_folder, require_new, trained
     from kdstudy.engine.store import Store
     from kdstudy.study.plan import make_plan
 
+    out = out.expanduser()
     if method == "sft" and teacher:
         raise InputError("--method sft learns from the data alone", remedy="leave --teacher out")
     if method != "sft" and not teacher:
         raise InputError(f"--method {method} needs a --teacher", remedy="or choose --method sft")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: is not empty", remedy="give a new folder")
+    require_new(out)
     study = _single_study(
         teachers=[{"model": teacher, "finetune": False}] if teacher else [],
         students=[student],
@@ -97,9 +98,9 @@ def distill(
     planned = make_plan(study, Path.cwd(), None, pins)
     opened.remember(pins)
     (system,) = (s for s in planned.systems if s.method == method and s.kind != "teacher")
-    key = planned.trained[system.label]
-    build(f"{method} {student}", planned, key, opened)
-    _export(planned.stages[key], opened, out, merge)
+    build(f"{method} {student}", planned, planned.trained[system.label], opened)
+    with new_folder(out) as fresh:
+        hand_over(trained(planned, opened, system), fresh, out.name, merge=merge)
     typer.echo(str(out))
 
 
@@ -184,23 +185,6 @@ def _single_study(**fields: Any) -> Any:
         raise InputError(
             f"{field}: {error['msg'].removeprefix('Value error, ')}".lstrip(": ")
         ) from e
-
-
-def _export(stage: Any, store: "Store", out: Path, merge: bool) -> None:
-    import shutil
-
-    trained = _finished(store, stage.key)
-    source = next(p for p in (trained / "adapter", trained / "model") if p.is_dir())
-    if merge and source.name == "adapter":
-        from kdstudy.models.load import load_model, load_tokenizer
-        from kdstudy.models.resolve import fetch
-
-        local = stage.local["models"]["student"]
-        base = fetch(local)
-        load_model(base, adapter=source).merge_and_unload().save_pretrained(out)
-        load_tokenizer(base).save_pretrained(out)
-    else:
-        shutil.copytree(source, out, dirs_exist_ok=True)
 
 
 def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:

@@ -69,6 +69,8 @@ def run(
         note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
     folder = _show(plan, opened)
     _print_summary(folder)
+    at = "" if store == STORE else f" --store {store}"
+    note(f"\nwhere each model lies: kdstudy models {study}{at} (and kdstudy export)")
     typer.echo(str(folder / "report.html"))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import cache, hub
+from kdstudy.distill import cache
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.methods import Method
@@ -19,7 +19,7 @@ from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
 from kdstudy.models import heads, load, parts
-from kdstudy.models.resolve import Resolved, resolve
+from kdstudy.models.resolve import Resolved, public, resolve
 from kdstudy.study import schema
 
 Named = str | Path
@@ -45,12 +45,9 @@ def student(
     load.require_eos(tokenizer, "processing_class")
     if peft_config is not None:
         model = _adapted(model, peft_config, args.seed)
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        raise InputError(
-            f"the student's adapter is of type {model.active_peft_config.peft_type.value}",
-            why="it changes the prompt, and prompts must be the same for student and teacher",
-            remedy="use an adapter that changes layers, such as peft.LoraConfig",
-        )
+    if isinstance(model, PeftModel):
+        load.require_supported(model, "the student's adapter")
+    load.align(model, tokenizer)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             "the student has no parameter that is trained",
@@ -121,11 +118,33 @@ class _Reopened:
         return self._reopen().hidden(batch)
 
 
+def require_reloads(model: parts.Model, folder: Path) -> None:
+    """Refuse a folder that a student was saved to, where it loads as another model.
+
+    An adapter is put on its base as that lies on this machine; without one nothing is checked but
+    the adapter's own weights.
+
+    Raises:
+        StageError: As `load.require_same` does.
+    """
+    base, dtype = parts.plain(model), str(model.dtype).removeprefix("torch.")
+    home = load.home_of(base)
+    known = dtype in load.DTYPES and not getattr(base, "is_quantized", False)
+
+    def again() -> parts.Model:
+        if isinstance(model, PeftModel):
+            return load.load_model(home, adapter=folder, precision=dtype)
+        return load.load_model(folder, precision=dtype)
+
+    findable = home is not None or not isinstance(model, PeftModel)
+    load.require_same(model, folder, again if known and findable else None)
+
+
 def public_name(model: object) -> str:
     """Return what may be told of where a model came from: its Hub id, or its folder's name."""
     if isinstance(model, PreTrainedModel | PeftModel):
         model = parts.plain(model).config._name_or_path
-    return hub.public(str(model)) if isinstance(model, Named) else ""
+    return public(str(model)) if isinstance(model, Named) else ""
 
 
 def _resolved(name: Named, revision: str | None = None) -> Resolved:

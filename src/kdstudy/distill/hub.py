@@ -1,14 +1,16 @@
 """A student on the Hub: its card, and uploads that hold no pickle of the training arguments."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils.hub import PushInProgress
+
+from kdstudy.models.resolve import public
 
 _IGNORED = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]
 
@@ -35,13 +37,15 @@ class Origin:
         return public(self.base)
 
 
-def public(name: str) -> str:
-    """Return a Hub id as it is, and of a folder's path its last part."""
-    path = Path(name).expanduser()
-    return path.resolve().name if name and (path.is_dir() or path.is_absolute()) else name
-
-
-def card(origin: Origin, name: str, repo: str, trained: Mapping[str, Any], **facts: Any) -> str:
+def card(
+    origin: Origin,
+    name: str,
+    repo: str,
+    trained: Mapping[str, Any],
+    measured: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
+    **facts: Any,
+) -> str:
     """Return a model card.
 
     Args:
@@ -49,12 +53,17 @@ def card(origin: Origin, name: str, repo: str, trained: Mapping[str, Any], **fac
         name: Its title.
         repo: Its Hub id.
         trained: What to say of the training, by name.
+        measured: Rows of a study's results: `benchmark`, `metric`, `value`, `low`, `high`, `n`,
+            `signature`.
+        notes: Paragraphs on how it was measured.
         facts: Fields of the card's header, as `huggingface_hub.ModelCardData` takes them.
     """
     tags = facts.pop("tags", None) or []
     tags = [tags] if isinstance(tags, str) else tags
     known = origin.public_base == origin.base
     facts.setdefault("base_model", (origin.base or None) if known else None)
+    if measured:
+        facts |= {"model_name": name, "eval_results": [_result(row) for row in measured]}
     header = ModelCardData(
         library_name="peft" if origin.adapter else "transformers",
         pipeline_tag="text-generation",
@@ -65,29 +74,59 @@ def card(origin: Origin, name: str, repo: str, trained: Mapping[str, Any], **fac
     by = f"`{origin.method['method']}`" + (f" ({fields})" if fields else "")
     source = f" from the teacher `{origin.teacher}`" if origin.teacher else ""
     base = f"`{origin.public_base}`" if origin.base else "a model without a name"
-    loader = "AutoPeftModelForCausalLM" if origin.adapter else "AutoModelForCausalLM"
     what = "An adapter for" if origin.adapter else "Made from"
     rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items())
-    return f"""---
-{header.to_yaml()}
----
+    parts = [
+        f"---\n{header.to_yaml()}\n---",
+        f"# {name}",
+        f"{what} {base}, trained with kdstudy by the method {by}{source}.",
+        f"```python\n{_usage(origin, repo, known)}\n```",
+        f"| training | |\n|---|---|\n{rows}",
+        *([_table(measured)] if measured else []),
+        *notes,
+    ]
+    return "\n\n".join(parts) + "\n"
 
-# {name}
 
-{what} {base}, trained with kdstudy by the method {by}{source}.
+def _usage(origin: Origin, repo: str, known: bool) -> str:
+    """Return the lines that load the model; the base of an adapter by hand if it has no Hub id."""
+    tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{repo}")'
+    if origin.adapter and not known:
+        return f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-```python
-from {"peft" if origin.adapter else "transformers"} import {loader}
+base = AutoModelForCausalLM.from_pretrained("path/to/{origin.public_base}")
+model = PeftModel.from_pretrained(base, "{repo}")
+{tokenizer}"""
+    loader = "AutoPeftModelForCausalLM" if origin.adapter else "AutoModelForCausalLM"
+    return f"""from {"peft" if origin.adapter else "transformers"} import {loader}
 from transformers import AutoTokenizer
 
 model = {loader}.from_pretrained("{repo}")
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-```
+{tokenizer}"""
 
-| training | |
-|---|---|
-{rows}
-"""
+
+def _table(measured: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| benchmark | measure | value | 95% interval | items | protocol |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in measured:
+        value, low, high = (100 * row[k] for k in ("value", "low", "high"))
+        lines.append(
+            f"| {row['benchmark']} | {row['metric']} | {value:.1f} | [{low:.1f}, {high:.1f}] | "
+            f"{int(row['n'])} | `{row['signature'].replace('|', '; ')}` |"
+        )
+    return "\n".join(lines)
+
+
+def _result(row: Mapping[str, Any]) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=row["benchmark"],
+        dataset_name=row["benchmark"],
+        metric_type=row["metric"],
+        metric_value=round(100 * row["value"], 2),
+        metric_name=f"{row['metric']} (%), n = {int(row['n'])}, {row['signature']}",
+    )
 
 
 def write_card(trainer: Trainer, origin: Origin, facts: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The stages `train` (a teacher's fine-tuning, every student) and `teacher_cache`."""
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping
@@ -73,7 +74,12 @@ def train(work: Work) -> str:
     out = work.out / ("model" if settings.lora is None else "adapter")
     if trainer.is_world_process_zero():
         shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
-    trainer.save_student(out, local["hub_id"] or local["folder"])
+    # On a base with a user's adapter an adapter fits nothing that has a name.
+    base = "" if local["adapter"] else local["hub_id"] or local["folder"]
+    trainer.save_student(out, base)
+    if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
+        opened = functools.partial(load.open_model, local, _precision(settings), work.out)
+        load.require_same(trainer.student, out, opened)
     facts = _facts(trainer, text, watch)
     if trainer.is_world_process_zero():
         document = json.dumps(facts, indent=2) + "\n"
@@ -161,9 +167,7 @@ def _models(
     text: Mapping[str, Rows],
 ) -> tuple[parts.Model, Teacher | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
-    # Full fine-tuning keeps float32 weights: bfloat16 ones would swallow small updates.
-    precision = "float32" if settings.lora is None else settings.precision
-    student = load.open_model(work.local["models"]["student"], precision)
+    student = load.open_model(work.local["models"]["student"], _precision(settings))
     teacher, note = None, ""
     if method.needs_teacher:
         teacher, note = placement.Run(
@@ -177,6 +181,11 @@ def _models(
     if settings.lora is not None:
         student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
     return student, teacher, note
+
+
+def _precision(settings: schema.Train) -> str:
+    # Full fine-tuning keeps float32 weights: bfloat16 ones would swallow small updates.
+    return "float32" if settings.lora is None else settings.precision
 
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:

@@ -240,9 +240,15 @@ class DistillTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer; whole, however the model is sharded. Every process must call it."""
+        """As in Trainer; whole, however the model is sharded. Every process must call it.
+
+        Raises:
+            StageError: What was saved is another model when it is loaded again.
+        """
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
+            if self.args.should_save and not _internal_call:
+                assemble.require_reloads(self.student, Path(output_dir or self.args.output_dir))
             return
         self._save(output_dir)
         if self.args.push_to_hub and not _internal_call:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -64,7 +63,7 @@ def facts(
         itemsize=load.dtype(precision).itemsize,
         width=head.weight.shape[0],
         hidden=head.weight.shape[1],
-        linear=_linear(bones),
+        linear=load.linear_layers(bones),
         vocabulary=tokenizer.get_vocab(),
         reads=_reading(tokenizer),
         eos=tokenizer.eos_token,
@@ -75,15 +74,6 @@ def facts(
         trusted=model.trust_remote_code,
         adapter=_adapter(Path(model.adapter)) if model.adapter else None,
     )
-
-
-def _linear(bones: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    output = bones.get_output_embeddings()
-    return {
-        name: tuple(module.weight.shape)
-        for name, module in bones.named_modules()
-        if isinstance(module, nn.Linear) and module is not output
-    }
 
 
 def _bones(folder: Path, trust_remote_code: bool) -> PreTrainedModel:

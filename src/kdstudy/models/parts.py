@@ -69,7 +69,7 @@ def head(model: Model) -> Head:
             remedy="put no adapter on the output layer; to train it whole, name it in PEFT's "
             "modules_to_save",
         )
-    scale, softcap = after_head(base.config)
+    scale, softcap = after_head(base.config.get_text_config(decoder=True))
     return Head(weight=layer.weight, bias=layer.bias, scale=scale, softcap=softcap)
 
 
@@ -94,6 +94,18 @@ def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Ten
     body = plain(model).get_decoder()
     hidden_BLH = body(input_ids=ids_BL, use_cache=False).last_hidden_state
     return hidden_BLH[rows_N, positions_N]
+
+
+@torch.no_grad()
+def trial_logits(model: Model) -> Tensor:
+    """Return the logits of one short row of tokens from all over the vocabulary, [L, V]."""
+    base, training = plain(model), model.training
+    last = base.get_input_embeddings().weight.shape[0] - 1
+    ids_L = torch.linspace(0, last, min(8, last + 1), dtype=torch.float64).long()
+    model.eval()
+    logits_LV = model(input_ids=ids_L.to(base.device)[None], use_cache=False).logits[0]
+    model.train(training)
+    return logits_LV
 
 
 def require_known_head(model: Model) -> None:

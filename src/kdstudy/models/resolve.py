@@ -184,6 +184,12 @@ def fetch(local: Mapping[str, Any]) -> Path:
     return Path(folder)
 
 
+def public(name: str) -> str:
+    """Return a Hub id as it is, and of a folder's path its last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if name and (path.is_dir() or path.is_absolute()) else name
+
+
 def check_same_vocabulary(student: Resolved, teacher: Resolved, method: str) -> None:
     """Refuse a pair whose distributions cannot be compared.
 

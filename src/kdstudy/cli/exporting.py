@@ -1,0 +1,294 @@
+"""One trained model as a folder: written, asked ten items again, and described in its card."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdstudy.errors import InputError, StageError
+from kdstudy.records import Example, Generation, System, read_records, write_records
+from kdstudy.study.stages import KINDS, Work
+
+if TYPE_CHECKING:
+    from kdstudy.engine.store import Store
+    from kdstudy.study.plan import Plan, Stage
+
+ITEMS = 10
+"""Items that an exported model answers once more."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model that a study trained.
+
+    Attributes:
+        system: As the study measures it.
+        training: Its train stage.
+        finished: Folder of that stage.
+        answering: One of its generate stages: it names the model, the prompt and the decoding.
+        local: Where its base lies.
+    """
+
+    system: System
+    training: "Stage"
+    finished: Path
+    answering: "Stage"
+    local: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the adapter or the whole model lies."""
+        return next(p for p in (self.finished / "adapter", self.finished / "model") if p.is_dir())
+
+
+def trained(planned: "Plan", store: "Store", system: System) -> Trained | None:
+    """Return a system's trained model, or None where it is not trained yet."""
+    finished = store.get(planned.trained[system.label])
+    if finished is None:
+        return None
+    inputs = planned.stages[planned.scored[system.label]].inputs
+    keys = [key for role, key in inputs.items() if role.startswith("generations:")]
+    # Answers to questions come before free texts, which are drawn and long.
+    stages = sorted(
+        (planned.stages[k] for k in keys), key=lambda s: s.config["generation"]["samples"]
+    )
+    (local,) = stages[0].local["models"].values()
+    return Trained(
+        system=system,
+        training=planned.stages[planned.trained[system.label]],
+        finished=finished,
+        answering=stages[0],
+        local=local,
+    )
+
+
+def require_new(out: Path) -> None:
+    """Refuse a folder that holds something, with an InputError."""
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        raise InputError(f"--out {out}: is not empty", remedy="give a new folder")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to fill that becomes `out` when everything is in it.
+
+    Raises:
+        InputError: `out` is there and not empty.
+    """
+    require_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        fresh = Path(scratch) / "new"
+        fresh.mkdir(mode=0o777 & ~_umask())
+        yield fresh
+        if out.exists():
+            out.rmdir()
+        fresh.rename(out)
+
+
+def hand_over(
+    model: Trained,
+    out: Path,
+    name: str,
+    *,
+    merge: bool = False,
+    precision: str | None = None,
+    store: "Store | None" = None,
+    measured: list[dict[str, Any]] | None = None,
+) -> str:
+    """Write a trained model, compare its texts with the study's, and write its card.
+
+    Args:
+        model: What to write.
+        out: Folder to fill.
+        name: What it will be called.
+        merge: Write a whole model where an adapter was trained.
+        precision: Type of a whole model's weights; None for the one it was evaluated in.
+        store: Holds the texts to compare with; None where it was not evaluated.
+        measured: Its results, for the card.
+
+    Returns:
+        What the comparison found; empty without one.
+
+    Raises:
+        InputError: As `models.export.write` does.
+        StageError: Written, the model is another one.
+    """
+    from kdstudy.models import export, load
+
+    evaluated = str(load.dtype(model.answering.config["precision"])).removeprefix("torch.")
+    precision = precision or evaluated
+    export.write(
+        model.local,
+        model.finished,
+        out,
+        merge=merge,
+        precision=precision,
+        decoding=model.answering.config["generation"] if store is not None else None,
+    )
+    whole = not (out / "adapter_config.json").is_file()
+    said = ""
+    if store is not None:
+        said = _compared(model, out, store, precision if whole else evaluated, evaluated)
+    text = _card(model, name, measured or [], said, precision if whole else "")
+    (out / "README.md").write_text(text, encoding="utf-8")
+    return said
+
+
+def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluated: str) -> str:
+    """Answer a few items with what was written; return how many texts are the study's.
+
+    Where some are not, the study's own way is tried on this machine: rounding differs between
+    machines and types, and is no fault of what was written.
+
+    Raises:
+        StageError: In float32, and here, the study's own way gives the study's other text.
+    """
+    answered = store.get(model.answering.key)
+    if answered is None:
+        return ""
+    items = store.get(model.answering.inputs["items"])
+    if items is None:
+        return ""
+    examples = read_records(items / "examples.parquet", Example)[:ITEMS]
+    known = {
+        g.example_id: g.completion
+        for g in read_records(answered / "generations.parquet", Generation)
+        if g.sample == 0
+    }
+    want = [known[e.id] for e in examples]
+    got = _texts(model, examples, precision, out)
+    same = sum(a == b for a, b in zip(want, got, strict=True))
+    said = f"{same} of {len(want)} texts are the evaluated model's"
+    if same == len(want):
+        return said
+    here = _texts(model, examples, evaluated, None)
+    again = sum(a == b for a, b in zip(here, got, strict=True))
+    if again < len(got) and precision == evaluated == "float32":
+        raise StageError(
+            f"{model.system.label}: what was written answers {len(got) - again} of {len(got)} "
+            "items otherwise than the model that was evaluated",
+            why="both were asked on this machine in float32",
+            remedy="export the adapter without --merge, and please report it",
+        )
+    if again == len(got):
+        return f"{said}; the model that was evaluated, asked on this machine, gives all of them"
+    return f"{said}; evaluated in {evaluated}, its weights are rounded to {precision}"
+
+
+def _texts(
+    model: Trained, examples: list[Example], precision: str, written: Path | None
+) -> list[str]:
+    """Return the greedy (or first drawn) texts of what was written, or of the study's model.
+
+    The study's own stage is run, with the folder in the model's place.
+    """
+    stage = model.answering
+    (role,) = stage.local["models"]
+    config = {
+        **stage.config,
+        "precision": precision,
+        "generation": {**stage.config["generation"], "samples": 1, "engine": "transformers"},
+    }
+    local = {**model.local}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        inputs = {"items": folder / "items", "trained": model.finished}
+        if written is not None and (written / "adapter_config.json").is_file():
+            inputs["trained"] = folder / "trained"
+            inputs["trained"].mkdir()
+            (inputs["trained"] / "adapter").symlink_to(written.absolute())
+        elif written is not None:
+            local |= {"folder": str(written), "adapter": None, "hub_id": None, "files": {}}
+            del inputs["trained"]
+        for name in ("items", "out"):
+            (folder / name).mkdir()
+        write_records(folder / "items" / "examples.parquet", examples, Example)
+        work = Work(
+            config=config,
+            inputs=inputs,
+            local={**stage.local, "models": {role: local}, "batch_size": None},
+            out=folder / "out",
+        )
+        KINDS["generate"].function()(work)
+        made = read_records(folder / "out" / "generations.parquet", Generation)
+    texts = {g.example_id: g.completion for g in made}
+    return [texts[e.id] for e in examples]
+
+
+def _card(
+    model: Trained, name: str, measured: list[dict[str, Any]], said: str, precision: str
+) -> str:
+    from kdstudy import __version__
+    from kdstudy.distill import hub
+    from kdstudy.models.export import licence
+    from kdstudy.models.resolve import fetch
+
+    local, system, config = model.local, model.system, model.training.config
+    facts = json.loads((model.finished / "training.json").read_text(encoding="utf-8"))
+    method = {k: v for k, v in config["method"].items() if k != "type" and v is not None}
+    origin = hub.Origin(
+        base=local["hub_id"] or local["folder"],
+        teacher=system.teacher,
+        method={"method": config["method"]["type"], **method},
+        adapter=not precision,
+    )
+    told = {
+        "base": origin.public_base
+        + (f" at commit {local['revision']}" if local["revision"] else ""),
+        "rows": facts["rows"],
+        "optimizer steps": facts["steps"],
+        "scored tokens": facts["tokens"],
+        "best validation loss": f"{facts['best_loss']:.4f} at step {facts['best_step']}",
+        "learning rate": config["train"]["learning_rate"],
+        "training seed": config["seed"],
+        **({"weights": precision} if precision else {}),
+        "kdstudy": __version__,
+    }
+    return hub.card(
+        origin,
+        system.label.replace("/", "-"),
+        name,
+        told,
+        measured,
+        _notes(model, measured, said),
+        license=licence(fetch(local)),
+    )
+
+
+def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[str]:
+    from kdstudy.data.prompts import TEMPLATES, PromptFormat
+    from kdstudy.models.load import open_tokenizer
+
+    config = model.answering.config
+    decoding = config["generation"]
+    template = PromptFormat.of(config).chosen(open_tokenizer(model.local))
+    notes = []
+    if not model.local["hub_id"]:
+        base = Path(model.local["folder"]).name
+        notes.append(f"The base, `{base}`, was a folder on the machine that trained this.")
+    if template == "chat":
+        notes.append("Prompts in training and evaluation are the tokenizer's chat template.")
+    else:
+        text = TEMPLATES.get(template, template)
+        notes.append(f"The prompt in training and evaluation:\n\n```text\n{text}\n```")
+    if measured:
+        how = "greedy" if not decoding["temperature"] else f"temperature {decoding['temperature']}"
+        notes.append(
+            f"Measured with {how} decoding, at most {decoding['max_new_tokens']} tokens, decoding "
+            f"seed {decoding['seed']}, training seed {model.system.seed}; intervals are over items "
+            "of one trained model, not over trainings."
+        )
+    if said:
+        notes.append(f"After it was written this model answered some items again: {said}.")
+    return notes
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
