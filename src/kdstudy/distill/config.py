@@ -102,6 +102,8 @@ class DistillConfig(TrainingArguments):
     def __post_init__(self):
         # Rows are not a model's columns.
         self.remove_unused_columns = False
+        # A step's rows are looked up by its number: a resumed run skips nothing, at no cost.
+        self.ignore_data_skip = False
         # The denominator is counted over all devices; without this DDP's mean would stay in.
         self.average_tokens_across_devices = True
         # What a launcher asks for is in the environment.

@@ -1,10 +1,9 @@
 """DistillTrainer: transformers.Trainer around a method-blind loss with one global denominator."""
 
 import contextlib
-import json
+import itertools
 import math
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches, epochs, hub, onpolicy, sharded
+from kdstudy.distill import assemble, batches, checkpoints, epochs, hub, onpolicy, sharded
 from kdstudy.distill.config import DistillConfig, own
 from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
@@ -26,9 +25,6 @@ from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
-
-_COUNTS = "counts.json"
-
 
 class DistillTrainer(Trainer):
     """Trains a student, alone or from a teacher.
@@ -84,8 +80,9 @@ class DistillTrainer(Trainer):
         known = (*self.rows, *self.validation, *self.corpus_validation)
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
-        self.tokens = self.cells = self.real = 0
-        self._guard, self._interrupt = Guard(), Interrupt()
+        self._counts = checkpoints.Counts()
+        self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
+        ours = (self._guard, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
         super().__init__(
             model=DistillModel(model, method, teacher),
@@ -93,7 +90,7 @@ class DistillTrainer(Trainer):
             train_dataset=self.rows,
             eval_dataset=self.validation or None,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or ()), self._guard, self._interrupt],
+            callbacks=[*(callbacks or ()), *ours],
             optimizers=optimizers,
         )
         if self._fsdp is not None:
@@ -106,16 +103,11 @@ class DistillTrainer(Trainer):
             StageError: A loss or gradient is no longer a finite number.
             KeyboardInterrupt: A signal asked to stop; the step was finished and saved.
         """
-        folder = Path(self.args.output_dir)
         if self.is_world_process_zero():
-            for checkpoint in folder.glob("checkpoint-*"):
-                # Trainer writes this file last: without it the checkpoint is a torn one.
-                if not (checkpoint / "trainer_state.json").is_file():
-                    shutil.rmtree(checkpoint)
+            checkpoints.remove_torn(self.args.output_dir)
         self.accelerator.wait_for_everyone()
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         with self._interrupt.listening():
-            self.train(resume_from_checkpoint=last)
+            self.train(resume_from_checkpoint=checkpoints.last(self.args.output_dir))
 
     def save_student(self, folder: Path, base: str) -> None:
         """Write the adapter or the whole model, and the tokenizer; every process must call it.
@@ -135,11 +127,37 @@ class DistillTrainer(Trainer):
         return self.model.student
 
     @property
+    def tokens(self) -> int:
+        """Scored tokens of the run so far."""
+        return self._counts.tokens
+
+    @property
     def padding_share(self) -> float:
         """Share of all training positions so far that were padding."""
-        return 1 - self.real / self.cells if self.cells else 0.0
+        counts = self._counts
+        return 1 - counts.real / counts.cells if counts.cells else 0.0
 
     # What follows overrides transformers.Trainer.
+
+    def train(
+        self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """As in Trainer; True takes the last whole checkpoint of the output folder.
+
+        Raises:
+            InputError: There is none, or the run cannot go on from the one that is named.
+        """
+        folder = resume_from_checkpoint or None
+        if folder is True:
+            folder = checkpoints.last(self.args.output_dir)
+            if folder is None:
+                raise InputError(
+                    f"there is no whole checkpoint in {self.args.output_dir}",
+                    remedy="call train() without resume_from_checkpoint",
+                )
+        if folder is not None:
+            checkpoints.require_resumable(Path(folder), self._shape)
+        return super().train(folder and str(folder), *args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in Trainer; sharded on CPUs too."""
@@ -162,7 +180,9 @@ class DistillTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], int]:
         """Return one optimizer step's micro-batches and its denominator over all devices."""
-        numbers = [n for _ in range(num_batches) for n in next(epoch_iterator)]
+        numbers = [n for micro in itertools.islice(epoch_iterator, num_batches) for n in micro]
+        if not numbers:  # the run is over, and Trainer asks for the rest of its last epoch
+            return [], 0
         rows = [self.rows[n] for n in numbers]
         step = self.state.global_step
         method = self.model.method
@@ -233,11 +253,22 @@ class DistillTrainer(Trainer):
         """As in Trainer, with the padding so far; epochs are passes over the rows."""
         if "loss" in logs:
             logs["padding_share"] = round(self.padding_share, 4)
-        if self.state.epoch is not None:
-            # Steps do not end where an epoch does; Trainer counts whole steps.
-            done = self.state.global_step * epochs.rows_per_step(self.args) / len(self.rows)
-            self.state.epoch = round(done, 4)
+        self._count_epochs()
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """As in Trainer; what an epoch's end brings comes before the checkpoint of its last step.
+
+        Trainer calls this after a step and after an epoch. A checkpoint between the two would
+        lack the epoch's evaluation for ever, as it goes on with the next epoch.
+        """
+        self._count_epochs()
+        step, whole = self.state.global_step, epochs.steps_per_epoch(len(self.rows), self.args)
+        last = step >= self.state.max_steps
+        waits = not self._border.crossed and (last or step % whole == 0)
+        over = last and step == self._initial_global_step  # resumed with nothing left to do
+        if not waits and not over:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in Trainer; whole, however the model is sharded. Every process must call it."""
@@ -255,8 +286,7 @@ class DistillTrainer(Trainer):
         base = self._origin.public_base if self.hub_model_id else self._origin.base
         self.save_student(folder, base)
         if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            counts = {"tokens": self.tokens, "cells": self.cells, "real": self.real}
-            (folder / _COUNTS).write_text(json.dumps(counts))
+            checkpoints.write_counts(folder, self._counts, self._shape)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -280,27 +310,29 @@ class DistillTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.model.layout.restore(folder)
-        for name, value in json.loads((folder / _COUNTS).read_text()).items():
-            setattr(self, name, value)
+        self._counts = checkpoints.read_counts(folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save this device's random states, and its losses since the last log."""
         super()._save_rng_state(output_dir)
-        unlogged = {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged}
-        self._unlogged(output_dir).write_text(json.dumps(unlogged))
+        checkpoints.write_unlogged(
+            Path(output_dir),
+            self.args.process_index,
+            self._tr_loss.item(),
+            self._globalstep_last_logged,
+        )
         # The file that says that the checkpoint is whole comes after every device's.
         self.accelerator.wait_for_everyone()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
-        every = [*Path(checkpoint).glob("unlogged_*.json")] if checkpoint else []
-        if every:  # older checkpoints have none
-            alike = len(every) == self.args.world_size
-            # A run may go on with another number of devices; what is logged is their mean.
-            files = [self._unlogged(checkpoint)] if alike else every
-            unlogged = [json.loads(file.read_text()) for file in files]
-            self._tr_loss += sum(one["loss"] for one in unlogged) / len(unlogged)
-            self._globalstep_last_logged = unlogged[0]["since"]
+        if checkpoint and any(Path(checkpoint).glob("unlogged_*")):  # older checkpoints have none
+            rank, world = self.args.process_index, self.args.world_size
+            loss, since = checkpoints.read_unlogged(Path(checkpoint), rank, world)
+            self._tr_loss += loss
+            # The mean that `train` returns is of the steps of this call.
+            self._total_loss_scalar -= loss
+            self._globalstep_last_logged = since
 
     def _load_best_model(self) -> None:
         self.model.layout.restore(Path(self.state.best_model_checkpoint))
@@ -316,8 +348,11 @@ class DistillTrainer(Trainer):
             adapter=isinstance(self.student, PeftModel),
         )
 
-    def _unlogged(self, checkpoint: str) -> Path:
-        return Path(checkpoint, f"unlogged_{self.args.process_index}.json")
+    @property
+    def _shape(self) -> checkpoints.Shape:
+        return checkpoints.Shape(
+            rows=len(self.rows), rows_per_step=epochs.rows_per_step(self.args)
+        )
 
     def _plan(self, args: DistillConfig) -> list[list[int]]:
         """Return the row numbers of every optimizer step, and tell `args` how many there are."""
@@ -335,6 +370,12 @@ class DistillTrainer(Trainer):
         """Draw lmbda once per optimizer step, alike on every device."""
         draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
+
+    def _count_epochs(self) -> None:
+        """Have epochs mean passes over the rows; Trainer counts whole steps."""
+        if self.state.epoch is not None:
+            done = self.state.global_step * epochs.rows_per_step(self.args) / len(self.rows)
+            self.state.epoch = round(done, 4)
 
     def _row_seeds(self, purpose: str, step: int, rows: int) -> list[int]:
         first = self.args.process_index * rows
@@ -369,9 +410,9 @@ class DistillTrainer(Trainer):
             counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
         denominator, tokens, real, cells, asked = counts
         self._interrupt.agreed = asked > 0
-        self.tokens += tokens
-        self.real += real
-        self.cells += cells
+        self._counts.tokens += tokens
+        self._counts.real += real
+        self._counts.cells += cells
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
         return max(1, denominator)
 
