@@ -145,7 +145,6 @@ def test_a_stage_that_dies_between_its_last_step_and_its_end_is_finished(place, 
 
     cut = work(place, "cut", schema.GKD(), train)
     with monkeypatch.context() as patch:
-        patch.setattr(stages.DistillTrainer, "save_student", die)
         patch.setattr(stages.DistillTrainer, "_load_best_model", die)
         with pytest.raises(KeyboardInterrupt):
             stages.train(cut)
