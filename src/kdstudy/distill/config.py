@@ -59,7 +59,8 @@ class DistillConfig(TrainingArguments):
         temperature: Loss temperature; not the sampling temperature.
         tau_squared: Multiply the divergence by temperature squared.
         noise: Scale of Gaussian noise on the teacher's logits.
-        hard_label_weight: Share of the cross-entropy.
+        hard_label_weight: Share of the cross-entropy, on the dataset's text; in a step on text that
+            the student sampled the divergence is the whole loss.
         probability_epsilon: word_kd, revkd: added to probabilities.
         beta: gkd: the teacher's weight in the mixture.
         alpha: skew_kl, skew_revkl: weight in the mixture.

@@ -92,7 +92,7 @@ class DistillModel(nn.Module):
             head,
             batch.targets_N,
             batch.weights_N,
-            self.method.objective,
+            self.method.objective.unlabelled if batch.sampled else self.method.objective,
             teacher,
             labels=validation,
         )

@@ -186,7 +186,7 @@ class DistillTrainer(Trainer):
         rows = [self.rows[n] for n in numbers]
         step = self.state.global_step
         method = self.model.method
-        if self._on_policy(step):
+        if sampled := self._on_policy(step):
             rows = self._sampled(rows, step)
         weights, denominator = self.weighing.weights(rows)
         seeds = self._row_seeds("noise", step, len(rows)) if method.noise else None
@@ -198,6 +198,7 @@ class DistillTrainer(Trainer):
                 self.args.device,
                 weights=[weights[i] for i in part],
                 noise_seeds=[seeds[i] for i in part] if seeds else (),
+                sampled=sampled,
             )
             for part in parts
         ]

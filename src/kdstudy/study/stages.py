@@ -79,7 +79,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=2),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=2),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=3),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=4),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache"),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=2),
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=2),
