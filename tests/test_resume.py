@@ -61,7 +61,9 @@ def model(seed: int, dropout: float | None = None):
         return made
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(made, LoraConfig(r=2, lora_dropout=dropout, target_modules="all-linear"))
+        return get_peft_model(
+            made, LoraConfig(r=2, lora_dropout=dropout, target_modules="all-linear")
+        )
 
 
 TOKENIZER = tiny.tokenizer()
@@ -210,7 +212,9 @@ def taken(order, rows, args, done) -> list[list[int]]:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_whatever_is_counted_every_step_has_its_rows_once(world):
-    for rows, size, parts, steps in itertools.product((1, 2, 5, 7, 12), (1, 2, 3), (1, 3), (1, 4, 7)):
+    for rows, size, parts, steps in itertools.product(
+        (1, 2, 5, 7, 12), (1, 2, 3), (1, 3), (1, 4, 7)
+    ):
         order = batches.order(rows, batch_size=size * parts * world, seed=1, steps=steps)
         for done in range(steps + 1):
             every = [
@@ -239,8 +243,8 @@ def test_a_finished_run_is_resumed_to_itself(tmp_path):
 
 
 def test_the_mean_loss_is_of_the_steps_of_this_call(tmp_path):
-    one_by_one = make(tmp_path / "each", dataclasses.replace(
-        PLAIN, fields=PLAIN.fields | {"logging_strategy": "steps", "logging_steps": 1}))  # fmt: skip
+    logged = PLAIN.fields | {"logging_strategy": "steps", "logging_steps": 1}
+    one_by_one = make(tmp_path / "each", dataclasses.replace(PLAIN, fields=logged))
     one_by_one.train()
     each = [entry["loss"] for entry in one_by_one.state.log_history if "loss" in entry]
     assert make(tmp_path / "a", PLAIN).train().training_loss == pytest.approx(sum(each) / 5)

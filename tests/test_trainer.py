@@ -346,9 +346,7 @@ def test_text_of_the_students_own_holds_no_hard_labels(tmp_path, method):
     assert all(p.grad.abs().max() < 1e-15 for p in trainer.student.parameters())
     # On the dataset's text the share is what it was.
     rows = trainer.rows[:4]
-    _, ce, scored = textbook_losses(
-        "word_kd", tiny.qwen(0).double(), tiny.qwen(0).double(), rows
-    )
+    _, ce, scored = textbook_losses("word_kd", tiny.qwen(0).double(), tiny.qwen(0).double(), rows)
     got = one_loss(trainer, collate(trainer, rows))
     assert got == pytest.approx(0.4 * ce[scored].sum().item(), rel=1e-12)
 

@@ -1,8 +1,10 @@
 """The stages `train` (a teacher's fine-tuning, every student) and `teacher_cache`."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -10,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy.distill import methods, placement, probe
+from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -18,7 +21,7 @@ from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records
-from kdstudy.study import schema
+from kdstudy.study import schema, trackers
 from kdstudy.study.stages import Work
 
 _METHOD: TypeAdapter = TypeAdapter(schema.Method)
@@ -31,8 +34,9 @@ def train(work: Work) -> str:
     {name, fingerprint} for a method with one. Inputs: `corpus` (train.parquet and
     validation.parquet), `teacher` (its finished train stage; without it the teacher is used as it
     is), `teacher_text` (generations.parquet, for seqkd). Aids: `teacher_cache`. Local: `models`
-    {name: {folder, adapter, hub_id, revision, trust_remote_code}}, and `train`, the fields of
-    `schema.Train` that change no bytes.
+    {name: {folder, adapter, hub_id, revision, trust_remote_code}}; `train`, the fields of
+    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
+    folder}.
 
     Returns:
         A line that says how it went.
@@ -69,7 +73,8 @@ def train(work: Work) -> str:
         callbacks=[Schedule(settings.evaluations, work.progress), watch],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.run()
+    with _tracked(work, trainer.args):
+        trainer.run()
     out = work.out / ("model" if settings.lora is None else "adapter")
     if trainer.is_world_process_zero():
         shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
@@ -129,6 +134,20 @@ def _teacher_text(work: Work) -> dict[str, Generation]:
             raise StageError(f"{path}: two texts for corpus row {row.example_id}")
         texts[row.example_id] = row
     return texts
+
+
+def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManager[None]:
+    """Give the run its own run of every tracker."""
+    if not args.report_to:
+        return contextlib.nullcontext()
+    tracking = work.local["tracking"]
+    args.run_name, args.project = tracking["label"], tracking["study"]
+    return trackers.own_run(
+        args.report_to,
+        Path(tracking["folder"]),
+        tracking["study"],
+        work.scratch / "tracker_run",
+    )
 
 
 def _probe(

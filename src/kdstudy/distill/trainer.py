@@ -2,31 +2,40 @@
 
 import contextlib
 import itertools
-import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches, checkpoints, epochs, hub, onpolicy, sharded
+from kdstudy.distill import (
+    assemble,
+    batches,
+    checkpoints,
+    epochs,
+    hub,
+    onpolicy,
+    sharded,
+    validation,
+)
 from kdstudy.distill.config import DistillConfig, own
 from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
+from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset
-from kdstudy.errors import InputError, StageError
+from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
 
-class DistillTrainer(Trainer):
+
+class DistillTrainer(Resumable):
     """Trains a student, alone or from a teacher.
 
     The optimizer step's denominator (response tokens, or sequences) is counted over all its
@@ -40,7 +49,8 @@ class DistillTrainer(Trainer):
             (`distill.model.Teacher`); None for a method without one.
         args: How to train.
         train_dataset: Rows as `distill.rows.encode_dataset` takes them.
-        eval_dataset: Rows that `evaluate` measures the method's own loss on.
+        eval_dataset: Rows that `evaluate` measures the method's own loss on, or a mapping of such
+            sets by name.
         corpus_dataset: Rows that it measures the cross-entropy on, when those are others.
         processing_class: The student's tokenizer; None loads it from where the model came from.
         peft_config: Adapter to train in the student's place.
@@ -70,17 +80,23 @@ class DistillTrainer(Trainer):
     ):
         args = own(args)
         method, self._fsdp = args.built_method(), sharded.plugin_of(args)
+        hub.require_reachable(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)
         self.eos_ids = load.eos_ids(model, tokenizer)
-        names = ("train_dataset", "eval_dataset", "corpus_dataset")
-        given = zip(names, (train_dataset, eval_dataset, corpus_dataset), strict=True)
-        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given}
-        self.rows, self.validation, self.corpus_validation = (t.rows for t in self.text.values())
-        known = (*self.rows, *self.validation, *self.corpus_validation)
+        given = {"train_dataset": train_dataset, "corpus_dataset": corpus_dataset}
+        for name, rows in validation.parts(eval_dataset).items():
+            given[_part(name)] = rows
+        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given.items()}
+        self.rows, self._corpus, *_ = (text.rows for text in self.text.values())
+        self._validation = {
+            name: self.text[_part(name)].rows for name in validation.parts(eval_dataset)
+        }
+        known = [row for text in self.text.values() for row in text.rows]
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()
+        validation.require_measured(args.metric_for_best_model, list(self._validation))
         self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
         ours = (self._guard, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
@@ -88,38 +104,13 @@ class DistillTrainer(Trainer):
             model=DistillModel(model, method, teacher),
             args=args,
             train_dataset=self.rows,
-            eval_dataset=self.validation or None,
+            eval_dataset=self._validation or None,
             processing_class=tokenizer,
             callbacks=[*(callbacks or ()), *ours],
             optimizers=optimizers,
         )
         if self._fsdp is not None:
             sharded.prepare(self.model, self.accelerator)
-
-    def run(self) -> None:
-        """Train from the last whole checkpoint in the output folder, or from the start.
-
-        Raises:
-            StageError: A loss or gradient is no longer a finite number.
-            KeyboardInterrupt: A signal asked to stop; the step was finished and saved.
-        """
-        if self.is_world_process_zero():
-            checkpoints.remove_torn(self.args.output_dir)
-        self.accelerator.wait_for_everyone()
-        with self._interrupt.listening():
-            self.train(resume_from_checkpoint=checkpoints.last(self.args.output_dir))
-
-    def save_student(self, folder: Path, base: str) -> None:
-        """Write the adapter or the whole model, and the tokenizer; every process must call it.
-
-        Args:
-            folder: To fill.
-            base: What an adapter is to name as its base model.
-        """
-        student = self.model.student
-        with self.model.layout.whole(trained=isinstance(student, PeftModel)) as whole:
-            if self.args.should_save:
-                load.save(whole, folder, self.processing_class, base=base)
 
     @property
     def student(self) -> Model:
@@ -138,26 +129,6 @@ class DistillTrainer(Trainer):
         return 1 - counts.real / counts.cells if counts.cells else 0.0
 
     # What follows overrides transformers.Trainer.
-
-    def train(
-        self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any
-    ) -> TrainOutput:
-        """As in Trainer; True takes the last whole checkpoint of the output folder.
-
-        Raises:
-            InputError: There is none, or the run cannot go on from the one that is named.
-        """
-        folder = resume_from_checkpoint or None
-        if folder is True:
-            folder = checkpoints.last(self.args.output_dir)
-            if folder is None:
-                raise InputError(
-                    f"there is no whole checkpoint in {self.args.output_dir}",
-                    remedy="call train() without resume_from_checkpoint",
-                )
-        if folder is not None:
-            checkpoints.require_resumable(Path(folder), self._shape)
-        return super().train(folder and str(folder), *args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in Trainer; sharded on CPUs too."""
@@ -218,37 +189,66 @@ class DistillTrainer(Trainer):
         """Measure the method's own loss and the cross-entropy of the corpus's tokens.
 
         Args:
-            eval_dataset: Rows; None for those the trainer was made with.
+            eval_dataset: Rows, or several sets of rows by name, whose names then stand in the names
+                of what is measured; None for those the trainer was made with.
             ignore_keys: Not used.
             metric_key_prefix: Put before the names of both.
 
         Raises:
             StageError: One of them is not a finite number.
         """
-        rows, corpus = self.validation, self.corpus_validation
-        if eval_dataset is not None:
-            tokenizer = self.processing_class
-            rows, corpus = _read("eval_dataset", eval_dataset, tokenizer, self.args).rows, ()
-        if not rows:
+        if isinstance(eval_dataset, str):  # Trainer's way to name a part of its own
+            eval_dataset = {eval_dataset: self._validation.get(eval_dataset, ())}
+        given = self._validation if eval_dataset is None else validation.parts(eval_dataset)
+        if not any(map(len, given.values())):
             raise InputError("evaluate: there are no rows", remedy="give the trainer eval_dataset")
+        metrics: dict[str, float] = {}
+        for name, rows in given.items():
+            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+            metrics |= self._measured(rows, prefix, own=eval_dataset is None)
+        return metrics
+
+    def _measured(self, given: Any, prefix: str, *, own: bool) -> dict[str, float]:
+        """Measure one set of rows, tell everybody, and return what was found."""
+        rows = given if own else _read("eval_dataset", given, self.processing_class, self.args).rows
         model = self._wrap_model(self.model, training=False)
         model.eval()
-        with torch.no_grad():
-            loss, entropy = self._means(model, rows)
-            if corpus:
-                _, entropy = self._means(model, corpus)
-        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_cross_entropy": entropy}
-        if not all(map(math.isfinite, metrics.values())):
-            raise StageError(
-                f"step {self.state.global_step}: the validation loss is {loss}, "
-                f"the cross-entropy {entropy}",
-                remedy="lower the learning rate, or look for broken weights",
-            )
+        size = self.args.per_device_eval_batch_size
+        where = (self.weighing, self.accelerator, size)
+        loss, entropy = validation.measured(model, rows, *where)
+        if own and self._corpus:
+            _, entropy = validation.measured(model, self._corpus, *where)
+        metrics = {f"{prefix}_loss": loss, f"{prefix}_cross_entropy": entropy}
+        validation.require_finite(metrics, self.state.global_step)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not here: a `DistillModel` gives losses, and no labels go in.
+
+        Raises:
+            InputError: Always; it says what to call.
+        """
+        raise InputError(
+            "predict: a distilled student is not asked for predictions",
+            why="rows are texts; what Trainer collects are the logits of every token of every row",
+            remedy='evaluate(dataset, metric_key_prefix="test") measures its losses, and '
+            "trainer.student.generate writes its texts",
+        )
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """As in Trainer, whose models have their ids among the inputs."""
+        kind = self.args.include_num_input_tokens_seen
+        if kind in ("no", False):
+            return
+        batch = inputs["batch"]
+        real = sum(len(row.ids) for row in batch.texts)
+        count = real if kind == "non_padding" else batch.ids_BL.numel()
+        seen = torch.tensor(count, device=self.args.device)
+        self.state.num_input_tokens_seen += self.accelerator.gather(seen).sum().item()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer, with the padding so far; epochs are passes over the rows."""
@@ -257,103 +257,7 @@ class DistillTrainer(Trainer):
         self._count_epochs()
         super().log(logs, start_time)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """As in Trainer; what an epoch's end brings comes before the checkpoint of its last step.
-
-        Trainer calls this after a step and after an epoch. A checkpoint between the two would
-        lack the epoch's evaluation for ever, as it goes on with the next epoch.
-        """
-        self._count_epochs()
-        step, whole = self.state.global_step, epochs.steps_per_epoch(len(self.rows), self.args)
-        last = step >= self.state.max_steps
-        waits = not self._border.crossed and (last or step % whole == 0)
-        over = last and step == self._initial_global_step  # resumed with nothing left to do
-        if not waits and not over:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer; whole, however the model is sharded. Every process must call it."""
-        if not self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-            return
-        self._save(output_dir)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the student as PEFT or transformers do, and the tokenizer."""
-        folder = Path(output_dir or self.args.output_dir)
-        # A path on this machine means nothing on the Hub, and is nobody's business there.
-        base = self._origin.public_base if self.hub_model_id else self._origin.base
-        self.save_student(folder, base)
-        if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            checkpoints.write_counts(folder, self._counts, self._shape)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        return sharded.save_states(self.optimizer, self.lr_scheduler, Path(output_dir))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        return sharded.load_states(self.optimizer, self.lr_scheduler, Path(checkpoint))
-
-    def create_model_card(self, **facts: Any) -> None:
-        """Write README.md into the output folder; arguments as in Trainer."""
-        if self.is_world_process_zero():
-            hub.write_card(self, self._origin, facts)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero():
-            hub.push_checkpoint(self, Path(checkpoint_folder))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        self.model.layout.restore(folder)
-        self._counts = checkpoints.read_counts(folder)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Save this device's random states, and its losses since the last log."""
-        super()._save_rng_state(output_dir)
-        checkpoints.write_unlogged(
-            Path(output_dir),
-            self.args.process_index,
-            self._tr_loss.item(),
-            self._globalstep_last_logged,
-        )
-        # The file that says that the checkpoint is whole comes after every device's.
-        self.accelerator.wait_for_everyone()
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint and any(Path(checkpoint).glob("unlogged_*")):  # older checkpoints have none
-            rank, world = self.args.process_index, self.args.world_size
-            loss, since = checkpoints.read_unlogged(Path(checkpoint), rank, world)
-            self._tr_loss += loss
-            # The mean that `train` returns is of the steps of this call.
-            self._total_loss_scalar -= loss
-            self._globalstep_last_logged = since
-
-    def _load_best_model(self) -> None:
-        self.model.layout.restore(Path(self.state.best_model_checkpoint))
-
     # Our own parts.
-
-    @property
-    def _origin(self) -> hub.Origin:
-        return hub.Origin(
-            base=self._base,
-            teacher=self._teacher_name,
-            method={"method": self.args.method, **self.args.given_fields()},
-            adapter=isinstance(self.student, PeftModel),
-        )
-
-    @property
-    def _shape(self) -> checkpoints.Shape:
-        return checkpoints.Shape(
-            rows=len(self.rows), rows_per_step=epochs.rows_per_step(self.args)
-        )
 
     def _plan(self, args: DistillConfig) -> list[list[int]]:
         """Return the row numbers of every optimizer step, and tell `args` how many there are."""
@@ -371,12 +275,6 @@ class DistillTrainer(Trainer):
         """Draw lmbda once per optimizer step, alike on every device."""
         draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
-
-    def _count_epochs(self) -> None:
-        """Have epochs mean passes over the rows; Trainer counts whole steps."""
-        if self.state.epoch is not None:
-            done = self.state.global_step * epochs.rows_per_step(self.args) / len(self.rows)
-            self.state.epoch = round(done, 4)
 
     def _row_seeds(self, purpose: str, step: int, rows: int) -> list[int]:
         first = self.args.process_index * rows
@@ -417,25 +315,10 @@ class DistillTrainer(Trainer):
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
         return max(1, denominator)
 
-    def _means(self, model: torch.nn.Module, rows: Sequence[Encoded]) -> tuple[float, float]:
-        """Return the method's loss and the cross-entropy; every device measures all rows."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        weights, denominator = self.weighing.weights(rows)
-        # By length, so that little is padding.
-        parts = math.ceil(len(rows) / self.args.per_device_eval_batch_size)
-        for part in batches.by_length([len(row.ids) for row in rows], parts):
-            batch = batches.collate(
-                [rows[i] for i in part],
-                self.weighing,
-                self.args.device,
-                weights=[weights[i] for i in part],
-            )
-            # Before training, Trainer has not yet put its own around the model.
-            with self.accelerator.autocast():
-                sums += torch.stack(model(batch)).double().cpu()
-        loss, entropy = (sums / denominator).tolist()
-        return loss, entropy
-
 
 def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:
     return read_dataset(name, dataset, tokenizer, args.max_length, args.max_truncated_share)
+
+
+def _part(name: str) -> str:
+    return f"eval_dataset.{name}" if name else "eval_dataset"

@@ -17,6 +17,8 @@ from kdstudy.engine.lease import Leases, require_held
 from kdstudy.errors import InputError, StageError
 from kdstudy.study.stages import SCRATCH
 
+RUNS = "runs"
+"""Folder, inside a study's, of what its trackers write while it trains."""
 _MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is full"}
 _FACTS = {
@@ -240,10 +242,15 @@ class Store:
         try:
             with self.lock(f"study-{study}"):
                 fresh = final.with_name(f".{study}.new")
+                if (fresh / RUNS).is_dir() and not (final / RUNS).exists():  # died on the way
+                    final.mkdir(parents=True, exist_ok=True)
+                    (fresh / RUNS).rename(final / RUNS)
                 shutil.rmtree(fresh, ignore_errors=True)
                 for name in (*manifest["files"], _MANIFEST):
                     (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(report / name, fresh / name)
+                if (final / RUNS).is_dir():
+                    (final / RUNS).rename(fresh / RUNS)
                 shutil.rmtree(final, ignore_errors=True)
                 fresh.rename(final)
         except OSError as e:
