@@ -46,92 +46,24 @@ VALUES = {
     "eval_accumulation_steps": 2, "include_for_metrics": ["inputs"], "batch_eval_metrics": True,
 }  # fmt: skip
 # The others, looked at one by one: Trainer's own code reads them, or they are read here.
-TAKEN = [
-    "output_dir",
-    "per_device_train_batch_size",
-    "num_train_epochs",
-    "max_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "optim",
-    "optim_args",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "optim_target_modules",
-    "gradient_accumulation_steps",
-    "max_grad_norm",
-    "bf16",
-    "tf32",
-    "activation_checkpointing",
-    "activation_checkpointing_kwargs",
-    "gradient_checkpointing",
-    "gradient_checkpointing_kwargs",
-    "torch_empty_cache_steps",
-    "logging_strategy",
-    "logging_steps",
-    "logging_first_step",
-    "log_on_each_node",
-    "logging_nan_inf_filter",
-    "include_num_input_tokens_seen",
-    "log_level",
-    "log_level_replica",
-    "disable_tqdm",
-    "report_to",
-    "run_name",
-    "project",
-    "trackio_space_id",
-    "trackio_bucket_id",
-    "trackio_static_space_id",
-    "eval_strategy",
-    "eval_steps",
-    "eval_delay",
-    "per_device_eval_batch_size",
-    "prediction_loss_only",
-    "eval_on_start",
-    "save_only_model",
-    "save_strategy",
-    "save_steps",
-    "save_on_each_node",
-    "save_total_limit",
-    "enable_jit_checkpoint",
-    "push_to_hub",
-    "hub_token",
-    "hub_private_repo",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_always_push",
-    "hub_revision",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
-    "restore_callback_states_from_checkpoint",
-    "full_determinism",
-    "seed",
-    "data_seed",
-    "use_cpu",
-    "accelerator_config",
-    "parallelism_config",
-    "remove_unused_columns",
-    "ddp_find_unused_parameters",
-    "ddp_bucket_cap_mb",
-    "ddp_broadcast_buffers",
-    "ddp_static_graph",
-    "ddp_backend",
-    "ddp_timeout",
-    "fsdp",
-    "fsdp_config",
-    "debug",
-    "skip_memory_metrics",
-    "do_train",
-    "do_eval",
-    "do_predict",
-    "resume_from_checkpoint",
-    "local_rank",
-]
+_TAKEN = """
+output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
+lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
+optim_target_modules gradient_accumulation_steps max_grad_norm bf16 tf32 activation_checkpointing
+activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs
+torch_empty_cache_steps logging_strategy logging_steps logging_first_step log_on_each_node
+logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica disable_tqdm
+report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
+eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start
+save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
+push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
+load_best_model_at_end metric_for_best_model greater_is_better
+restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config
+parallelism_config remove_unused_columns ddp_find_unused_parameters ddp_bucket_cap_mb
+ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config debug
+skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_rank
+"""
+TAKEN = _TAKEN.split()
 THERE = {f.name for f in dataclasses.fields(TrainingArguments)}
 
 
@@ -229,7 +161,7 @@ def test_early_stopping_waits_while_the_cross_entropy_falls(make):
     trainer = make(
         eval_dataset=ROWS[:5], eval_strategy="steps", eval_steps=1, save_steps=1, max_steps=7,
         load_best_model_at_end=True, metric_for_best_model="eval_cross_entropy",
-        learning_rate=1e-3, callbacks=[EarlyStoppingCallback(1)],
+        method="sft", learning_rate=1e-3, callbacks=[EarlyStoppingCallback(1)],
     )  # fmt: skip
     trainer.train()
     found = [e["eval_cross_entropy"] for e in trainer.state.log_history if "eval_loss" in e]
@@ -343,9 +275,7 @@ def test_weights_in_half_precision_are_said_to_swallow_updates(make, place, capl
 
 def test_a_tracker_that_is_not_here_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "_is_here", lambda module: False)
-    with pytest.raises(
-        InputError, match=r"report_to: wandb is not installed[^§]*pip install wandb"
-    ):
+    with pytest.raises(InputError, match=r"wandb is not installed[^§]*pip install wandb"):
         DistillConfig(output_dir=str(tmp_path), use_cpu=True, report_to=["wandb"])
     study = tmp_path / "study.yaml"
     study.write_text(json.dumps({
@@ -368,12 +298,14 @@ class Told(TrainerCallback):
 
     begun: list = []  # noqa: RUF012
 
+    def __init__(self):
+        self.where = os.environ["TENSORBOARD_LOGGING_DIR"]  # as TensorBoard's, when it is made
+
     def on_train_begin(self, args, state, control, **kwargs):
         module = sys.modules["wandb"]
         if module.run is None:
             module.run = os.environ["WANDB_RUN_ID"]
-        where = os.environ["TENSORBOARD_LOGGING_DIR"]
-        self.begun.append((module.run, args.run_name, args.project, where))
+        self.begun.append((module.run, args.run_name, args.project, self.where))
 
 
 @pytest.fixture
@@ -433,9 +365,9 @@ def test_tensorboards_files_lie_in_the_studys_folder(tmp_path, monkeypatch):
         done = CliRunner().invoke(app, ["run", "study.yaml", "--store", "store"])
         assert done.exit_code == 0, done.output
         folder = tmp_path / "store" / "studies" / "tracked"
-        files = [p for p in (folder / "runs").rglob("events*")]
+        files = list((folder / "runs").rglob("events*"))
         assert {str(p.parent.relative_to(folder / "runs")) for p in files} == {
-            "zoo-s-sft", "zoo-xs/sft"
+            "zoo-s/teacher", "zoo-xs/sft"
         }  # fmt: skip
         assert (folder / "report.html").is_file()
 

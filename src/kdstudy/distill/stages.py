@@ -62,27 +62,23 @@ def train(work: Work) -> str:
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
     watch = _probe(work, settings, tokenizer, written)
-    trainer = DistillTrainer(
-        student,
-        teacher,
-        study_config(settings, config, rows, checkpoints, seed),
-        train_dataset=rows,
-        eval_dataset=text["validation"].rows,
-        corpus_dataset=None if text is corpus else corpus["validation"].rows,
-        processing_class=tokenizer,
-        callbacks=[Schedule(settings.evaluations, work.progress), watch],
-    )
-    trainer.remove_callback(PrinterCallback)
-    with _tracked(work, trainer.args):
+    args = study_config(settings, config, rows, checkpoints, seed)
+    # Trackers look at the environment when the trainer is made.
+    with _tracked(work, args):
+        trainer = DistillTrainer(
+            student,
+            teacher,
+            args,
+            train_dataset=rows,
+            eval_dataset=text["validation"].rows,
+            corpus_dataset=None if text is corpus else corpus["validation"].rows,
+            processing_class=tokenizer,
+            callbacks=[Schedule(settings.evaluations, work.progress), watch],
+        )
+        trainer.remove_callback(PrinterCallback)
         trainer.run()
     out = work.out / ("model" if settings.lora is None else "adapter")
-    if trainer.is_world_process_zero():
-        shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
-    trainer.save_student(out, local["hub_id"] or local["folder"])
-    facts = _facts(trainer, text, watch)
-    if trainer.is_world_process_zero():
-        document = json.dumps(facts, indent=2) + "\n"
-        (work.out / "training.json").write_text(document, encoding="utf-8")
+    facts = _written(trainer, out, local["hub_id"] or local["folder"], text, watch)
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}{probe.said(facts['probe'])}"
@@ -192,6 +188,20 @@ def _models(
     if settings.lora is not None:
         student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
     return student, teacher, note
+
+
+def _written(
+    trainer: DistillTrainer, out: Path, base: str, text: Mapping[str, Rows], watch: probe.Probe
+) -> dict[str, Any]:
+    """Write the student to `out` and training.json beside it, and return what that holds."""
+    if trainer.is_world_process_zero():
+        shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
+    trainer.save_student(out, base)
+    facts = _facts(trainer, text, watch)
+    if trainer.is_world_process_zero():
+        document = json.dumps(facts, indent=2) + "\n"
+        (out.parent / "training.json").write_text(document, encoding="utf-8")
+    return facts
 
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:
