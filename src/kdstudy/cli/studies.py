@@ -63,6 +63,7 @@ def run(
     if address is not None and executor is not ExecutorName.ray:
         raise InputError("--address: says where Ray is", remedy="add --executor ray")
     plan, opened = _plan(study, store, data_dir)
+    _require_trackers(plan)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
         note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
@@ -78,6 +79,7 @@ def plan(
     from kdstudy.engine.execute import missing, reason
 
     planned, opened = _plan(study, store, data_dir)
+    _require_trackers(planned)
     todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
     rows = []
     for key, stage in planned.stages.items():
@@ -174,6 +176,13 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
     opened.remember(pins)
     note_edited_benchmarks(planned)
     return planned, opened
+
+
+def _require_trackers(planned: "Plan") -> None:
+    """Refuse trackers that are not here; a report of what is finished needs none."""
+    from kdstudy.study.trackers import require_installed
+
+    require_installed(planned.study.train.report_to, "train.report_to")
 
 
 def _on_ray(planned: "Plan", address: str | None) -> "Executor":

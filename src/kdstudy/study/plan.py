@@ -17,7 +17,7 @@ from kdstudy.models.resolve import (
     resolve,
 )
 from kdstudy.records import System
-from kdstudy.study import schema, trackers
+from kdstudy.study import schema
 from kdstudy.study.grid import distilled
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS
@@ -122,7 +122,6 @@ class _Planner:
         self.audited: dict[str, str] = {}  # name -> key of its contamination stage
 
     def plan(self) -> Plan:
-        trackers.require_installed(self.study.train.report_to, "train.report_to")
         self._corpus_and_benchmarks()
         for model in {m.name: m for m in (*self.students, *self.teachers)}.values():
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
