@@ -104,16 +104,18 @@ def test_what_a_sharded_run_saves_loads_without_one(runs):
         assert (logits[0] - tiny.qwen(0)(ids).logits).abs().max() > 0.01
 
 
-def test_a_sharded_run_resumes_to_the_same_bits(runs):
-    resumed = student(runs / "fsdp" / "resumed" / "fsdp" / "live_full")
-    assert distance(student(runs / "fsdp" / "live_full"), resumed) == 0
+@pytest.mark.parametrize("step", [3, 5], ids=["after an epoch", "after the last step"])
+@pytest.mark.parametrize(("mode", "name"), [("ddp", "gkd"), ("fsdp", "live_full")])
+def test_a_run_of_two_processes_resumes_to_the_same_bits(runs, mode, name, step):
+    resumed = student(runs / mode / "resumed" / mode / f"{name}-{step}")
+    assert distance(student(runs / mode / name), resumed) == 0
 
 
 @pytest.mark.parametrize(
     ("source", "mode"), [("one", "ddp"), ("one", "fsdp"), ("fsdp", "one")], ids=str
 )
 def test_a_run_goes_on_with_another_number_of_processes(runs, source, mode):
-    resumed = student(runs / mode / "resumed" / source / "gkd")
+    resumed = student(runs / mode / "resumed" / source / "gkd-3")
     assert distance(student(runs / "one" / "gkd"), resumed) < 1e-12
 
 

@@ -133,6 +133,29 @@ def test_a_student_is_made_from_files_to_files(place, method, capfd):
         assert (done.out / file).read_bytes() == (again.out / file).read_bytes(), file
 
 
+@pytest.mark.parametrize("lora", [TRAIN.lora, None])
+def test_a_stage_that_dies_between_its_last_step_and_its_end_is_finished(place, monkeypatch, lora):
+    # 40 rows x 1.3 in batches of 7: seven steps, of which an epoch has six.
+    train = TRAIN.model_copy(update={"epochs": 1.3, "batch_size": 7, "lora": lora})
+    whole = work(place, "whole", schema.GKD(), train)
+    stages.train(whole)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    cut = work(place, "cut", schema.GKD(), train)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.DistillTrainer, "_load_best_model", die)
+        with pytest.raises(KeyboardInterrupt):
+            stages.train(cut)
+    assert not (cut.out / "training.json").exists()
+    assert (cut.scratch / "checkpoints" / "checkpoint-7").is_dir()
+    stages.train(cut)
+    for file in whole.out.rglob("*"):
+        if file.is_file() and "scratch" not in file.parts:
+            assert (cut.out / file.relative_to(whole.out)).read_bytes() == file.read_bytes(), file
+
+
 def test_the_trained_teacher_is_used_when_there_is_one(place):
     taught = work(place, "taught", schema.Sft())
     itself = {**taught.local, "models": {"student": taught.local["models"]["teacher"]}}

@@ -328,6 +328,38 @@ def test_gkd_without_on_policy_text_never_samples(tmp_path, monkeypatch):
     assert not calls
 
 
+@pytest.mark.parametrize("method", [schema.GKD, schema.OnPolicyRevKL])
+def test_text_of_the_students_own_holds_no_hard_labels(tmp_path, method):
+    """A student that is its own teacher has nothing to learn from what it writes."""
+    trainer = make(
+        tmp_path,
+        method(lmbda=1.0, hard_label_weight=0.4),
+        micro(2),
+        student=tiny.qwen(0).double(),
+        teacher=tiny.qwen(0).double(),
+    )
+    inputs, total = trainer.get_batch_samples(iter([[0, 1], [2, 3]]), 2, torch.device("cpu"))
+    for one in inputs:
+        (loss,) = trainer.model(**one, num_items_in_batch=total)
+        loss.backward()
+        assert abs(loss.item()) < 1e-15
+    assert all(p.grad.abs().max() < 1e-15 for p in trainer.student.parameters())
+    # On the dataset's text the share is what it was.
+    rows = trainer.rows[:4]
+    _, ce, scored = textbook_losses("word_kd", tiny.qwen(0).double(), tiny.qwen(0).double(), rows)
+    got = one_loss(trainer, collate(trainer, rows))
+    assert got == pytest.approx(0.4 * ce[scored].sum().item(), rel=1e-12)
+
+
+def test_the_divergence_alone_is_charged_on_text_of_the_students_own(tmp_path):
+    inputs = []
+    for share in (0.0, 0.4):
+        trainer = make(tmp_path, schema.GKD(lmbda=1.0, hard_label_weight=share))
+        (one,), total = trainer.get_batch_samples(iter([[0, 1, 2, 3]]), 1, torch.device("cpu"))
+        inputs.append(trainer.model(**one, num_items_in_batch=total)[0].item())
+    assert inputs[0] == inputs[1] > 0.01
+
+
 def test_sequence_normalisation_is_the_mean_of_means(tmp_path):
     settings = SETTINGS.model_copy(update={"normalisation": "sequences"})
     trainer = make(tmp_path, schema.Sft(), settings)

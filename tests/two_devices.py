@@ -28,7 +28,8 @@ from kdstudy.models import load
 from kdstudy.study import schema
 from kdstudy.study.stages import silent
 
-ROWS, VALIDATION = tiny.rows(24), tiny.rows(10, seed=9)
+# Neither epochs nor the run end with a step; five steps, two of them in the second epoch.
+ROWS, VALIDATION = tiny.rows(23), tiny.rows(10, seed=9)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer
         student = load.add_adapter(student, schema.Lora(dropout=0), seed=0)
     train = schema.Train(
         precision="bfloat16" if case.dtype == torch.bfloat16 else "float32",
-        epochs=1, batch_size=8, max_length=24, evaluations=2, learning_rate=1e-2,
+        epochs=1.6, batch_size=8, max_length=24, evaluations=2, learning_rate=1e-2,
         micro_batch_size=2, lora=schema.Lora() if case.lora else None,
     )  # fmt: skip
     config = study_config(train, case.method, ROWS, folder, seed=0)
@@ -136,12 +137,12 @@ def train(name: str, out: Path) -> None:
         (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def resume(name: str, out: Path, source: Path) -> None:
-    """Go on with a case from the first checkpoint of another run of it, in `source`."""
-    folder = out / "resumed" / source.name / name
+def resume(name: str, out: Path, source: Path, step: int = 3) -> None:
+    """Go on with a case from a checkpoint of another run of it, in `source`."""
+    folder = out / "resumed" / source.name / f"{name}-{step}"
     trainer = make(CASES[name], folder / "checkpoints", Gradients())
     if trainer.is_world_process_zero():
-        checkpoint = Path("checkpoints", "checkpoint-2")
+        checkpoint = Path("checkpoints", f"checkpoint-{step}")
         shutil.copytree(source / name / checkpoint, folder / checkpoint)
     trainer.accelerator.wait_for_everyone()
     trainer.run()
@@ -162,10 +163,13 @@ def main(out: Path, first: Path) -> None:
     for name in CASES:
         train(name, out / "ddp")
     resume("gkd", out / "ddp", first)
+    for step in (3, 5):
+        resume("gkd", out / "ddp", out / "ddp", step)
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch
     for name in CASES:
         train(name, out / "fsdp")
-    resume("live_full", out / "fsdp", out / "fsdp")
+    for step in (3, 5):
+        resume("live_full", out / "fsdp", out / "fsdp", step)
     resume("gkd", out / "fsdp", first)
     poison(out / "fsdp")
 

@@ -34,22 +34,24 @@ _FORKS.set_forkserver_preload(
     ]
 )
 
+# No number divides another: 46 rows in batches of 6, 9 steps of which the second epoch has one,
+# 11 and 53 texts in batches of 4.
 STUDY = {
     "name": "small",
     "teachers": ["zoo-s"],
     "students": ["zoo-xs"],
-    "corpus": {"path": "rows.jsonl", "validation_rows": 8},
+    "corpus": {"path": "rows.jsonl", "validation_rows": 7},
     "benchmarks": ["synth_addsub"],
-    "limit": 12,
+    "limit": 11,
     "methods": ["sft", "seqkd", "word_kd", "gkd"],
-    "train": {"epochs": 1, "batch_size": 6, "max_length": 160, "evaluations": 2,
+    "train": {"epochs": 1.2, "batch_size": 6, "max_length": 160, "evaluations": 2,
               "teacher_cache": "disk", "precision": "float32", "probe_rows": 2},
     "generation": {"max_new_tokens": 24, "batch_size": 4},
 }  # fmt: skip
 
 # The most that is done again after a death, by unit of progress: a checkpoint's steps, a batch's
 # texts, a shard's rows.
-INTERVAL = {"step": 4, "generation": 4, "row": 24}
+INTERVAL = {"step": 5, "generation": 4, "row": 24}
 _SHARD_BYTES = 2**18
 
 # What says when it was made, how long that took, or what was free then; and vl-convert writes a
@@ -77,6 +79,7 @@ class Bed:
              "completion": f"{a} + {b} = {a + b}. The answer is {a + b}."}
             for a in range(3, 11)
             for b in range(12, 19)
+            if (a, b) < (10, 16)
         )  # fmt: skip
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.write(**fields)

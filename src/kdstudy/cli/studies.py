@@ -64,6 +64,7 @@ def run(
         raise InputError("--address: says where Ray is", remedy="add --executor ray")
     plan, opened = _plan(study, store, data_dir)
     _claim(plan, study, opened)
+    _require_trackers(plan)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
         note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
@@ -82,6 +83,7 @@ def plan(
 
     planned, opened = _plan(study, store, data_dir, unreached={})
     floating = _unpinned(planned)
+    _require_trackers(planned)
     todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
     rows = []
     for key, stage in planned.stages.items():
@@ -196,6 +198,13 @@ def _claim(planned: "Plan", study: Path, store: "Store") -> None:
             return False
 
     store.claim(planned.study.name, study, still)
+
+
+def _require_trackers(planned: "Plan") -> None:
+    """Refuse trackers that are not here; a report of what is finished needs none."""
+    from kdstudy.study.trackers import require_installed
+
+    require_installed(planned.study.train.report_to, "train.report_to")
 
 
 def _on_ray(planned: "Plan", address: str | None) -> "Executor":

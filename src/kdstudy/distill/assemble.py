@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def student(
             remedy="give peft_config, or load its adapter with PeftModel.from_pretrained(..., "
             "is_trainable=True)",
         )
+    _warn_of_what_is_lost(model)
     return model, tokenizer, base
 
 
@@ -177,6 +179,27 @@ def _require_another(model: parts.Model, learner: parts.Model) -> None:
             "teacher_model and model are the same object",
             why="the teacher would change with the student",
             remedy="give the teacher by name, or load it a second time",
+        )
+
+
+def _warn_of_what_is_lost(learner: parts.Model) -> None:
+    """Say what a user would not expect of training this model here."""
+    config = parts.plain(learner).config.get_text_config(decoder=True)
+    log = logging.getLogger(__name__)
+    if getattr(config, "output_router_logits", False):
+        log.warning(
+            "the student's configuration asks for output_router_logits, whose auxiliary loss is "
+            "not part of any method here: the load of its experts is not balanced. Train its "
+            "attention alone (LoRA), or set output_router_logits to False to say that you know"
+        )
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    half = sum(p.numel() for p in trained if p.dtype in (torch.bfloat16, torch.float16))
+    if half:
+        log.warning(
+            "%.0f%% of the trained weights are in half precision, which swallows updates smaller "
+            "than a 256th of a weight (bfloat16) or a 2048th (float16): load the model with "
+            "dtype=torch.float32, and set bf16=True to compute in bfloat16 nevertheless",
+            100 * half / sum(p.numel() for p in trained),
         )
 
 

@@ -70,6 +70,7 @@ class Batch:
         targets_N: The token itself; -1 where the text has ended.
         weights_N: Its weight in the step's sum, in float64.
         noise_seeds: One seed per scored token for the teacher's noise; empty for none.
+        sampled: The student wrote the text, so that its tokens are nobody's labels.
     """
 
     texts: tuple[Encoded, ...]
@@ -79,6 +80,7 @@ class Batch:
     targets_N: Tensor
     weights_N: Tensor
     noise_seeds: tuple[int, ...] = ()
+    sampled: bool = False
 
 
 def collate(
@@ -88,6 +90,7 @@ def collate(
     *,
     weights: Sequence[float] | None = None,
     noise_seeds: Sequence[int] = (),
+    sampled: bool = False,
 ) -> Batch:
     """Return the rows as one micro-batch on `device`.
 
@@ -97,6 +100,7 @@ def collate(
         device: Where to put the tensors.
         weights: Weight of each row's tokens, from `Weighing.weights`; None for these rows' own.
         noise_seeds: One seed per row for the teacher's noise.
+        sampled: The student wrote the rows.
     """
     width = max(len(row.ids) for row in rows)
     weights = weighing.weights(rows)[0] if weights is None else weights
@@ -115,6 +119,7 @@ def collate(
         targets_N=torch.tensor(targets, dtype=torch.long, device=device),
         weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
         noise_seeds=tuple(seeds),
+        sampled=sampled,
     )
 
 

@@ -2,13 +2,14 @@
 
 import copy
 import dataclasses
-import os
 from typing import Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from kdstudy.data.prompts import PromptFormat
+from kdstudy.distill import arguments
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.methods import Method, build
 from kdstudy.errors import InputError
@@ -20,12 +21,30 @@ _OF_METHOD = (
     "temperature", "tau_squared", "noise", "hard_label_weight", "probability_epsilon", "beta",
     "alpha", "mixture", "lmbda", "sampling_temperature", "on_policy_text",
 )  # fmt: skip
-# Fields of TrainingArguments that cannot be kept: why, and what to do instead.
+
+
+_COMPILE = (
+    "the loss is not the model's own forward pass, and compiles itself on a GPU",
+    "leave it out",
+)
+_LIGER = (
+    "it patches a model's loss and layers by its class; the head and the loss are one fused "
+    "operation here already, without logits of a whole batch",
+    "leave it out",
+)
+_HALF_EVAL = (
+    "it would turn the weights that are being trained into half precision",
+    "set bf16: validation then computes in bfloat16, and the weights stay as they are",
+)
+# All fields of TrainingArguments but these do here what they do in Trainer; a test tries them.
+# Those that cannot be kept: why, and what to do instead.
 _REFUSED = {
     "fp16": (
         "its loss scaling makes gradients infinite by design, and an infinite gradient stops a run",
         "set bf16, or train in float32",
     ),
+    "fp16_full_eval": _HALF_EVAL,
+    "bf16_full_eval": _HALF_EVAL,
     "label_smoothing_factor": (
         "what a token is charged is the method's",
         "use hard_label_weight to mix in the cross-entropy",
@@ -39,11 +58,49 @@ _REFUSED = {
         "lower per_device_train_batch_size and raise gradient_accumulation_steps: memory changes, "
         "the result does not",
     ),
+    "torch_compile": _COMPILE,
+    "torch_compile_backend": _COMPILE,
+    "torch_compile_mode": _COMPILE,
+    "use_liger_kernel": _LIGER,
+    "liger_kernel_config": _LIGER,
+    "label_names": (
+        "rows are prompts and completions, not columns of a model; what is scored is loss_tokens",
+        "leave it out",
+    ),
+    "train_sampling_strategy": (
+        "every pass over the rows is a permutation of its own; within a step, rows of like length "
+        "share a micro-batch, so that grouping by length would save nothing",
+        "leave it at random",
+    ),
+    "average_tokens_across_devices": (
+        "a step's denominator is counted over all devices",
+        "leave it at True; normalisation chooses what is averaged",
+    ),
     "deepspeed": (
         "it replaces the optimizer step and the checkpoints, and nothing holds its results to one "
         "device's",
         "launch with --use_fsdp --fsdp_version 2, which shards as ZeRO-3 does, or with plain DDP",
     ),
+}
+_ROWS = "rows are looked up in memory, by the step's number; there is nothing to load or to skip"
+_PREDICTIONS = "evaluate returns losses, and no predictions are kept"
+# Those that change nothing here, and nothing that anybody would miss: why.
+_IDLE = {
+    "dataloader_num_workers": _ROWS,
+    "dataloader_pin_memory": _ROWS,
+    "dataloader_persistent_workers": _ROWS,
+    "dataloader_prefetch_factor": _ROWS,
+    "dataloader_multiprocessing_context": _ROWS,
+    "dataloader_in_order": _ROWS,
+    "ignore_data_skip": _ROWS,
+    "dataloader_drop_last": "every step has all its rows: passes follow each other without a seam",
+    "length_column_name": "lengths are counted, not read from a column",
+    "use_cache": "training keeps no keys and values",
+    "eval_do_concat_batches": _PREDICTIONS,
+    "eval_use_gather_object": _PREDICTIONS,
+    "eval_accumulation_steps": _PREDICTIONS,
+    "include_for_metrics": _PREDICTIONS,
+    "batch_eval_metrics": _PREDICTIONS,
 }
 
 
@@ -60,7 +117,8 @@ class DistillConfig(TrainingArguments):
         temperature: Loss temperature; not the sampling temperature.
         tau_squared: Multiply the divergence by temperature squared.
         noise: Scale of Gaussian noise on the teacher's logits.
-        hard_label_weight: Share of the cross-entropy.
+        hard_label_weight: Share of the cross-entropy, on the dataset's text; in a step on text that
+            the student sampled the divergence is the whole loss.
         probability_epsilon: word_kd, revkd: added to probabilities.
         beta: gkd: the teacher's weight in the mixture.
         alpha: skew_kl, skew_revkl: weight in the mixture.
@@ -105,16 +163,18 @@ class DistillConfig(TrainingArguments):
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self):
+        arguments.require_supported(self, _REFUSED, _IDLE)
         # Rows are not a model's columns.
         self.remove_unused_columns = False
-        # The denominator is counted over all devices; without this DDP's mean would stay in.
-        self.average_tokens_across_devices = True
-        # What a launcher asks for is in the environment.
-        asked = {"deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"}
-        for name, (why, remedy) in _REFUSED.items():
-            if getattr(self, name) or asked.get(name):
-                raise InputError(f"DistillConfig: {name} is not supported", why=why, remedy=remedy)
+        # A step's rows are looked up by its number: a resumed run skips nothing, at no cost.
+        self.ignore_data_skip = False
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # it is what there is; TrainingArguments wants to be told
+        metric = self.metric_for_best_model or ""
+        if self.greater_is_better is None and metric.endswith(("loss", "cross_entropy")):
+            self.greater_is_better = False  # transformers knows of names that end in "loss"
         super().__post_init__()
+        arguments.require_trackers(self.report_to)
         # torch.nn.DataParallel would cut a micro-batch again, behind the token count's back.
         _ = self.device
         self._n_gpu = min(1, self._n_gpu)

@@ -1,11 +1,18 @@
-"""Which rows a device takes at which step: the run's order, cut into micro-batches."""
+"""Which rows a device takes at which step: the run's order, cut into micro-batches.
+
+Trainer counts in epochs: it divides the step that a checkpoint was written after by the length of
+the loader, skips the rest, and asks for a whole epoch. Here a step's rows follow from its number
+alone, and an epoch that Trainer asks for beyond the run's last step is empty, so that no two counts
+can disagree.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from kdstudy.distill import batches
 
@@ -31,7 +38,7 @@ def loader(
     # loader's private generator keeps it from drawing on the one that dropout uses.
     return DataLoader(
         range(rows),
-        batch_sampler=_Epoch(mine, math.ceil(rows / rows_per_step(args)), args, step),
+        batch_sampler=_Epoch(mine, steps_per_epoch(rows, args), args, step),
         collate_fn=list,
         generator=torch.Generator(),
     )
@@ -41,6 +48,30 @@ def rows_per_step(args: TrainingArguments) -> int:
     """Return the rows of an optimizer step, over all devices."""
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return size * max(1, args.world_size)
+
+
+def steps_per_epoch(rows: int, args: TrainingArguments) -> int:
+    """Return the optimizer steps of what Trainer takes for an epoch: those that hold all rows."""
+    return math.ceil(rows / rows_per_step(args))
+
+
+class Border(TrainerCallback):
+    """Knows whether an epoch has just ended.
+
+    Attributes:
+        crossed: No step has begun since an epoch ended.
+    """
+
+    def __init__(self):
+        self.crossed = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An epoch is under way."""
+        self.crossed = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """It has ended."""
+        self.crossed = True
 
 
 class _Epoch:

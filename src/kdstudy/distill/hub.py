@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData
-from transformers import Trainer
+from huggingface_hub import EvalResult, HfApi, ModelCardData, constants
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils.hub import PushInProgress
 
+from kdstudy.errors import InputError
 from kdstudy.models.resolve import public
 
 _IGNORED = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]
@@ -127,6 +128,37 @@ def _result(row: Mapping[str, Any]) -> EvalResult:
         metric_value=round(100 * row["value"], 2),
         metric_name=f"{row['metric']} (%), n = {int(row['n'])}, {row['signature']}",
     )
+
+
+def require_reachable(args: TrainingArguments) -> None:
+    """Create the repository that a run will be pushed to, before anything is loaded or trained.
+
+    Trainer creates it too, but later; where it is there, nothing changes.
+
+    Raises:
+        InputError: The Hub is not reached, or lets nobody in.
+    """
+    if not args.push_to_hub or args.process_index != 0:
+        return
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    if constants.HF_HUB_OFFLINE:
+        raise InputError(
+            f"push_to_hub: {name} cannot be pushed to",
+            why="HF_HUB_OFFLINE is set",
+            remedy="unset HF_HUB_OFFLINE; or leave push_to_hub out and call trainer.push_to_hub() "
+            "when there is a network",
+        )
+    try:
+        HfApi().create_repo(
+            name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True
+        )
+    except Exception as e:  # of the network, of the Hub, of a token: all mean that it cannot be
+        raise InputError(
+            f"push_to_hub: {name} cannot be pushed to",
+            why=(str(e).strip().splitlines() or [type(e).__name__])[0],
+            remedy="log in with `hf auth login` or give hub_token, and look at the network and at "
+            "hub_model_id; or leave push_to_hub out and call trainer.push_to_hub() later",
+        ) from e
 
 
 def write_card(trainer: Trainer, origin: Origin, facts: dict[str, Any]) -> None:

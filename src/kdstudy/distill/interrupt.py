@@ -26,7 +26,7 @@ class Interrupt(TrainerCallback):
     """
 
     def __init__(self):
-        self.asked = self.agreed = False
+        self.asked = self.agreed = self._stopping = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -38,6 +38,7 @@ class Interrupt(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread hears signals
             return
+        self.asked = self.agreed = self._stopping = False
         # What is ignored stays ignored: nohup means it.
         heard = [s for s in _SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
         before = {s: signal.signal(s, self._ask) for s in heard}
@@ -56,6 +57,12 @@ class Interrupt(TrainerCallback):
         if self.agreed or (self.asked and args.world_size == 1):
             signal.setitimer(signal.ITIMER_REAL, 0)
             control.should_save = control.should_training_stop = True
+            self._stopping = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave at once: an evaluation in the middle of an epoch is none of the run's own."""
+        if self._stopping:
+            raise KeyboardInterrupt
 
     def _ask(self, *_: Any) -> None:
         if self.asked:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
+from kdstudy.distill.divergences import CROSS_ENTROPY
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.methods import Method
 from kdstudy.distill.teacher import Noise
@@ -69,6 +70,9 @@ class DistillModel(nn.Module):
     def forward(self, batch: Batch, num_items_in_batch: int | None = None) -> tuple[Tensor, ...]:
         """Return (loss,) for training, or the sums (loss, cross-entropy) for validation.
 
+        The cross-entropy is of the student's whole vocabulary, the loss of what it shares with its
+        teacher.
+
         Args:
             batch: The micro-batch.
             num_items_in_batch: Tokens (or sequences, or groups) of the whole optimizer step, over
@@ -84,19 +88,25 @@ class DistillModel(nn.Module):
                 self.student, batch.ids_BL, batch.rows_N, batch.positions_N
             )
         teacher = self._teacher_side(batch)
-        head = parts.head(self.student)
+        whole = head = parts.head(self.student)
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)
-        sums = head_loss(
-            hidden_NH if narrow is None else hidden_NH.to(narrow),
+        hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
+        text = batch.targets_N, batch.weights_N
+        loss, entropy = head_loss(
+            hidden_NH,
             head,
-            batch.targets_N,
-            batch.weights_N,
-            self.method.objective,
+            *text,
+            self.method.objective.unlabelled if batch.sampled else self.method.objective,
             teacher,
             labels=validation,
         )
-        return sums if validation else (sums[0] / num_items_in_batch,)
+        if not validation:
+            return (loss / num_items_in_batch,)
+        if len(head.weight) < len(whole.weight):
+            # The same whatever the teacher: over all that the student may write.
+            entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
+        return loss, entropy
 
     @property
     def _no_split_modules(self) -> list[str]:

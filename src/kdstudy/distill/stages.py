@@ -1,9 +1,11 @@
 """The stages `train` (a teacher's fine-tuning, every student) and `teacher_cache`."""
 
+import contextlib
 import functools
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -12,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import methods, placement, probe
+from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -20,7 +23,7 @@ from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records
-from kdstudy.study import schema
+from kdstudy.study import schema, trackers
 from kdstudy.study.stages import Work
 
 _METHOD: TypeAdapter = TypeAdapter(schema.Method)
@@ -33,8 +36,9 @@ def train(work: Work) -> str:
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
     `corpus` (train.parquet and validation.parquet), `teacher` (its finished train stage; without it
     the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd). Aids:
-    `teacher_cache`. Local: `models` {role: `resolve.Resolved.local`}, and `train`, the fields of
-    `schema.Train` that change no bytes.
+    `teacher_cache`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
+    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
+    folder}.
 
     Returns:
         A line that says how it went.
@@ -59,31 +63,22 @@ def train(work: Work) -> str:
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
     watch = _probe(work, settings, tokenizer, written)
-    trainer = DistillTrainer(
-        student,
-        teacher,
-        study_config(settings, config, rows, checkpoints, seed),
-        train_dataset=rows,
-        eval_dataset=text["validation"].rows,
-        corpus_dataset=None if text is corpus else corpus["validation"].rows,
-        processing_class=tokenizer,
-        callbacks=[Schedule(settings.evaluations, work.progress), watch],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.run()
-    out = work.out / ("model" if settings.lora is None else "adapter")
-    if trainer.is_world_process_zero():
-        shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
-    # On a base with a user's adapter an adapter fits nothing that has a name.
-    base = "" if local["adapter"] else local["hub_id"] or local["folder"]
-    trainer.save_student(out, base)
-    if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
-        opened = functools.partial(load.open_model, local, _precision(settings), work.out)
-        load.require_same(trainer.student, out, opened)
-    facts = _facts(trainer, text, watch)
-    if trainer.is_world_process_zero():
-        document = json.dumps(facts, indent=2) + "\n"
-        (work.out / "training.json").write_text(document, encoding="utf-8")
+    args = study_config(settings, config, rows, checkpoints, seed)
+    # Trackers look at the environment when the trainer is made.
+    with _tracked(work, args):
+        trainer = DistillTrainer(
+            student,
+            teacher,
+            args,
+            train_dataset=rows,
+            eval_dataset=text["validation"].rows,
+            corpus_dataset=None if text is corpus else corpus["validation"].rows,
+            processing_class=tokenizer,
+            callbacks=[Schedule(settings.evaluations, work.progress), watch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.run()
+    facts = _written(trainer, work, text, watch, settings)
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}{probe.said(facts['probe'])}"
@@ -142,6 +137,20 @@ def _teacher_text(work: Work) -> dict[str, Generation]:
     return texts
 
 
+def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManager[None]:
+    """Give the run its own run of every tracker."""
+    if not args.report_to:
+        return contextlib.nullcontext()
+    tracking = work.local["tracking"]
+    args.run_name, args.project = tracking["label"], tracking["study"]
+    return trackers.own_run(
+        args.report_to,
+        Path(tracking["folder"]),
+        tracking["study"],
+        work.scratch / "tracker_run",
+    )
+
+
 def _probe(
     work: Work,
     settings: schema.Train,
@@ -186,6 +195,31 @@ def _models(
 def _precision(settings: schema.Train) -> str:
     # Full fine-tuning keeps float32 weights: bfloat16 ones would swallow small updates.
     return "float32" if settings.lora is None else settings.precision
+
+
+def _written(
+    trainer: DistillTrainer,
+    work: Work,
+    text: Mapping[str, Rows],
+    watch: probe.Probe,
+    settings: schema.Train,
+) -> dict[str, Any]:
+    """Write the student and training.json beside it, and return what that holds."""
+    local = work.local["models"]["student"]
+    out = work.out / ("model" if settings.lora is None else "adapter")
+    if trainer.is_world_process_zero():
+        shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
+    # On a base with a user's adapter an adapter fits nothing that has a name.
+    base = "" if local["adapter"] else local["hub_id"] or local["folder"]
+    trainer.save_student(out, base)
+    if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
+        opened = functools.partial(load.open_model, local, _precision(settings), work.out)
+        load.require_same(trainer.student, out, opened)
+    facts = _facts(trainer, text, watch)
+    if trainer.is_world_process_zero():
+        document = json.dumps(facts, indent=2) + "\n"
+        (work.out / "training.json").write_text(document, encoding="utf-8")
+    return facts
 
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:

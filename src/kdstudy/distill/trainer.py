@@ -1,36 +1,41 @@
 """DistillTrainer: transformers.Trainer around a method-blind loss with one global denominator."""
 
 import contextlib
-import json
-import math
+import itertools
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches, epochs, hub, onpolicy, sharded
+from kdstudy.distill import (
+    assemble,
+    batches,
+    checkpoints,
+    epochs,
+    hub,
+    onpolicy,
+    sharded,
+    validation,
+)
 from kdstudy.distill.config import DistillConfig, own
 from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
+from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset
-from kdstudy.errors import InputError, StageError
+from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
 
-_COUNTS = "counts.json"
 
-
-class DistillTrainer(Trainer):
+class DistillTrainer(Resumable):
     """Trains a student, alone or from a teacher.
 
     The optimizer step's denominator (response tokens, or sequences) is counted over all its
@@ -44,7 +49,8 @@ class DistillTrainer(Trainer):
             (`distill.model.Teacher`); None for a method without one.
         args: How to train.
         train_dataset: Rows as `distill.rows.encode_dataset` takes them.
-        eval_dataset: Rows that `evaluate` measures the method's own loss on.
+        eval_dataset: Rows that `evaluate` measures the method's own loss on, or a mapping of such
+            sets by name.
         corpus_dataset: Rows that it measures the cross-entropy on, when those are others.
         processing_class: The student's tokenizer; None loads it from where the model came from.
         peft_config: Adapter to train in the student's place.
@@ -74,60 +80,37 @@ class DistillTrainer(Trainer):
     ):
         args = own(args)
         method, self._fsdp = args.built_method(), sharded.plugin_of(args)
+        hub.require_reachable(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)
         self.eos_ids = load.eos_ids(model, tokenizer)
-        names = ("train_dataset", "eval_dataset", "corpus_dataset")
-        given = zip(names, (train_dataset, eval_dataset, corpus_dataset), strict=True)
-        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given}
-        self.rows, self.validation, self.corpus_validation = (t.rows for t in self.text.values())
-        known = (*self.rows, *self.validation, *self.corpus_validation)
+        given = {"train_dataset": train_dataset, "corpus_dataset": corpus_dataset}
+        for name, rows in validation.parts(eval_dataset).items():
+            given[_part(name)] = rows
+        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given.items()}
+        self.rows, self._corpus, *_ = (text.rows for text in self.text.values())
+        self._validation = {
+            name: self.text[_part(name)].rows for name in validation.parts(eval_dataset)
+        }
+        known = [row for text in self.text.values() for row in text.rows]
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
-        self.tokens = self.cells = self.real = 0
-        self._guard, self._interrupt = Guard(), Interrupt()
+        self._counts = checkpoints.Counts()
+        validation.require_measured(args.metric_for_best_model, list(self._validation))
+        self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
+        ours = (self._guard, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
         super().__init__(
             model=DistillModel(model, method, teacher),
             args=args,
             train_dataset=self.rows,
-            eval_dataset=self.validation or None,
+            eval_dataset=self._validation or None,
             processing_class=tokenizer,
-            callbacks=[*(callbacks or ()), self._guard, self._interrupt],
+            callbacks=[*(callbacks or ()), *ours],
             optimizers=optimizers,
         )
         if self._fsdp is not None:
             sharded.prepare(self.model, self.accelerator)
-
-    def run(self) -> None:
-        """Train from the last whole checkpoint in the output folder, or from the start.
-
-        Raises:
-            StageError: A loss or gradient is no longer a finite number.
-            KeyboardInterrupt: A signal asked to stop; the step was finished and saved.
-        """
-        folder = Path(self.args.output_dir)
-        if self.is_world_process_zero():
-            for checkpoint in folder.glob("checkpoint-*"):
-                # Trainer writes this file last: without it the checkpoint is a torn one.
-                if not (checkpoint / "trainer_state.json").is_file():
-                    shutil.rmtree(checkpoint)
-        self.accelerator.wait_for_everyone()
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        with self._interrupt.listening():
-            self.train(resume_from_checkpoint=last)
-
-    def save_student(self, folder: Path, base: str) -> None:
-        """Write the adapter or the whole model, and the tokenizer; every process must call it.
-
-        Args:
-            folder: To fill.
-            base: What an adapter is to name as its base model.
-        """
-        student = self.model.student
-        with self.model.layout.whole(trained=isinstance(student, PeftModel)) as whole:
-            if self.args.should_save:
-                load.save(whole, folder, self.processing_class, base=base)
 
     @property
     def student(self) -> Model:
@@ -135,9 +118,15 @@ class DistillTrainer(Trainer):
         return self.model.student
 
     @property
+    def tokens(self) -> int:
+        """Scored tokens of the run so far."""
+        return self._counts.tokens
+
+    @property
     def padding_share(self) -> float:
         """Share of all training positions so far that were padding."""
-        return 1 - self.real / self.cells if self.cells else 0.0
+        counts = self._counts
+        return 1 - counts.real / counts.cells if counts.cells else 0.0
 
     # What follows overrides transformers.Trainer.
 
@@ -162,11 +151,13 @@ class DistillTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], int]:
         """Return one optimizer step's micro-batches and its denominator over all devices."""
-        numbers = [n for _ in range(num_batches) for n in next(epoch_iterator)]
+        numbers = [n for micro in itertools.islice(epoch_iterator, num_batches) for n in micro]
+        if not numbers:  # the run is over, and Trainer asks for the rest of its last epoch
+            return [], 0
         rows = [self.rows[n] for n in numbers]
         step = self.state.global_step
         method = self.model.method
-        if self._on_policy(step):
+        if sampled := self._on_policy(step):
             rows = self._sampled(rows, step)
         weights, denominator = self.weighing.weights(rows)
         seeds = self._row_seeds("noise", step, len(rows)) if method.noise else None
@@ -178,6 +169,7 @@ class DistillTrainer(Trainer):
                 self.args.device,
                 weights=[weights[i] for i in part],
                 noise_seeds=[seeds[i] for i in part] if seeds else (),
+                sampled=sampled,
             )
             for part in parts
         ]
@@ -197,133 +189,75 @@ class DistillTrainer(Trainer):
         """Measure the method's own loss and the cross-entropy of the corpus's tokens.
 
         Args:
-            eval_dataset: Rows; None for those the trainer was made with.
+            eval_dataset: Rows, or several sets of rows by name, whose names then stand in the names
+                of what is measured; None for those the trainer was made with.
             ignore_keys: Not used.
             metric_key_prefix: Put before the names of both.
 
         Raises:
             StageError: One of them is not a finite number.
         """
-        rows, corpus = self.validation, self.corpus_validation
-        if eval_dataset is not None:
-            tokenizer = self.processing_class
-            rows, corpus = _read("eval_dataset", eval_dataset, tokenizer, self.args).rows, ()
-        if not rows:
+        if isinstance(eval_dataset, str):  # Trainer's way to name a part of its own
+            eval_dataset = {eval_dataset: self._validation.get(eval_dataset, ())}
+        given = self._validation if eval_dataset is None else validation.parts(eval_dataset)
+        if not any(map(len, given.values())):
             raise InputError("evaluate: there are no rows", remedy="give the trainer eval_dataset")
+        metrics: dict[str, float] = {}
+        for name, rows in given.items():
+            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+            metrics |= self._measured(rows, prefix, own=eval_dataset is None)
+        return metrics
+
+    def _measured(self, given: Any, prefix: str, *, own: bool) -> dict[str, float]:
+        """Measure one set of rows, tell everybody, and return what was found."""
+        rows = given if own else _read("eval_dataset", given, self.processing_class, self.args).rows
         model = self._wrap_model(self.model, training=False)
         model.eval()
-        with torch.no_grad():
-            loss, entropy = self._means(model, rows)
-            if corpus:
-                _, entropy = self._means(model, corpus)
-        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_cross_entropy": entropy}
-        if not all(map(math.isfinite, metrics.values())):
-            raise StageError(
-                f"step {self.state.global_step}: the validation loss is {loss}, "
-                f"the cross-entropy {entropy}",
-                remedy="lower the learning rate, or look for broken weights",
-            )
+        size = self.args.per_device_eval_batch_size
+        where = (self.weighing, self.accelerator, size)
+        loss, entropy = validation.measured(model, rows, *where)
+        if own and self._corpus:
+            _, entropy = validation.measured(model, self._corpus, *where)
+        metrics = {f"{prefix}_loss": loss, f"{prefix}_cross_entropy": entropy}
+        validation.require_finite(metrics, self.state.global_step)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not here: a `DistillModel` gives losses, and no labels go in.
+
+        Raises:
+            InputError: Always; it says what to call.
+        """
+        raise InputError(
+            "predict: a distilled student is not asked for predictions",
+            why="rows are texts; what Trainer collects are the logits of every token of every row",
+            remedy='evaluate(dataset, metric_key_prefix="test") measures its losses, and '
+            "trainer.student.generate writes its texts",
+        )
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """As in Trainer, whose models have their ids among the inputs."""
+        kind = self.args.include_num_input_tokens_seen
+        if kind in ("no", False):
+            return
+        batch = inputs["batch"]
+        real = sum(len(row.ids) for row in batch.texts)
+        count = real if kind == "non_padding" else batch.ids_BL.numel()
+        seen = torch.tensor(count, device=self.args.device)
+        self.state.num_input_tokens_seen += self.accelerator.gather(seen).sum().item()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer, with the padding so far; epochs are passes over the rows."""
         if "loss" in logs:
             logs["padding_share"] = round(self.padding_share, 4)
-        if self.state.epoch is not None:
-            # Steps do not end where an epoch does; Trainer counts whole steps.
-            done = self.state.global_step * epochs.rows_per_step(self.args) / len(self.rows)
-            self.state.epoch = round(done, 4)
+        self._count_epochs()
         super().log(logs, start_time)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer; whole, however the model is sharded. Every process must call it.
-
-        Raises:
-            StageError: What was saved is another model when it is loaded again.
-        """
-        if not self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-            if self.args.should_save and not _internal_call:
-                assemble.require_reloads(self.student, Path(output_dir or self.args.output_dir))
-            return
-        self._save(output_dir)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the student as PEFT or transformers do, and the tokenizer."""
-        folder = Path(output_dir or self.args.output_dir)
-        # A path on this machine means nothing on the Hub, and is nobody's business there.
-        base = self._origin.public_base if self.hub_model_id else self._origin.base
-        self.save_student(folder, base)
-        if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-            counts = {"tokens": self.tokens, "cells": self.cells, "real": self.real}
-            (folder / _COUNTS).write_text(json.dumps(counts))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        return sharded.save_states(self.optimizer, self.lr_scheduler, Path(output_dir))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        return sharded.load_states(self.optimizer, self.lr_scheduler, Path(checkpoint))
-
-    def create_model_card(self, **facts: Any) -> None:
-        """Write README.md into the output folder; arguments as in Trainer."""
-        if self.is_world_process_zero():
-            hub.write_card(self, self._origin, facts)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero():
-            hub.push_checkpoint(self, Path(checkpoint_folder))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        self.model.layout.restore(folder)
-        for name, value in json.loads((folder / _COUNTS).read_text()).items():
-            setattr(self, name, value)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Save this device's random states, and its losses since the last log."""
-        super()._save_rng_state(output_dir)
-        unlogged = {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged}
-        self._unlogged(output_dir).write_text(json.dumps(unlogged))
-        # The file that says that the checkpoint is whole comes after every device's.
-        self.accelerator.wait_for_everyone()
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        every = [*Path(checkpoint).glob("unlogged_*.json")] if checkpoint else []
-        if every:  # older checkpoints have none
-            alike = len(every) == self.args.world_size
-            # A run may go on with another number of devices; what is logged is their mean.
-            files = [self._unlogged(checkpoint)] if alike else every
-            unlogged = [json.loads(file.read_text()) for file in files]
-            self._tr_loss += sum(one["loss"] for one in unlogged) / len(unlogged)
-            self._globalstep_last_logged = unlogged[0]["since"]
-
-    def _load_best_model(self) -> None:
-        self.model.layout.restore(Path(self.state.best_model_checkpoint))
-
     # Our own parts.
-
-    @property
-    def _origin(self) -> hub.Origin:
-        return hub.Origin(
-            base=self._base,
-            teacher=self._teacher_name,
-            method={"method": self.args.method, **self.args.given_fields()},
-            adapter=isinstance(self.student, PeftModel),
-        )
-
-    def _unlogged(self, checkpoint: str) -> Path:
-        return Path(checkpoint, f"unlogged_{self.args.process_index}.json")
 
     def _plan(self, args: DistillConfig) -> list[list[int]]:
         """Return the row numbers of every optimizer step, and tell `args` how many there are."""
@@ -375,32 +309,17 @@ class DistillTrainer(Trainer):
             counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
         denominator, tokens, real, cells, asked = counts
         self._interrupt.agreed = asked > 0
-        self.tokens += tokens
-        self.real += real
-        self.cells += cells
+        self._counts.tokens += tokens
+        self._counts.real += real
+        self._counts.cells += cells
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
         return max(1, denominator)
-
-    def _means(self, model: torch.nn.Module, rows: Sequence[Encoded]) -> tuple[float, float]:
-        """Return the method's loss and the cross-entropy; every device measures all rows."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        weights, denominator = self.weighing.weights(rows)
-        # By length, so that little is padding.
-        parts = math.ceil(len(rows) / self.args.per_device_eval_batch_size)
-        for part in batches.by_length([len(row.ids) for row in rows], parts):
-            batch = batches.collate(
-                [rows[i] for i in part],
-                self.weighing,
-                self.args.device,
-                weights=[weights[i] for i in part],
-            )
-            # Before training, Trainer has not yet put its own around the model.
-            with self.accelerator.autocast():
-                sums += torch.stack(model(batch)).double().cpu()
-        loss, entropy = (sums / denominator).tolist()
-        return loss, entropy
 
 
 def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:
     limits = args.max_length, args.max_truncated_share
     return read_dataset(name, dataset, tokenizer, *limits, args.chats())
+
+
+def _part(name: str) -> str:
+    return f"eval_dataset.{name}" if name else "eval_dataset"

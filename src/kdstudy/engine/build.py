@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from kdstudy.engine import machine
 from kdstudy.engine.log import StageLog, spent
 from kdstudy.engine.ranks import call
-from kdstudy.engine.store import Store
+from kdstudy.engine.store import RUNS, Store
 from kdstudy.errors import InputError, KdstudyError, StageError
 from kdstudy.study.plan import Stage
 from kdstudy.study.stages import KINDS, Work
@@ -79,7 +79,7 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
         work = Work(
             config=stage.config,
             inputs=_inputs(stage, store),
-            local=stage.local,
+            local=_local(stage, store),
             out=out,
             progress=progress,
             aids={role: path for role, key in stage.aids.items() if (path := store.get(key))},
@@ -106,6 +106,15 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
         raise
     view.finish(stage, manifest, here=bool(before))
     return True
+
+
+def _local(stage: Stage, store: Store) -> Mapping[str, Any]:
+    """Return what the plan says of this machine, and where a training's trackers may write."""
+    tracking = stage.local.get("tracking")
+    if tracking is None:
+        return stage.local
+    folder = store.output(tracking["study"]) / RUNS / tracking["label"]
+    return {**stage.local, "tracking": {**tracking, "folder": str(folder)}}
 
 
 def _inputs(stage: Stage, store: Store) -> dict[str, Path]:

@@ -17,6 +17,8 @@ from kdstudy.engine.lease import Leases, require_held
 from kdstudy.errors import InputError, StageError
 from kdstudy.study.stages import SCRATCH
 
+RUNS = "runs"
+"""Folder, inside a study's, of what its trackers write while it trains."""
 _MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is full"}
 _FACTS = {

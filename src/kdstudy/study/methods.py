@@ -53,7 +53,8 @@ class _Divergence(Strict):
     noise: float = Field(default=0.0, ge=0)
     """Scale of Gaussian noise added to the teacher's logits."""
     hard_label_weight: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the cross-entropy on the text's own tokens; the divergence has the rest."""
+    """Share of the cross-entropy on the corpus's tokens; the divergence has the rest, and all of
+    it on text that the student samples."""
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
     """Overrides `train.normalisation` for this method."""
 

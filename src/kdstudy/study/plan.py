@@ -274,7 +274,16 @@ class _Planner:
         knobs = self.study.train.model_dump(include=_TRAIN_KNOBS)
         label = system.label
         self.trained[label] = self._add(
-            "train", label, config, inputs, {"models": models, "train": knobs}, aids
+            "train",
+            label,
+            config,
+            inputs,
+            {
+                "models": models,
+                "train": knobs,
+                "tracking": {"study": self.study.name, "label": label},
+            },
+            aids,
         )
         self._measure(system, model, self.trained[label])
 
