@@ -56,7 +56,7 @@ ASIDE = re.compile(r"\b(?:because|since|as|so|but)\b|[,;]\s")
 _SPACED = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/-])")
 # "If the question had asked for cents, it would be 3100."
 _SUPPOSES = re.compile(
-    r"\b(?:if|had|were)\b.*\b(?:question|asked|instead|meant)\b", re.IGNORECASE | re.DOTALL
+    r"\b(?:if|had|were)\b.*\b(?:question|asked|meant)\b.*\bwould\b", re.IGNORECASE | re.DOTALL
 )
 _BRIEF = 6  # words of a text that is an answer in words and nothing else
 _FACTORS = frozenset({7, 12, 24, 36, 60, 100, 1000, 3600})  # of one unit and another

@@ -42,7 +42,7 @@ _UNITS = {
 }
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 
-_HOW_MANY = re.compile(r"\bhow (?:many|much)\b((?:[ ]+[a-z$%-]+){1,6})", re.IGNORECASE)
+_HOW_MANY = re.compile(r"\bhow many\b((?:[ ]+[a-z$%-]+){1,6})", re.IGNORECASE)
 _IN_UNIT = re.compile(r"\bin (?:total |whole )?([a-z]+)\b", re.IGNORECASE)
 _NO_THINGS = frozenset(
     "are is was were do does did will would can could should has have had the a an of in on for to "
@@ -64,21 +64,27 @@ _SURELY_SPACED = re.compile(
 _COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2})(?![\d,])")
 _SURELY_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d\d?)(?= ?(?:€|euros?\b))|(?<=€)(\d+),(\d\d)(?!\d)")
 _POINTS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})\.(\d{3})(?![\d.])")
+_FULL_HOUR = re.compile(r"(?<![\d:])(\d{1,2}):00(?![\d:])")
 _ROUND_POINTS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.000(?![\d.])")
 
 ORDINAL = re.compile(r"(?<![\w.,/])(\d{1,9})(?:st|nd|rd|th)\b", re.IGNORECASE)
 """A rank in digits, such as 5th."""
 
+_REASON = re.compile(
+    r"\b(?:because|since|as (?:you|he|she|they|it|we|there)|given that)\b", re.IGNORECASE
+)
+_EQUALS = re.compile(r"=|\bequals\b|\b(?:is|are) equal to\b", re.IGNORECASE)
 _MAX_GAP = 60  # characters between two numbers of one equation
-_APART = re.compile(r"[,;:\n]|\b(?:and|so|then|which|or|to|but|of)\b|[.?!]\s", re.IGNORECASE)
+_APART = re.compile(r"[,;:\n]|\b(?:and|so|then|which|or|to|but)\b|[.?!]\s", re.IGNORECASE)
 _OPERATOR = re.compile(
     r"(?:[-+*/×·÷^]|\b(?:x|times|plus|minus|(?:divided|multiplied) by))[\s$€£¥₹(\[{*`\\]*$",
     re.IGNORECASE,
 )
 _UNIT = re.compile(r"[ -]?(?:([a-z]+)\.?(?=[^a-z]|$)|(%))", re.IGNORECASE)
 _AND_MORE = re.compile(r" and an? (half|quarter)\b", re.IGNORECASE)
+_SCALE_WORD = re.compile(r"\b(hundred|thousand|million|billion)s?\b", re.IGNORECASE)
 _SCALED = re.compile(r"[ ](hundred|thousand|million|billion)(?![a-z])", re.IGNORECASE)
-_TO_SMALLER = re.compile(r"(?:,? and |, | )$", re.IGNORECASE)
+_TO_SMALLER = re.compile(r"(?:[ -]?[a-z]+\.?)?(?:,? and |, | )", re.IGNORECASE)
 _OPENING = re.compile(
     r"(?:[\W_]|\b(?:about|around|approximately|exactly|only|just|roughly|nearly|almost|over|still"
     r"|therefore|thus|then|simply|a total of|the number|equal to|indeed|an?|the|text|math[a-z]+"
@@ -96,6 +102,7 @@ class Asked:
             out), in canonical spelling.
         things: What it asks the number of, as stems: "how many green apples" -> green, apple.
         units: Stems of the units that it asks for.
+        scales: The words "million" and the like that it uses: it counts in them if it uses one.
         place: It asks for a rank, which an ordinal answers.
         percent: It asks for a percentage.
         spaced: It writes thousands with a blank: 9 000.
@@ -106,6 +113,7 @@ class Asked:
     numbers: frozenset[str] = frozenset()
     things: frozenset[str] = frozenset()
     units: frozenset[str] = frozenset()
+    scales: frozenset[str] = frozenset()
     place: bool = False
     percent: bool = False
     spaced: bool = False
@@ -143,10 +151,12 @@ def asked(question: str) -> Asked:
         if word not in _NO_THINGS
     }
     units = things | {_stem(match[1].lower()) for match in _IN_UNIT.finditer(text)}
+    sums = [quantity.text for quantity in quantities(text, style)]
     return Asked(
-        numbers=frozenset([*words, *(n.text for n in numerals.numerals(text))]),
+        numbers=frozenset([*words, *sums, *(n.text for n in numerals.numerals(text))]),
         things=frozenset(things),
         units=frozenset(units & _UNITS.keys()),
+        scales=frozenset(m[1].lower() for m in _SCALE_WORD.finditer(text)),
         place=bool(_PLACE.search(text)),
         percent=bool(re.search(r"percent|(?:what|how many) %", text, re.IGNORECASE)),
         spaced=style.spaced,
@@ -160,8 +170,10 @@ def spelled(text: str, style: Asked) -> str:
 
     A blank, a comma or a point between digits is read as the question writes its numbers; else a
     blank separates two numbers unless the second could not begin so, or the first is what an
-    equation comes to, and a comma is a decimal one only before or behind euros.
+    equation comes to, and a comma is a decimal one only before or behind euros. 2:00 is 2.
     """
+    if ":00" in text:
+        text = _FULL_HOUR.sub(r"\1", text)
     spaced = _SPACED if style.spaced else _SURELY_SPACED
     text = spaced.sub(lambda match: match[0].replace(" ", ""), text)
     if style.points:
@@ -206,17 +218,31 @@ def the_answer(
     if not whole_sentence and found and _opens_with(text, found[0]):
         return _first(found)
     new = {quantity.text for quantity in found} - question.numbers
-    if len(new) == 1:
-        return new.pop()
-    words = [] if new else list(counted(text, question))
+    worked_out = any(quantity.result for quantity in found)
+    words = [] if new or worked_out else [word.text for word in counted(text, question)]
     if words:
-        return words[-1].text
+        return words[-1]
     if not found:
         return ""
     if not whole_sentence:
-        return _first(found)
-    results = [quantity for quantity in found if quantity.result and not new]
-    return (results or found)[-1].text
+        return new.pop() if len(new) == 1 else _first(found)
+    reason = _REASON.search(text, found[0].end)
+    if reason and not any(quantity.result for quantity in found if quantity.start > reason.end()):
+        found = [quantity for quantity in found if quantity.end <= reason.start()]
+    return _concluded(found, question)
+
+
+def _concluded(found: list[Quantity], question: Asked) -> str:
+    """Return what a sentence concludes: its last result, what that is rounded to, or what is new."""
+    place = max((i for i, quantity in enumerate(found) if quantity.result), default=-1)
+    new = [q.text for q in found[place + 1 :] if q.text not in question.numbers]
+    if place >= 0:
+        # "0.5 hours, which is 30 minutes", where minutes are asked for
+        asked_for = [q.text for q in found[place + 1 :] if q.unit in question.units]
+        if asked_for and found[place].unit not in question.units | {""}:
+            return asked_for[-1]
+        return new[-1] if new else found[place].text
+    return new[-1] if len(set(new)) == 1 else found[-1].text
 
 
 def in_words(text: str, question: Asked) -> str:
@@ -236,7 +262,7 @@ def counted(text: str, question: Asked) -> Iterator[Numeral]:
     for number in number_words(text) if question.things else ():
         behind = text[number.end : number.end + 60].lower().split()[:3]
         stems = {_stem(word.strip(".,;:!?*")) for word in behind}
-        if number.text not in question.numbers and stems & question.things:
+        if number.text not in ("1", *question.numbers) and stems & question.things:
             yield number
     if question.place:
         yield from ordinal_words(text)
@@ -264,7 +290,8 @@ def _results(text: str, numbers: list[Numeral]) -> Iterator[tuple[Numeral, bool]
             # "= 4 + 16" is not worked out yet.
             yield (group[last], True) if last == len(inner) else (group[-1], False)
         else:
-            yield from ((number, False) for number in group)
+            # "x = 8" needs no number on the left.
+            yield from ((n, text[: n.start].rstrip(" $-").endswith("=")) for n in group)
         begin = end
 
 
@@ -272,8 +299,8 @@ def _link(gap: str) -> str:
     """Return what joins two numbers to one equation: "=", an operator, or nothing."""
     if len(gap) > _MAX_GAP:
         return ""
-    left, equals, _ = gap.partition("=")
-    if _APART.search(left.rstrip()):
+    equals = _EQUALS.search(gap)
+    if _APART.search(gap[: equals.start()].rstrip() if equals else gap):
         return ""
     return "=" if equals else ("+" if _OPERATOR.search(gap) else "")
 
@@ -284,7 +311,7 @@ def _amount(text: str, number: Numeral, result: bool, question: Asked) -> Quanti
     if more and value.denominator == 1:
         value, end = value + Fraction(1, 2 if more[1].lower() == "half" else 4), more.end()
     scaled = _SCALED.match(text, end)
-    if scaled and not {scaled[1].lower(), _stem(scaled[1].lower())} & question.things:
+    if scaled and question.scales != {scaled[1].lower()}:
         value, end = value * _SCALES[scaled[1].lower()], scaled.end()
     unit = _UNIT.match(text, end)
     sign = text[: number.start].rstrip()[-1:]
@@ -300,9 +327,9 @@ def _joined(a: Quantity, b: Quantity, text: str, question: Asked) -> Quantity | 
     if gap == " and " and "/" in text[b.start : b.end] and 0 < small < 1 and "." not in a.text:
         return Quantity(_spelling(Fraction(a.text) + small), a.start, b.end, a.result, b.unit)
     (kind, size), (same, part) = (_UNITS.get(q.unit, ("", 0)) for q in (a, b))
-    if not kind or kind != same or size <= part or not _TO_SMALLER.search(gap):
+    if not kind or kind != same or size <= part or not _TO_SMALLER.fullmatch(gap):
         return None
-    if len(gap.split()) > 3 or small * part >= size:
+    if small * part >= size:
         return None
     unit = next((u for u in sorted(question.units) if _UNITS[u][0] == kind), a.unit)
     value = (Fraction(a.text) * size + small * part) / _UNITS[unit][1]
