@@ -3,7 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -212,30 +212,42 @@ def _mentions(text: str, spelling: _Spelling, offered: dict[str, str]) -> list[_
     gaps = [text[a.end() : b.start()] for a, b in pairwise(found)] + [""] * bool(found)
     for match, name, gap in zip(found, names, gaps, strict=True):
         joined = bool(_BETWEEN.fullmatch(gap) and _JOINED.search(gap))
-        before = text[max(0, match.start() - _BEFORE) : match.start()]
-        denied = bool(DENIED.search(before))
-        neither = denied and bool(_NEITHER.search(before))
-        verdict = None if opposite else VERDICT.match(text, match.end())
-        wrong = verdict is not None and bool(verdict["wrong"] or verdict["negated"])
-        supposed = verdict is not None and is_supposed(text, match.start(), verdict.end())
+        mention = _judged(text, match, name, opposite.get(name, ""))
         mentions.append(
-            _Mention(
-                start=match.start(),
-                # "It is not true" says that it is false; "not option1" names no other option.
-                label=opposite.get(name, name) if denied else name,
-                refused=(
-                    match.start() in listed
-                    or wrong
-                    or neither
-                    or supposed
-                    or (denied and not opposite)
-                ),
-                stated=bool(verdict or CHOSEN.search(before)),
-                closed=is_closed(text, match.end()),
-                joined=joined,
-            )
+            replace(mention, joined=joined, refused=mention.refused or match.start() in listed)
         )
-    return mentions
+    return _together(mentions)
+
+
+def _judged(text: str, match: re.Match[str], name: str, opposite: str) -> _Mention:
+    """Return a label with what the words round it say of it; `opposite` for truths only."""
+    before = text[max(0, match.start() - _BEFORE) : match.start()]
+    denied = bool(DENIED.search(before))
+    verdict = None if opposite else VERDICT.match(text, match.end())
+    wrong = verdict is not None and bool(verdict["wrong"] or verdict["negated"])
+    supposed = verdict is not None and is_supposed(text, match.start(), verdict.end())
+    neither = denied and bool(_NEITHER.search(before))
+    return _Mention(
+        start=match.start(),
+        # "It is not true" says that it is false; "not option1" names no other option.
+        label=opposite if denied and opposite else name,
+        refused=wrong or supposed or neither or (denied and not opposite),
+        stated=bool(verdict or CHOSEN.search(before)),
+        closed=is_closed(text, match.end()),
+    )
+
+
+def _together(mentions: list[_Mention]) -> list[_Mention]:
+    """Return mentions with what is said of the last of "option1 and option2" said of both."""
+    told = mentions[-1:]
+    for mention in reversed(mentions[:-1]):
+        behind = told[-1]
+        if mention.joined and behind.refused and behind.stated:
+            mention = replace(mention, refused=True)
+        elif mention.joined and behind.stated and mention.label != behind.label:
+            told[-1] = replace(behind, label="")
+        told.append(mention)
+    return told[::-1]
 
 
 def _named(match: re.Match[str], spelling: _Spelling) -> str:
@@ -283,7 +295,9 @@ def _last_stated(
     text: str, mentions: list[_Mention], offered: dict[str, str], *, cut: bool
 ) -> str | None:
     """Return the last stated label, "" where none or several are stated, None without any."""
-    judged = [(m.start, m.label) for m in mentions if m.stated and not m.refused and (m.closed or not cut)]
+    judged = [
+        (m.start, m.label) for m in mentions if m.stated and not m.refused and (m.closed or not cut)
+    ]
     judged += [
         (start, label)
         for start, marked, label in _concluded(text, offered)

@@ -7,7 +7,14 @@ from functools import lru_cache
 from itertools import islice, pairwise
 
 from kdstudy.evaluate import numerals
-from kdstudy.evaluate.number_rule import ASIDE, NOT_A_VALUE, PHRASE, PROSE, read_number, unstated_number
+from kdstudy.evaluate.number_rule import (
+    ASIDE,
+    NOT_A_VALUE,
+    PHRASE,
+    PROSE,
+    read_number,
+    unstated_number,
+)
 from kdstudy.evaluate.option_text import option_said
 from kdstudy.evaluate.quantities import QUESTIONS_CACHED, Asked, asked
 from kdstudy.evaluate.statements import (
@@ -36,7 +43,9 @@ _STATED_LETTER = re.compile(
     r"|\s+(?:-\s+|\()(?![A-Z]\b)))"
 )
 # "A, B, or C", "either A or B", "both (A) and (C)", "A/B".
-_NEXT_LETTER = rf"[\"'*)\s]*(?P<sep>,|/|\bor\b|\band\b|&)(?:\s*(?:or|and|maybe|perhaps|also)\b)*\W*{_NAME}?"
+_NEXT_LETTER = (
+    rf"[\"'*)\s]*(?P<sep>,|/|\bor\b|\band\b|&)(?:\s*(?:or|and|maybe|perhaps|also)\b)*\W*{_NAME}?"
+)
 _SEVERAL = re.compile(
     rf"\W*(?:(?:either|both|any of|one of)\W+)?{_NAME}{{0,2}}(?P<first>[A-E])(?=[\"'*)\s,/&])"
     rf"(?P<rest>(?:[\"'*)\s]*(?:,|/|&|\bor\b|\band\b)+[\"'*(\s]*(?:(?:or|and|maybe|perhaps|also"
@@ -61,8 +70,10 @@ _MENTION = re.compile(
 )
 _ALLOWED_BEFORE = re.compile(rf"{_BEFORE_BARE}[\s*_\"'`]*$", re.IGNORECASE)
 _BETWEEN = re.compile(
-    rf"[\"'*)\].\s]*(?:,|/|&|\bor\b|\band\b|\bnor\b)+(?:\s*(?:or|and|nor)\b)?[\"'*(\s]*{_NAME}?", re.IGNORECASE
+    rf"[\"'*)\].\s]*(?:,|/|&|\bor\b|\band\b|\bnor\b)+(?:\s*(?:or|and|nor)\b)?[\"'*(\s]*{_NAME}?",
+    re.IGNORECASE,
 )
+_NOT_KNOWN = re.compile(r"\b(?:determined|inadequate|insufficient|not enough)\b", re.IGNORECASE)
 _BEFORE = 60  # characters before a mention in which a denial of it stands
 
 
@@ -212,15 +223,15 @@ def _leading_letter(statement: Statement, body: str, offered: _Offered) -> str:
         letter = own or ""
     if letter not in offered.letters:
         return ""
-    # "E, it can't be A" judges A.
-    verdict = None if "," in body[match.end() :][:2] else VERDICT.match(body, match.end())
+    # Not in "E, it can't be A" and "B because A is too long", which judge A.
+    verdict = VERDICT.match(ASIDE.split(body[match.end() :], maxsplit=1)[0])
     return "" if verdict and (verdict["wrong"] or verdict["negated"]) else letter
 
 
 def _value_of(span: str, offered: _Offered) -> str:
     for part in (ASIDE.split(span, maxsplit=1)[0], span):
         bracketed = [m for m in _OPTION.findall(part) if m in offered.letters]
-        value = read_number(part, offered.asked, whole_sentence=False)
+        value = read_number(part, offered.asked)
         answer = bracketed[-1] if bracketed else _option_of(value, offered)
         if answer:
             return answer
@@ -229,9 +240,8 @@ def _value_of(span: str, offered: _Offered) -> str:
 
 def _undetermined_option(offered: _Offered) -> str:
     """Return the option that says that there is no answer, "" without one."""
-    says = re.compile(r"\b(?:determin|inadequate|insufficient|not enough|no solution|none)", re.I)
-    hits = [letter for letter, text in offered.texts.items() if says.search(text)]
-    return hits[0] if len(hits) == 1 and "none" not in offered.texts[hits[0]].lower() else ""
+    hits = [letter for letter, text in offered.said.items() if _NOT_KNOWN.search(text)]
+    return hits[0] if len(hits) == 1 else ""
 
 
 def _mentions(text: str, offered: _Offered) -> tuple[str, list[_Mention]]:

@@ -7,6 +7,7 @@ what is denied, operands and ordinals are left out.
 """
 
 import re
+from collections.abc import Iterable
 
 from kdstudy.evaluate import numerals
 from kdstudy.evaluate.quantities import (
@@ -135,7 +136,7 @@ def _value(statement: Statement, given: Asked) -> str | None:
         return answer or ("" if says and statement.last else None)
     if statement.detached and PROSE.match(span):
         return None if re.search(r"\d", span) else in_words(span, given) or None
-    return read_number(span, given, whole_sentence=False) or None
+    return read_number(span, given, apart=statement.detached) or None
 
 
 def _is_contrary(statement: Statement, given: Asked) -> bool:
@@ -145,12 +146,14 @@ def _is_contrary(statement: Statement, given: Asked) -> bool:
     return bool(novel) or statement.of_another_question
 
 
-def read_number(span: str, given: Asked, *, whole_sentence: bool) -> str:
+def read_number(
+    span: str, given: Asked, *, whole_sentence: bool = False, apart: bool = False
+) -> str:
     """Return the answer in a statement's span; what follows "because" or a comma comes second."""
     for part in (ASIDE.split(span, maxsplit=1)[0], span):
         found = quantities(part, given)
         if found:
-            return the_answer(part, found, given, whole_sentence=whole_sentence)
+            return the_answer(part, found, given, whole_sentence=whole_sentence, apart=apart)
     rank = _RANK.match(span)
     return rank[1] if rank else in_words(span, given)
 
@@ -176,10 +179,10 @@ def _units_of(statement: Statement, given: Asked) -> set[str]:
 
 def unstated_number(text: str, given: Asked) -> str:
     """Return the number of the last sentence with numbers, or of words behind it."""
-    places = [number.start for number in numerals.backwards(text)]
+    places: Iterable[int] = (number.start for number in numerals.backwards(text))
     if given.place:
         places = sorted([*places, *(m.start() for m in ORDINAL.finditer(text))], reverse=True)
-    limit = len(text)
+    limit, place = len(text), None
     for place in places:
         if place < limit:
             begin, end = sentence_start(text, place), sentence_end(text, place)
@@ -187,7 +190,7 @@ def unstated_number(text: str, given: Asked) -> str:
             if answer is not None:
                 return answer
             limit = begin
-    return "" if places else _in_words_alone(text, given)
+    return "" if place is not None else _in_words_alone(text, given)
 
 
 def _in_sentence(text: str, begin: int, end: int, limit: int, given: Asked) -> str | None:

@@ -28,7 +28,8 @@ _PART = rf"(?:{'|'.join(sorted(_PARTS, key=len, reverse=True))})"
 _JOIN = r"(?:\s?-\s?|\s+(?:and\s+)?)"
 # At most so many words: a longer run of them is no number.
 _NUMBER = re.compile(
-    rf"(?<![\w-])(?:one[\s-](?P<one_of>{'|'.join(_ONE_OF)})\b|(?:an?\s+{_SCALE}|{_WORD})\b"
+    # The first letters come first: most words are passed over by them alone.
+    rf"(?<![\w-])(?=[aefhnoqstz])(?:one[\s-](?P<one_of>{'|'.join(_ONE_OF)})\b|(?:an?\s+{_SCALE}|{_WORD})\b"
     rf"(?:{_JOIN}(?:{_WORD}|{_SCALE})\b){{0,12}}(?:[\s-]+and\s+an?\s+(?P<more>half|quarter)\b"
     rf"|[\s-]+(?P<part>{_PART})\b)?"
     rf"|(?:an?\s+)?(?P<alone>half|quarter)\b)(?![\w-])",
@@ -53,9 +54,7 @@ def number_words(text: str) -> Iterator[Numeral]:
 def ordinal_words(text: str) -> Iterator[Numeral]:
     """Yield `first` to `twelfth` as numbers."""
     for match in _ORDINAL.finditer(text):
-        yield Numeral(
-            str(_ORDINALS.index(match[1].lower()) + 1), match.start(), match.end()
-        )
+        yield Numeral(str(_ORDINALS.index(match[1].lower()) + 1), match.start(), match.end())
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from kdstudy.evaluate import numerals
@@ -61,6 +61,7 @@ _SURELY_SPACED = re.compile(
     r"(?<![\d.,/])\d{1,3}(?: \d{3}){0,3} 0\d\d(?: \d{3}){0,3}(?![\d/-])"
     r"|(?<== )\d{1,3}(?: \d{3}){1,4}(?=[ ]?[$€.]?(?:\s|$)|[ ][a-z])"
 )
+_MAYBE_SPACED = re.compile(r"\d \d\d\d")
 _COMMA = re.compile(r"(?<![\d.,])(\d+),(\d{1,2})(?![\d,])")
 _SURELY_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d\d?)(?= ?(?:€|euros?\b))|(?<=€)(\d+),(\d\d)(?!\d)")
 _POINTS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})\.(\d{3})(?![\d.])")
@@ -73,6 +74,7 @@ ORDINAL = re.compile(r"(?<![\w.,/])(\d{1,9})(?:st|nd|rd|th)\b", re.IGNORECASE)
 _REASON = re.compile(
     r"\b(?:because|since|as (?:you|he|she|they|it|we|there)|given that)\b", re.IGNORECASE
 )
+_RESTATED = re.compile(r"\b(?:which|that) (?:is|equals|makes)\b|\bor\b|=", re.IGNORECASE)
 _EQUALS = re.compile(r"=|\bequals\b|\b(?:is|are) equal to\b", re.IGNORECASE)
 _MAX_GAP = 60  # characters between two numbers of one equation
 _APART = re.compile(r"[,;:\n]|\b(?:and|so|then|which|or|to|but)\b|[.?!]\s", re.IGNORECASE)
@@ -82,6 +84,7 @@ _OPERATOR = re.compile(
 )
 _UNIT = re.compile(r"[ -]?(?:([a-z]+)\.?(?=[^a-z]|$)|(%))", re.IGNORECASE)
 _AND_MORE = re.compile(r" and an? (half|quarter)\b", re.IGNORECASE)
+_AMOUNTS = re.compile(r"\d(?: [a-z]+)?,? and (?:an? (?:half|quarter)|\d)", re.IGNORECASE)
 _SCALE_WORD = re.compile(r"\b(hundred|thousand|million|billion)s?\b", re.IGNORECASE)
 _SCALED = re.compile(r"[ ](hundred|thousand|million|billion)(?![a-z])", re.IGNORECASE)
 _TO_SMALLER = re.compile(r"(?:[ -]?[a-z]+\.?)?(?:,? and |, | )", re.IGNORECASE)
@@ -93,32 +96,60 @@ _OPENING = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Asked:
-    """What a question says about its answer.
+    """What a question says about its answer; each part is worked out when it is needed.
 
     Attributes:
-        numbers: The numbers that it gives, in digits and words ("one" is a pronoun, too, and left
-            out), in canonical spelling.
-        things: What it asks the number of, as stems: "how many green apples" -> green, apple.
-        units: Stems of the units that it asks for.
-        scales: The words "million" and the like that it uses: it counts in them if it uses one.
-        place: It asks for a rank, which an ordinal answers.
-        percent: It asks for a percentage.
         spaced: It writes thousands with a blank: 9 000.
         points: It writes thousands with a point: 9.000.
         comma: It writes decimals with a comma: 2,74.
     """
 
-    numbers: frozenset[str] = frozenset()
-    things: frozenset[str] = frozenset()
-    units: frozenset[str] = frozenset()
-    scales: frozenset[str] = frozenset()
-    place: bool = False
-    percent: bool = False
-    spaced: bool = False
-    points: bool = False
-    comma: bool = False
+    def __init__(self, question: str):
+        plain = numerals.plain(question)
+        self.points = bool(_ROUND_POINTS.search(plain))
+        self.comma = bool(_COMMA.search(plain)) and (self.points or not re.search(r"\d\.\d", plain))
+        self.spaced = bool(_SPACED.search(plain))
+        self._text = spelled(plain, self)
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The numbers that it gives, in digits and words, in canonical spelling.
+
+        "one" is a pronoun, too, and left out.
+        """
+        found = [number.text for number in numerals.numerals(self._text)]
+        found += [number.text for number in number_words(self._text) if number.text != "1"]
+        if _AMOUNTS.search(self._text):
+            found += [quantity.text for quantity in quantities(self._text, self)]
+        return frozenset(found)
+
+    @cached_property
+    def things(self) -> frozenset[str]:
+        """What it asks the number of, as stems: "how many green apples" -> green, apple."""
+        words = [w for m in _HOW_MANY.finditer(self._text) for w in m[1].lower().split()]
+        return frozenset(_stem(word) for word in words if word not in _NO_THINGS)
+
+    @cached_property
+    def units(self) -> frozenset[str]:
+        """Stems of the units that it asks for."""
+        named = {_stem(match[1].lower()) for match in _IN_UNIT.finditer(self._text)}
+        return frozenset((named | self.things) & _UNITS.keys())
+
+    @cached_property
+    def scales(self) -> frozenset[str]:
+        """The words "million" and the like that it uses: it counts in them if it uses one."""
+        return frozenset(match[1].lower() for match in _SCALE_WORD.finditer(self._text))
+
+    @cached_property
+    def place(self) -> bool:
+        """It asks for a rank, which an ordinal answers."""
+        return bool(_PLACE.search(self._text))
+
+    @cached_property
+    def percent(self) -> bool:
+        """It asks for a percentage."""
+        return bool(re.search(r"percent|(?:what|how many) %", self._text, re.IGNORECASE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,31 +169,7 @@ class Quantity:
 @lru_cache(maxsize=QUESTIONS_CACHED)
 def asked(question: str) -> Asked:
     """Return what a question says about its answer."""
-    text = numerals.plain(question)
-    points = bool(_ROUND_POINTS.search(text))
-    comma = bool(_COMMA.search(text)) and (points or not re.search(r"\d\.\d", text))
-    style = Asked(spaced=bool(_SPACED.search(text)), points=points, comma=comma)
-    text = spelled(text, style)
-    words = [n.text for n in number_words(text) if n.text != "1"]
-    things = {
-        _stem(word)
-        for match in _HOW_MANY.finditer(text)
-        for word in match[1].lower().split()
-        if word not in _NO_THINGS
-    }
-    units = things | {_stem(match[1].lower()) for match in _IN_UNIT.finditer(text)}
-    sums = [quantity.text for quantity in quantities(text, style)]
-    return Asked(
-        numbers=frozenset([*words, *sums, *(n.text for n in numerals.numerals(text))]),
-        things=frozenset(things),
-        units=frozenset(units & _UNITS.keys()),
-        scales=frozenset(m[1].lower() for m in _SCALE_WORD.finditer(text)),
-        place=bool(_PLACE.search(text)),
-        percent=bool(re.search(r"percent|(?:what|how many) %", text, re.IGNORECASE)),
-        spaced=style.spaced,
-        points=points,
-        comma=comma,
-    )
+    return Asked(question)
 
 
 def spelled(text: str, style: Asked) -> str:
@@ -174,8 +181,9 @@ def spelled(text: str, style: Asked) -> str:
     """
     if ":00" in text:
         text = _FULL_HOUR.sub(r"\1", text)
-    spaced = _SPACED if style.spaced else _SURELY_SPACED
-    text = spaced.sub(lambda match: match[0].replace(" ", ""), text)
+    if _MAYBE_SPACED.search(text):
+        spaced = _SPACED if style.spaced else _SURELY_SPACED
+        text = spaced.sub(lambda match: match[0].replace(" ", ""), text)
     if style.points:
         text = _POINTS.sub(r"\1\2", text)
     if "," in text:
@@ -203,7 +211,12 @@ def quantities(text: str, question: Asked) -> list[Quantity]:
 
 
 def the_answer(
-    text: str, found: list[Quantity], question: Asked, *, whole_sentence: bool
+    text: str,
+    found: list[Quantity],
+    question: Asked,
+    *,
+    whole_sentence: bool,
+    apart: bool = False,
 ) -> str:
     """Return the number that a sentence gives as its answer; "" when there is none.
 
@@ -214,10 +227,13 @@ def the_answer(
         whole_sentence: The text is a sentence of its own, whose answer is what it says that the
             question does not: the one new number, else the last. Behind "the answer is" the answer
             comes first or is what an equation comes to.
+        apart: A colon or a line break stands between "the answer is" and the text, which may
+            therefore begin a sentence of its own.
     """
-    if not whole_sentence and found and _opens_with(text, found[0]):
-        return _first(found)
     new = {quantity.text for quantity in found} - question.numbers
+    if not whole_sentence and found and _opens_with(text, found[0]):
+        # "The answer is:\n\n96 pears fill 12 boxes."
+        return new.pop() if apart and len(new) == 1 else _first(found)
     worked_out = any(quantity.result for quantity in found)
     words = [] if new or worked_out else [word.text for word in counted(text, question)]
     if words:
@@ -229,18 +245,19 @@ def the_answer(
     reason = _REASON.search(text, found[0].end)
     if reason and not any(quantity.result for quantity in found if quantity.start > reason.end()):
         found = [quantity for quantity in found if quantity.end <= reason.start()]
-    return _concluded(found, question)
+    return _concluded(text, found, question)
 
 
-def _concluded(found: list[Quantity], question: Asked) -> str:
+def _concluded(text: str, found: list[Quantity], question: Asked) -> str:
     """Return what a sentence concludes: its last result, what that is rounded to, or what is new."""
     place = max((i for i, quantity in enumerate(found) if quantity.result), default=-1)
     new = [q.text for q in found[place + 1 :] if q.text not in question.numbers]
     if place >= 0:
-        # "0.5 hours, which is 30 minutes", where minutes are asked for
-        asked_for = [q.text for q in found[place + 1 :] if q.unit in question.units]
-        if asked_for and found[place].unit not in question.units | {""}:
-            return asked_for[-1]
+        for other in found[place + 1 : place + 2]:
+            # "0.5 hours, which is 30 minutes", where minutes are asked for
+            restated = _RESTATED.search(text, found[place].end, other.start)
+            if restated and other.unit in question.units - {found[place].unit}:
+                return other.text
         return new[-1] if new else found[place].text
     return new[-1] if len(set(new)) == 1 else found[-1].text
 
@@ -306,32 +323,36 @@ def _link(gap: str) -> str:
 
 
 def _amount(text: str, number: Numeral, result: bool, question: Asked) -> Quantity:
-    value, end = Fraction(number.text), number.end
+    spelling, end = number.text, number.end
     more = _AND_MORE.match(text, end)
-    if more and value.denominator == 1:
-        value, end = value + Fraction(1, 2 if more[1].lower() == "half" else 4), more.end()
+    if more and spelling.isdecimal():
+        spelling = _spelling(Fraction(spelling) + Fraction(1, 2 if more[1][0] in "hH" else 4))
+        end = more.end()
     scaled = _SCALED.match(text, end)
     if scaled and question.scales != {scaled[1].lower()}:
-        value, end = value * _SCALES[scaled[1].lower()], scaled.end()
+        spelling, end = _spelling(Fraction(spelling) * _SCALES[scaled[1].lower()]), scaled.end()
     unit = _UNIT.match(text, end)
     sign = text[: number.start].rstrip()[-1:]
     name = _stem((unit[1] or unit[2]).lower()) if unit else (sign if sign in _UNITS else "")
-    spelling = number.text if end == number.end else _spelling(value)
     return Quantity(spelling, number.start, end, result, sign if sign in _UNITS else name)
 
 
 def _joined(a: Quantity, b: Quantity, text: str, question: Asked) -> Quantity | None:
     """Return two amounts as one: 1 hour and 30 minutes, 5 feet 6 inches, 2 and 1/2."""
     gap = text[a.end : b.start]
-    small = Fraction(b.text)
-    if gap == " and " and "/" in text[b.start : b.end] and 0 < small < 1 and "." not in a.text:
-        return Quantity(_spelling(Fraction(a.text) + small), a.start, b.end, a.result, b.unit)
-    (kind, size), (same, part) = (_UNITS.get(q.unit, ("", 0)) for q in (a, b))
+    if gap == " and " and "/" in text[b.start : b.end] and a.text.isdecimal():
+        small = Fraction(b.text)
+        if 0 < small < 1:
+            return Quantity(_spelling(Fraction(a.text) + small), a.start, b.end, a.result, b.unit)
+    # The dollar sign of "$5 and 50 cents" may be markup, and gone.
+    unit = "$" if gap == " and " and _UNITS.get(b.unit) == ("money", 1) else a.unit
+    (kind, size), (same, part) = (_UNITS.get(u, ("", 0)) for u in (unit, b.unit))
     if not kind or kind != same or size <= part or not _TO_SMALLER.fullmatch(gap):
         return None
+    small = Fraction(b.text)
     if small * part >= size:
         return None
-    unit = next((u for u in sorted(question.units) if _UNITS[u][0] == kind), a.unit)
+    unit = next((u for u in sorted(question.units) if _UNITS[u][0] == kind), unit)
     value = (Fraction(a.text) * size + small * part) / _UNITS[unit][1]
     return Quantity(_spelling(value), a.start, b.end, a.result, unit)
 

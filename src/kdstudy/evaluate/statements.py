@@ -103,7 +103,7 @@ _FILL_IN = re.compile(r"[\W_]*\Z|.{0,8}_{2,}")
 _BEFORE = 200  # characters before a statement in which its condition stands
 _CONDITION = re.compile(
     r"\b(?:if|unless|suppose|supposing|assuming|otherwise|provided|imagine|instead)\b"
-    r"|^\W*(?:had|were|should|for|in|with|as|counting|without|using)\b",
+    r"|(?:^|[:;])\W*(?:had|were|should|for|in|with|as|counting|without|using)\b",
     re.IGNORECASE,
 )
 _MODAL = re.compile(r"\b(?:would|could|might|'d)\b", re.IGNORECASE)

@@ -58,6 +58,14 @@ _HEADING = re.compile(
 _NOT_BARE = re.compile(r"\b(?:step|part|first|let)\b|:\s*$", re.IGNORECASE)
 
 
+_ROLE_SIGNS = ("user", "human", "system", "inst")
+_TURN_SIGNS = ("###", "human", "user", "assistant", "<", "[", "below is an")
+_TASK_SIGNS = (
+    *("question", "problem", "example", "exercise", "instruction", "task", "quer", "prompt"),
+    *("puzzle", "riddle", "quiz", "q:", "q.", "q ", "q*", "q1", "q2", "q3"),
+)
+
+
 class Answers(NamedTuple):
     """Where a text first answers: by a statement, and in any way; its length where it does not."""
 
@@ -97,6 +105,8 @@ def own_words(text: str, question: str, read: Reader) -> str:
 
 
 def _answering_turn(text: str, question: str) -> str:
+    if not _holds(text, _ROLE_SIGNS):
+        return text
     first = _ROLE.search(text)
     if not first or text[: first.start()].strip() or first["role"].lower() in _ANSWERING:
         return text
@@ -111,7 +121,15 @@ def _answering_turn(text: str, question: str) -> str:
     return text[(behind or begins[-1:])[0] :]
 
 
+def _holds(text: str, signs: tuple[str, ...]) -> bool:
+    """Return whether a text holds one of some words: most texts need no slower look."""
+    lower = text.lower()
+    return any(sign in lower for sign in signs)
+
+
 def _first_turn(text: str) -> str:
+    if not _holds(text, _TURN_SIGNS):
+        return text if text.strip() else ""
     start = 0
     for turn in _TURN.finditer(text):
         first = text[start : turn.start()]
@@ -123,6 +141,8 @@ def _first_turn(text: str) -> str:
 
 
 def _before_another_task(text: str, question: str, read: Reader) -> str:
+    if not _holds(text, _TASK_SIGNS):
+        return text
     headings = [m for m in islice(_HEADING.finditer(text), _MAX_HEADINGS) if _opens_a_task(m)]
     if not headings:
         return text
@@ -132,7 +152,7 @@ def _before_another_task(text: str, question: str, read: Reader) -> str:
         if not before.strip() or answers.named >= len(before):
             continue
         asks = _asks(text, heading.end())
-        novel = _is_novel(asks, question)
+        novel = _is_novel(asks, question) or "(A)" in text[heading.end() :][:_ASKED_WIDTH]
         if answers.stated < len(before):
             # "Q2: ..." goes on with this item more often than not.
             ends = novel or not (heading["number"] and heading["name"].lower()[0] == "q")
