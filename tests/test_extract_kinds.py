@@ -61,8 +61,11 @@ REPEATS_THE_QUESTION = [
         "12",
     ),
     ("A box of 10 pens costs $5. How much are 10 pens?", "The answer is $5 for 10 pens.", "5"),
-    # Two numbers that the question lacks: the last one, as ever.
-    (BOXES, "So there are 12 crates and 0 pears left.", "0"),
+    # Two numbers that the question lacks: that of what is asked for, else the last one.
+    (BOXES, "So there are 12 crates and 0 pears left.", "12"),
+    (BOXES, "So there are 0 pears left in 12 crates.", "12"),
+    (BOXES, "So 12 are full and 0 are left over.", "0"),
+    (TAXI, "She pays $27 and makes 5 trips of 6 stops.", "27"),
     # A check behind the answer.
     (BOXES, "She needs 12 crates because 12 times 8 is 96.", "12"),
 ]

@@ -65,6 +65,12 @@ _BARE_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(r"\W*(?:both|either|neither|all|none|any)\b", re.IGNORECASE)
+_LIST_MARK = re.compile(r"\W*([1-9]|(?-i:[A-E]))[.):]\s+", re.IGNORECASE)
+_SAID_TO_BE_RIGHT = re.compile(
+    r"(?:^|[.\n])(?P<said>[^.\n]{1,300}?)\s+(?:is|seems|would be)\s+the\s+(?:most\s+)?(?:\w+\s+)?"
+    r"(?:answer|option|choice|solution|ending)\b",
+    re.IGNORECASE,
+)
 _FORMAT = re.compile(r"\banswer format\s*:", re.IGNORECASE)
 
 
@@ -103,10 +109,14 @@ def label(
     if stated is not None or cut:
         return stated or ""
     line = text.lstrip().partition("\n")[0]
-    named = (mention.label for mention in mentions if not mention.refused)
+    named = [mention for mention in mentions if not mention.refused]
+    if len(named) > 1 and named[0].joined == "or" and named[0].label != named[1].label:
+        named = []
     concluded = [label for _, _, label in _concluded(text, offered)]
     first = _unnamed(line, line, offered, whole=True)
-    return first or (concluded[-1] if concluded else next(named, ""))
+    right = _SAID_TO_BE_RIGHT.search(text)
+    first = first or (option_said(right["said"], offered, whole=True) if right else "")
+    return first or (concluded[-1] if concluded else (named[0].label if named else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +199,7 @@ def _offered(question: str, labels: tuple[str, ...]) -> dict[str, str]:
 class _Mention:
     """A label named in a text: `refused` when denied, judged wrong or part of a list.
 
-    `joined` when "or", "and" or the like joins the next one to it.
+    `joined` is the "or", "and" or the like that joins the next one to it.
     """
 
     start: int
@@ -197,7 +207,7 @@ class _Mention:
     refused: bool
     stated: bool
     closed: bool
-    joined: bool = False
+    joined: str = ""
 
 
 def _mentions(text: str, spelling: _Spelling, offered: dict[str, str]) -> list[_Mention]:
@@ -211,7 +221,8 @@ def _mentions(text: str, spelling: _Spelling, offered: dict[str, str]) -> list[_
     mentions = []
     gaps = [text[a.end() : b.start()] for a, b in pairwise(found)] + [""] * bool(found)
     for match, name, gap in zip(found, names, gaps, strict=True):
-        joined = bool(_BETWEEN.fullmatch(gap) and _JOINED.search(gap))
+        joint = _JOINED.search(gap) if _BETWEEN.fullmatch(gap) else None
+        joined = joint[0].lower() if joint else ""
         mention = _judged(text, match, name, opposite.get(name, ""))
         mentions.append(
             replace(mention, joined=joined, refused=mention.refused or match.start() in listed)
@@ -238,7 +249,11 @@ def _judged(text: str, match: re.Match[str], name: str, opposite: str) -> _Menti
 
 
 def _together(mentions: list[_Mention]) -> list[_Mention]:
-    """Return mentions with what is said of the last of "option1 and option2" said of both."""
+    """Return mentions with what is said of one of "option1 and option2" said of both."""
+    for i, (first, second) in enumerate(pairwise(mentions)):
+        # "not option1 or option2"
+        if first.joined and first.refused and not first.stated:
+            mentions[i + 1] = replace(second, refused=True)
     told = mentions[-1:]
     for mention in reversed(mentions[:-1]):
         behind = told[-1]
@@ -359,6 +374,11 @@ def _unnamed(span: str, said: str, offered: dict[str, str], *, whole: bool = Fal
         whole: A number or an option must be all of the span, since "1." may open a list of steps.
     """
     found = {_opening(span, offered, whole=whole), option_said(said, offered, whole=whole)} - {""}
+    listed = _LIST_MARK.match(said)
+    if listed and not found:
+        # "2. Maria": the number of an option, and its text
+        own = {k: v for k, v in offered.items() if listed[1].lower() in _names_of(k)}
+        return option_said(said[listed.end() :], own, whole=whole)
     # "2" may be the number of an option and the text of another: then it is neither.
     return found.pop() if len(found) == 1 else ""
 
@@ -369,7 +389,8 @@ def _opening(span: str, offered: dict[str, str], *, whole: bool) -> str:
         truth = _TRUTH[word[1].lower()] if word else None
         return next((label for label in offered if _TRUTH[label] is truth), "")
     found = _BARE_NUMBER.match(span)
-    if not found or (whole and (not found[1] or re.search(r"[^\W_]", span[found.end() :]))):
+    bare = found and not re.search(r"[(\[]", found[0])
+    if not found or (whole and (not (found[1] or bare) or re.search(r"[^\W_]", span[found.end() :]))):
         return ""
     name = (found[1] or found[2] or found[3]).lower()
     return next((label for label in offered if name in _names_of(label)), "")

@@ -47,7 +47,7 @@ _NEXT_LETTER = (
     rf"[\"'*)\s]*(?P<sep>,|/|\bor\b|\band\b|&)(?:\s*(?:or|and|maybe|perhaps|also)\b)*\W*{_NAME}?"
 )
 _SEVERAL = re.compile(
-    rf"\W*(?:(?:either|both|any of|one of)\W+)?{_NAME}{{0,2}}(?P<first>[A-E])(?=[\"'*)\s,/&])"
+    rf"\W*(?:(?:either|both|between|any of|one of)\W+)?{_NAME}{{0,2}}(?P<first>[A-E])(?=[\"'*)\s,/&])"
     rf"(?P<rest>(?:[\"'*)\s]*(?:,|/|&|\bor\b|\band\b)+[\"'*(\s]*(?:(?:or|and|maybe|perhaps|also"
     rf"|possibly)\b\W*)*{_NAME}?[A-E](?![\w'=^]))+)"
     r"(?!\)?\s*(?:=|[a-z]*(?:n't)\b|(?:is|are|was|were|has|have|would|can|cannot|do|does|gives?|fails?)\b))"
@@ -74,6 +74,10 @@ _BETWEEN = re.compile(
     re.IGNORECASE,
 )
 _NOT_KNOWN = re.compile(r"\b(?:determined|inadequate|insufficient|not enough)\b", re.IGNORECASE)
+_MOST_HEADS = 3  # choices in one statement; more are a list of the options
+_OR = re.compile(
+    r"(?<![\w'])(?P<other>[A-E])\)?,?\s*(?:\bor\b|\band\b|/|&)\s*(?:options?\s*)?[(\"']*$"
+)
 _BEFORE = 60  # characters before a mention in which a denial of it stands
 
 
@@ -184,7 +188,8 @@ def _read(statement: Statement, offered: _Offered) -> str | None:
         return None
     body = _HEDGED.sub("", statement.text, count=1)
     if not statement.denies:
-        several = _several(body, offered)
+        heads = {m[m.lastgroup].upper() for m in _MENTION.finditer(body)}
+        several = _several(body, offered) or len(heads & set(offered.letters)) > _MOST_HEADS
         if several:
             return ""
         letter = _leading_letter(statement, body, offered)
@@ -287,6 +292,8 @@ def _judged(text: str, group: list[re.Match[str]]) -> list[_Mention]:
     verdict = VERDICT.match(text, last.end())
     wrong = bool(verdict and (verdict["wrong"] or verdict["negated"]))
     names = {match[match.lastgroup].upper() for match in group}
+    other = _OR.search(before)
+    names |= {other["other"]} if other else set()
     stated = bool(verdict) or first.lastgroup in ("picked", "judged")
     return [
         _Mention(
@@ -318,6 +325,9 @@ def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered)
 def _whole(text: str, offered: _Offered) -> str:
     """Return the letter of a text that begins with it and its own option, or is an option's text."""
     line = text.strip().partition("\n")[0]
+    alone = re.fullmatch(r"\W*([A-Ea-e])\W*", text)
+    if alone and alone[1].upper() in offered.letters:
+        return alone[1].upper()
     match = _OPENING_LETTER.match(line)
     if match and match[1] in offered.texts and match[1] in offered.letters:
         behind = line[match.end() :].lstrip(" ).:,;*]}-(")

@@ -167,6 +167,7 @@ def _in_another_unit(
         return False
     theirs, ours = (_units_of(statement, given) for statement, _ in (last, before))
     wanted = given.units | ({"%"} if given.percent else set())
+    wanted |= {"fraction"} if given.fraction else set()
     return bool(ours & wanted) and not theirs & wanted
 
 
@@ -174,7 +175,8 @@ def _units_of(statement: Statement, given: Asked) -> set[str]:
     said = f"{statement.presented} {statement.text}".lower()
     units = {quantity.unit for quantity in quantities(statement.text, given)}
     units |= {word.removesuffix("s") for word in re.findall(r"[a-z]+", said)}
-    return units | ({"%"} if "percent" in said else set())
+    units |= {"%"} if "percent" in said else set()
+    return units | ({"fraction"} if "/" in said else set())
 
 
 def unstated_number(text: str, given: Asked) -> str:

@@ -30,7 +30,7 @@ _JOIN = r"(?:\s?-\s?|\s+(?:and\s+)?)"
 _NUMBER = re.compile(
     # The first letters come first: most words are passed over by them alone.
     rf"(?<![\w-])(?=[aefhnoqstz])(?:one[\s-](?P<one_of>{'|'.join(_ONE_OF)})\b|(?:an?\s+{_SCALE}|{_WORD})\b"
-    rf"(?:{_JOIN}(?:{_WORD}|{_SCALE})\b){{0,12}}(?:[\s-]+and\s+an?\s+(?P<more>half|quarter)\b"
+    rf"(?:(?!\s+and\s+{_WORD}\s+{_PART}\b){_JOIN}(?:{_WORD}|{_SCALE})\b){{0,12}}(?:[\s-]+and\s+(?P<more>an?|{_WORD})\s+(?P<size>{_PART})\b"
     rf"|[\s-]+(?P<part>{_PART})\b)?"
     rf"|(?:an?\s+)?(?P<alone>half|quarter)\b)(?![\w-])",
     re.IGNORECASE,
@@ -65,7 +65,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
     words = re.findall(r"[a-z]+", match[0].lower())
     extra = Fraction(0)
     if match["more"]:
-        words, extra = words[:-3], Fraction(1, _PARTS[match["more"].lower()])
+        count = _VALUES.get(match["more"].lower(), 1)
+        words, extra = words[:-3], Fraction(count, _PARTS[match["size"].lower()])
     size = _PARTS[match["part"].lower()] if match["part"] else 1
     whole = _whole([word for word in words if word in _VALUES or word in _SCALES])
     return None if whole is None else Fraction(whole, size) + extra

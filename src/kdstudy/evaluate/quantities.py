@@ -43,6 +43,9 @@ _UNITS = {
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 _HOW_MANY = re.compile(r"\bhow many\b((?:[ ]+[a-z$%-]+){1,6})", re.IGNORECASE)
+_HOW_MUCH = re.compile(r"\bhow much\b", re.IGNORECASE)
+_MONEY = frozenset({"$", "€", "£", "₹", "dollar", "euro", "rupee"})
+_MONEY_SIGN = re.compile(r"[$€£₹]|\b(?:dollars?|euros?|rupees?)\b", re.IGNORECASE)
 _IN_UNIT = re.compile(r"\bin (?:total |whole )?([a-z]+)\b", re.IGNORECASE)
 _NO_THINGS = frozenset(
     "are is was were do does did will would can could should has have had the a an of in on for to "
@@ -126,7 +129,15 @@ class Asked:
 
     @cached_property
     def things(self) -> frozenset[str]:
-        """What it asks the number of, as stems: "how many green apples" -> green, apple."""
+        """What it asks the number of, as stems: "how many green apples" -> green, apple.
+
+        "How much" in a question about money asks for units of money.
+        """
+        money = _HOW_MUCH.search(self._text) and _MONEY_SIGN.search(self._text)
+        return self._counted | (_MONEY if money else frozenset())
+
+    @cached_property
+    def _counted(self) -> frozenset[str]:
         words = [w for m in _HOW_MANY.finditer(self._text) for w in m[1].lower().split()]
         return frozenset(_stem(word) for word in words if word not in _NO_THINGS)
 
@@ -134,7 +145,7 @@ class Asked:
     def units(self) -> frozenset[str]:
         """Stems of the units that it asks for."""
         named = {_stem(match[1].lower()) for match in _IN_UNIT.finditer(self._text)}
-        return frozenset((named | self.things) & _UNITS.keys())
+        return frozenset((named | self._counted) & _UNITS.keys())
 
     @cached_property
     def scales(self) -> frozenset[str]:
@@ -145,6 +156,11 @@ class Asked:
     def place(self) -> bool:
         """It asks for a rank, which an ordinal answers."""
         return bool(_PLACE.search(self._text))
+
+    @cached_property
+    def fraction(self) -> bool:
+        """It asks for a fraction."""
+        return bool(re.search(r"\bfraction\b", self._text, re.IGNORECASE))
 
     @cached_property
     def percent(self) -> bool:
@@ -259,6 +275,9 @@ def _concluded(text: str, found: list[Quantity], question: Asked) -> str:
             if restated and other.unit in question.units - {found[place].unit}:
                 return other.text
         return new[-1] if new else found[place].text
+    if len(set(new)) > 1:
+        counted_out = [q.text for q in found if q.text in new and q.unit in question.things]
+        new = counted_out or new
     return new[-1] if len(set(new)) == 1 else found[-1].text
 
 

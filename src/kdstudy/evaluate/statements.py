@@ -1,6 +1,6 @@
 """The spans of a completion that are presented as its answer, and what the words do to them.
 
-A statement is a span behind "the answer is" or "Answer:", in a box, or behind `####`. The last one
+A statement is a span behind "the answer is" or "Answer:", in a box or in `<answer>`, or behind `####`. The last one
 counts, with three exceptions that `Statement` names: one that denies ("the answer is not 5"), one
 that supposes ("if ... were asked, the answer would be 3100"), and one that says that there is no
 answer, which is final.
@@ -64,6 +64,7 @@ VERDICT = re.compile(
 _LEAD_IN = re.compile(r"[ \t\r\n:*$_`]*")
 _LINE_END = re.compile(r"[.!? \t*$]*+(?:\n|\Z)")
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<value>[^\n]*)(?P<closed>\n?)")
+_TAGGED = re.compile(r"<(?:final_)?answer>\s*(?P<value>[^<\n]*)(?P<closed><?)", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _DENIAL = re.compile(r"\W*(?:\b(?:not|cannot|never)\b|n't\b)", re.IGNORECASE)
 
@@ -181,8 +182,8 @@ def statements(text: str, phrase: re.Pattern[str], *, cut: bool) -> Iterator[Sta
         cut: The token budget ended the text; then only closed statements are yielded.
     """
     marks = list(phrase.finditer(text))
-    if "\\" in text or "####" in text:
-        marks += [*_BOXED.finditer(text), *_HASHES.finditer(text)]
+    if "\\" in text or "####" in text or "nswer>" in text:
+        marks += [*_BOXED.finditer(text), *_HASHES.finditer(text), *_TAGGED.finditer(text)]
         marks.sort(key=re.Match.start)
     supposed = []
     for mark in islice(reversed(marks), MAX_STATEMENTS):
@@ -223,7 +224,7 @@ def is_supposed(text: str, begin: int, end: int) -> bool:
 
 
 def _statement(text: str, mark: re.Match[str]) -> Statement | None:
-    if mark.re is _HASHES:
+    if mark.re is _HASHES or mark.re is _TAGGED:
         value, closed = mark["value"][:MAX_STATEMENT], bool(mark["closed"])
         return Statement(
             mark.start(),

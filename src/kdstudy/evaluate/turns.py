@@ -34,7 +34,7 @@ _SPECIAL = r"<\|[a-z_]{2,20}\|>|</?s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]"
 _ROLES = r"system|user|human|assistant|model|gpt|ai"
 _TURN = re.compile(
     r"###\s*(?:instruction|input|response|user|human|assistant)\b:?"
-    r"|^[ \t]*(?:human|user)\s*:|^[ \t]*(?:user|assistant)[ \t]*$"
+    r"|^[ \t]*(?:human|user)\s*:|(?:^|(?<=[.!?}$\d]))[ \t]*(?:user|assistant)[ \t]*$"
     rf"|{_SPECIAL}|Below is an instruction that describes",
     re.IGNORECASE | re.MULTILINE,
 )
