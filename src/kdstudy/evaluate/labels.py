@@ -25,8 +25,8 @@ from kdstudy.evaluate.statements import (
 from kdstudy.evaluate.turns import Answers, first_response, own_words
 
 _PHRASE = re.compile(
-    r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim|conclusion|verdict)s?\b"
-    r"(?!\s+(?:choices|format))[^.\n\d]{0,40}?(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
+    r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim|conclusion"
+    r"|verdict)s?\b(?!\s+(?:choices|format))[^.\n\d]{0,40}?(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"([^\W\d_]+)(\d+)")
@@ -49,8 +49,8 @@ _TRUTH_WORD = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDED = re.compile(
-    r"(?:^|(?<=[.!?])\s)[ \t*#>_-]*(?P<word>(?:conclusion|verdict|result|decision|in\s+(?:conclusion"
-    r"|short|summary|sum)|overall|therefore|thus|so|hence|to\s+(?:conclude|sum\s+up)|finally)\b"
+    r"(?:^|(?<=[.!?])\s)[ \t*#>_-]*(?P<word>(?:conclusion|verdict|result|decision"
+    r"|in\s+(?:conclusion|short|summary|sum)|overall|therefore|thus|so|hence|to\s+(?:conclude|sum\s+up)|finally)\b"
     rf"[\s,:*_]*)?(?:{HEDGES}\W+)*(?P<truth>yes|no|true|false)(?=[\W_]*$|\s*[.,;:!)*—-])",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -106,17 +106,7 @@ def label(
     text = own_words(text, question, lambda plain: _answers(plain, spelling, offered))
     mentions = _mentions(text, spelling, offered)
     stated = _last_stated(text, mentions, offered, cut=cut)
-    if stated is not None or cut:
-        return stated or ""
-    line = text.lstrip().partition("\n")[0]
-    named = [mention for mention in mentions if not mention.refused]
-    if len(named) > 1 and named[0].joined == "or" and named[0].label != named[1].label:
-        named = []
-    concluded = [label for _, _, label in _concluded(text, offered)]
-    first = _unnamed(line, line, offered, whole=True)
-    right = _SAID_TO_BE_RIGHT.search(text)
-    first = first or (option_said(right["said"], offered, whole=True) if right else "")
-    return first or (concluded[-1] if concluded else (named[0].label if named else ""))
+    return stated or "" if stated is not None or cut else _unstated(text, mentions, offered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +318,22 @@ def _last_stated(
     return best[1] if best else None
 
 
+def _unstated(text: str, mentions: list[_Mention], offered: dict[str, str]) -> str:
+    """Return the label of a text without a statement; see `label`."""
+    line = text.lstrip().partition("\n")[0]
+    right = _SAID_TO_BE_RIGHT.search(text)
+    first = _unnamed(line, line, offered, whole=True) or (
+        option_said(right["said"], offered, whole=True) if right else ""
+    )
+    concluded = [name for _, _, name in _concluded(text, offered)]
+    if first or concluded:
+        return first or concluded[-1]
+    named = [mention for mention in mentions if not mention.refused]
+    if len(named) > 1 and named[0].joined == "or" and named[0].label != named[1].label:
+        return ""
+    return named[0].label if named else ""
+
+
 def _concluded(text: str, offered: dict[str, str]) -> list[tuple[int, bool, str]]:
     """Return where a line or sentence begins with yes or no, whether as a conclusion, and which."""
     if not _are_truths(offered):
@@ -390,7 +396,9 @@ def _opening(span: str, offered: dict[str, str], *, whole: bool) -> str:
         return next((label for label in offered if _TRUTH[label] is truth), "")
     found = _BARE_NUMBER.match(span)
     bare = found and not re.search(r"[(\[]", found[0])
-    if not found or (whole and (not (found[1] or bare) or re.search(r"[^\W_]", span[found.end() :]))):
+    if not found or (
+        whole and (not (found[1] or bare) or re.search(r"[^\W_]", span[found.end() :]))
+    ):
         return ""
     name = (found[1] or found[2] or found[3]).lower()
     return next((label for label in offered if name in _names_of(label)), "")

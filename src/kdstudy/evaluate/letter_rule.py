@@ -47,7 +47,8 @@ _NEXT_LETTER = (
     rf"[\"'*)\s]*(?P<sep>,|/|\bor\b|\band\b|&)(?:\s*(?:or|and|maybe|perhaps|also)\b)*\W*{_NAME}?"
 )
 _SEVERAL = re.compile(
-    rf"\W*(?:(?:either|both|between|any of|one of)\W+)?{_NAME}{{0,2}}(?P<first>[A-E])(?=[\"'*)\s,/&])"
+    rf"\W*(?:(?:either|both|between|any of|one of)\W+)?{_NAME}{{0,2}}"
+    rf"(?P<first>[A-E])(?=[\"'*)\s,/&])"
     rf"(?P<rest>(?:[\"'*)\s]*(?:,|/|&|\bor\b|\band\b)+[\"'*(\s]*(?:(?:or|and|maybe|perhaps|also"
     rf"|possibly)\b\W*)*{_NAME}?[A-E](?![\w'=^]))+)"
     r"(?!\)?\s*(?:=|[a-z]*(?:n't)\b|(?:is|are|was|were|has|have|would|can|cannot|do|does|gives?|fails?)\b))"
@@ -62,7 +63,8 @@ _BEFORE_BARE = (
 _MENTION = re.compile(
     r"(?<![A-Za-z\d])\((?P<round>[A-Ea-e])\)"
     r"|\b(?i:option|choice)(?:\s+|:[\s*]*)\(?(?P<named>[A-E])\b"
-    r"|\b(?i:choose|chose|picks?|select|go with|going with)\s+(?:the\s+)?[(\"'*]*(?P<picked>[A-E])\b"
+    r"|\b(?i:choose|chose|picks?|select|go with|going with)\s+(?:the\s+)?"
+    r"[(\"'*]*(?P<picked>[A-E])\b"
     r"|(?<![\w'(°])(?P<bare>[A-E])(?:\)|\.(?=\s|$))"
     r"|(?<![\w'(°])(?P<judged>[A-E])(?=\s+is\s+(?:the\s+)?(?:\w+\s+)?(?:correct|right|answer)\b)"
     r"|^[ \t*\"'`]*(?P<alone>[A-E])[ \t*\"'`]*$",
@@ -183,7 +185,7 @@ def _last_stated(
 
 
 def _read(statement: Statement, offered: _Offered) -> str | None:
-    """Return the letter that a statement gives, "" for none or several, None where it gives none."""
+    """Return the letter that a statement gives, "" for none or several, None if it says nothing."""
     if statement.of_another_question:
         return None
     body = _HEDGED.sub("", statement.text, count=1)
@@ -323,7 +325,7 @@ def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered)
 
 
 def _whole(text: str, offered: _Offered) -> str:
-    """Return the letter of a text that begins with it and its own option, or is an option's text."""
+    """Return the letter of a text that begins with it and its option, or is an option's text."""
     line = text.strip().partition("\n")[0]
     alone = re.fullmatch(r"\W*([A-Ea-e])\W*", text)
     if alone and alone[1].upper() in offered.letters:

@@ -101,7 +101,7 @@ def _answers(text: str, given: Asked) -> Answers:
 
 
 def _stated(text: str, given: Asked, *, cut: bool) -> str | None:
-    """Return the last stated answer, "" where it is that there is none, None without a statement."""
+    """Return the last stated answer, "" if it is that there is none, None without a statement."""
     last: tuple[Statement, str] | None = None
     for statement in statements(text, PHRASE, cut=cut):
         value = _value(statement, given)
@@ -119,7 +119,7 @@ def _stated(text: str, given: Asked, *, cut: bool) -> str | None:
 
 
 def _value(statement: Statement, given: Asked) -> str | None:
-    """Return the number that a statement gives, "" if it says that there is none, None if neither."""
+    """Return the number that a statement gives, "" if it says there is none, None if neither."""
     if statement.condition and _is_contrary(statement, given):
         return None
     if statement.gives_none:

@@ -7,20 +7,19 @@ from fractions import Fraction
 from kdstudy.evaluate import numerals
 from kdstudy.evaluate.numerals import Numeral
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_RANKS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _PARTS = {"half": 2, "halves": 2, "thirds": 3, "quarter": 4, "quarters": 4, "fourths": 4}
 _PARTS |= {"fifths": 5, "sixths": 6, "eighths": 8, "tenths": 10}
 _ONE_OF = {"third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
-_VALUES = {word: n for n, word in enumerate(_UNITS)}
-_VALUES |= {word: 10 * n for n, word in enumerate(_TENS, start=2)}
-_ORDINALS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-).split()
+_VALUES = {word: n for n, word in enumerate(_SMALL.split())}
+_VALUES |= {word: 10 * n for n, word in enumerate(_TENS.split(), start=2)}
+_ORDINALS = _RANKS.split()
 
 _WORD = rf"(?:{'|'.join(sorted(_VALUES, key=len, reverse=True))})"
 _SCALE = rf"(?:{'|'.join(_SCALES)})"

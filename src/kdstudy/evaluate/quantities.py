@@ -21,13 +21,13 @@ QUESTIONS_CACHED = 16384
 
 # Unit -> (what it measures, its size).
 _UNITS = {
-    **{u: ("money", 100) for u in ("dollar", "euro", "$", "€", "£", "¥", "₹", "rupee")},
-    **{u: ("money", 1) for u in ("cent", "pence", "paise")},
-    **{u: ("time", 604800) for u in ("week",)},
-    **{u: ("time", 86400) for u in ("day",)},
-    **{u: ("time", 3600) for u in ("hour", "hr")},
-    **{u: ("time", 60) for u in ("minute", "min")},
-    **{u: ("time", 1) for u in ("second", "sec")},
+    **dict.fromkeys(("dollar", "euro", "$", "€", "£", "¥", "₹", "rupee"), ("money", 100)),
+    **dict.fromkeys(("cent", "pence", "paise"), ("money", 1)),
+    **dict.fromkeys(("week",), ("time", 604800)),
+    **dict.fromkeys(("day",), ("time", 86400)),
+    **dict.fromkeys(("hour", "hr"), ("time", 3600)),
+    **dict.fromkeys(("minute", "min"), ("time", 60)),
+    **dict.fromkeys(("second", "sec"), ("time", 1)),
     **{"year": ("age", 12), "month": ("age", 1)},
     **{"mile": ("length", 63360), "yard": ("length", 36), "foot": ("length", 12)},
     **{"feet": ("length", 12), "ft": ("length", 12), "inch": ("length", 1)},
@@ -47,18 +47,19 @@ _HOW_MUCH = re.compile(r"\bhow much\b", re.IGNORECASE)
 _MONEY = frozenset({"$", "€", "£", "₹", "dollar", "euro", "rupee"})
 _MONEY_SIGN = re.compile(r"[$€£₹]|\b(?:dollars?|euros?|rupees?)\b", re.IGNORECASE)
 _IN_UNIT = re.compile(r"\bin (?:total |whole )?([a-z]+)\b", re.IGNORECASE)
-_NO_THINGS = frozenset(
-    "are is was were do does did will would can could should has have had the a an of in on for to "
-    "more less fewer total additional extra other if it he she they we there each per these those "
-    "his her their all whole full different at after before with".split()
-)
+_OTHER_WORDS = """
+are is was were do does did will would can could should has have had the a an of in on for to more
+less fewer total additional extra other if it he she they we there each per these those his her
+their all whole full different at after before with
+"""
+_NO_THINGS = frozenset(_OTHER_WORDS.split())
 _PLACE = re.compile(
     r"\b(?:what|which)\s+(?:[a-z]+\s+){0,2}?"
     r"(?:place|position|rank|spot|floor|grade|row|day|inning|century|week|month|year|term)\b",
     re.IGNORECASE,
 )
 
-# 9 000 where the question writes so, in a group that begins with 0, or as what an equation comes to.
+# 9 000 where the question writes so, where a group begins with 0, or as an equation's result.
 _SPACED = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3}){1,4}(?![\d/-])")
 _SURELY_SPACED = re.compile(
     r"(?<![\d.,/])\d{1,3}(?: \d{3}){0,3} 0\d\d(?: \d{3}){0,3}(?![\d/-])"
@@ -134,7 +135,7 @@ class Asked:
         "How much" in a question about money asks for units of money.
         """
         money = _HOW_MUCH.search(self._text) and _MONEY_SIGN.search(self._text)
-        return self._counted | (_MONEY if money else frozenset())
+        return self._counted | (_MONEY if money or self._counted & _MONEY else frozenset())
 
     @cached_property
     def _counted(self) -> frozenset[str]:
@@ -265,7 +266,7 @@ def the_answer(
 
 
 def _concluded(text: str, found: list[Quantity], question: Asked) -> str:
-    """Return what a sentence concludes: its last result, what that is rounded to, or what is new."""
+    """Return what a sentence concludes: its last result, that in another form, or what is new."""
     place = max((i for i, quantity in enumerate(found) if quantity.result), default=-1)
     new = [q.text for q in found[place + 1 :] if q.text not in question.numbers]
     if place >= 0:
@@ -313,7 +314,7 @@ def _opens_with(text: str, quantity: Quantity) -> bool:
 
 
 def _results(text: str, numbers: list[Numeral]) -> Iterator[tuple[Numeral, bool]]:
-    """Yield the numbers without the operands of equations, and whether an equation comes to each."""
+    """Yield the numbers without operands, and whether an equation comes to each."""
     links = [_link(text[a.end : b.start]) for a, b in pairwise(numbers)]
     begin = 0
     for end in range(1, len(numbers) + 1):

@@ -1,9 +1,9 @@
 """The spans of a completion that are presented as its answer, and what the words do to them.
 
-A statement is a span behind "the answer is" or "Answer:", in a box or in `<answer>`, or behind `####`. The last one
-counts, with three exceptions that `Statement` names: one that denies ("the answer is not 5"), one
-that supposes ("if ... were asked, the answer would be 3100"), and one that says that there is no
-answer, which is final.
+A statement is a span behind "the answer is" or "Answer:", in a box or in `<answer>`, or behind
+`####`. The last one counts, with three exceptions that `Statement` names: one that denies ("the
+answer is not 5"), one that supposes ("if ... were asked, the answer would be 3100"), and one that
+says that there is no answer, which is final.
 """
 
 import re
@@ -218,7 +218,7 @@ def sentence_end(text: str, place: int) -> int:
 
 
 def is_supposed(text: str, begin: int, end: int) -> bool:
-    """Return whether what is said from `begin` to `end` is under a condition: "X would be, if ..."."""
+    """Return whether what is said from `begin` to `end` is under a condition: "would, if ..."."""
     sentence = text[sentence_start(text, begin) : sentence_end(text, end)]
     return bool(_MODAL.search(text, begin, end) and _CONDITION.search(sentence))
 
