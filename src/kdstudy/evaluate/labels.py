@@ -2,14 +2,22 @@
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 
-from kdstudy.evaluate import numerals
+from kdstudy.evaluate.label_names import (
+    NOUNS,
+    RANKS,
+    TRUTH,
+    Spelling,
+    are_truths,
+    named_label,
+    names_of,
+    offered_labels,
+    spelling_of,
+)
 from kdstudy.evaluate.option_text import option_said
-from kdstudy.evaluate.quantities import QUESTIONS_CACHED
 from kdstudy.evaluate.statements import (
     CHOSEN,
     DENIED,
@@ -26,11 +34,10 @@ from kdstudy.evaluate.turns import Answers, first_response, own_words
 
 _PHRASE = re.compile(
     r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim|conclusion"
-    r"|verdict)s?\b(?!\s+(?:choices|format))[^.\n\d]{0,40}?(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
+    r"|verdict)s?\b(?!\s+(?:choices|format))[^.\n\d]{0,40}?"
+    r"(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"([^\W\d_]+)(\d+)")
-_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 _BEFORE = 60  # characters before a label in which a denial of it stands
 _HEAD = re.compile(r"[\s*_`]*:")
@@ -50,17 +57,15 @@ _TRUTH_WORD = re.compile(
 )
 _CONCLUDED = re.compile(
     r"(?:^|(?<=[.!?])\s)[ \t*#>_-]*(?P<word>(?:conclusion|verdict|result|decision"
-    r"|in\s+(?:conclusion|short|summary|sum)|overall|therefore|thus|so|hence|to\s+(?:conclude|sum\s+up)|finally)\b"
+    r"|in\s+(?:conclusion|short|summary|sum)|overall|therefore|thus|so|hence"
+    r"|to\s+(?:conclude|sum\s+up)|finally)\b"
     rf"[\s,:*_]*)?(?:{HEDGES}\W+)*(?P<truth>yes|no|true|false)(?=[\W_]*$|\s*[.,;:!)*—-])",
     re.IGNORECASE | re.MULTILINE,
 )
-_NOUNS = "number|no|option|choice|answer|solution|ending"
-_RANKS = ("first", "second", "third", "fourth", "fifth")
-_CARDINALS = ("one", "two", "three", "four", "five")
 _BARE_NUMBER = re.compile(
-    rf"[\W_]*(?:the\s+)?(?:(?:{_NOUNS})\b[\W_]*)?"
-    rf"(?:(\d+)|((?-i:[A-E]))(?![\w'])|({'|'.join(_RANKS)}|[1-5](?:st|nd|rd|th))"
-    rf"(?:\s+(?:{_NOUNS}|one))?)"
+    rf"[\W_]*(?:the\s+)?(?:(?:{NOUNS})\b[\W_]*)?"
+    rf"(?:(\d+)|((?-i:[A-E]))(?![\w'])|({'|'.join(RANKS)}|[1-5](?:st|nd|rd|th))"
+    rf"(?:\s+(?:{NOUNS}|one))?)"
     r"(?=[\W_]*$|\s*(?:[):;\]}*]|[.,](?!\d))|\s+(?:because|since|as|which|with)\b)",
     re.IGNORECASE,
 )
@@ -71,7 +76,6 @@ _SAID_TO_BE_RIGHT = re.compile(
     r"(?:answer|option|choice|solution|ending)\b",
     re.IGNORECASE,
 )
-_FORMAT = re.compile(r"\banswer format\s*:", re.IGNORECASE)
 
 
 def label(
@@ -98,91 +102,15 @@ def label(
     Returns:
         A label, or "" when there is none.
     """
-    spelling = _spelling(tuple(labels))
+    spelling = spelling_of(tuple(labels))
     if rule == "reference":
         first = spelling.released.search(first_response(text))
         return first[0] if first else ""
-    offered = _offered(question, spelling.labels)
+    offered = offered_labels(question, spelling.labels)
     text = own_words(text, question, lambda plain: _answers(plain, spelling, offered))
     mentions = _mentions(text, spelling, offered)
     stated = _last_stated(text, mentions, offered, cut=cut)
     return stated or "" if stated is not None or cut else _unstated(text, mentions, offered)
-
-
-@dataclass(frozen=True, slots=True)
-class _Spelling:
-    """How a benchmark's labels are written.
-
-    Attributes:
-        labels: The labels.
-        stem: What stands before the number; empty unless labels are a word and a number each.
-        released: Where the released code finds one.
-        free: Where one is named in free text.
-        names: What `free` finds, in lower case -> label: a number, a letter, a word.
-    """
-
-    labels: tuple[str, ...]
-    stem: str
-    released: re.Pattern[str]
-    free: re.Pattern[str]
-    names: dict[str, str]
-
-
-@lru_cache(maxsize=64)
-def _spelling(labels: tuple[str, ...]) -> _Spelling:
-    parts = [_NUMBERED.fullmatch(label) for label in labels]
-    stems = {part[1] for part in parts if part}
-    truths = {_TRUTH.get(label): label for label in labels}
-    known = labels
-    if all(parts) and len(stems) == 1:
-        (stem,) = stems
-        noun = rf"(?:{stem}|option|choice)"
-        free = (
-            rf"(?<![^\W_])(?:{noun}[ \t*_`#-]{{0,3}}[(\[{{]?(?:(?P<number>\d+)(?![\d%]|\.\d)"
-            rf"|(?P<letter>(?-i:[A-E]))(?![\w'])|(?P<word>{'|'.join(_CARDINALS)})(?![^\W_]))"
-            rf"|(?P<rank>{'|'.join(_RANKS)}|[1-5](?:st|nd|rd|th))\s+{noun}(?![^\W_]))"
-        )
-        names = {
-            name: label
-            for part, label in zip(parts, labels, strict=True)
-            for name in _names(int(part[2]))
-        }
-        if stem == "answer":
-            known = tuple(f"answer{n}" for n in range(1, 6))
-    elif None not in truths:
-        # Yes and no answer only as the beginning of a statement: "there is no evidence".
-        stem, free = "", r"(?<![^\W_])(true|false)(?![^\W_])"
-        names = {word: truths[_TRUTH[word]] for word in ("true", "false") if _TRUTH[word] in truths}
-    else:
-        longest = sorted(map(re.escape, labels), key=len, reverse=True)
-        stem, free = "", rf"(?<![^\W_])({'|'.join(longest)})(?![^\W_])"
-        names = {label.lower(): label for label in labels}
-    released = re.compile("|".join(map(re.escape, known)))
-    return _Spelling(labels, stem, released, re.compile(free, re.IGNORECASE), names)
-
-
-def _names(number: int) -> list[str]:
-    """Return how the option of a number is called: 2, b, two, second, 2nd."""
-    if not 1 <= number <= len(_RANKS):
-        return [str(number)]
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
-    names = [str(number), "abcde"[number - 1], _CARDINALS[number - 1], _RANKS[number - 1]]
-    return [*names, f"{number}{ending}"]
-
-
-@lru_cache(maxsize=QUESTIONS_CACHED)
-def _offered(question: str, labels: tuple[str, ...]) -> dict[str, str]:
-    """Return label -> text of the options that a question lists; all labels when it lists none."""
-    spelling = _spelling(labels)
-    if spelling.stem:
-        options = _FORMAT.split(numerals.plain(question))[0]
-        parts = re.split(rf"\b{spelling.stem}\s?(\d+)\s*:", options, flags=re.IGNORECASE)
-        listed = zip(parts[1::2], parts[2::2], strict=True)
-        found = {spelling.names.get(n, ""): text.strip() for n, text in listed}
-        found.pop("", None)
-        if found:
-            return found
-    return dict.fromkeys(labels, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +128,14 @@ class _Mention:
     joined: str = ""
 
 
-def _mentions(text: str, spelling: _Spelling, offered: dict[str, str]) -> list[_Mention]:
+def _mentions(text: str, spelling: Spelling, offered: dict[str, str]) -> list[_Mention]:
     """Return the first and the last of the offered labels that a text names, in order."""
-    found = [m for m in spelling.free.finditer(text) if _named(m, spelling) in offered]
+    found = [m for m in spelling.free.finditer(text) if named_label(m, spelling) in offered]
     if len(found) > 2 * MAX_STATEMENTS:
         found = found[:MAX_STATEMENTS] + found[-MAX_STATEMENTS:]
-    names = [_named(match, spelling) for match in found]
+    names = [named_label(match, spelling) for match in found]
     listed = _listed(text, found, names, offered)
-    opposite = dict(zip(offered, reversed(offered), strict=True)) if _are_truths(offered) else {}
+    opposite = dict(zip(offered, reversed(offered), strict=True)) if are_truths(offered) else {}
     mentions = []
     gaps = [text[a.end() : b.start()] for a, b in pairwise(found)] + [""] * bool(found)
     for match, name, gap in zip(found, names, gaps, strict=True):
@@ -255,14 +183,6 @@ def _together(mentions: list[_Mention]) -> list[_Mention]:
     return told[::-1]
 
 
-def _named(match: re.Match[str], spelling: _Spelling) -> str:
-    return spelling.names.get(match[match.lastgroup or 1].lower(), "")
-
-
-def _are_truths(labels: Iterable[str]) -> bool:
-    return all(label in _TRUTH for label in labels)
-
-
 def _listed(
     text: str, found: list[re.Match[str]], names: list[str], offered: dict[str, str]
 ) -> set[int]:
@@ -283,7 +203,7 @@ def _listed(
     return starts
 
 
-def _answers(text: str, spelling: _Spelling, offered: dict[str, str]) -> Answers:
+def _answers(text: str, spelling: Spelling, offered: dict[str, str]) -> Answers:
     end = len(text)
     mentions = _mentions(text, spelling, offered)
     stated = [m.start for m in mentions if m.stated and not m.refused]
@@ -336,12 +256,12 @@ def _unstated(text: str, mentions: list[_Mention], offered: dict[str, str]) -> s
 
 def _concluded(text: str, offered: dict[str, str]) -> list[tuple[int, bool, str]]:
     """Return where a line or sentence begins with yes or no, whether as a conclusion, and which."""
-    if not _are_truths(offered):
+    if not are_truths(offered):
         return []
     found = []
     for match in deque(_CONCLUDED.finditer(text), maxlen=MAX_STATEMENTS):
-        truth = _TRUTH[match["truth"].lower()]
-        label = next((label for label in offered if _TRUTH[label] is truth), "")
+        truth = TRUTH[match["truth"].lower()]
+        label = next((label for label in offered if TRUTH[label] is truth), "")
         found += [(match.start("truth"), bool(match["word"]), label)] if label else []
     return found
 
@@ -383,17 +303,17 @@ def _unnamed(span: str, said: str, offered: dict[str, str], *, whole: bool = Fal
     listed = _LIST_MARK.match(said)
     if listed and not found:
         # "2. Maria": the number of an option, and its text
-        own = {k: v for k, v in offered.items() if listed[1].lower() in _names_of(k)}
+        own = {k: v for k, v in offered.items() if listed[1].lower() in names_of(k)}
         return option_said(said[listed.end() :], own, whole=whole)
     # "2" may be the number of an option and the text of another: then it is neither.
     return found.pop() if len(found) == 1 else ""
 
 
 def _opening(span: str, offered: dict[str, str], *, whole: bool) -> str:
-    if _are_truths(offered):
+    if are_truths(offered):
         word = _TRUTH_WORD.match(span)
-        truth = _TRUTH[word[1].lower()] if word else None
-        return next((label for label in offered if _TRUTH[label] is truth), "")
+        truth = TRUTH[word[1].lower()] if word else None
+        return next((label for label in offered if TRUTH[label] is truth), "")
     found = _BARE_NUMBER.match(span)
     bare = found and not re.search(r"[(\[]", found[0])
     if not found or (
@@ -401,9 +321,4 @@ def _opening(span: str, offered: dict[str, str], *, whole: bool) -> str:
     ):
         return ""
     name = (found[1] or found[2] or found[3]).lower()
-    return next((label for label in offered if name in _names_of(label)), "")
-
-
-def _names_of(label: str) -> list[str]:
-    numbered = _NUMBERED.fullmatch(label)
-    return _names(int(numbered[2])) if numbered else []
+    return next((label for label in offered if name in names_of(label)), "")
