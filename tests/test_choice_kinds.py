@@ -1,4 +1,4 @@
-"""Letters and labels: the kinds of completion on which graders disagree, several wordings of each."""
+"""Letters and labels: the kinds on which graders disagree, several wordings of each."""
 
 import pytest
 

@@ -167,13 +167,15 @@ RUNS_ON = [
     (TAXI, "Step 1: Restate it.\n\n**Question:** How much for 6 stops?\n\nThe answer is 27.", "27"),
     (
         TAXI,
-        "Q1: What do the stops cost? 6 * 4 = 24. The answer is 24.\nQ2: And in all? 24 + 3 = 27. The answer is 27.",
+        "Q1: What do the stops cost? 6 * 4 = 24. The answer is 24.\n"
+        "Q2: And in all? 24 + 3 = 27. The answer is 27.",
         "27",
     ),
     (TAXI, "Let Q: 24 be the cost of stops.\nThe answer is 24 + 3 = 27.", "27"),
     (
         TAXI,
-        "First I solve an example.\nExample: 2 stops cost 8.\nSo 6 stops cost 24. The answer is 27.",
+        "First I solve an example.\nExample: 2 stops cost 8.\n"
+        "So 6 stops cost 24. The answer is 27.",
         "27",
     ),
 ]
@@ -183,7 +185,8 @@ TRANSCRIPTS = [
     (TAXI, f"System: You are model 7.\nUser: {TAXI}\nAssistant: The answer is 27.", "27"),
     (
         TAXI,
-        f"<|im_start|>system\nBe brief, 1 line.<|im_end|>\n<|im_start|>user\n{TAXI}<|im_end|>\n<|im_start|>assistant\nThe answer is 27.<|im_end|>",
+        "<|im_start|>system\nBe brief, 1 line.<|im_end|>\n"
+        f"<|im_start|>user\n{TAXI}<|im_end|>\n<|im_start|>assistant\nThe answer is 27.<|im_end|>",
         "27",
     ),
     (TAXI, f"[INST] Solve step by step. {TAXI} [/INST] 24 + 3 = 27", "27"),
@@ -194,12 +197,14 @@ TRANSCRIPTS = [
     ),
     (
         TAXI,
-        f"Human: What is 5 + 5?\n\nAssistant: The answer is 10.\n\nHuman: {TAXI}\n\nAssistant: The answer is 27.",
+        "Human: What is 5 + 5?\n\nAssistant: The answer is 10.\n\n"
+        f"Human: {TAXI}\n\nAssistant: The answer is 27.",
         "27",
     ),
     (
         TAXI,
-        f"user\n{TAXI}\nassistant\nThe answer is 27.\nuser\nWhat is 5 + 5?\nassistant\nThe answer is 10.",
+        f"user\n{TAXI}\nassistant\nThe answer is 27.\n"
+        "user\nWhat is 5 + 5?\nassistant\nThe answer is 10.",
         "27",
     ),
     (TAXI, "The answer is 27.\nuser\nThanks! And 5 + 5?\nassistant\nThe answer is 10.", "27"),

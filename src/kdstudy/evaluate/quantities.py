@@ -276,9 +276,10 @@ def _concluded(text: str, found: list[Quantity], question: Asked) -> str:
             if restated and other.unit in question.units - {found[place].unit}:
                 return other.text
         return new[-1] if new else found[place].text
-    if len(set(new)) > 1:
-        counted_out = [q.text for q in found if q.text in new and q.unit in question.things]
-        new = counted_out or new
+    if len(set(new)) != 1:
+        told = [q.text for q in found if q.unit in question.things]
+        fits = [text for text in told if text in new] if new else told
+        new = fits if len(set(fits)) == 1 else new
     return new[-1] if len(set(new)) == 1 else found[-1].text
 
 
