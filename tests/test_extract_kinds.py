@@ -239,6 +239,23 @@ SPELLINGS = [
     ("", "What a sum! 5", "5"),
 ]
 
+ABSENT = "Of 80 guests 25% are absent. How many guests are present?"
+ASIDES = [
+    (TICKETS, "The total is 70 (7 x 5 + 7 x 5 makes 35 + 35).", "70"),
+    (TICKETS, "The 14 tickets are $70 (35 + 35).", "70"),
+    (ABSENT, "60 guests, which is 75% of 80, are present.", "60"),
+    (ABSENT, "60 guests are present out of the 80 guests invited by 3 hosts.", "60"),
+    (ABSENT, "60 of the 80 guests are present.\n\nLet me know if you have 1 more question!", "60"),
+    (ABSENT, "There are 60 guests. I hope these 2 steps help.", "60"),
+    (ABSENT, "<think>The answer is 20? No.</think>\n<answer>60</answer>", "60"),
+    (ABSENT, "\\boxed{60}\n\nIf all came, we would have \\boxed{80}.", "60"),
+    (ABSENT, "In percent 75% are present, and the answer is 60.", "60"),
+    # No asides.
+    (SHARE, "3 of 12 is 25% of the eggs.", "25"),
+    (ABSENT, "They lost a total of 60 guests.", "60"),
+    ("", "3 - (-5)", "-5"),
+]
+
 RANKS = [
     (RACE, "2 + 4 - 1 = 5\nSo Ivo is in 5th place.", "5"),
     (RACE, "He was 6th and passes 1 runner.\nIvo is 5th.", "5"),
@@ -260,6 +277,7 @@ RANKS = [
         *RUNS_ON,
         *TRANSCRIPTS,
         *SPELLINGS,
+        *ASIDES,
         *RANKS,
     ],
 )

@@ -56,8 +56,9 @@ _TRUTH_WORD = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDED = re.compile(
-    r"(?:^|(?<=[.!?])\s)[ \t*#>_-]*(?P<word>(?:conclusion|verdict|result|decision"
-    r"|in\s+(?:conclusion|short|summary|sum)|overall|therefore|thus|so|hence"
+    r"(?:^|(?<=[.!?])\s|(?<=[\s,;])(?=(?:so|thus|hence|therefore|say)\b))"
+    r"[ \t*#>_-]*(?P<word>(?:conclusion|verdict|result|decision"
+    r"|in\s+(?:conclusion|short|summary|sum)|overall|therefore|thus|so|hence|say"
     r"|to\s+(?:conclude|sum\s+up)|finally)\b"
     rf"[\s,:*_]*)?(?:{HEDGES}\W+)*(?P<truth>yes|no|true|false)(?=[\W_]*$|\s*[.,;:!)*—-])",
     re.IGNORECASE | re.MULTILINE,

@@ -10,16 +10,8 @@ import re
 from collections.abc import Iterable
 
 from kdstudy.evaluate import numerals
-from kdstudy.evaluate.quantities import (
-    ORDINAL,
-    Asked,
-    asked,
-    counted,
-    in_words,
-    quantities,
-    spelled,
-    the_answer,
-)
+from kdstudy.evaluate.quantities import ORDINAL, Asked, asked, quantities, spelled
+from kdstudy.evaluate.sentences import counted, in_words, the_answer
 from kdstudy.evaluate.statements import (
     MAX_STATEMENT,
     UNDETERMINED,
@@ -58,6 +50,10 @@ _SPACED = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/-])")
 # "If the question had asked for cents, it would be 3100."
 _SUPPOSES = re.compile(
     r"\b(?:if|had|were)\b.*\b(?:question|asked|meant)\b.*\bwould\b", re.IGNORECASE | re.DOTALL
+)
+_POLITE = re.compile(
+    r"\W*(?:let me know|feel free|please|i hope|hope this|if you (?:have|need|want|would))\b",
+    re.IGNORECASE,
 )
 _BRIEF = 6  # words of a text that is an answer in words and nothing else
 _FACTORS = frozenset({7, 12, 24, 36, 60, 100, 1000, 3600})  # of one unit and another
@@ -205,7 +201,7 @@ def _in_sentence(text: str, begin: int, end: int, limit: int, given: Asked) -> s
     words = [word.text for word in counted(behind, given)]
     if words:
         return words[-1]
-    if begin > 0 and _SUPPOSES.search(sentence):
+    if begin > 0 and (_SUPPOSES.search(sentence) or _POLITE.match(sentence)):
         return None
     return the_answer(sentence, found, given, whole_sentence=True) or None
 

@@ -1,8 +1,6 @@
-"""Which number of a sentence answers a question: what it comes to, in the unit that is asked for.
+"""What a question says about its answer, and the numbers of a sentence that can be one.
 
-A sentence that answers also holds numbers of the question, operands, ranks, and amounts in two
-units. `Asked` is what a question says about its answer, `quantities` are the numbers of a sentence
-that can be the answer, and `the_answer` is the one that is.
+A sentence that answers also holds operands, ranks, and amounts in two units.
 """
 
 import re
@@ -13,7 +11,7 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from kdstudy.evaluate import numerals
-from kdstudy.evaluate.number_words import number_words, ordinal_words
+from kdstudy.evaluate.number_words import number_words
 from kdstudy.evaluate.numerals import Numeral
 
 QUESTIONS_CACHED = 16384
@@ -75,10 +73,6 @@ _ROUND_POINTS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.000(?![\d.])")
 ORDINAL = re.compile(r"(?<![\w.,/])(\d{1,9})(?:st|nd|rd|th)\b", re.IGNORECASE)
 """A rank in digits, such as 5th."""
 
-_REASON = re.compile(
-    r"\b(?:because|since|as (?:you|he|she|they|it|we|there)|given that)\b", re.IGNORECASE
-)
-_RESTATED = re.compile(r"\b(?:which|that) (?:is|equals|makes)\b|\bor\b|=", re.IGNORECASE)
 _EQUALS = re.compile(r"=|\bequals\b|\b(?:is|are) equal to\b", re.IGNORECASE)
 _MAX_GAP = 60  # characters between two numbers of one equation
 _APART = re.compile(r"[,;:\n]|\b(?:and|so|then|which|or|to|but)\b|[.?!]\s", re.IGNORECASE)
@@ -92,12 +86,6 @@ _AMOUNTS = re.compile(r"\d(?: [a-z]+)?,? and (?:an? (?:half|quarter)|\d)", re.IG
 _SCALE_WORD = re.compile(r"\b(hundred|thousand|million|billion)s?\b", re.IGNORECASE)
 _SCALED = re.compile(r"[ ](hundred|thousand|million|billion)(?![a-z])", re.IGNORECASE)
 _TO_SMALLER = re.compile(r"(?:[ -]?[a-z]+\.?)?(?:,? and |, | )", re.IGNORECASE)
-_OPENING = re.compile(
-    r"(?:[\W_]|\b(?:about|around|approximately|exactly|only|just|roughly|nearly|almost|over|still"
-    r"|therefore|thus|then|simply|a total of|the number|equal to|indeed|an?|the|text|math[a-z]+"
-    r"|probably|likely|most|certainly|definitely|clearly|to be|given by|[a-z](?= ?=))\b)*",
-    re.IGNORECASE,
-)
 
 
 class Asked:
@@ -140,12 +128,12 @@ class Asked:
     @cached_property
     def _counted(self) -> frozenset[str]:
         words = [w for m in _HOW_MANY.finditer(self._text) for w in m[1].lower().split()]
-        return frozenset(_stem(word) for word in words if word not in _NO_THINGS)
+        return frozenset(stem(word) for word in words if word not in _NO_THINGS)
 
     @cached_property
     def units(self) -> frozenset[str]:
         """Stems of the units that it asks for."""
-        named = {_stem(match[1].lower()) for match in _IN_UNIT.finditer(self._text)}
+        named = {stem(match[1].lower()) for match in _IN_UNIT.finditer(self._text)}
         return frozenset((named | self._counted) & _UNITS.keys())
 
     @cached_property
@@ -227,93 +215,6 @@ def quantities(text: str, question: Asked) -> list[Quantity]:
     return found
 
 
-def the_answer(
-    text: str,
-    found: list[Quantity],
-    question: Asked,
-    *,
-    whole_sentence: bool,
-    apart: bool = False,
-) -> str:
-    """Return the number that a sentence gives as its answer; "" when there is none.
-
-    Args:
-        text: The sentence, `plain`.
-        found: Its `quantities` without those that are denied.
-        question: What is asked.
-        whole_sentence: The text is a sentence of its own, whose answer is what it says that the
-            question does not: the one new number, else the last. Behind "the answer is" the answer
-            comes first or is what an equation comes to.
-        apart: A colon or a line break stands between "the answer is" and the text, which may
-            therefore begin a sentence of its own.
-    """
-    new = {quantity.text for quantity in found} - question.numbers
-    if not whole_sentence and found and _opens_with(text, found[0]):
-        # "The answer is:\n\n96 pears fill 12 boxes."
-        return new.pop() if apart and len(new) == 1 else _first(found)
-    worked_out = any(quantity.result for quantity in found)
-    words = [] if new or worked_out else [word.text for word in counted(text, question)]
-    if words:
-        return words[-1]
-    if not found:
-        return ""
-    if not whole_sentence:
-        return new.pop() if len(new) == 1 else _first(found)
-    reason = _REASON.search(text, found[0].end)
-    if reason and not any(quantity.result for quantity in found if quantity.start > reason.end()):
-        found = [quantity for quantity in found if quantity.end <= reason.start()]
-    return _concluded(text, found, question)
-
-
-def _concluded(text: str, found: list[Quantity], question: Asked) -> str:
-    """Return what a sentence concludes: its last result, that in another form, or what is new."""
-    place = max((i for i, quantity in enumerate(found) if quantity.result), default=-1)
-    new = [q.text for q in found[place + 1 :] if q.text not in question.numbers]
-    if place >= 0:
-        for other in found[place + 1 : place + 2]:
-            # "0.5 hours, which is 30 minutes", where minutes are asked for
-            restated = _RESTATED.search(text, found[place].end, other.start)
-            if restated and other.unit in question.units - {found[place].unit}:
-                return other.text
-        return new[-1] if new else found[place].text
-    if len(set(new)) != 1:
-        told = [q.text for q in found if q.unit in question.things]
-        fits = [text for text in told if text in new] if new else told
-        new = fits if len(set(fits)) == 1 else new
-    return new[-1] if len(set(new)) == 1 else found[-1].text
-
-
-def in_words(text: str, question: Asked) -> str:
-    """Return the number that a statement without digits spells in words, "" if it spells none."""
-    for number in number_words(text):
-        if _OPENING.fullmatch(text[: number.start]) and not text[number.end :].startswith(" of "):
-            return number.text
-    counts = list(counted(text, question))
-    if counts:
-        return counts[0].text
-    ranks = list(ordinal_words(text)) if question.place else []
-    return ranks[0].text if ranks else ""
-
-
-def counted(text: str, question: Asked) -> Iterator[Numeral]:
-    """Yield numbers in words that count what is asked for, and ranks where one is asked for."""
-    for number in number_words(text) if question.things else ():
-        behind = text[number.end : number.end + 60].lower().split()[:3]
-        stems = {_stem(word.strip(".,;:!?*")) for word in behind}
-        if number.text not in ("1", *question.numbers) and stems & question.things:
-            yield number
-    if question.place:
-        yield from ordinal_words(text)
-
-
-def _first(found: list[Quantity]) -> str:
-    return next((q.text for q in reversed(found) if q.result), found[0].text)
-
-
-def _opens_with(text: str, quantity: Quantity) -> bool:
-    return bool(_OPENING.fullmatch(text[: quantity.start]))
-
-
 def _results(text: str, numbers: list[Numeral]) -> Iterator[tuple[Numeral, bool]]:
     """Yield the numbers without operands, and whether an equation comes to each."""
     links = [_link(text[a.end : b.start]) for a, b in pairwise(numbers)]
@@ -354,7 +255,7 @@ def _amount(text: str, number: Numeral, result: bool, question: Asked) -> Quanti
         spelling, end = _spelling(Fraction(spelling) * _SCALES[scaled[1].lower()]), scaled.end()
     unit = _UNIT.match(text, end)
     sign = text[: number.start].rstrip()[-1:]
-    name = _stem((unit[1] or unit[2]).lower()) if unit else (sign if sign in _UNITS else "")
+    name = stem((unit[1] or unit[2]).lower()) if unit else (sign if sign in _UNITS else "")
     return Quantity(spelling, number.start, end, result, sign if sign in _UNITS else name)
 
 
@@ -383,7 +284,8 @@ def _spelling(value: Fraction) -> str:
     return number.text
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """Return a noun in lower case without its plural ending."""
     if word.endswith("ies"):
         return word[:-3] + "y"
     for ending in ("ches", "shes", "xes", "sses"):

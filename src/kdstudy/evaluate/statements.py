@@ -267,11 +267,24 @@ def _condition(text: str, match: re.Match[str], span: str) -> str:
     return span[behind.start() :] if behind else ""
 
 
+def _supposed(text: str, place: int) -> str:
+    """Return what stands before a place in its sentence where it says what would be, if."""
+    before = text[max(sentence_start(text, place), place - _BEFORE) : place]
+    return before if _MODAL.search(before) and _CONDITION.search(before) else ""
+
+
 def _in_box(text: str, match: re.Match[str]) -> Statement | None:
     depth, begin = 1, match.end()
     for i, char in enumerate(text[begin : begin + MAX_STATEMENT], start=begin):
         depth += (char == "{") - (char == "}")
         if depth == 0:
             last = not text[i + 1 :].strip("$ \n.*")
-            return Statement(match.start(), begin, text[begin:i], closed=True, last=last)
+            return Statement(
+                match.start(),
+                begin,
+                text[begin:i],
+                closed=True,
+                condition=_supposed(text, match.start()),
+                last=last,
+            )
     return None
