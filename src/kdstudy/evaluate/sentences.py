@@ -44,10 +44,13 @@ def the_answer(
         apart: A colon or a line break stands between "the answer is" and the text, which may
             therefore begin a sentence of its own.
     """
+    opens = not whole_sentence and bool(found) and _opens_with(text, found[0])
+    if opens and (not apart or len(found) == 1):
+        return _first(found)
     new = {quantity.text for quantity in found} - question.numbers
-    if not whole_sentence and found and _opens_with(text, found[0]):
+    if opens:
         # "The answer is:\n\n96 pears fill 12 boxes."
-        return new.pop() if apart and len(new) == 1 else _first(found)
+        return new.pop() if len(new) == 1 else _first(found)
     worked_out = any(quantity.result for quantity in found)
     words = [] if new or worked_out else [word.text for word in counted(text, question)]
     if words:
