@@ -86,7 +86,7 @@ KINDS: dict[str, Kind] = {
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=4),
-    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
+    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=3),
     "report": Kind(entry="kdstudy.report.stages:report", version=3),
 }
