@@ -54,6 +54,18 @@ FRAGMENTS = [
         "\ud800",
         "\0",
     ),
+    *("user\n", "\nassistant\n", "\nProblem 2: ", "Q2:", "twenty", "-five ", " hours and ", "5th "),
+    *(
+        "A or B",
+        "either ",
+        "would be ",
+        "if ",
+        "cannot be determined",
+        "2,74",
+        "= ",
+        "<answer>",
+        "4! ",
+    ),
 ]
 TEXTS = st.lists(
     st.one_of(
@@ -124,6 +136,27 @@ REPEATED = [
     *("#", "#### ", "####\n", "\n", " ", ". ", "\\", "a^", "Question :\n", "### ", "</s>"),
     *("(A)", "A. ", "(A) (B) (C) (D) (E) ", "option1 ", "option1 is ", "option1 or option2 "),
     *("option1/option2 ", "not option1 ", "so option", "answer2 is ", "true ", "yes ", "\ud800"),
+    *(
+        "Question: 5? ",
+        "\nProblem: 977\n",
+        "user\n",
+        "\nassistant\n",
+        "Q:",
+        "one ",
+        "twenty-",
+        "a half ",
+    ),
+    *(
+        "one and ",
+        "1 000 000",
+        "5 = ",
+        "5 + ",
+        "5 hours and ",
+        "if it would be ",
+        "<answer>",
+        "5th ",
+    ),
+    *("A or ", "A, B, ", "either A or B. ", "cannot be ", "no. ", "Yes, ", "the second ", "! "),
     *("Matthew ", "Matthew had 32 crackers and 98 cakes. If he ", ASKED, "the answer is Sarah. "),
 ]
 LONG = 250_000

@@ -1,69 +1,81 @@
 """The rules that find a label, such as `option2` or `true`, in a completion."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice, pairwise
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from kdstudy.evaluate import numerals
+from kdstudy.evaluate.label_names import (
+    NOUNS,
+    RANKS,
+    TRUTH,
+    Spelling,
+    are_truths,
+    named_label,
+    names_of,
+    offered_labels,
+    spelling_of,
+)
+from kdstudy.evaluate.option_text import option_said
 from kdstudy.evaluate.statements import (
+    CHOSEN,
+    DENIED,
+    HEDGES,
     MAX_STATEMENTS,
-    QUESTIONS_CACHED,
+    VERDICT,
     Rule,
     Statement,
-    first_response,
     is_closed,
-    own_words,
+    is_supposed,
     statements,
 )
+from kdstudy.evaluate.turns import Answers, first_response, own_words
 
 _PHRASE = re.compile(
-    r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim)s?\b"
-    r"(?!\s+(?:choices|format))[^.\n\d]{0,40}?(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
+    r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim|conclusion"
+    r"|verdict)s?\b(?!\s+(?:choices|format))[^.\n\d]{0,40}?"
+    r"(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"([^\W\d_]+)(\d+)")
-_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
-# What stands directly before or behind a label and says what the text thinks of it.
-_BEFORE = 60  # characters
-_DENIED = re.compile(
-    r"(?:\bnot|\bcannot|n't|\bneither|\bnor|\bthan|\binstead of|\bunlike)"
-    r"(?:\s+(?:be|necessarily|likely|really))?[\s*_`\"'(\[{]*$",
-    re.IGNORECASE,
-)
-_CHOSEN = re.compile(
-    r"\b(?:choose|chose|picks?|picked|select|selected|go with|going with|prefer"
-    r"|(?:so|thus|hence|therefore)(?:,?\s+(?:it|this|that)(?:'s| is| must be| has to be))?)"
-    r"[\s,:*_`\"'(\[{]*$",
-    re.IGNORECASE,
-)
-_VERB = r"\b(?:is|are|was|be|seems?|looks?|appears?|sounds?|makes?|fits?)\b"
-_VERDICT = re.compile(
-    rf"[^.\n\d]{{0,40}}?(?:{_VERB}[^.\n\d]{{0,16}}?\b(?:(?P<wrong>not|no|never|incorrect|wrong|false"
-    r"|less|worse|worst|unlikely|untrue|implausible|improbable|irrelevant|illogical)|correct|right"
-    r"|best|better|answer|true|appropriate|likely|logical|plausible|sense)\b"
-    r"|\b(?P<negated>(?:is|does|ca|wo|would|could)n't|cannot|(?:does|can|would|could|will) not)\b)",
-    re.IGNORECASE,
-)
+_BEFORE = 60  # characters before a label in which a denial of it stands
 _HEAD = re.compile(r"[\s*_`]*:")
 _BETWEEN = re.compile(
     r"[\s/,|;&*_`'\"()\[\]{}]*(?:(?:and|or|vs\.?|versus)(?=[\W_]|$))?[\s*_`'\"(\[{]*"
 )
 
+_JOINED = re.compile(r"[,/&]|\b(?:and|or|vs|versus)\b", re.IGNORECASE)
+_NEITHER = re.compile(r"\b(?:neither|nor)\b[\s*_`\"'(\[{]*$", re.IGNORECASE)
+
 # How a statement or a text may begin.
-_TRUTH_WORD = re.compile(r"[\W_]*(yes|no|true|false)(?=[\W_]*$|\s*[.,;:!)*—-])", re.IGNORECASE)
-_BARE_NUMBER = re.compile(
-    r"[\W_]*(?:(?:number|no|option|choice|answer|solution|ending)\b[\W_]*)?(\d+)"
-    r"(?=[\W_]*$|\s*(?:[):;\]}*]|,(?!\d))|\s+(?:because|since|as|which|with)\b)",
+_HEDGED = re.compile(rf"[\W_]*(?:{HEDGES}\W+)*", re.IGNORECASE)
+_TRUTH_WORD = re.compile(
+    rf"[\W_]*(?:(?:{HEDGES}|that|it\s+is|it's|an?(?:\s+\w+)?)\W+)*(yes|no|true|false)"
+    r"(?=[\W_]*$|\s*[.,;:!)*—-]|\s+(?:because|since|as|for|but)\b)",
     re.IGNORECASE,
 )
-_FORMAT = re.compile(r"\banswer format\s*:", re.IGNORECASE)
-_WORD = re.compile(r"\w+|[-+/%$<>=]")
-_ARTICLES = ("a", "an", "the")
-_OPTION_ENDS = re.compile(
-    r"[\W_]*$|\s*[.,](?!\d)|\s*[;:!?)\]}*\"\n]|\s+(?:because|since|as|so|but|which)\b"
+_CONCLUDED = re.compile(
+    r"(?:^|(?<=[.!?])\s|(?<=[\s,;])(?=(?:so|thus|hence|therefore|say)\b))"
+    r"[ \t*#>_-]*(?P<word>(?:conclusion|verdict|result|decision"
+    r"|in\s+(?:conclusion|short|summary|sum)|overall|therefore|thus|so|hence|say"
+    r"|to\s+(?:conclude|sum\s+up)|finally)\b"
+    rf"[\s,:*_]*)?(?:{HEDGES}\W+)*(?P<truth>yes|no|true|false)(?=[\W_]*$|\s*[.,;:!)*—-])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BARE_NUMBER = re.compile(
+    rf"[\W_]*(?:the\s+)?(?:(?:{NOUNS})\b[\W_]*)?"
+    rf"(?:(\d+)|((?-i:[A-E]))(?![\w'])|({'|'.join(RANKS)}|[1-5](?:st|nd|rd|th))"
+    rf"(?:\s+(?:{NOUNS}|one))?)"
+    r"(?=[\W_]*$|\s*(?:[):;\]}*]|[.,](?!\d))|\s+(?:because|since|as|which|with)\b)",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(r"\W*(?:both|either|neither|all|none|any)\b", re.IGNORECASE)
+_LIST_MARK = re.compile(r"\W*([1-9]|(?-i:[A-E]))[.):]\s+", re.IGNORECASE)
+_SAID_TO_BE_RIGHT = re.compile(
+    r"(?:^|[.\n])(?P<said>[^.\n]{1,300}?)\s+(?:is|seems|would be)\s+the\s+(?:most\s+)?(?:\w+\s+)?"
+    r"(?:answer|option|choice|solution|ending)\b",
+    re.IGNORECASE,
 )
 
 
@@ -91,119 +103,85 @@ def label(
     Returns:
         A label, or "" when there is none.
     """
-    spelling = _spelling(tuple(labels))
+    spelling = spelling_of(tuple(labels))
     if rule == "reference":
         first = spelling.released.search(first_response(text))
         return first[0] if first else ""
-    offered = _offered(question, spelling.labels)
-    text = own_words(text, question)
+    offered = offered_labels(question, spelling.labels)
+    text = own_words(text, question, lambda plain: _answers(plain, spelling, offered))
     mentions = _mentions(text, spelling, offered)
     stated = _last_stated(text, mentions, offered, cut=cut)
-    if stated or cut:
-        return stated
-    line = text.lstrip().partition("\n")[0]
-    named = (mention.label for mention in mentions if not mention.refused)
-    return _unnamed(line, line, offered, whole=True) or next(named, "")
-
-
-@dataclass(frozen=True, slots=True)
-class _Spelling:
-    """How a benchmark's labels are written.
-
-    Attributes:
-        labels: The labels.
-        stem: What stands before the number; empty unless labels are a word and a number each.
-        released: Where the released code finds one.
-        free: Where one is named in free text.
-        names: What `free` finds, in lower case -> label.
-    """
-
-    labels: tuple[str, ...]
-    stem: str
-    released: re.Pattern[str]
-    free: re.Pattern[str]
-    names: dict[str, str]
-
-
-@lru_cache(maxsize=64)
-def _spelling(labels: tuple[str, ...]) -> _Spelling:
-    parts = [_NUMBERED.fullmatch(label) for label in labels]
-    stems = {part[1] for part in parts if part}
-    truths = {_TRUTH.get(label): label for label in labels}
-    known = labels
-    if all(parts) and len(stems) == 1:
-        (stem,) = stems
-        free = rf"(?<![^\W_]){stem}[ \t*_`#-]{{0,3}}[(\[{{]?(\d+)(?![\d%]|\.\d)"
-        names = {part[2]: label for part, label in zip(parts, labels, strict=True)}
-        if stem == "answer":
-            known = tuple(f"answer{n}" for n in range(1, 6))
-    elif None not in truths:
-        # Yes and no answer only as the beginning of a statement: "there is no evidence".
-        stem, free = "", r"(?<![^\W_])(true|false)(?![^\W_])"
-        names = {word: truths[_TRUTH[word]] for word in ("true", "false") if _TRUTH[word] in truths}
-    else:
-        longest = sorted(map(re.escape, labels), key=len, reverse=True)
-        stem, free = "", rf"(?<![^\W_])({'|'.join(longest)})(?![^\W_])"
-        names = {label.lower(): label for label in labels}
-    released = re.compile("|".join(map(re.escape, known)))
-    return _Spelling(labels, stem, released, re.compile(free, re.IGNORECASE), names)
-
-
-@lru_cache(maxsize=QUESTIONS_CACHED)
-def _offered(question: str, labels: tuple[str, ...]) -> dict[str, str]:
-    """Return label -> text of the options that a question lists; all labels when it lists none."""
-    spelling = _spelling(labels)
-    if spelling.stem:
-        options = _FORMAT.split(numerals.plain(question))[0]
-        parts = re.split(rf"\b{spelling.stem}\s?(\d+)\s*:", options, flags=re.IGNORECASE)
-        listed = zip(parts[1::2], parts[2::2], strict=True)
-        found = {spelling.names.get(n, ""): text.strip() for n, text in listed}
-        found.pop("", None)
-        if found:
-            return found
-    return dict.fromkeys(labels, "")
+    return stated or "" if stated is not None or cut else _unstated(text, mentions, offered)
 
 
 @dataclass(frozen=True, slots=True)
 class _Mention:
-    """A label named in a text: `refused` when denied, judged wrong or part of a list."""
+    """A label named in a text: `refused` when denied, judged wrong or part of a list.
+
+    `joined` is the "or", "and" or the like that joins the next one to it.
+    """
 
     start: int
     label: str
     refused: bool
     stated: bool
     closed: bool
+    joined: str = ""
 
 
-def _mentions(text: str, spelling: _Spelling, offered: dict[str, str]) -> list[_Mention]:
+def _mentions(text: str, spelling: Spelling, offered: dict[str, str]) -> list[_Mention]:
     """Return the first and the last of the offered labels that a text names, in order."""
-    found = [m for m in spelling.free.finditer(text) if spelling.names.get(m[1].lower()) in offered]
+    found = [m for m in spelling.free.finditer(text) if named_label(m, spelling) in offered]
     if len(found) > 2 * MAX_STATEMENTS:
         found = found[:MAX_STATEMENTS] + found[-MAX_STATEMENTS:]
-    names = [spelling.names[match[1].lower()] for match in found]
+    names = [named_label(match, spelling) for match in found]
     listed = _listed(text, found, names, offered)
-    opposite = dict(zip(offered, reversed(offered), strict=True)) if _are_truths(offered) else {}
+    opposite = dict(zip(offered, reversed(offered), strict=True)) if are_truths(offered) else {}
     mentions = []
-    for match, name in zip(found, names, strict=True):
-        before = text[max(0, match.start() - _BEFORE) : match.start()]
-        denied = bool(_DENIED.search(before))
-        verdict = None if opposite else _VERDICT.match(text, match.end())
-        wrong = verdict is not None and bool(verdict["wrong"] or verdict["negated"])
+    gaps = [text[a.end() : b.start()] for a, b in pairwise(found)] + [""] * bool(found)
+    for match, name, gap in zip(found, names, gaps, strict=True):
+        joint = _JOINED.search(gap) if _BETWEEN.fullmatch(gap) else None
+        joined = joint[0].lower() if joint else ""
+        mention = _judged(text, match, name, opposite.get(name, ""))
         mentions.append(
-            _Mention(
-                start=match.start(),
-                # "It is not true" says that it is false; "not option1" names no other option.
-                label=opposite.get(name, name) if denied else name,
-                refused=match.start() in listed or wrong or (denied and not opposite),
-                stated=bool(verdict or _CHOSEN.search(before)),
-                closed=is_closed(text, match.end()),
-            )
+            replace(mention, joined=joined, refused=mention.refused or match.start() in listed)
         )
-    return mentions
+    return _together(mentions)
 
 
-def _are_truths(labels: Iterable[str]) -> bool:
-    return all(label in _TRUTH for label in labels)
+def _judged(text: str, match: re.Match[str], name: str, opposite: str) -> _Mention:
+    """Return a label with what the words round it say of it; `opposite` for truths only."""
+    before = text[max(0, match.start() - _BEFORE) : match.start()]
+    denied = bool(DENIED.search(before))
+    verdict = None if opposite else VERDICT.match(text, match.end())
+    wrong = verdict is not None and bool(verdict["wrong"] or verdict["negated"])
+    supposed = verdict is not None and is_supposed(text, match.start(), verdict.end())
+    neither = denied and bool(_NEITHER.search(before))
+    return _Mention(
+        start=match.start(),
+        # "It is not true" says that it is false; "not option1" names no other option.
+        label=opposite if denied and opposite else name,
+        refused=wrong or supposed or neither or (denied and not opposite),
+        stated=bool(verdict or CHOSEN.search(before)),
+        closed=is_closed(text, match.end()),
+    )
+
+
+def _together(mentions: list[_Mention]) -> list[_Mention]:
+    """Return mentions with what is said of one of "option1 and option2" said of both."""
+    for i, (first, second) in enumerate(pairwise(mentions)):
+        # "not option1 or option2"
+        if first.joined and first.refused and not first.stated:
+            mentions[i + 1] = replace(second, refused=True)
+    told = mentions[-1:]
+    for mention in reversed(mentions[:-1]):
+        behind = told[-1]
+        if mention.joined and behind.refused and behind.stated:
+            mention = replace(mention, refused=True)
+        elif mention.joined and behind.stated and mention.label != behind.label:
+            told[-1] = replace(behind, label="")
+        told.append(mention)
+    return told[::-1]
 
 
 def _listed(
@@ -226,31 +204,91 @@ def _listed(
     return starts
 
 
-def _last_stated(text: str, mentions: list[_Mention], offered: dict[str, str], *, cut: bool) -> str:
-    judged = [m for m in mentions if m.stated and not m.refused and (m.closed or not cut)]
-    best = (judged[-1].start, judged[-1].label) if judged else (-1, "")
-    for statement in statements(text, _PHRASE, cut=cut):
+def _answers(text: str, spelling: Spelling, offered: dict[str, str]) -> Answers:
+    end = len(text)
+    mentions = _mentions(text, spelling, offered)
+    stated = [m.start for m in mentions if m.stated and not m.refused]
+    for statement in statements(text, _PHRASE, cut=False):
         answer = _read(statement, text, mentions, offered)
-        if answer:
-            return max(best, answer)[1]
-    return best[1]
+        stated += [] if answer is None else [answer[0]]
+    line = text.lstrip().partition("\n")[0]
+    named = [m.start for m in mentions]
+    named += [0] if _unnamed(line, line, offered, whole=True) else []
+    return Answers(min(stated, default=end), min(named, default=end))
+
+
+def _last_stated(
+    text: str, mentions: list[_Mention], offered: dict[str, str], *, cut: bool
+) -> str | None:
+    """Return the last stated label, "" where none or several are stated, None without any."""
+    judged = [
+        (m.start, m.label) for m in mentions if m.stated and not m.refused and (m.closed or not cut)
+    ]
+    judged += [
+        (start, label)
+        for start, marked, label in _concluded(text, offered)
+        if marked and (is_closed(text, start) or not cut)
+    ]
+    best = max(judged, default=None)
+    for statement in statements(text, _PHRASE, cut=cut):
+        answer = None
+        if not (statement.of_another_question or (statement.condition and best)):
+            answer = _read(statement, text, mentions, offered)
+        if answer is not None:
+            return max(best or answer, answer)[1]
+    return best[1] if best else None
+
+
+def _unstated(text: str, mentions: list[_Mention], offered: dict[str, str]) -> str:
+    """Return the label of a text without a statement; see `label`."""
+    line = text.lstrip().partition("\n")[0]
+    right = _SAID_TO_BE_RIGHT.search(text)
+    first = _unnamed(line, line, offered, whole=True) or (
+        option_said(right["said"], offered, whole=True) if right else ""
+    )
+    concluded = [name for _, _, name in _concluded(text, offered)]
+    if first or concluded:
+        return first or concluded[-1]
+    named = [mention for mention in mentions if not mention.refused]
+    if len(named) > 1 and named[0].joined == "or" and named[0].label != named[1].label:
+        return ""
+    return named[0].label if named else ""
+
+
+def _concluded(text: str, offered: dict[str, str]) -> list[tuple[int, bool, str]]:
+    """Return where a line or sentence begins with yes or no, whether as a conclusion, and which."""
+    if not are_truths(offered):
+        return []
+    found = []
+    for match in deque(_CONCLUDED.finditer(text), maxlen=MAX_STATEMENTS):
+        truth = TRUTH[match["truth"].lower()]
+        label = next((label for label in offered if TRUTH[label] is truth), "")
+        found += [(match.start("truth"), bool(match["word"]), label)] if label else []
+    return found
 
 
 def _read(
     statement: Statement, text: str, mentions: list[_Mention], offered: dict[str, str]
 ) -> tuple[int, str] | None:
-    """Return where a statement names its answer, and the answer."""
+    """Return where a statement names its answer, and the answer; "" for none or for several."""
     end = statement.begin + len(statement.text)
+    body = _HEDGED.sub("", statement.text, count=1)
     if not statement.denies:
         longest = max(map(len, offered.values()), default=0)
-        said = text[statement.begin : max(end, statement.begin + 2 * longest + 20)]
-        answer = _unnamed(statement.text, said, offered)
+        begin = end - len(body)
+        said = text[begin : max(end, begin + 2 * longest + 20)]
+        answer = _unnamed(body, said, offered)
         if answer:
             return statement.begin, answer
-    for mention in mentions:
-        if statement.begin <= mention.start < end and not mention.refused:
-            return mention.start, mention.label
-    return None
+    inside = [m for m in mentions if statement.begin <= m.start < end]
+    named = [m for m in inside if not m.refused]
+    if _SEVERAL.match(body) and len({m.label for m in inside}) != 1:
+        return statement.begin, ""
+    if len(named) > 1 and named[0].label != named[1].label and named[0].joined:
+        return statement.begin, ""
+    if named:
+        return named[0].start, named[0].label
+    return (statement.begin, "") if statement.gives_none else None
 
 
 def _unnamed(span: str, said: str, offered: dict[str, str], *, whole: bool = False) -> str:
@@ -262,46 +300,26 @@ def _unnamed(span: str, said: str, offered: dict[str, str], *, whole: bool = Fal
         offered: Label -> text.
         whole: A number or an option must be all of the span, since "1." may open a list of steps.
     """
-    found = {_opening(span, offered, whole=whole), _option_said(said, offered, whole=whole)} - {""}
+    found = {_opening(span, offered, whole=whole), option_said(said, offered, whole=whole)} - {""}
+    listed = _LIST_MARK.match(said)
+    if listed and not found:
+        # "2. Maria": the number of an option, and its text
+        own = {k: v for k, v in offered.items() if listed[1].lower() in names_of(k)}
+        return option_said(said[listed.end() :], own, whole=whole)
     # "2" may be the number of an option and the text of another: then it is neither.
     return found.pop() if len(found) == 1 else ""
 
 
 def _opening(span: str, offered: dict[str, str], *, whole: bool) -> str:
-    if _are_truths(offered):
+    if are_truths(offered):
         word = _TRUTH_WORD.match(span)
-        truth = _TRUTH[word[1].lower()] if word else None
-        return next((label for label in offered if _TRUTH[label] is truth), "")
-    number = _BARE_NUMBER.match(span)
-    if not number or (whole and re.search(r"[^\W_]", span[number.end() :])):
+        truth = TRUTH[word[1].lower()] if word else None
+        return next((label for label in offered if TRUTH[label] is truth), "")
+    found = _BARE_NUMBER.match(span)
+    bare = found and not re.search(r"[(\[]", found[0])
+    if not found or (
+        whole and (not (found[1] or bare) or re.search(r"[^\W_]", span[found.end() :]))
+    ):
         return ""
-    return next((label for label in offered if _number_of(label) == number[1]), "")
-
-
-def _number_of(label: str) -> str:
-    numbered = _NUMBERED.fullmatch(label)
-    return numbered[2] if numbered else ""
-
-
-def _option_said(span: str, offered: dict[str, str], *, whole: bool = False) -> str:
-    """Return the label of the one option whose text a span begins with, or is, words compared."""
-    hits: dict[str, int] = {}
-    first = _words(span, 2)[:1]
-    for name, option in offered.items():
-        if not first or [w for w, _ in _words(option, 2)[:1]] != [w for w, _ in first]:
-            continue
-        words = _words(option)
-        said = _words(span, len(words) + 1)[: len(words)]
-        if [w for w, _ in said] != [w for w, _ in words]:
-            continue
-        rest = span[said[-1][1] :]
-        if _OPTION_ENDS.match(rest) and not (whole and _WORD.search(rest)):
-            hits[name] = len(words)
-    best = [name for name, size in hits.items() if size == max(hits.values())]
-    return best[0] if len(best) == 1 else ""
-
-
-def _words(text: str, limit: int | None = None) -> list[tuple[str, int]]:
-    """Return the first words of a text without a leading article, and where each ends."""
-    found = [(match[0].casefold(), match.end()) for match in islice(_WORD.finditer(text), limit)]
-    return found[1:] if len(found) > 1 and found[0][0] in _ARTICLES else found
+    name = (found[1] or found[2] or found[3]).lower()
+    return next((label for label in offered if name in names_of(label)), "")

@@ -41,6 +41,10 @@ def _point_for_comma(match: re.Match[str]) -> str:
     return match[0].replace(".", "").replace(",", ".")
 
 
+def _without_points(match: re.Match[str]) -> str:
+    return match[0].replace(".", "")
+
+
 _THIN_SPACES = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")  # 1 000
 # (what a text must hold, pattern, replacement): most texts need hardly a pattern at all.
 _REWRITES = tuple(
@@ -48,9 +52,12 @@ _REWRITES = tuple(
     for needed, pattern, replacement in (
         ("'", r"(?<=\d)'(?=\d{3}(?!\d))", ""),  # 1'000
         ("{,}", r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ","),  # LaTeX 1{,}000
-        ("\\", r"(?<=\d)\\[,!](?=\d{3}(?!\d))", ","),  # LaTeX 1\,000
+        # LaTeX 1\,000 and 16,\!386
+        ("\\", r"(?<=\d)(?:\{?,\}?)?(?:\\[,!;:])+(?:\{?,\}?)?(?=\d{3}(?!\d))", ","),
         # 1.234,50: points and a comma in these places can only be the continental spelling.
         (",", r"\d{1,3}(?:\.\d{3}){1,12},\d\d?(?!\d|[.,]\d)", _point_for_comma),
+        # 1.234.567: two such points or more are no decimal points.
+        (".", r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,12}(?![\d.,]?\d)", _without_points),
         ("\\", r"\\approx(?![A-Za-z])", "="),
         ("\\", r"(?<=\d)\s*(?=\\[dtc]?frac(?![A-Za-z]))", " "),  # 2\frac{1}{2}: a mixed number
         ("\\", r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),

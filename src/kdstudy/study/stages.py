@@ -95,8 +95,8 @@ KINDS: dict[str, Kind] = {
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=3),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=2),
-    "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
-    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
+    "score": Kind(entry="kdstudy.evaluate.stages:score", version=4),
+    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=3),
     "report": Kind(entry="kdstudy.report.stages:report", version=3),
 }
