@@ -16,6 +16,20 @@ from kdstudy.report.views import Numbers, tooltips
 Table = pd.DataFrame
 Line = Mapping[str, Any]
 
+GAINS = {
+    "gain": "accuracy",
+    "gain_clean": "accuracy_clean",
+    "gain_renumbered": "accuracy_renumbered",
+    "gain_contaminated": "accuracy_contaminated",
+    "rouge_l_gain": "rouge_l",
+}
+"""What each gain is a difference of.
+
+A run's gain is over the SFT run of its seed (`analyze.results.own_sft`), item by item. A system's
+is its mean over seeds less the mean over the seeds of its student's SFT: the same number wherever
+both have the same seeds.
+"""
+
 _SYSTEM = ["kind", "model", "teacher", "method", "ablation", "temperature", "noise"]
 _CELL = ["system", "benchmark", "reference", "metric"]
 
@@ -53,7 +67,7 @@ class Seeds:
         for row in rows.itertuples():
             own = self.runs.loc[list(row.rows)] if len(row.rows) > 1 else self.runs[:0]
             lines.append(self._counted(make(row, self.numbers), str(row.seeds), labels))
-            below = (make(run, self._alone) for run in own.itertuples())
+            below = (_of_seed(make(run, self._alone), run) for run in own.itertuples())
             runs.append([self._counted(line, "", labels) for line in below])
         return {"rows": lines, "runs": runs}
 
@@ -79,6 +93,17 @@ class Seeds:
             return line
         cells = list(line.items())
         return dict([*cells[:labels], ("Seeds", seeds), *cells[labels:]])
+
+
+def _of_seed(line: Line, run: Any) -> Line:
+    """Return a run's line under its system's with the seed for a name, where its label would be."""
+    found = dict(line)
+    for column, cell in line.items():
+        if isinstance(cell, str) and cell == run.system:
+            found[column] = f"seed {run.seed}"
+        elif not isinstance(cell, str) and cell.text == run.system:
+            found[column] = cell._replace(text=f"seed {run.seed}")
+    return found
 
 
 def names_of(table: Table) -> dict[str, str]:
@@ -115,9 +140,9 @@ def over_seeds(table: Table) -> Table:
     Returns:
         The same columns: `system` and `reference` are systems, `value` is the mean over seeds,
         `low` and `high` are means of the runs' ends (an interval over items that is no narrower
-        than that of the mean), `n` is the fewest items of a run. And `sd`, the sample standard
-        deviation over seeds (NaN for one), `seeds`, how many runs have a value, and `rows`, the
-        places of the runs' rows in `table`.
+        than that of the mean), `n` is the fewest items of a run; `GAINS` says what a gain is. And
+        `sd`, the sample standard deviation over seeds (NaN for one), `seeds`, how many runs have a
+        value, and `rows`, the places of the runs' rows in `table`.
     """
     names = names_of(table)
     rows = table.reset_index(drop=True)
@@ -132,7 +157,28 @@ def over_seeds(table: Table) -> Table:
         found[end] = cells[end].mean().where(cells[end].count() == known)
     found["n"] = cells.n.min()
     found["rows"] = pd.Series({cell: tuple(at) for cell, at in cells.indices.items()}, dtype=object)
-    return found.reset_index()[[*table.columns, "sd", "seeds", "rows"]]
+    found = found.reset_index()[[*table.columns, "sd", "seeds", "rows"]]
+    return found if found.empty else _against_the_mean(found)
+
+
+def _against_the_mean(table: Table) -> Table:
+    """Move gains, with their ends, to the difference of the two means where seeds are unequal."""
+    own = table[table.metric.isin(GAINS.values())]
+    keys = zip(own.system, own.metric, own.benchmark, strict=True)
+    means = dict(zip(keys, zip(own.value, own.seeds, strict=True), strict=True))
+    nothing = (math.nan, 0)
+    for i, r in zip(table.index, table.itertuples(), strict=True):
+        if r.metric not in GAINS:
+            continue
+        after, before = (
+            means.get((s, GAINS[r.metric], r.benchmark), nothing) for s in (r.system, r.reference)
+        )
+        shift = after[0] - before[0] - r.value
+        if (r.seeds == after[1] == before[1]) or math.isnan(shift):
+            continue
+        table.loc[i, ["value", "low", "high"]] += shift
+        table.loc[i, "seeds"] = after[1]
+    return table
 
 
 def sft_of(table: Table) -> dict[str, str]:

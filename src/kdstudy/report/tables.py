@@ -76,7 +76,6 @@ def systems_sheet(
         pair = numbers.row(r.system, "agreement", AVERAGE, teacher)
         return {
             "System": Cell(r.system, _texts_of(r.system, runs)),
-            "Parameters": _parameters(r.parameters),
             "Accuracy": number(r),
             "Gain over SFT": number(numbers.row(r.system, "gain"), seeds=r.seeds),
             "Holm p": format_p(test.p_adjusted) if test else "–",
@@ -85,6 +84,7 @@ def systems_sheet(
             "Steps": _bare(numbers, r, "fidelity_steps", teacher),
             "BLEU": _bare(numbers, r, "bleu_corpus", teacher),
             "Parsed": _bare(numbers, r, "parse_rate"),
+            "Parameters": _parameters(r.parameters),
             "s/1,000": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
         }
 
@@ -107,7 +107,7 @@ def kept_sheet(kept: pd.DataFrame | None, names: Mapping[str, str], runs: Collec
     several = any(len(part) > 1 for part in parts.values())
     lines = [_kept(name, part, runs, several) for name, part in parts.items()]
     below = [
-        [_kept(own.system.iloc[0], own, runs, several) for _, own in part.groupby("system")]
+        [_kept(run, own, runs, several) for run, own in part.groupby("system")]
         if len(part) > 1
         else []
         for part in parts.values()

@@ -15,10 +15,7 @@ OVER_SFT = {
     *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
     *("kept_right", "newly_right", "newly_wrong", "still_wrong"),
 }
-"""Metrics of a distilled run whose reference is the SFT run of its student and seed.
-
-A system's gain is the mean over its seeds of these differences (`analyze.results.own_sft`).
-"""
+"""Metrics of a distilled run whose reference is the SFT run of its student and seed."""
 
 _SIGNED = {
     *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
