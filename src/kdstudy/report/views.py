@@ -152,7 +152,9 @@ def shown(metric: str, value: float) -> str:
 
 
 def spread(metric: str, sd: float) -> str:
-    """Return a standard deviation in the unit and to the digit of `shown`, without sign or %."""
+    """Return a standard deviation in the unit and to the digit of `shown`; a dash for none."""
+    if math.isnan(sd):
+        return "–"
     if metric.startswith(_NATS):
         return f"{sd:.3f}"
     if metric == "kappa":
