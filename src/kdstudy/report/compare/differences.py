@@ -24,9 +24,9 @@ PLAIN = ("parse_rate", "agreement", "bleu_corpus")
 PAIRED, UNPAIRED, MIXED, SAME_RUN, AS_IT_IS = "paired", "unpaired", "mixed", "same run", "plain"
 ENDS = ("difference", "low", "high")
 COLUMNS = [
-    *("system_a", "system_b", *KEY, "benchmark", "reference", "metric", "how", "a", "b"),
-    *(*ENDS, "p", "p_holm", "family", "better", "worse"),
-    *("n", "n_a", "n_b", "signature"),
+    *("system_a", "system_b", "draw_of", *KEY, "benchmark", "reference", "metric", "how"),
+    *("a", "b", *ENDS, "seeds", "sd_a", "sd_b", "sd", "p", "p_holm", "family"),
+    *("better", "worse", "n", "n_a", "n_b", "signature"),
 ]
 
 
@@ -47,37 +47,42 @@ class _Cell:
 def compare(a: StudyRows, b: StudyRows, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> pd.DataFrame:
     """Return how study B's numbers differ from A's, system by system and benchmark by benchmark.
 
-    Systems match by `KEY`, benchmarks by name, items by content and gold answer. Accuracy (ROUGE-L
-    of free texts) is compared over the items that both studies have: difference B − A with paired
-    bootstrap 95% interval (`intervals.difference`), and the exact McNemar p where both drew one
-    answer per item. Where no item matches the difference is unpaired: Newcombe's (1998) interval
-    for accuracy, Welch's for ROUGE-L, and no p. `average` is the unweighted mean over common
-    benchmarks, its interval by MOVER, its p over the items of all of them. Holm's correction covers
-    four families: the main grid and the ablations, benchmarks and averages, each apart. Parse rate,
-    agreement and BLEU stand as each study has them, over its own items, without an interval.
+    Runs match by `KEY`, benchmarks by name, items by content and gold answer. Accuracy (ROUGE-L of
+    free texts) and agreement are compared over the items that both studies have: difference B − A
+    with paired bootstrap 95% interval (`intervals.difference`), and the exact McNemar p where both
+    drew one answer per item. Where no item matches the difference is unpaired: Newcombe's (1998)
+    interval for accuracy, Welch's for ROUGE-L, and no p. `average` is the unweighted mean over
+    common benchmarks, its interval by MOVER, its p over the items of all of them.
+
+    Matched runs that differ by their seed alone are draws of one system. It has rows of its own:
+    means over those seeds, with interval and p for other items and other seeds
+    (`contrasts.contrast`). Rows of its runs name it in `draw_of`.
+
+    Holm's correction covers families: the main grid and the ablations, benchmarks and averages,
+    systems and single seeds, accuracy and agreement, each apart. Parse rate, BLEU, and agreement
+    where its items are not known, stand as each study has them, without an interval.
 
     Returns:
         Columns `COLUMNS`. `a` and `b` are fractions (BLEU 0-100); `how` is one of paired, unpaired,
         mixed (an average over both), same run (one measurement that both studies hold) and plain;
-        `better` and `worse` count the items that B alone or A alone gets right; `n` items were
-        compared of `n_a` and `n_b`.
+        `seeds` are averaged, `sd_a`, `sd_b` and `sd` are sample standard deviations over them of a,
+        b and the difference, NaN for one; `better` and `worse` count the items that B alone or A
+        alone gets right; `n` items were compared of `n_a` and `n_b`.
 
     Raises:
         InputError: Nothing was measured in both studies.
     """
     found = pairs(a, b)
-    old, new = (_cells(s.items) for s in (a, b))
+    sides = (Side.of(a, {}), Side.of(b, {y.label: x.label for x, y in found}))
     rows: list[dict[str, Any]] = []
-    for x, y in found:
-        shared = _shared_runs(x, y, a, b)
-        tested = [*_tested(old[x.label], new[y.label], shared, bool(x.ablation), bootstrap)]
-        rows += [_identity(x, y) | row for row in [*tested, *_averages(tested)]]
-    if not rows:
+    for group in draws(found):
+        rows += _system(group, sides, bootstrap)
+    if not any(row["metric"] in TESTED for row in rows):
         refuse_benchmarks(a, b)
     rows += _plain(a, b, found, rows)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["p_holm"] = _holm(table)
-    counts = ["better", "worse", "n", "n_a", "n_b"]
+    counts = ["better", "worse", "n", "n_a", "n_b", "seeds"]
     table[counts] = table[counts].astype("Int64")
     order = ["kind", "system_a", "metric", "reference", "benchmark"]
     return table.sort_values(
@@ -85,40 +90,31 @@ def compare(a: StudyRows, b: StudyRows, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     )
 
 
-def _cells(items: pd.DataFrame) -> dict[str, dict[str, _Cell]]:
-    """Return each system's cells by benchmark."""
-    found: dict[str, dict[str, _Cell]] = {}
-    for (system, benchmark), part in items.groupby(["system", "benchmark"], sort=True):
-        by_item = part.groupby("example_id", sort=True)
-        found.setdefault(str(system), {})[str(benchmark)] = _Cell(
-            quality=by_item.quality.mean(),
-            gold=by_item.gold.first(),
-            draws=part["sample"].nunique(),
-            rule="+".join(sorted(set(part.rule))),
-        )
+def systems_only(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `compare` without those of single seeds of a system."""
+    return table[table.draw_of == ""]
+
+
+def _system(
+    group: Sequence[tuple[System, System]], sides: tuple[Side, Side], bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    """Return the rows of one system: of its only run, or its means and each of its runs."""
+    several = len(group) > 1
+    found = []
+    for x, y in group:
+        tested = [*_tested([(x, y)], sides, bootstrap, single=several)]
+        identity = _identity(x, y) | {"draw_of": _name(x) if several else ""}
+        found += [identity | row for row in [*tested, *_averages(tested)]]
+    if several:
+        x, y = group[0]
+        identity = _identity(x, y) | {"system_a": _name(x), "system_b": _name(y)}
+        means = _means([*_tested(group, sides, bootstrap)], found, group, sides)
+        found += [identity | row for row in means]
     return found
 
 
-def _shared_runs(x: System, y: System, a: StudyRows, b: StudyRows) -> set[str]:
-    """Return the benchmarks on which both studies hold one and the same measurement."""
-    mine = {(name, key) for (label, name), key in a.runs.items() if label == x.label}
-    theirs = {(name, key) for (label, name), key in b.runs.items() if label == y.label}
-    return {name for name, _ in mine & theirs}
-
-
-def _tested(
-    before: Mapping[str, _Cell], after: Mapping[str, _Cell], shared: set[str], ablation: bool,
-    bootstrap: Bootstrap,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yield one row per benchmark that both systems have and that asks both for the same."""
-    part = "ablations" if ablation else "main grid"
-    for benchmark, old in before.items():
-        new = after.get(benchmark)
-        if new is None or new.text != old.text:
-            continue
-        row = _against(old, new, bootstrap)
-        row |= {"benchmark": benchmark, "family": f"B − A by item, {part}, tasks"}
-        yield row | ({"how": SAME_RUN} if benchmark in shared else {})
+def _name(system: System) -> str:
+    return system.label.removesuffix(f"/seed={system.seed}")
 
 
 def _shared_items(old: _Cell, new: _Cell) -> pd.Index:

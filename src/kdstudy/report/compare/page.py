@@ -10,11 +10,11 @@ import markupsafe
 import pandas as pd
 
 from kdstudy.analyze.results import read_csv, write_csv
-from kdstudy.analyze.stages import ITEMS, RESULTS, results
+from kdstudy.analyze.stages import ITEMS, PAIR_ITEMS, RESULTS, results
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare
 from kdstudy.report.compare.figures import FIGURES, all_figures
-from kdstudy.report.compare.match import StudyRows, study_differences, unmatched
+from kdstudy.report.compare.match import PAIR, StudyRows, study_differences, unmatched
 from kdstudy.study.stages import Work
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
             results(Work(config=stage.config, inputs=there, local={"partial": True}, out=folder))
         table = read_csv(folder / RESULTS)
         items = pd.read_parquet(folder / ITEMS, columns=_READ)
+        pairs = pd.read_parquet(folder / PAIR_ITEMS, columns=PAIR)
     used = [s.config["model"] for s in plan.stages.values() if s.kind == "generate"]
     return StudyRows(
         name=name,
@@ -60,6 +61,7 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         items=items,
         runs=_runs(plan),
         models={m["name"]: m["fingerprint"] for m in used},
+        pairs=pairs,
     )
 
 
