@@ -15,7 +15,7 @@ KEYS = ["system", "benchmark", "example_id", "sample"]
 def analyze_items(
     items: pd.DataFrame, baseline: str = "", bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
 ) -> list[Test]:
-    """Return tests of each method against SFT, exact McNemar tests, and tests between methods.
+    """Return exact McNemar tests, tests of each method against SFT, and tests between methods.
 
     With student, teacher and method known, each method is compared with SFT on its student, over
     items and, where there are several, seeds (`methods.student_tests`), and with every other
@@ -53,7 +53,7 @@ def analyze_items(
     if not known:
         return found
     runs = _by_method(right, facts)
-    return [*student_tests(runs), *found, *compare_methods(runs)]
+    return [*found, *student_tests(runs), *compare_methods(runs)]
 
 
 def _checked(items: pd.DataFrame) -> pd.DataFrame:

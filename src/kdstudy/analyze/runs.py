@@ -87,7 +87,7 @@ def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
     frame = frame.reset_index(drop=True).assign(gain=lambda f: f.score - f.baseline)
     frame = frame.reindex(columns=RUN_COLUMNS)
     frame["teacher"] = frame.teacher.fillna("")
-    frame["baseline_run"] = frame.baseline_run.fillna("")
+    frame["baseline_run"] = frame.baseline_run.astype(object).fillna("")
     frame = frame.astype(_TYPES)
     for column in _RATES:
         wrong = frame.index[~frame[column].between(0, 1) & frame[column].notna()]
@@ -290,8 +290,10 @@ def _baseline(
         fits = fits.set_axis(runs.index)
         clash = fits["max"] > fits["min"]
         new = value.isna() & fits["min"].notna() & ~clash
-        name = runs[[c for c in key if c not in own]].astype(str).agg(" ".join, axis=1)
-        which = which.mask(new, "sft " + name if len(key) > len(own) else "sft")
+        name = pd.Series("sft", index=runs.index)
+        for column in key[len(own) :]:
+            name += " " + runs[column].astype(str)
+        which = which.mask(new, name)
         value = value.fillna(fits["min"].mask(clash))
         several |= clash & value.isna()
     return value, several, which
