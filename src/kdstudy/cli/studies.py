@@ -221,23 +221,5 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
 
 def _print_summary(folder: Path) -> None:
     """Print accuracy, gain and agreement of every system: the few numbers that matter."""
-    import csv
-
-    with (folder / "results.csv").open(newline="") as f:
-        rows = [r for r in csv.DictReader(f) if r["benchmark"] == "average" and not r["ablation"]]
-    accuracy = {r["system"]: r for r in rows if r["metric"] == "accuracy"}
-    agreement = {
-        r["system"]: r
-        for r in rows
-        if r["metric"] == "agreement" and r["reference"] == r["teacher"]
-    }
-    width = max(map(len, accuracy), default=0)
-    typer.echo(f"\n{'system':<{width}}  accuracy  95% interval   agrees with teacher", err=True)
-    for label, row in accuracy.items():
-        value, low, high = (100 * float(row[k]) for k in ("value", "low", "high"))
-        pair = agreement.get(label)
-        agree = f"{100 * float(pair['value']):5.1f}%" if pair else ""
-        typer.echo(
-            f"{label:<{width}}  {value:7.1f}%  [{low:4.1f}, {high:4.1f}]   {agree}".rstrip(),
-            err=True,
-        )
+    for line in ("", *(folder / "summary.txt").read_text(encoding="utf-8").splitlines()):
+        note(line)
