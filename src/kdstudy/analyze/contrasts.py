@@ -125,10 +125,7 @@ def _over_seeds(
     degrees = {k: len(groups[k].runs) - 1 for k in several}
     pooled = np.average(list(own.values()), axis=0, weights=list(degrees.values()))
     parts = np.array(
-        [
-            np.asarray(own.get(k, pooled)) * g.weight**2 / len(g.runs)
-            for k, g in enumerate(groups)
-        ]
+        [np.asarray(own.get(k, pooled)) * g.weight**2 / len(g.runs) for k, g in enumerate(groups)]
     )
     seeds, both = (float(x) for x in parts.sum(axis=0))
     alone = len(several) < len(groups)
@@ -165,9 +162,7 @@ def _by_t(shared: dict, error: float, freedom: float) -> Contrast:
     t = mean / error
     (low, high), inner = (_ends(mean, error, freedom, level) for level in (0.95, 0.90))
     p = max(float(2 * stats.t.sf(abs(t), freedom)), least_p(shared["changed"]))
-    return Contrast(
-        **shared, low=low, high=high, inner=inner, statistic=t, p=p, freedom=freedom
-    )
+    return Contrast(**shared, low=low, high=high, inner=inner, statistic=t, p=p, freedom=freedom)
 
 
 def _over_items(shared: dict, changes: Sequence[np.ndarray], variance: float) -> Contrast:
@@ -186,9 +181,7 @@ def _over_items(shared: dict, changes: Sequence[np.ndarray], variance: float) ->
         z = mean / error
     if p > 0.05 and shared["changed"] <= FEW_CHANGES:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Contrast(
-        **shared, low=low, high=high, inner=inner, statistic=z, p=p, freedom=math.inf
-    )
+    return Contrast(**shared, low=low, high=high, inner=inner, statistic=z, p=p, freedom=math.inf)
 
 
 def _ends(mean: float, error: float, freedom: float, level: float) -> tuple[float, float]:

@@ -190,7 +190,7 @@ def flow_sheet(seeds: Seeds, runs: Collection[str]) -> Sheet:
         return cells
 
     found = _ranked(seeds.means[seeds.means.kind == "distilled"])
-    known = [seeds.numbers.row(s, "kept_right") is not None for s in found.system]
+    known = found.system.map(lambda s: seeds.numbers.row(s, "kept_right") is not None).astype(bool)
     title = "Items by what distillation did to them: right or wrong under SFT, and after"
     note = "Shares of items, means over benchmarks, against the student's own SFT run."
     return Sheet.of("flow", title, **seeds.lines(found[known], line), note=note)
