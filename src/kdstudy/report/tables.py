@@ -102,7 +102,7 @@ def systems_sheet(
 def kept_sheet(kept: pd.DataFrame | None, names: Mapping[str, str], runs: Collection[str]) -> Sheet:
     """Return what each distilled system kept of its teacher's right answers, and what it added."""
     rows = pd.DataFrame(columns=["system", "kept"]) if kept is None else kept
-    parts = dict(iter(rows.groupby([names.get(s, s) for s in rows.system], sort=False)))
+    parts = dict(iter(rows.groupby(rows.system.map(names), sort=False)))
     parts = dict(sorted(parts.items(), key=lambda part: -part[1].kept.mean()))
     several = any(len(part) > 1 for part in parts.values())
     lines = [_kept(name, part, runs, several) for name, part in parts.items()]
@@ -261,9 +261,10 @@ def _known(form: str, values: Mapping[str, float], system: str) -> str:
 
 def _mean_over_seeds(values: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
     """Return the values by run, and their means by system."""
-    series = pd.Series(values, dtype=float)
-    means = series.groupby([names.get(s, s) for s in series.index]).mean()
-    return {**values, **means.to_dict()}
+    found: dict[str, list[float]] = {}
+    for run, value in values.items():
+        found.setdefault(names.get(run, run), []).append(value)
+    return {**values, **{system: sum(own) / len(own) for system, own in found.items()}}
 
 
 def _percent(row: Any | None, seeds: int) -> Cell:
