@@ -116,7 +116,7 @@ def names_of(table: Table) -> dict[str, str]:
     labels = list(runs.system)
     bare = {s: s.removesuffix(f"/seed={seed}") for s, seed in zip(labels, runs.seed, strict=True)}
     same = runs[_SYSTEM].assign(label=[bare[s] for s in labels])
-    # Where two of them have one seed, they differ in something that no column tells: only labels do.
+    # Two with one seed differ in something that no column tells: there labels decide.
     twice = runs.assign(twice=runs.duplicated([*_SYSTEM, "seed"], keep=False))
     twice = twice.groupby(_SYSTEM, dropna=False).twice.transform("any")
     same["label"] = same.label.where(twice, "")

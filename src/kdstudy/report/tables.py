@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from kdstudy.analyze.methods import subject_of
 from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import Test, format_p
+from kdstudy.analyze.stats import Test, format_p, points
 from kdstudy.report.plot import order_of
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
@@ -69,15 +70,20 @@ def systems_sheet(
 ) -> Sheet:
     """Return the short table of systems, means over benchmarks, best first within each kind."""
     adjusted = {t.subject: t for t in tests if t.table == "paired" and t.scope == AVERAGE}
+    by_seeds = {t.subject: t for t in tests if t.table == "student" and t.scope == AVERAGE}
     compared, seconds = _teachers(seeds), _mean_over_seeds(seconds, seeds.names)
 
     def line(r: Any, numbers: Numbers) -> dict[str, Any]:
-        test, teacher = adjusted.get(r.system), r.teacher or compared.get(r.system, "")
+        teacher = r.teacher or compared.get(r.system, "")
+        gain = number(numbers.row(r.system, "gain"), seeds=r.seeds)
+        test = adjusted.get(r.system)
+        if r.seeds > 1 and (test := by_seeds.get(subject_of(r.student, r.method, r.teacher))):
+            gain = gain._replace(ends=f"{points(test.low)} to {points(test.high)}")
         pair = numbers.row(r.system, "agreement", AVERAGE, teacher)
         return {
             "System": Cell(r.system, _texts_of(r.system, runs)),
             "Accuracy": number(r),
-            "Gain over SFT": number(numbers.row(r.system, "gain"), seeds=r.seeds),
+            "Gain over SFT": gain,
             "Holm p": format_p(test.p_adjusted) if test else "–",
             "Agrees": number(pair, bare=True, seeds=r.seeds),
             "Possible": _possible(numbers, r.system, teacher),
@@ -88,11 +94,12 @@ def systems_sheet(
             "s/1,000": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
         }
 
+    more = "; of several seeds, gain and p are for other items and seeds" if seeds.several else ""
     note = (
         "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: "
-        "exact McNemar on all items of a run, corrected over the main grid. Agrees, steps (shared "
-        "steps of reasoning) and BLEU: with the teacher; possible: the agreement that the two "
-        "accuracies force and allow. Parsed: answers found. s/1,000: seconds to generate 1,000 "
+        f"exact McNemar on all items of a run, corrected over the main grid{more}. Agrees, steps "
+        "(shared steps of reasoning) and BLEU: with the teacher; possible: the agreement that the "
+        "two accuracies force and allow. Parsed: answers found. s/1,000: seconds to generate 1,000 "
         "items."
     )
     lines = seeds.lines(_ranked(seeds.means), line)
