@@ -161,9 +161,7 @@ def student_t(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
     if math.isnan(found.error):
         return _unknown(shared, part, found.estimate)
     said = "as units, not corrected for skewness"
-    return _of_students(
-        shared, found.statistic, found.estimate, found.interval(), found.p, said
-    )
+    return _of_students(shared, found.statistic, found.estimate, found.interval(), found.p, said)
 
 
 def _of_students(

@@ -33,7 +33,8 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
             parts = parts[parts.index.get_level_values("benchmark") != AVERAGE]
         shares, n = parts["value"], parts["n"]["newly_right"].astype(int)
         changed = [
-            np.rint((shares[m] * n).astype(float)).astype(int) for m in ("newly_right", "newly_wrong")
+            np.rint((shares[m] * n).astype(float)).astype(int)
+            for m in ("newly_right", "newly_wrong")
         ]
         found.append(_mcnemar(row, *changed, n, row.system in single))
     return corrected(found)

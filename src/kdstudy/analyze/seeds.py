@@ -70,9 +70,7 @@ def _gain(runs: pd.DataFrame, cell: dict[str, str], scope: str) -> Test:
     return Test(**shared, statistic=t, estimate=estimate, **ends, p=p, sentence=f"{text}.")
 
 
-def _error(
-    after: pd.Series, before: pd.Series, known: bool
-) -> tuple[float, float, float, str]:
+def _error(after: pd.Series, before: pd.Series, known: bool) -> tuple[float, float, float, str]:
     """Return the difference, its standard error and degrees of freedom, and how they were found."""
     n, m = len(after), len(before)
     estimate = float(after.mean() - before.mean())

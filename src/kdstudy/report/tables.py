@@ -68,7 +68,10 @@ def systems_sheet(
     seeds: Seeds, tests: Sequence[Test], seconds: Mapping[str, float], runs: Collection[str]
 ) -> Sheet:
     """Return the short table of systems, means over benchmarks, best first within each kind."""
-    adjusted = {t.subject: t for t in tests if t.table == "paired" and t.scope == AVERAGE}
+    average = [t for t in tests if t.scope == AVERAGE]
+    adjusted = {
+        t.subject: t for table in ("paired", "student") for t in average if t.table == table
+    }
     compared, seconds = _teachers(seeds), _mean_over_seeds(seconds, seeds.names)
 
     def line(r: Any, numbers: Numbers) -> dict[str, Any]:
@@ -89,9 +92,9 @@ def systems_sheet(
         }
 
     note = (
-        "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: "
-        "exact McNemar on all items of a run, corrected over the main grid. Agrees, steps (shared "
-        "steps of reasoning) and BLEU: with the teacher; possible: the agreement that the two "
+        "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: of "
+        "the gain, over items and the seeds there are, corrected over the main grid. Agrees, "
+        "steps (shared steps of reasoning) and BLEU: with the teacher; possible: the agreement that the two "
         "accuracies force and allow. Parsed: answers found. s/1,000: seconds to generate 1,000 "
         "items."
     )
