@@ -18,11 +18,9 @@ calibration = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(calibration)
 
 
-def between(after, before, **more):
-    return contrast(
-        [Group(1.0, [{"b": np.asarray(r, float)} for r in after])]
-        + [Group(-1.0, [{"b": np.asarray(r, float)} for r in before])]
-    )
+def between(after, before):
+    first, second = ([{"b": np.asarray(r, float)} for r in runs] for runs in (after, before))
+    return contrast([Group(1.0, first), Group(-1.0, second)])
 
 
 def changes(up, down, same):
@@ -59,7 +57,7 @@ def test_no_p_is_below_what_flips_could_give(n):
 def test_mid_p_takes_half_of_the_outcome_seen():
     expected = stats.binomtest(9, 12).pvalue - stats.binom.pmf(9, 12, 0.5)
     assert flip_p([changes(9, 3, 88)], mid=True) == pytest.approx(expected)
-    assert flip_p([changes(0, 0, 9)]) != flip_p([changes(0, 0, 9)])  # NaN: nothing changed
+    assert math.isnan(flip_p([changes(0, 0, 9)]))
 
 
 def test_where_items_do_not_matter_seeds_are_tested_by_t():
@@ -72,7 +70,7 @@ def test_where_items_do_not_matter_seeds_are_tested_by_t():
     assert found.estimate == pytest.approx(a.mean() - b.mean())
     least = stats.ttest_ind(a, b, equal_var=False)
     assert abs(found.statistic) <= abs(least.statistic) + 1e-9 and found.over_seeds
-    assert 3 <= found.freedom
+    assert found.freedom >= 3
 
 
 def test_the_variance_is_that_of_a_crossed_design():
@@ -102,8 +100,12 @@ def test_the_variance_is_that_of_a_crossed_design():
 
 def test_a_mean_over_benchmarks_weighs_them_alike_and_keeps_runs_together():
     rng = np.random.default_rng(6)
+    sizes = (("x", 300), ("y", 40))
     seed = np.array([0.15, -0.15, 0.0])[:, None]  # a seed is good on both benchmarks, or bad
-    runs = {m: {b: (rng.random((3, n)) < 0.5 + g + seed).astype(float) for b, n in (("x", 300), ("y", 40))} for m, g in (("kd", 0.05), ("sft", 0.0))}  # fmt: skip
+    runs = {
+        m: {b: (rng.random((3, n)) < 0.5 + g + seed).astype(float) for b, n in sizes}
+        for m, g in (("kd", 0.05), ("sft", 0.0))
+    }
     groups = [
         Group(w, [{b: x[s] for b, x in runs[m].items()} for s in range(3)])
         for m, w in (("kd", 1.0), ("sft", -1.0))

@@ -166,8 +166,8 @@ def _by_t(shared: dict, error: float, freedom: float) -> Contrast:
 def _over_items(shared: dict, changes: Sequence[np.ndarray], variance: float) -> Contrast:
     """Return the difference of these very runs: flips for p, a normal interval over items.
 
-    Where so few items changed that no flips could refuse 0, the interval reaches it. Where all items
-    changed alike it is the exact one of `intervals.difference`.
+    Where so few items changed that no flips could refuse 0, the interval reaches it. Where all
+    items changed alike it is the exact one of `intervals.difference`.
     """
     mean, p = shared["estimate"], flip_p(changes, mid=True)
     if variance < _NONE:

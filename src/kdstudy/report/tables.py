@@ -94,9 +94,9 @@ def systems_sheet(
     note = (
         "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: of "
         "the gain, over items and the seeds there are, corrected over the main grid. Agrees, "
-        "steps (shared steps of reasoning) and BLEU: with the teacher; possible: the agreement that the two "
-        "accuracies force and allow. Parsed: answers found. s/1,000: seconds to generate 1,000 "
-        "items."
+        "steps (shared steps of reasoning) and BLEU: with the teacher; possible: the agreement "
+        "that the two accuracies force and allow. Parsed: answers found. s/1,000: seconds to "
+        "generate 1,000 items."
     )
     lines = seeds.lines(_ranked(seeds.means), line)
     return Sheet.of("systems", "Systems", **lines, note=note)
