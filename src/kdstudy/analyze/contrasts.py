@@ -20,8 +20,6 @@ from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, difference, mover
 Run = Mapping[str, np.ndarray]
 """One run: per benchmark, each item's share of right draws, in an order all runs share."""
 
-FEW_CHANGES = 20
-"""With so few changed items a normal interval is not believed against the flips."""
 _NONE = 1e-24
 """A variance below this is rounding."""
 
@@ -168,8 +166,8 @@ def _by_t(shared: dict, error: float, freedom: float) -> Contrast:
 def _over_items(shared: dict, changes: Sequence[np.ndarray], variance: float) -> Contrast:
     """Return the difference of these very runs: flips for p, a normal interval over items.
 
-    Of few changed items the interval reaches 0 where the flips do not refuse it. Where all items
-    changed alike it is the exact one of `intervals.difference`.
+    Where so few items changed that no flips could refuse 0, the interval reaches it. Where all
+    items changed alike it is the exact one of `intervals.difference`.
     """
     mean, p = shared["estimate"], flip_p(changes, mid=True)
     if variance < _NONE:
@@ -179,7 +177,7 @@ def _over_items(shared: dict, changes: Sequence[np.ndarray], variance: float) ->
         error = math.sqrt(variance)
         (low, high), inner = (_ends(mean, error, math.inf, level) for level in (0.95, 0.90))
         z = mean / error
-    if p > 0.05 and shared["changed"] <= FEW_CHANGES:
+    if least_p(shared["changed"]) > 0.05:
         low, high = min(low, 0.0), max(high, 0.0)
     return Contrast(**shared, low=low, high=high, inner=inner, statistic=z, p=p, freedom=math.inf)
 

@@ -48,12 +48,32 @@ def runs_of(systems: Sequence[System], scores: Mapping[str, Sequence[Score]]) ->
     return {m: {c: list(seeds.values()) for c, seeds in v.items()} for m, v in found.items()}
 
 
-def student_tests(runs: Runs) -> list[Test]:
+def names_of(systems: Sequence[System]) -> dict[tuple[str, str, str], str]:
+    """Return what the runs of a student, teacher and method are called together.
+
+    The label of the one run, or of several without the seed at its end.
+    """
+    labels: dict[tuple[str, str, str], list[str]] = {}
+    for s in systems:
+        if s.kind == "distilled" and not s.ablation:
+            bare = s.label.removesuffix(f"/seed={s.seed}")
+            labels.setdefault((s.model, s.teacher, s.method), []).extend((s.label, bare))
+    return {k: v[0] if len(v) == 2 else v[1] for k, v in labels.items()}
+
+
+def student_tests(
+    runs: Runs, names: Mapping[tuple[str, str, str], str] | None = None
+) -> list[Test]:
     """Return, per student, teacher and method, the difference from SFT on this student.
 
     Units are items and, where there are several, seeds of the fixed student (`contrasts`). Holm's
     correction covers two families: the averages, and all benchmarks.
+
+    Args:
+        runs: From `runs_of`, or made of item rows.
+        names: From `names_of`; else a system is called by its student, method and teacher.
     """
+    names = names or {}
     found = []
     for method in sorted(runs.keys() - {SFT}):
         for student, teacher in sorted(runs[method]):
@@ -62,7 +82,9 @@ def student_tests(runs: Runs) -> list[Test]:
                 continue
             groups = [Group(1.0, runs[method][student, teacher]), Group(-1.0, before)]
             for scope, part in _by_scope(groups).items():
-                found.append(_against_sft(part, (student, teacher, method), scope))
+                name = names.get((student, teacher, method))
+                name = name or subject_of(student, method, teacher)
+                found.append(_against_sft(part, student, method, name, scope))
     return corrected(found)
 
 
@@ -115,14 +137,13 @@ def _by_scope(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return found | ({AVERAGE: on(common)} if common else {})
 
 
-def _against_sft(groups: Sequence[Group], cell: tuple[str, str, str], scope: str) -> Test:
-    student, teacher, method = cell
+def _against_sft(groups: Sequence[Group], student: str, method: str, name: str, scope: str) -> Test:
     found = contrast(groups)
     counts = [len(g.runs) for g in groups]
     shared = {
         "table": "student",
         "name": NAME,
-        "subject": subject_of(student, method, teacher),
+        "subject": name,
         "scope": scope,
         "n": found.items,
         "clusters": min(counts) if found.over_seeds else found.items,

@@ -285,15 +285,15 @@ def _baseline(
     several = pd.Series(False, index=runs.index)
     own = ["student", "task"]
     for key in keys or [[*own, "teacher", "seed"], [*own, "seed"], [*own, "teacher"], own]:
-        scores = sft.dropna(subset=["score"]).groupby(key, dropna=False).score.agg(["min", "max"])
+        known = sft.dropna(subset=["score"]).assign(line=lambda rows: rows.index)
+        scores = known.groupby(key, dropna=False).agg(
+            min=("score", "min"), max=("score", "max"), line=("line", "first")
+        )
         fits = runs[key].merge(scores, left_on=key, right_index=True, how="left")
         fits = fits.set_axis(runs.index)
         clash = fits["max"] > fits["min"]
         new = value.isna() & fits["min"].notna() & ~clash
-        name = pd.Series("sft", index=runs.index)
-        for column in key[len(own) :]:
-            name += " " + runs[column].astype(str)
-        which = which.mask(new, name)
+        which = which.mask(new, "line " + fits["line"].astype("Int64").astype(str))
         value = value.fillna(fits["min"].mask(clash))
         several |= clash & value.isna()
     return value, several, which

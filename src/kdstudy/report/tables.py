@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.methods import subject_of
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import Test, format_p, points
 from kdstudy.report.plot import order_of
@@ -69,15 +68,17 @@ def systems_sheet(
     seeds: Seeds, tests: Sequence[Test], seconds: Mapping[str, float], runs: Collection[str]
 ) -> Sheet:
     """Return the short table of systems, means over benchmarks, best first within each kind."""
-    adjusted = {t.subject: t for t in tests if t.table == "paired" and t.scope == AVERAGE}
-    by_seeds = {t.subject: t for t in tests if t.table == "student" and t.scope == AVERAGE}
+    average = [t for t in tests if t.scope == AVERAGE]
+    adjusted = {
+        t.subject: t for table in ("paired", "student") for t in average if t.table == table
+    }
     compared, seconds = _teachers(seeds), _mean_over_seeds(seconds, seeds.names)
 
     def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         teacher = r.teacher or compared.get(r.system, "")
         gain = number(numbers.row(r.system, "gain"), seeds=r.seeds)
         test = adjusted.get(r.system)
-        if r.seeds > 1 and (test := by_seeds.get(subject_of(r.student, r.method, r.teacher))):
+        if test and r.seeds > 1 and not math.isnan(test.low):
             gain = gain._replace(ends=f"{points(test.low)} to {points(test.high)}")
         pair = numbers.row(r.system, "agreement", AVERAGE, teacher)
         return {
@@ -94,13 +95,12 @@ def systems_sheet(
             "s/1,000": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
         }
 
-    more = "; of several seeds, gain and p are for other items and seeds" if seeds.several else ""
     note = (
-        "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: "
-        f"exact McNemar on all items of a run, corrected over the main grid{more}. Agrees, steps "
-        "(shared steps of reasoning) and BLEU: with the teacher; possible: the agreement that the "
-        "two accuracies force and allow. Parsed: answers found. s/1,000: seconds to generate 1,000 "
-        "items."
+        "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: of "
+        "the gain, over items and the seeds there are, corrected over the main grid. Agrees, "
+        "steps (shared steps of reasoning) and BLEU: with the teacher; possible: the agreement "
+        "that the two accuracies force and allow. Parsed: answers found. s/1,000: seconds to "
+        "generate 1,000 items."
     )
     lines = seeds.lines(_ranked(seeds.means), line)
     return Sheet.of("systems", "Systems", **lines, note=note)

@@ -87,6 +87,6 @@ KINDS: dict[str, Kind] = {
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity"),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
-    "results": Kind(entry="kdstudy.analyze.stages:results", version=3),
+    "results": Kind(entry="kdstudy.analyze.stages:results", version=4),
     "report": Kind(entry="kdstudy.report.stages:report", version=4),
 }
