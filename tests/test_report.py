@@ -334,7 +334,7 @@ def test_a_partial_study_reads_well(study, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert "4 of 30 runs finished" in text
     assert "no finished ablation" in text
-    assert "none can be compared" in text
+    assert "Of 1 pairs of methods, SFT among them" in text
     assert "nothing to browse" in text
     assert "nan" not in re.sub(r"<(style|script).*?</\1>", "", text, flags=re.S).lower()
 
