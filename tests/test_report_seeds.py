@@ -13,6 +13,8 @@ from test_report import analysed
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.report import document, likeness
 from kdstudy.report.browse import rows_data
+from kdstudy.report.compare import page
+from kdstudy.report.compare.match import PAIR, StudyRows
 from kdstudy.report.figures import all_figures
 from kdstudy.report.items import against_teacher
 from kdstudy.report.seeds import Seeds, names_of, over_seeds
@@ -309,3 +311,43 @@ def test_results_csv_has_a_row_per_run_and_the_page_a_row_per_system(study, one,
     text = path.read_text("utf-8")
     assert text.count('<tr class="run" hidden>') > 50
     assert (tmp_path / "summary.txt").read_text("utf-8") == summary(Seeds(table))
+
+
+def test_two_studies_side_by_side_have_a_row_per_system(study, one, tmp_path):
+    table, _, _ = one
+    keep = [
+        "zoo-l/teacher",
+        *(f"zoo-s/{m}/seed={i}" for m in ("sft", "gkd/zoo-l") for i in range(3)),
+    ]
+    columns = ["system", "benchmark", "example_id", "sample", "quality", "rule", "gold"]
+    items = study.items.assign(rule="number-corrected")
+    items = items[items.system.isin(keep)][columns]
+    # Study B gets the first item of every benchmark right, whatever A did.
+    better = items.example_id.str.endswith("-0000")
+    rows = [
+        StudyRows(
+            name=name,
+            study={},
+            systems=study.systems,
+            table=table,
+            items=items.assign(
+                quality=items.quality.where(~better, 1.0) if name == "b" else items.quality
+            ),
+            pairs=study.pair_items[PAIR],
+        )
+        for name in ("a", "b")
+    ]
+    page.write(tmp_path, *rows)
+    frame = pd.read_csv(tmp_path / "tables" / "averages.csv", dtype=str)
+    assert sorted(frame.System) == ["zoo-l/teacher", "zoo-s/gkd/zoo-l", "zoo-s/sft"]
+    assert frame.set_index("System").Seeds.to_dict()["zoo-s/sft"] == "3"
+    values = [100 * v for v in accuracies(table, "zoo-s/sft").values()]
+    row = frame.set_index("System").loc["zoo-s/sft"]
+    assert float(row.A.rstrip("%")) == pytest.approx(statistics.mean(values), abs=0.051)
+    assert float(row["A sd"]) == pytest.approx(statistics.stdev(values), abs=0.051)
+    same = pd.read_csv(tmp_path / "tables" / "same-answer.csv", dtype=str)
+    assert not same.duplicated(["System", "Against", "Benchmark"]).any()
+    assert set(same["B − A"]) == {"+0.0"}
+    text = (tmp_path / "compare.html").read_text("utf-8")
+    assert "up to 3 training seeds" in text and "ticks: single seeds" in text
+    assert "of the paper" not in text

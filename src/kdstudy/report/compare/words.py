@@ -13,7 +13,7 @@ from kdstudy.report.sheet import Cell, Sheet
 from kdstudy.report.views import shown, spread
 
 LEVEL = 0.05
-SHEETS = ("averages", "benchmarks", "seeds", "agreement", "measures", "study-files", "unmatched")
+SHEETS = ("averages", "benchmarks", "seeds", "same-answer", "measures", "study-files", "unmatched")
 """Names of the tables that a comparison can have."""
 
 _NAMES = {
@@ -122,7 +122,7 @@ def all_sheets(table: pd.DataFrame, fields: pd.DataFrame, alone: pd.DataFrame) -
         _tested_sheet(tested[mean], "averages", "Means over common benchmarks"),
         _tested_sheet(tested[~mean], "benchmarks", "Benchmark by benchmark"),
         _tested_sheet(single[averages], "seeds", "Seed by seed, means over common benchmarks"),
-        _tested_sheet(systems[by_item], "agreement", "Same answer, over the same items"),
+        _tested_sheet(systems[by_item], "same-answer", "Same answer, over the same items"),
         _plain_sheet(systems[systems.metric.isin(PLAIN) & ~by_item]),
         _fields_sheet(fields),
         _alone_sheet(alone),
@@ -224,7 +224,7 @@ def _tested_sheet(rows: pd.DataFrame, name: str, title: str) -> Sheet:
     texts = rows.metric.nunique() > 1
     pairs = (rows.reference != "").any()
     several = (rows.seeds > 1).any()
-    by_benchmark = name in ("benchmarks", "agreement")
+    by_benchmark = name in ("benchmarks", "same-answer")
     printed = [
         {
             "System": _system(r),
