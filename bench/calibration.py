@@ -5,18 +5,32 @@
 Eleven pairs of six students and four teachers, three methods: 33 cells. Gains are drawn, in points,
 from student, teacher and cell effects. The standard deviations of `math` and `commonsense` are
 those that a mixed model finds in the paper's Tables 7 and 8; the others vary one thing each.
-Seeded; about three minutes on one core.
+Truths named in `CONFIRM` were not looked at while the lead was chosen.
+
+And one student with SFT and one method: items and seeds are drawn, and no gain is there. An item
+is answered right with a probability whose logit is the sum of the item's, the method's on it, and
+the run's. Seeded; about ten minutes on one core.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
-from kdstudy.analyze.clustered import cluster_robust, median_sign, sign_flip, student_t
+from kdstudy.analyze.clustered import (
+    DEFAULT,
+    cluster_robust,
+    median_sign,
+    sign_flip,
+    student_level,
+    student_t,
+)
+from kdstudy.analyze.contrasts import Group, contrast
 from kdstudy.analyze.correlations import FACTORS, between, spearman
 from kdstudy.analyze.diagnostics import smallest_effect
 from kdstudy.analyze.intervals import wilson
@@ -45,16 +59,32 @@ class Truth:
         student: Between students.
         teacher: Between teachers.
         cell: Between cells of one student and teacher.
-        skewed: Student effects are exponential (less their mean), not normal.
+        shape: How student effects are distributed, a name of `SHAPES`.
         methods: Methods differ as `METHODS` says.
+        seed: Seed of the draws.
     """
 
     student: float
     teacher: float
     cell: float
-    skewed: bool = False
+    shape: str = "normal"
     methods: bool = True
+    seed: int = 0
 
+
+SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "exponential": lambda rng, n: rng.exponential(size=n) - 1,
+    "falling exponential": lambda rng, n: 1 - rng.exponential(size=n),
+    "gamma 2": lambda rng, n: (rng.gamma(2, size=n) - 2) / math.sqrt(2),
+    "t 3": lambda rng, n: rng.standard_t(3, size=n) / math.sqrt(3),
+    "uniform": lambda rng, n: rng.uniform(-1, 1, n) * math.sqrt(3),
+    "lognormal 0.8": lambda rng, n: (
+        (np.exp(0.8 * rng.normal(size=n)) - math.exp(0.32))
+        / math.sqrt((math.exp(0.64) - 1) * math.exp(0.64))
+    ),
+}
+"""Distributions with mean 0 and standard deviation 1; the last has a skewness of 3.7."""
 
 TRUTHS = {
     "math": Truth(3.0, 1.8, 1.35),
@@ -62,9 +92,18 @@ TRUTHS = {
     "students differ": Truth(3.0, 0.0, 1.35),
     "teachers differ as much": Truth(3.0, 3.0, 1.35),
     "independent cells": Truth(0.0, 0.0, 3.0),
-    "skewed students": Truth(3.0, 0.0, 1.35, skewed=True),
+    "skewed students": Truth(3.0, 0.0, 1.35, "exponential"),
 }
-GAIN = {"student-level t-test": student_t}
+CONFIRM = {
+    "students skewed down": Truth(3.0, 0.0, 1.35, "falling exponential", seed=1),
+    "skewed students, teachers differ": Truth(3.0, 1.8, 1.35, "exponential", seed=2),
+    "gamma students": Truth(3.0, 0.0, 1.35, "gamma 2", seed=3),
+    "students with heavy tails": Truth(3.0, 0.0, 1.35, "t 3", seed=4),
+    "uniform students": Truth(3.0, 0.0, 1.35, "uniform", seed=5),
+    "math, other draws": Truth(3.0, 1.8, 1.35, seed=6),
+    "skewed beyond that": Truth(3.0, 0.0, 1.35, "lognormal 0.8", seed=7),
+}
+GAIN = {DEFAULT: student_level, "student-level t-test": student_t}
 BESIDE = {
     "cluster-robust least squares": cluster_robust,
     "exact sign-flip permutation": sign_flip,
@@ -86,12 +125,11 @@ def design() -> pd.DataFrame:
 def draw(truth: Truth, cells: pd.DataFrame, rng: np.random.Generator, effect: float = 0.0):
     """Return the design with gains (fractions) drawn around a mean effect in points."""
 
-    def of(column: str, sd: float, skewed: bool = False) -> np.ndarray:
+    def of(column: str, sd: float, shape: str = "normal") -> np.ndarray:
         codes, names = pd.factorize(cells[column])
-        drawn = rng.exponential(size=len(names)) - 1 if skewed else rng.normal(size=len(names))
-        return sd * drawn[codes]
+        return sd * SHAPES[shape](rng, len(names))[codes]
 
-    gain = effect + of("student", truth.student, truth.skewed) + of("teacher", truth.teacher)
+    gain = effect + of("student", truth.student, truth.shape) + of("teacher", truth.teacher)
     gain += truth.cell * rng.normal(size=len(cells))
     if truth.methods:
         gain += cells.method.map(METHODS).to_numpy()
@@ -102,13 +140,128 @@ def rate(
     test: Callable[[pd.DataFrame], Test], truth: Truth, draws: int, effect: float = 0.0
 ) -> dict[str, float]:
     """Return the share of draws with p <= 0.05, and its 95% interval over draws."""
-    cells, rng = design(), np.random.default_rng(0)
-    p = np.array([test(draw(truth, cells, rng, effect)).p for _ in range(draws)])
+    cells, rng = design(), np.random.default_rng(truth.seed)
+    return _share([test(draw(truth, cells, rng, effect)).p for _ in range(draws)])
+
+
+def _share(values: list[float]) -> dict[str, float]:
+    p = np.array(values)
     known = int(np.isfinite(p).sum())
     share = float((p <= 0.05).sum() / known)
     low, high = wilson(share, known)
     found = {"rate": share, "low": low, "high": high}
-    return {k: round(v, 4) for k, v in found.items()} | {"draws": draws, "no_p": draws - known}
+    return {k: round(v, 4) for k, v in found.items()} | {"draws": len(p), "no_p": len(p) - known}
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """One student's runs: standard deviations are of logits.
+
+    Attributes:
+        accuracy: Mean accuracy of SFT and, without an effect, of the method.
+        seed: Between seeds of one method.
+        method: Of what a method does to an item; 0 where the same items are hard for both.
+        spread: How many times as far the method's seeds spread as SFT's.
+        topic: Between seeds within a topic of ten items, which so go right or wrong together.
+        item: Between items.
+    """
+
+    accuracy: float = 0.5
+    seed: float = 0.0
+    method: float = 0.0
+    spread: float = 1.0
+    topic: float = 0.0
+    item: float = 1.5
+
+
+SEED_SDS = {"no seed effect": 0.0, "small": 0.1, "large": 0.5}
+ONE_STUDENT = {
+    f"{100 * accuracy:.0f}% right, {name}, {items}": Items(accuracy, sd, method)
+    for accuracy in (0.1, 0.5, 0.9)
+    for name, sd in SEED_SDS.items()
+    for items, method in (("items alike", 0.0), ("items differ", 1.0))
+} | {
+    "50% right, the method's seeds spread three times as far": Items(0.5, 0.3, 0.5, spread=3.0),
+    "50% right, items of a topic go together": Items(0.5, 0.1, 0.5, topic=0.7),
+}
+SEEDS, ITEMS = (1, 2, 3, 5), (100, 1000)
+
+
+@functools.cache
+def _centre(accuracy: float, sd: float) -> float:
+    """Return the mean logit that gives an accuracy where logits are normal around it."""
+    at, weight = np.polynomial.hermite_e.hermegauss(61)
+
+    def above(centre: float) -> float:
+        return float(weight @ (1 / (1 + np.exp(-(centre + sd * at))))) / weight.sum() - accuracy
+
+    return float(optimize.brentq(above, -30, 30))
+
+
+def answers(truth: Items, seeds: int, items: int, rng: np.random.Generator, effect: float = 0.0):
+    """Return right answers of the method and of SFT, each (seeds, items); effect in points.
+
+    With one seed the two runs are what they are, so a run has no effect of its own: the null is
+    that these two are equally good on the items that could have been drawn.
+    """
+    difficulty = truth.item * rng.normal(size=items)
+    found = []
+    for spread, gain in ((truth.spread, effect / 100), (1.0, 0.0)):
+        seed = 0.0 if seeds == 1 else spread * truth.seed
+        parts = (truth.item, truth.method, seed, truth.topic)
+        logit = _centre(truth.accuracy + gain, math.sqrt(sum(x * x for x in parts)))
+        logit = logit + difficulty + truth.method * rng.normal(size=items)
+        logit = logit + seed * rng.normal(size=(seeds, 1))
+        logit = logit + truth.topic * np.repeat(rng.normal(size=(seeds, items // 10)), 10, axis=1)
+        found.append((rng.random((seeds, items)) < 1 / (1 + np.exp(-logit))).astype(float))
+    return found
+
+
+def rate_of_items(
+    truth: Items, seeds: int, items: int, draws: int, effect: float = 0.0
+) -> dict[str, float]:
+    """Return the share of draws in which the test of one student has p <= 0.05."""
+    rng = np.random.default_rng([seeds, items])
+    values = []
+    for _ in range(draws):
+        runs = answers(truth, seeds, items, rng, effect)
+        groups = [
+            Group(weight, [{"benchmark": run} for run in part])
+            for weight, part in zip((1.0, -1.0), runs, strict=True)
+        ]
+        p = contrast(groups).p
+        values.append(1.0 if math.isnan(p) else p)  # no item tells them apart
+    return _share(values)
+
+
+def one_student() -> dict:
+    """Return level and power of the test of one student, by seeds and items."""
+    level: dict[str, dict] = {}
+    for seeds in SEEDS:
+        for items in ITEMS:
+            truths = ONE_STUDENT.items()
+            if seeds == 1:  # seeds are not in the hypothesis
+                truths = [(k, v) for k, v in truths if not v.seed]
+            level[f"{seeds} seeds, {items} items"] = {
+                name: rate_of_items(truth, seeds, items, 2000 if items == 100 else 1000)
+                for name, truth in truths
+            }
+    power = {
+        f"{effect:g} points, seeds {name}": {
+            f"{seeds} seeds, {items} items": rate_of_items(
+                Items(0.5, sd, 0.5), seeds, items, 500, effect
+            )["rate"]
+            for seeds in SEEDS
+            for items in ITEMS
+        }
+        for effect in (3.0, 6.0)
+        for name, sd in SEED_SDS.items()
+    }
+    return {"truths": _fields(ONE_STUDENT), "level": level, "power": power}
+
+
+def _fields(truths: dict) -> dict:
+    return {k: dataclasses.asdict(v) for k, v in truths.items()}
 
 
 def _blocks(cells: pd.DataFrame) -> pd.DataFrame:
@@ -124,6 +277,8 @@ def gain_level() -> dict:
         rates["mixed model"] = rate(mixed_model, truth, 200)
         rates["pooled t-test (the paper's)"] = rate(gain_t, truth, 400)
         found[name] = rates
+    for name, truth in CONFIRM.items():
+        found[name] = {n: rate(t, truth, 4000) for n, t in GAIN.items()}
     return found
 
 
@@ -162,10 +317,11 @@ def main() -> None:
         json.dumps(
             {
                 "design": "11 pairs, 6 students, 4 teachers, 3 methods; 5% nominal, two-sided",
-                "truths": {k: dataclasses.asdict(v) for k, v in TRUTHS.items()},
+                "truths": _fields(TRUTHS | CONFIRM),
                 "level_of_gain_tests": gain_level(),
                 "power_of_gain_tests": gain_power(),
                 "level_of_other_tests": other_levels(),
+                "one_student": one_student(),
                 "detectable_with_80_percent_power": {
                     "students": students,
                     "in_standard_errors": round(smallest_effect(students) * math.sqrt(students), 3),

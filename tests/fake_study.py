@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kdstudy.analyze.results import own_sft, required_pairs
 from kdstudy.evaluate.fidelity import pair
 from kdstudy.records import PairScore, Score, System
+from kdstudy.study.plan import make_plan
+from kdstudy.study.schema import Study
 
 STUDENTS = {"zoo-xs": 450_000, "zoo-s": 800_000, "zoo-m": 1_600_000}
 TEACHER = "zoo-l"
@@ -64,6 +68,27 @@ def systems_of(ablations: bool = True) -> list[System]:
     return systems
 
 
+def planned(
+    students: tuple[str, ...] = ("zoo-s",),
+    teachers: tuple[str, ...] = (TEACHER,),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    methods: tuple[str, ...] = ("sft", *METHODS),
+    **ablations: Any,
+) -> tuple[System, ...]:
+    """Return the systems of a study as the planner makes them, labels included."""
+    study = {
+        "name": "planned",
+        "students": list(students),
+        "teachers": list(teachers),
+        "corpus": {"name": "synthetic", "rows": 300, "validation_rows": 30},
+        "benchmarks": ["synth_addsub"],
+        "methods": list(methods),
+        "seeds": list(seeds),
+        "ablations": ablations,
+    }
+    return make_plan(Study.model_validate(study), Path(), None, {}).systems
+
+
 def _distilled(student: str, method: str, teacher: str, **more: Any) -> System:
     extra = "".join(f"/{k}={v:g}" for k, v in more.items() if not isinstance(v, str))
     label = f"{student}/{method}/{teacher.replace('/', '-')}{extra}"
@@ -79,10 +104,19 @@ def _distilled(student: str, method: str, teacher: str, **more: Any) -> System:
 
 
 @functools.cache
-def fake_study(n: int = 60, seed: int = 0, ablations: bool = True) -> FakeStudy:
-    """Return an invented study of n items per benchmark; equal arguments, equal study."""
+def fake_study(
+    n: int = 60, seed: int = 0, ablations: bool = True, systems: tuple[System, ...] = ()
+) -> FakeStudy:
+    """Return an invented study of n items per benchmark; equal arguments, equal study.
+
+    Args:
+        n: Items per benchmark.
+        seed: Seed of everything invented.
+        ablations: Have ablation runs, where `systems` are left out.
+        systems: Its systems, as `planned` makes them; else one seed of `systems_of`.
+    """
     rng = np.random.default_rng(seed)
-    systems = systems_of(ablations)
+    systems = list(systems) or systems_of(ablations)
     questions = {b: [_question(b, i, rng) for i in range(n)] for b in BENCHMARKS}
     luck = {b: _luck(systems, n, rng) for b in BENCHMARKS}
     scores: dict[str, list[Score]] = {}
@@ -93,7 +127,7 @@ def fake_study(n: int = 60, seed: int = 0, ablations: bool = True) -> FakeStudy:
             for i in range(n):
                 rows.append(_score(system, benchmark, i, level, luck, questions, rng))
         scores[system.label] = rows
-    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in _pairs(systems)}
+    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in required_pairs(systems)}
     overlaps = {
         b: {q["id"]: _overlap(q["id"]) for q in questions[b]} for b in ("one_step", "two_step")
     }
@@ -213,7 +247,7 @@ def _luck(systems: list[System], n: int, rng: np.random.Generator) -> dict[str, 
         if s.kind != "distilled":
             own[s.label] = 0.7 * hard + 0.7 * noise
             continue
-        before = own[f"{s.model}/sft"]
+        before = own[own_sft(s, systems).label]
         own[s.label] = 0.45 * before + 0.45 * own[s.teacher] + 0.35 * noise + 0.1 * hard
     return own
 
@@ -317,15 +351,6 @@ def hash_(text: str) -> int:
     return sum(ord(c) * (i + 1) for i, c in enumerate(text))
 
 
-def _pairs(systems: list[System]) -> list[tuple[str, str]]:
-    tuned = f"{TEACHER}/sft"
-    pairs = [(s.label, tuned) for s in systems if s.kind == "sft"]
-    for s in systems:
-        if s.kind == "distilled":
-            pairs += [(s.label, s.teacher), (s.label, f"{s.model}/sft")]
-    return pairs
-
-
 def _stage_labels(systems: list[System]) -> list[str]:
     trained = [f"train|{s.label}" for s in systems if s.kind != "base"]
     return trained + [f"generate|{s.label} on {b}" for s in systems for b in BENCHMARKS]
@@ -335,7 +360,11 @@ def provenance(systems: list[System], n: int) -> dict[str, Any]:
     """Return how the invented study was made."""
     steps = range(0, 401, 40)
     return {
-        "study": {"name": "zoo-demo", "protocol": "corrected", "seeds": [6]},
+        "study": {
+            "name": "zoo-demo",
+            "protocol": "corrected",
+            "seeds": sorted({s.seed for s in systems if s.kind == "distilled"}),
+        },
         "study_text": "name: zoo-demo\nteachers: [zoo-l]\nstudents: [zoo-xs, zoo-s, zoo-m]\n"
         "methods: [sft, seqkd, word_kd, revkd, gkd]\n",
         "protocol_differences": [

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from kdstudy.analyze.cells import ALL, cells, main_runs
+from kdstudy.analyze.cells import ALL, CELL, cells, main_runs
 from kdstudy.analyze.clustered import DEFAULT, gain_tests
 from kdstudy.analyze.correlations import correlation_tests
 from kdstudy.analyze.diagnostics import bounds_tests, collapse_tests, power_tests, seed_tests
@@ -15,10 +15,12 @@ from kdstudy.analyze.items import analyze_items
 from kdstudy.analyze.matched import matched_tests
 from kdstudy.analyze.mixed import mixed_model
 from kdstudy.analyze.pooled import pooled_tests
+from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.seeds import seed_gains
 from kdstudy.analyze.verdict import Test
 from kdstudy.errors import InputError
 
-__all__ = ["analyze", "analyze_items", "lead"]
+__all__ = ["analyze", "analyze_items", "lead", "leads"]
 
 
 def analyze(
@@ -26,6 +28,7 @@ def analyze(
     protocol: Literal["corrected", "paper"] = "corrected",
     *,
     chance: Mapping[str, float] | None = None,
+    by_student: Sequence[Test] = (),
 ) -> list[Test]:
     """Return every test of a table of runs; docs/statistics.md says which answers what.
 
@@ -34,6 +37,8 @@ def analyze(
         protocol: `paper`: the paper's Tables 1 to 5. `corrected`: first the tests that know which
             runs share a student, then the paper's beside them.
         chance: Chance accuracy by task, under which a run counts as collapsed.
+        by_student: Tests of `methods.student_tests`, which know the items; without them those of
+            `seeds.seed_gains`, where there is one student or a run has several seeds.
 
     Returns:
         Tests, corrected inside each `family`; the first sentence says what was left out.
@@ -47,8 +52,13 @@ def analyze(
     rows = cells(frame)
     found = pooled_tests(rows)
     if protocol == "corrected":
+        alone = rows.student.nunique() == 1
+        repeated = frame.duplicated([*CELL, "task"]).any()
+        own = list(by_student) or (seed_gains(frame) if alone or repeated else [])
         found = [
+            *(own if alone else []),
             *gain_tests(rows),
+            *([] if alone else own),
             mixed_model(rows),
             *matched_tests(rows),
             *correlation_tests(rows),
@@ -66,12 +76,26 @@ def analyze(
 def lead(tests: Sequence[Test]) -> Test:
     """Return the gain test that a report leads with: all methods, on the average of tasks.
 
-    Where no run has every task there is no average, and it is the last task's.
+    Where no run has every task there is no average, and it is the last task's. With one student
+    students are no units: then it is the first of `leads`.
 
     Raises:
         InputError: The tests are not those of `analyze(runs, "corrected")`.
     """
-    found = next((t for t in tests if t.name == DEFAULT and t.subject == ALL), None)
-    if found is None:
+    return leads(tests)[0]
+
+
+def leads(tests: Sequence[Test]) -> list[Test]:
+    """Return the tests that a report leads with: `lead`, or of one student each method's own.
+
+    Raises:
+        InputError: The tests are not those of `analyze(runs, "corrected")`.
+    """
+    over = next((t for t in tests if t.name == DEFAULT and t.subject == ALL), None)
+    if over is not None and over.clusters > 1:
+        return [over]
+    own = [t for t in tests if t.table == "student"]
+    own = [t for t in own if t.scope == AVERAGE] or own
+    if not own and over is None:
         raise InputError("these tests hold no lead", remedy="use the corrected protocol")
-    return found
+    return own or [over]

@@ -61,6 +61,7 @@ def _averages(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     whole = frame[runs.task.transform("size") == frame.task.nunique()].groupby(RUN, dropna=False)
     # A measure that some task lacks has no average: sum / size, not the mean of what is there.
     means = whole[MEASURES].sum(min_count=frame.task.nunique()) / frame.task.nunique()
+    means["baseline_run"] = whole.baseline_run.agg("|".join)
     return means.reset_index().assign(task=AVERAGE)[frame.columns], runs.ngroups - len(means)
 
 

@@ -233,7 +233,9 @@ def _why_not_within(units: pd.DataFrame, factor: Factor) -> str:
     if _flat(inside[factor.column]):
         return f"{factor.constant} within a student"
     freedom = len(units) - units.student.nunique() - 1
-    return "too few runs per student" if freedom < 2 or _flat(inside.gain) else ""
+    if freedom < 2:
+        return "too few runs per student"
+    return "every run of a student gained the same" if _flat(inside.gain) else ""
 
 
 def _unknown_within(shared: dict, factor: Factor, scope: str, reason: str) -> Test:

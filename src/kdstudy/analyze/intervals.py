@@ -63,6 +63,26 @@ def mover(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]
     return float(mean), float(mean - below), float(mean + above)
 
 
+def mean_of(
+    values: np.ndarray, bootstrap: Bootstrap, top: float = 1.0
+) -> tuple[float, float, float]:
+    """Return the mean of per-item values in [0, top] and its bootstrap 95% interval.
+
+    One item has no interval. Where all values are equal every resample is, which is not certainty:
+    the interval is then the exact one of the share of items with this value, observed as 1
+    (Clopper-Pearson), the others being as low, or as high, as values can be.
+    """
+    n = len(values)
+    if n < 2:
+        return float(values.mean()) if n else np.nan, np.nan, np.nan
+    mean = float(values.mean())
+    if np.ptp(values) < 1e-12 * top:
+        share = float(proportion_confint(n, n, method="beta")[0])
+        return mean, share * mean, share * mean + (1 - share) * top
+    low, high = np.quantile(bootstrap.weights(n) @ values / n, [0.025, 0.975])
+    return mean, float(low), float(high)
+
+
 def difference(change: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float, float]:
     """Return mean and paired bootstrap 95% interval of per-item changes in [-1, 1].
 

@@ -1,33 +1,34 @@
 """Item-level tests on anybody's graded items, through the tests of `paired`."""
 
-import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap, difference, mover
-from kdstudy.analyze.paired import compare_methods, paired_tests
+from kdstudy.analyze.methods import SFT, Cell, Run, compare_methods, student_tests
+from kdstudy.analyze.paired import paired_tests
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test
 from kdstudy.errors import InputError
 
 KEYS = ["system", "benchmark", "example_id", "sample"]
-_KEY = ["student", "teacher"]
 
 
 def analyze_items(
     items: pd.DataFrame, baseline: str = "", bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
 ) -> list[Test]:
-    """Return exact McNemar tests over a baseline, and item-by-item tests between methods.
+    """Return exact McNemar tests, tests of each method against SFT, and tests between methods.
 
-    Each system is compared with its baseline per benchmark and on the average: exact McNemar p
-    (one draw per item), paired bootstrap interval, Holm and BH within two families (benchmarks,
-    averages). With student, teacher and method known, methods are compared over the (student,
-    teacher) that they share.
+    With student, teacher and method known, each method is compared with SFT on its student, over
+    items and, where there are several, seeds (`methods.student_tests`), and with every other
+    method. Each system is compared with its baseline per benchmark and on the average: exact
+    McNemar p (one draw per item), paired bootstrap interval. Holm and BH within families
+    (benchmarks, averages).
 
     Args:
-        items: Columns system, benchmark, example_id, sample, correct (0 or 1); student, teacher
-            and method, one per system, if known. Without `sample` there is one draw.
-        baseline: A system that all others are compared with. Else each is compared with the one
-            system of its student whose method is `sft`.
+        items: Columns system, benchmark, example_id, sample, correct (0 or 1); student, teacher,
+            method and seed, one per system, if known. Without `sample` there is one draw. Systems
+            that differ by `seed` alone are draws of one.
+        baseline: A system that all others are compared with. Else each is compared with the
+            system of its student whose method is `sft`, the one of its seed if there are several.
         bootstrap: How the intervals are drawn.
 
     Raises:
@@ -48,8 +49,11 @@ def analyze_items(
         for system, base in pairs.items()
         for row in _rows(system, right[system], base, right[base], draws, bootstrap)
     ]
-    found = paired_tests(pd.DataFrame(rows))
-    return found + (compare_methods(_by_method(right, facts, pairs)) if known else [])
+    found = paired_tests(pd.DataFrame(rows)) if rows else []
+    if not known:
+        return found
+    runs = _by_method(right, facts)
+    return [*found, *student_tests(runs), *compare_methods(runs)]
 
 
 def _checked(items: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +71,7 @@ def _checked(items: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"an item is there twice: {', '.join(map(str, doubled[KEYS].iloc[0]))}")
     if AVERAGE in set(items.benchmark):
         raise InputError(f"a benchmark may not be called {AVERAGE!r}", remedy="rename it")
-    for column in {"student", "teacher", "method"} & set(items.columns):
+    for column in {"student", "teacher", "method", "seed"} & set(items.columns):
         several = items.groupby("system")[column].nunique(dropna=False)
         if (several > 1).any():
             raise InputError(f"{several.idxmax()} has more than one {column}")
@@ -91,14 +95,22 @@ def _against(systems: list[str], facts: pd.DataFrame, baseline: str, known: bool
         raise InputError(
             "no baseline", remedy="name one system, or add the columns student and method"
         )
-    plain = facts.method.str.lower() == "sft"
+    plain = facts.method.str.lower() == SFT
     found = {}
     for system in facts.index[~plain]:
-        own = facts.index[plain & (facts.student == facts.student[system])]
-        if len(own) != 1:
-            raise InputError(f"{system}: {len(own)} systems could be its SFT baseline, not one")
-        found[system] = str(own[0])
-    if not found:
+        fits = facts[plain & (facts.student == facts.student[system])]
+        if len(fits) > 1 and "seed" in facts:
+            # One seed of SFT is not every run's: without its own a run is compared by method alone.
+            fits = fits[fits.seed == facts.seed[system]]
+            if fits.empty:
+                continue
+        if len(fits) != 1:
+            raise InputError(
+                f"{system}: {len(fits)} systems could be its SFT baseline, not one",
+                remedy="add the column seed" if len(fits) else "add the SFT run of its student",
+            )
+        found[system] = str(fits.index[0])
+    if plain.all():
         raise InputError("there is no system but baselines")
     return found
 
@@ -132,12 +144,23 @@ def _ends(effect: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("value", "low", "high"), effect, strict=True))
 
 
-def _by_method(right: dict, facts: pd.DataFrame, pairs: dict[str, str]) -> dict:
-    runs: dict[str, dict[tuple, dict[str, np.ndarray]]] = {}
-    for system in pairs:
-        key = tuple(facts.reindex(columns=_KEY).fillna("").loc[system])
-        own = runs.setdefault(str(facts.method[system]), {})
-        if key in own:
-            raise InputError(f"{system}: another system has its student, teacher and method")
-        own[key] = {b: s.to_numpy() for b, s in right[system].items()}
-    return runs
+def _by_method(right: dict, facts: pd.DataFrame) -> dict[str, dict[Cell, list[Run]]]:
+    """Return every system's shares as `methods.Runs`."""
+    items: dict[str, pd.Index] = {}
+    runs: dict[str, dict[Cell, dict]] = {}
+    known = facts.reindex(columns=["student", "teacher", "method", "seed"])
+    known = known.astype(object).fillna("")
+    for system, of in known[~known.method.isin(["", "base"])].iterrows():
+        for benchmark, shares in right[system].items():
+            if not items.setdefault(benchmark, shares.index).equals(shares.index):
+                raise InputError(f"{system}: {benchmark} covers other items than elsewhere")
+        plain = str(of.method).lower() == SFT
+        method, cell = SFT if plain else str(of.method), (of.student, "" if plain else of.teacher)
+        seeds = runs.setdefault(method, {}).setdefault(cell, {})
+        if of.seed in seeds:
+            raise InputError(
+                f"{system}: another system has its student, teacher and method",
+                remedy="if they differ by seed, add the column seed",
+            )
+        seeds[of.seed] = {b: s.to_numpy() for b, s in right[system].items()}
+    return {m: {c: list(v.values()) for c, v in of.items()} for m, of in runs.items()}

@@ -53,7 +53,8 @@ def friedman(blocks: pd.DataFrame, scope: str = "") -> Test:
     kind = "exact" if exact else f"sampled:{SAMPLED_ARRANGEMENTS}|seed:0"
     shared = _shared("Friedman test", ALL, scope, blocks, f"friedman|{kind}")
     ranks = stats.rankdata(blocks.to_numpy(float).round(12), axis=1)
-    reason = _why_not(blocks, not ranks.size or np.ptp(ranks, axis=1).max() < 1e-12)
+    tied = not ranks.size or np.ptp(ranks, axis=1).max() < 1e-12
+    reason = _why_not(blocks, "no student tells them apart" if tied else "")
     if reason or k == 2:
         reason = reason or "two methods only, their difference says it all"
         return empty(shared, f"Methods cannot be compared {on(scope)} by rank: {reason}.")
@@ -80,7 +81,10 @@ def repeated_measures(blocks: pd.DataFrame, scope: str = "") -> Test:
     n = len(blocks)
     shared = _shared("repeated-measures ANOVA", ALL, scope, blocks, "anova-rm|greenhouse-geisser")
     rest = blocks.sub(blocks.mean(axis=1), axis=0)
-    reason = _why_not(blocks, np.allclose(rest - rest.mean(), 0, atol=1e-12))
+    flat = np.allclose(rest - rest.mean(), 0, atol=1e-12)
+    equal = np.allclose(rest, 0, atol=1e-12)
+    alike = "no student tells them apart" if equal else "every student tells them apart alike"
+    reason = _why_not(blocks, alike if flat else "")
     if reason:
         return empty(shared, f"Methods cannot be compared {on(scope)} by mean: {reason}.")
     long = blocks.melt(ignore_index=False, var_name="method", value_name="gain").reset_index()
@@ -170,17 +174,19 @@ def _pair(name: str, a: str, b: str, scope: str, change: pd.DataFrame, sign: str
 
 def _cannot(a: str, b: str, scope: str, change: pd.DataFrame) -> str:
     several = change.student.nunique() > 1
-    why = "every student differs alike" if several else "fewer than two students have both"
+    equal = change.change.abs().max() < 1e-12
+    alike = "no student tells them apart" if equal else "every student tells them apart alike"
+    why = alike if several else "fewer than two students have both"
     return f"{a} and {b} cannot be compared {on(scope)}: {why}."
 
 
-def _why_not(blocks: pd.DataFrame, flat: bool) -> str:
+def _why_not(blocks: pd.DataFrame, flat: str) -> str:
     n, k = blocks.shape
     if k < 2:
         return "one method"
     if n < 2:
         return "fewer than two students have every method"
-    return "no student tells them apart" if flat else ""
+    return flat
 
 
 def _rank_p(ranks: np.ndarray, exact: bool) -> float:

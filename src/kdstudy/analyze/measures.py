@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.intervals import Bootstrap, difference, mover, wilson
+from kdstudy.analyze.intervals import Bootstrap, difference, mean_of, mover, wilson
 from kdstudy.errors import InputError
 from kdstudy.evaluate.agreement import agreement, changes
 from kdstudy.evaluate.fidelity import corpus_bleu, signature
@@ -27,6 +27,8 @@ GROUPS: dict[str, tuple[Overlap, ...]] = {
 """Items apart by what the corpus holds of them: nothing, the question with other numbers, it."""
 
 _OF_TEXTS = {"rouge_l", "rouge_l_gain"}
+_FOUR_GRAMS = 7
+"""Place in `PairScore.counts` of how many 4-grams a text holds."""
 
 Row = dict[str, Any]
 
@@ -182,7 +184,7 @@ def pair_rows(
         wanted += [(same, "bleu_same_answer"), (same, "steps_same_answer")]
     for part, metric in wanted:
         values = part.dropna(subset=[metric]).groupby("item")[metric].mean().to_numpy()
-        yield _mean(metric, values, "", bootstrap)
+        yield _mean(metric, values, "", bootstrap, 100.0 if metric.startswith("bleu") else 1.0)
 
 
 def agreement_change(
@@ -215,6 +217,8 @@ def token_rows(frame: pd.DataFrame, bootstrap: Bootstrap) -> Iterator[Row]:
     note = f"tokens:{int(tokens[0])}|ci:row-{bootstrap}"
     for metric, values in found.items():
         low, high = np.quantile(values[1:], [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
+        if not high > low:  # all resamples alike is not certainty
+            low = high = np.nan
         row = _row(metric, float(values[0]), float(low), float(high), n, f"{metric}|{note}")
         yield row | {"benchmark": HELD_OUT}
 
@@ -293,25 +297,35 @@ def _bleu_rows(rows: Sequence[PairScore], bootstrap: Bootstrap) -> Iterator[Row]
     ids, item = np.unique([r.example_id for r in rows], return_inverse=True)
     counts = np.zeros((len(ids), len(rows[0].counts)), dtype=np.int64)
     np.add.at(counts, item, np.array([r.counts for r in rows]))
-    low = high = np.nan
-    if len(ids) > 1:
-        sums = np.rint(bootstrap.weights(len(ids)) @ counts).astype(int)
-        low, high = np.quantile([corpus_bleu([s]) for s in sums.tolist()], [0.025, 0.975])
     note = f"{signature()}|ci:{bootstrap}"
-    value = corpus_bleu(counts.tolist())
+    value, low, high = _corpus_bleu(counts, bootstrap)
     yield _row("bleu_corpus", value, low, high, len(ids), f"bleu_corpus|{note}")
     sentences = np.bincount(item, [r.bleu for r in rows]) / np.bincount(item)
-    yield _mean("bleu_sentence", sentences, signature(), bootstrap)
+    yield _mean("bleu_sentence", sentences, signature(), bootstrap, 100.0)
 
 
-def _mean(metric: str, values: np.ndarray, note: str, bootstrap: Bootstrap) -> Row:
-    """Return the mean of per-item values with its bootstrap interval; NaN without items."""
-    n, low, high = len(values), np.nan, np.nan
-    if n > 1:
-        means = bootstrap.weights(n) @ values / n
-        low, high = np.quantile(means, [0.025, 0.975])
+def _corpus_bleu(counts: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float, float]:
+    """Return corpus BLEU and its interval, over items' `PairScore.counts`.
+
+    Texts of fewer than four words hold no 4-gram, so BLEU is 0 of equal ones too: of texts that
+    are all so short it is no measure, and NaN. Where all resamples are alike there is no interval.
+    """
+    if not counts[:, _FOUR_GRAMS].any():
+        return np.nan, np.nan, np.nan
+    value = corpus_bleu(counts.tolist())
+    if len(counts) < 2:
+        return value, np.nan, np.nan
+    sums = np.rint(bootstrap.weights(len(counts)) @ counts).astype(int)
+    low, high = np.quantile([corpus_bleu([s]) for s in sums.tolist()], [0.025, 0.975])
+    return (value, low, high) if high > low else (value, np.nan, np.nan)
+
+
+def _mean(
+    metric: str, values: np.ndarray, note: str, bootstrap: Bootstrap, top: float = 1.0
+) -> Row:
+    """Return the mean of per-item values in [0, top] with its interval; NaN without items."""
     sign = "|".join(part for part in (metric, note, f"ci:{bootstrap}") if part)
-    return _row(metric, float(values.mean()) if n else np.nan, low, high, n, sign)
+    return _row(metric, *mean_of(values, bootstrap, top), len(values), sign)
 
 
 def _change(metric: str, change: np.ndarray, note: str, bootstrap: Bootstrap) -> Row:

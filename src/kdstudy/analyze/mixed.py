@@ -32,9 +32,12 @@ def mixed_model(rows: pd.DataFrame) -> Test:
     keys = ["student", "teacher", "task"]
     data = data.groupby(keys, as_index=False).gain.mean()
     students, n = data.student.nunique(), len(data)
-    data["student_task"] = data.student.astype(str) + "|" + data.task.astype(str)
+    data["student_task"] = data.groupby(["student", "task"], sort=True).ngroup()
     crossed = ["student_task"] if data.task.nunique() > 1 else []
     parts = [c for c in (*keys, *crossed) if 1 < data[c].nunique() < min(n, MOST_LEVELS)]
+    for column in parts:
+        # Numbers for names: the formula language takes one called "nan" for a missing value.
+        data[column] = pd.factorize(data[column], sort=True)[0]
     shared = {
         "table": "gain",
         "name": "mixed model",
@@ -47,7 +50,8 @@ def mixed_model(rows: pd.DataFrame) -> Test:
     }
     mean = float(data.gain.mean())
     if students < 2 or "student" not in parts or np.ptp(data.gain.to_numpy()) < 1e-12:
-        why = "fewer than two students" if students < 2 else "nothing varies inside students"
+        alone = "a student has no second row" if students > 1 else "fewer than two students"
+        why = "every gain is the same" if students > 1 and np.ptp(data.gain) < 1e-12 else alone
         return empty(shared, f"No mixed model of the gain: it cannot be fitted, {why}.")
     fit = _fit(data, parts)
     if fit is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdstudy.analyze.csv_rows import read_rows
 from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analyze.measures import (
     AVERAGE,
@@ -110,15 +111,26 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file is missing or has other columns.
     """
-    texts = [c for c in COLUMNS if c not in NUMBERS]
-    kinds = dict.fromkeys(texts, "str") | NUMBERS
     try:
-        # Only numbers may be missing: an empty text is an empty text, and "nan" a name.
-        absent = {column: [""] for column in NUMBERS}
-        table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=absent)
-        return table[COLUMNS]
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{path}: is not a table of results ({e})") from e
+        return typed(read_rows(path), path)
+    except InputError as e:
+        raise InputError(f"{path}: is not a table of results ({e.what})") from e
+
+
+def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return the text cells of such a file as `collect`'s columns and types.
+
+    Only numbers may be missing: an empty text is an empty text, and "nan" a name.
+
+    Raises:
+        InputError: A column is missing, or a cell of a number is none.
+    """
+    try:
+        numbers = table[[*NUMBERS]]
+        table = table[COLUMNS].assign(**numbers.mask(numbers == ""))
+        return table.astype(NUMBERS).reset_index(drop=True)
+    except (ValueError, KeyError) as e:
+        raise InputError(f"{path}: holds no results of a study ({e})") from e
 
 
 def own_sft(system: System, systems: Sequence[System]) -> System | None:

@@ -7,18 +7,19 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze import results
+from kdstudy.analyze.csv_rows import read_rows
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.errors import InputError
 
 RUN_COLUMNS = [
-    *("student", "teacher", "method", "task", "seed", "temperature"),
+    *("student", "teacher", "method", "task", "seed", "temperature", "baseline_run"),
     *("score", "baseline", "gain", "size", "teacher_score"),
     *("agreement", "agreement_sft", "fidelity"),
 ]
 RUN = ["student", "teacher", "method", "seed", "temperature"]
-MEASURES = RUN_COLUMNS[6:]
+MEASURES = RUN_COLUMNS[7:]
 _TYPES = {
-    **dict.fromkeys(["student", "teacher", "method", "task"], "str"),
+    **dict.fromkeys(["student", "teacher", "method", "task", "baseline_run"], "str"),
     "seed": "Int64",
     **dict.fromkeys(["temperature", *MEASURES], "float64"),
 }
@@ -32,8 +33,8 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
     teachers, not other runs. `average` rows are left out, since `cells.cells` makes them.
 
     Returns:
-        Columns `RUN_COLUMNS`; scores, agreements and fidelity (corpus BLEU / 100) are fractions.
-        `attrs["notes"]` says in sentences what was left out.
+        Columns `RUN_COLUMNS`; scores, agreements and fidelity (corpus BLEU / 100) are fractions;
+        `baseline_run` is the SFT run's label. `attrs["notes"]` says in sentences what was left out.
 
     Raises:
         InputError: No distilled run has an SFT run to compare it with.
@@ -48,6 +49,7 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
     nobody = [""] * len(rows)
     frame = rows.assign(
         baseline=_value(table, "accuracy", sft, rows.task, nobody),
+        baseline_run=sft,
         teacher_score=_value(table, "accuracy", rows.teacher, rows.task, nobody),
         agreement=_value(table, "agreement", rows.system, rows.task, rows.teacher),
         agreement_sft=_value(table, "agreement", sft, rows.task, rows.teacher),
@@ -85,6 +87,7 @@ def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
     frame = frame.reset_index(drop=True).assign(gain=lambda f: f.score - f.baseline)
     frame = frame.reindex(columns=RUN_COLUMNS)
     frame["teacher"] = frame.teacher.fillna("")
+    frame["baseline_run"] = frame.baseline_run.astype(object).fillna("")
     frame = frame.astype(_TYPES)
     for column in _RATES:
         wrong = frame.index[~frame[column].between(0, 1) & frame[column].notna()]
@@ -126,19 +129,11 @@ def read_runs(path: Path) -> pd.DataFrame:
         InputError: With line numbers of the file: a column is missing, a value is no number or out
             of range, a cell is there twice, or a run has no baseline.
     """
-    try:
-        # Given a name, pandas would fetch what looks like an address, and unpack archives.
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            table = pd.read_csv(f, dtype="str", keep_default_na=False)
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
-    except ValueError as e:
-        raise InputError(f"{path}: is not a CSV table ({str(e).strip()})") from e
+    table = read_rows(path)
     if set(results.COLUMNS) <= set(table.columns):
-        return from_results(results.read_csv(path))
+        return from_results(results.typed(table, path))
     notes: list[str] = []
     frame = _numbers(_named_columns(table, path), path, notes)
-    frame.index = frame.index + 2  # line of the file: the header is the first
     runs, sft = _apart(frame, path, notes)
     runs = _with_baselines(runs, sft, path)
     if runs.teacher_score.isna().all():
@@ -181,10 +176,7 @@ _NEEDED = ["student", "method", "task", "score"]
 
 def _named_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Return the known columns as text under our names; those that are not there are empty."""
-    lower = {str(c).strip().lower(): c for c in table.columns}
-    found = {
-        ours: next((lower[n] for n in names if n in lower), None) for ours, names in _NAMES.items()
-    }
+    found = {ours: _column(ours, table, path) for ours in _NAMES}
     for ours in _NEEDED:
         if found[ours] is None:
             raise InputError(
@@ -198,9 +190,28 @@ def _named_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for ours in ("student", "method", "task"):
         blank = frame[frame[ours] == ""]
         if len(blank):
-            blank.index = blank.index + 2
             raise InputError(f"{path}, {_lines(blank)}: no {ours}")
     return frame
+
+
+def _column(ours: str, table: pd.DataFrame, path: Path) -> str | None:
+    """Return the column that holds something we know, or None.
+
+    Raises:
+        InputError: Several columns could, and their cells differ.
+    """
+    fits = [c for c in table.columns if c.strip().lower() in _NAMES[ours]]
+    fits.sort(key=lambda c: _NAMES[ours].index(c.strip().lower()))
+    text = [table[c].str.strip() for c in fits]
+    for other, cells in zip(fits[1:], text[1:], strict=True):
+        unlike = table.index[cells != text[0]]
+        if len(unlike):
+            raise InputError(
+                f"{path}, line {unlike[0]}: columns {fits[0]!r} and {other!r} could both be the "
+                f"{ours}, and they differ",
+                remedy="rename or drop one",
+            )
+    return fits[0] if fits else None
 
 
 _FITS = {
@@ -219,14 +230,12 @@ def _numbers(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
         fits, kind = _FITS.get(column, (np.isfinite, "number"))
         wrong = frame.assign(value=text)[text.notna() & ~(np.isfinite(value) & fits(value))]
         if len(wrong):
-            wrong.index = wrong.index + 2
             raise InputError(
                 f"{path}, {_lines(wrong)}: {column} {wrong.value.iloc[0]!r} is no {kind}"
             )
         frame[column] = _fractions(column, value, path, notes) if column in _RATES else value
     missing = frame[frame.score.isna()]
     if len(missing):
-        missing.index = missing.index + 2
         raise InputError(f"{path}, {_lines(missing)}: no score")
     return frame
 
@@ -238,7 +247,6 @@ def _fractions(column: str, value: pd.Series, path: Path, notes: list[str]) -> p
     percent = bool(known[known != 0].median() > 1)
     wrong = known[(known < 0) | (known > (100 if percent else 1))].to_frame("value")
     if len(wrong):
-        wrong.index = wrong.index + 2
         raise InputError(
             f"{path}, {_lines(wrong)}: {column} {wrong.value.iloc[0]:g} is out of range",
             why=f"most of the column is in {'percent' if percent else 'fractions'}",
@@ -249,8 +257,9 @@ def _fractions(column: str, value: pd.Series, path: Path, notes: list[str]) -> p
 
 
 def _with_baselines(runs: pd.DataFrame, sft: pd.DataFrame, path: Path) -> pd.DataFrame:
-    found, several = _baseline(runs, sft)
-    runs = runs.assign(baseline=runs.baseline.fillna(found))
+    found, several, which = _baseline(runs, sft)
+    given = runs.baseline.notna()
+    runs = runs.assign(baseline=runs.baseline.fillna(found), baseline_run=which.mask(given, ""))
     agreement = _baseline(runs, sft.assign(score=sft.agreement), [["student", "teacher", "task"]])[
         0
     ]
@@ -258,9 +267,9 @@ def _with_baselines(runs: pd.DataFrame, sft: pd.DataFrame, path: Path) -> pd.Dat
     alone = runs[runs.baseline.isna()]
     if len(alone):
         first = alone.iloc[0]
-        which = "several SFT rows could be" if several[alone.index[0]] else "no SFT row is"
+        how = "several SFT rows could be" if several[alone.index[0]] else "no SFT row is"
         raise InputError(
-            f"{path}, {_lines(alone)}: {which} the baseline of {first.student} on {first.task}",
+            f"{path}, {_lines(alone)}: {how} the baseline of {first.student} on {first.task}",
             why="a gain is a difference from the same student without a teacher",
             remedy="add rows with method sft, or a column baseline",
         )
@@ -269,19 +278,25 @@ def _with_baselines(runs: pd.DataFrame, sft: pd.DataFrame, path: Path) -> pd.Dat
 
 def _baseline(
     runs: pd.DataFrame, sft: pd.DataFrame, keys: list[list[str]] | None = None
-) -> tuple[pd.Series, pd.Series]:
-    """Return the SFT score that fits each run closest, and whether several differ there."""
+) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Return the SFT score that fits each run closest, whether several differ, and which it is."""
     value = pd.Series(np.nan, index=runs.index)
+    which = pd.Series("", index=runs.index)
     several = pd.Series(False, index=runs.index)
     own = ["student", "task"]
     for key in keys or [[*own, "teacher", "seed"], [*own, "seed"], [*own, "teacher"], own]:
-        scores = sft.dropna(subset=["score"]).groupby(key, dropna=False).score.agg(["min", "max"])
+        known = sft.dropna(subset=["score"]).assign(line=lambda rows: rows.index)
+        scores = known.groupby(key, dropna=False).agg(
+            min=("score", "min"), max=("score", "max"), line=("line", "first")
+        )
         fits = runs[key].merge(scores, left_on=key, right_index=True, how="left")
         fits = fits.set_axis(runs.index)
         clash = fits["max"] > fits["min"]
+        new = value.isna() & fits["min"].notna() & ~clash
+        which = which.mask(new, "line " + fits["line"].astype("Int64").astype(str))
         value = value.fillna(fits["min"].mask(clash))
         several |= clash & value.isna()
-    return value, several
+    return value, several, which
 
 
 def _lines(rows: pd.DataFrame) -> str:

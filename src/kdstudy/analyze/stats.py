@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from kdstudy.analyze.analysis import analyze
-from kdstudy.analyze.paired import EQUIVALENCE_MARGIN, method_tests, paired_tests
+from kdstudy.analyze.methods import compare_methods, names_of, runs_of, student_tests
+from kdstudy.analyze.paired import EQUIVALENCE_MARGIN, paired_tests
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.runs import from_results
 from kdstudy.analyze.verdict import Test, format_p, points
@@ -37,14 +38,21 @@ def study_tests(
         scores: Graded generations by system label; without them methods are not compared by item.
         chance: Chance accuracy by benchmark, under which a run counts as collapsed.
     """
-    found = [*run_tests(table, chance), *paired_tests(table)]
-    return [*found, *method_tests(systems, scores or {})]
+    runs = runs_of(systems, scores or {})
+    found = run_tests(table, chance, student_tests(runs, names_of(systems)))
+    return [*found, *paired_tests(table), *compare_methods(runs)]
 
 
-def run_tests(table: pd.DataFrame, chance: Mapping[str, float] | None = None) -> list[Test]:
+def run_tests(
+    table: pd.DataFrame,
+    chance: Mapping[str, float] | None = None,
+    by_student: Sequence[Test] = (),
+) -> list[Test]:
     """Return `analysis.analyze` of the main grid; no tests where no run has a gain."""
     runs = main_grid(table)
-    return [] if runs is None else analyze(runs, chance=chance)
+    if runs is None:
+        return list(by_student)
+    return analyze(runs, chance=chance, by_student=by_student)
 
 
 def main_grid(table: pd.DataFrame) -> pd.DataFrame | None:

@@ -1,14 +1,18 @@
 """The verbs `paper` and `analyze`: conclusions from tables, the published one or anybody's."""
 
 import dataclasses
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdstudy.cli.options import AsJson, print_json
 from kdstudy.errors import InputError
+
+if TYPE_CHECKING:
+    from kdstudy.analyze.verdict import Test
 
 
 class Aggregation(StrEnum):
@@ -85,12 +89,16 @@ def analyze(
         print_json({"protocol": protocol.value, "tests": rows})
         return
     overall = [test for test in found if test.scope == AVERAGE] or found
-    for test in overall:
+    told = [t for t in overall if t is found[0] or t.table == "student" or _known(t)]
+    for test in told:
         typer.echo(f"[{test.table}] {test.sentence}")
-    if len(overall) < len(found):
-        typer.echo(
-            f"\n{len(found) - len(overall)} tests of single tasks: --json has them", err=True
-        )
+    left = {
+        "tests that these rows cannot answer": len(overall) - len(told),
+        "tests of single tasks": len(found) - len(overall),
+    }
+    if any(left.values()):
+        said = ", ".join(f"{n} {what}" for what, n in left.items() if n)
+        typer.echo(f"\n{said}: --json has them", err=True)
 
 
 def _of_items(files: list[Path], as_json: bool) -> None:
@@ -107,3 +115,7 @@ def _of_items(files: list[Path], as_json: bool) -> None:
         typer.echo(row.sentence)
     if len(systems) == 1:
         typer.echo("\none system: give a second scores.parquet for a comparison", err=True)
+
+
+def _known(test: "Test") -> bool:
+    return not all(math.isnan(x) for x in (test.statistic, test.low, test.p))

@@ -67,7 +67,7 @@ def run(
     _require_trackers(plan)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
-        note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
+        note(f"{plan.study.name}: {_finished(plan, opened)}")
     folder = _show(plan, opened)
     _print_summary(folder)
     at = "" if store == STORE else f" --store {store}"
@@ -213,6 +213,14 @@ def _on_ray(planned: "Plan", address: str | None) -> "Executor":
     return RayExecutor(planned.study.resources, address, note)
 
 
+def _finished(planned: "Plan", store: "Store") -> str:
+    """Say how many stages are finished; what nothing needs was never built, or removed since."""
+    there = sum(store.get(key) is not None for key in planned.stages)
+    if there == len(planned.stages):
+        return f"all {there} stages are finished"
+    return f"{there} of {len(planned.stages)} stages are finished, the others are not needed"
+
+
 def _show(planned: "Plan", store: "Store") -> Path:
     report = store.get(planned.report)
     if report is None:
@@ -272,23 +280,5 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
 
 def _print_summary(folder: Path) -> None:
     """Print accuracy, gain and agreement of every system: the few numbers that matter."""
-    import csv
-
-    with (folder / "results.csv").open(newline="") as f:
-        rows = [r for r in csv.DictReader(f) if r["benchmark"] == "average" and not r["ablation"]]
-    accuracy = {r["system"]: r for r in rows if r["metric"] == "accuracy"}
-    agreement = {
-        r["system"]: r
-        for r in rows
-        if r["metric"] == "agreement" and r["reference"] == r["teacher"]
-    }
-    width = max(map(len, accuracy), default=0)
-    typer.echo(f"\n{'system':<{width}}  accuracy  95% interval   agrees with teacher", err=True)
-    for label, row in accuracy.items():
-        value, low, high = (100 * float(row[k]) for k in ("value", "low", "high"))
-        pair = agreement.get(label)
-        agree = f"{100 * float(pair['value']):5.1f}%" if pair else ""
-        typer.echo(
-            f"{label:<{width}}  {value:7.1f}%  [{low:4.1f}, {high:4.1f}]   {agree}".rstrip(),
-            err=True,
-        )
+    for line in ("", *(folder / "summary.txt").read_text(encoding="utf-8").splitlines()):
+        note(line)

@@ -112,9 +112,9 @@ def _larger_models(evidence: Evidence) -> Claim:
 
 
 def _significant(evidence: Evidence) -> Claim:
-    tests = {n: clustered.student_t(evidence.average(n), ALL, AVERAGE) for n in NAMES}
+    tests = {n: clustered.student_level(evidence.average(n), ALL, AVERAGE) for n in NAMES}
     flips = {n: clustered.sign_flip(evidence.average(n), ALL, AVERAGE) for n in NAMES}
-    intact = clustered.student_t(evidence.average("commonsense", intact=True), ALL, AVERAGE)
+    intact = clustered.student_level(evidence.average("commonsense", intact=True), ALL, AVERAGE)
     holds = {n: significant(tests[n]) and tests[n].estimate > 0 for n in NAMES}
     tables = [c for c in evidence.replays["tau1"]["cells"] if c["row"].startswith("t-test")]
     bold = [c for c in tables if c["printed"]["significant"]]

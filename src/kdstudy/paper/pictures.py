@@ -49,7 +49,7 @@ def _gains(evidence: Evidence) -> Figure:
 
 
 def _gain(part: pd.DataFrame, subject: str, name: str, intact: bool) -> dict:
-    test = clustered.student_t(part, subject, AVERAGE)
+    test = clustered.student_level(part, subject, AVERAGE)
     interval = f"{points(test.low)} to {points(test.high)}"
     return {
         "group": _INTACT if intact else _WHOLE,

@@ -14,6 +14,7 @@ from kdstudy.analyze.collapse import (
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import Test, points
 from kdstudy.records import System
+from kdstudy.report.seeds import names_of, over_seeds, sft_of
 from kdstudy.report.views import Numbers, graded, main_rows, measured, printed, shown
 
 FEW_ITEMS = 200
@@ -40,7 +41,7 @@ def alarms(
             raised is its last reason.
     """
     rows = table[(table.benchmark == AVERAGE) & (table.kind != "base")]
-    sft = _own_sft(table)
+    sft = sft_of(table)
     reasons = {
         system: _reasons(numbers, system, sft.get(system, ""))
         for system in rows[rows.metric == "tokens"].system
@@ -64,13 +65,14 @@ def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]
         f"{HIGH_REPETITION:.0%}, {LENGTH_FACTOR:g} times longer or shorter than SFT, or an alarm "
         "while training"
     )
+    unit = "systems" if len(set(names_of(trained).values())) == total else "runs"
     if not raised:
-        text = f"None of {total} trained systems raises an alarm ({limits})."
+        text = f"None of {total} trained {unit} raises an alarm ({limits})."
     else:
         some = "; ".join(f"{a.system} ({', '.join(a.reasons)})" for a in raised[:3])
         more = f"; and {len(raised) - 3} more" if len(raised) > 3 else ""
         verb = "raises" if len(raised) == 1 else "raise"
-        text = f"{len(raised)} of {total} trained systems {verb} an alarm ({limits}): {some}{more}."
+        text = f"{len(raised)} of {total} trained {unit} {verb} an alarm ({limits}): {some}{more}."
     return text + _with_and_without(table, raised) + _by_accuracy(tests)
 
 
@@ -91,11 +93,6 @@ def warnings(
         *_dropped(provenance),
         *_mixed(provenance),
     ]
-
-
-def _own_sft(table: pd.DataFrame) -> dict[str, str]:
-    flow = table[table.metric.isin(["gain", "rouge_l_gain"])]
-    return dict(zip(flow.system, flow.reference, strict=True))
 
 
 def _reasons(numbers: Numbers, system: str, sft: str) -> list[str]:
@@ -166,6 +163,7 @@ def _contaminated(overlaps: pd.DataFrame | None) -> list[str]:
 
 
 def _teachers(table: pd.DataFrame) -> list[str]:
+    table = over_seeds(table)
     numbers = Numbers(table[(table.metric == "accuracy") & (table.benchmark == AVERAGE)])
     main = main_rows(table, "accuracy")
     found = []
@@ -187,9 +185,14 @@ def _teachers(table: pd.DataFrame) -> list[str]:
             if teacher is not None and teacher.value <= s.value:
                 found.append(
                     f"The teacher {name} ({printed(teacher)}) is no better than the SFT student "
-                    f"{s.system} ({shown('accuracy', s.value)}): there is nothing to distil."
+                    f"{s.system} ({shown('accuracy', s.value)}{_mean_of(s)}): there is nothing "
+                    "to distil."
                 )
     return found
+
+
+def _mean_of(row: Any) -> str:
+    return f", mean of {row.seeds} seeds" if row.seeds > 1 else ""
 
 
 def _base_of(table: pd.DataFrame, model: str) -> str:

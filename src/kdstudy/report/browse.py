@@ -79,20 +79,28 @@ def browser_data(
     }
 
 
-def rows_data(table: pd.DataFrame) -> dict[str, Any]:
+def rows_data(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return every row of the results table as columns, as plain JSON types.
 
     Args:
         table: From `results.collect`.
+        names: The system that each run is a draw of, by its label (`seeds.names_of`).
 
     Returns:
         For system, benchmark, metric, reference and signature the `values` that occur and a code
         per row in `codes`; for value, low and high six digits per row, None where missing; and n.
+        For system and reference also `systems`: the codes of the runs of each system with several.
     """
     found: dict[str, Any] = {}
     for column in ("system", "benchmark", "metric", "reference", "signature"):
         codes, values = pd.factorize(table[column].fillna("").astype(str), sort=True)
         found[column] = {"values": list(values), "codes": codes.tolist()}
+        if column in ("system", "reference"):
+            systems: dict[str, list[int]] = {}
+            for code, run in enumerate(values):
+                systems.setdefault((names or {}).get(run, run), []).append(code)
+            several = {name: own for name, own in systems.items() if len(own) > 1}
+            found[column]["systems"] = several
     for column in ("value", "low", "high"):
         numbers = table[column].to_numpy(float).tolist()
         found[column] = [float(f"{x:.6g}") if math.isfinite(x) else None for x in numbers]

@@ -10,8 +10,18 @@ import pandas as pd
 from kdstudy.analyze.cells import cells, main_runs
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import main_grid
-from kdstudy.report.plot import INK, ROWS, Figure, colours, percent_axis, shapes
-from kdstudy.report.views import ablation_rows, describe, items_note, short, tooltips
+from kdstudy.report.plot import (
+    INK,
+    ROWS,
+    Figure,
+    colours,
+    means,
+    percent_axis,
+    shapes,
+    single_seeds,
+)
+from kdstudy.report.seeds import Seeds
+from kdstudy.report.views import ablation_rows, describe, dots_note, items_note, short, tooltips
 
 Table = pd.DataFrame
 SIZES = {
@@ -23,8 +33,9 @@ SIZES = {
 """An axis of parameters: d3 writes a billion as G."""
 
 
-def scale(table: Table) -> Figure | None:
+def scale(seeds: Seeds) -> Figure | None:
     """Draw mean accuracy against parameters, one line per method."""
+    table = seeds.means
     rows = table[(table.metric == "accuracy") & (table.benchmark == AVERAGE)].copy()
     rows = rows[(rows.ablation == "") & rows.parameters.notna()]
     if rows[rows.kind == "distilled"].empty:
@@ -32,6 +43,7 @@ def scale(table: Table) -> Figure | None:
     rows["parameters"] = rows.parameters.astype(float)
     rows["series"] = np.where(rows.kind == "distilled", rows.method, rows.kind)
     rows["text"] = tooltips(rows)
+    rows = seeds.dots(rows)
     x = alt.X(
         "parameters:Q",
         scale=alt.Scale(type="log", nice=False, padding=24),
@@ -40,13 +52,14 @@ def scale(table: Table) -> Figure | None:
     y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=percent_axis("mean accuracy"))
     lines = rows[rows.kind.isin(["sft", "distilled"])]
     colour = alt.Color("series:N", scale=colours(lines.series), legend=None)
-    base = alt.Chart(ROWS)
-    last = lines[lines.parameters == lines.parameters.max()]
+    base = means()
+    last = lines[(lines.parameters == lines.parameters.max()) & (lines.part == "mean")]
     last = last.groupby(["series", "parameters"], as_index=False).value.mean()
     last["place"] = _spread(last.value.to_numpy(), 0.055)
     layers = [
         base.mark_rule(opacity=0.35).encode(x=x, y=alt.Y("low:Q"), y2="high", color=colour),
         base.mark_line(strokeWidth=2).encode(x=x, y=alt.Y("mean(value):Q"), color=colour),
+        single_seeds("horizontal").encode(x=x, y=y, color=colour),
         base.mark_point(filled=True, size=50, opacity=1).encode(
             x=x, y=y, color=colour, description="text:N"
         ),
@@ -69,8 +82,9 @@ def scale(table: Table) -> Figure | None:
     )
     chart = alt.layer(*layers).properties(width=700, height=300)
     data = {"rows": lines, "last": last, "others": rows[rows.kind.isin(["base", "teacher"])]}
-    title = f"Mean accuracy against model size ({items_note(table)}, 95% intervals)"
-    return Figure(name="scale", title=title, description=describe(rows), chart=chart, data=data)
+    title = f"Mean accuracy against model size ({dots_note(table)})"
+    text = describe(rows[rows.part == "mean"])
+    return Figure(name="scale", title=title, description=text, chart=chart, data=data)
 
 
 def depends(table: Table) -> Figure | None:
@@ -120,13 +134,15 @@ def depends(table: Table) -> Figure | None:
     )
 
 
-def curve(table: Table, ablation: str) -> Figure | None:
+def curve(seeds: Seeds, ablation: str) -> Figure | None:
     """Draw accuracy and parse rate over temperature or noise (paper, Figures 5 and 6)."""
+    table = seeds.means
     rows = ablation_rows(table, ablation)
     rows = rows[(rows.benchmark == AVERAGE) & rows.metric.isin(["accuracy", "parse_rate"])].copy()
     if rows.empty or rows[ablation].nunique() < 2:
         return None
     rows["column"] = rows.student + " ← " + rows.teacher.map(short)
+    rows = seeds.dots(rows)
     unit = "loss temperature τ" if ablation == "temperature" else "noise scale σ on teacher logits"
     upper = _labelled_ends(rows[rows.metric == "accuracy"], ablation, 0.075)
     lower = rows[rows.metric == "parse_rate"].assign(is_last=False, place=0.0)
@@ -135,21 +151,35 @@ def curve(table: Table, ablation: str) -> Figure | None:
         _panel(lower, "parsed", ablation, unit, "parsed", 60),
         spacing=10,
     )
-    title = f"Accuracy, and under it the parse rate, over the {unit} ({items_note(table)})"
+    title = f"Accuracy, and under it the parse rate, over the {unit} ({dots_note(table)})"
     return Figure(
         name=ablation,
         title=title,
-        description=describe(rows),
+        description=describe(rows[rows.part == "mean"]),
         chart=chart,
         data={"accuracy": upper, "parsed": lower},
     )
 
 
-def training(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw the validation loss of every run over its steps, one small multiple each."""
+def training(
+    runs: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> Figure | None:
+    """Draw the losses of every run over its steps, one small multiple per system.
+
+    Args:
+        runs: Each run's `training.json`, with its label as `system`.
+        names: The system that a run is a draw of, by its label (`seeds.names_of`).
+    """
+    names = names or {}
     rows = pd.DataFrame(
         [
-            {"system": r["system"], "step": p["step"], "kind": kind, "value": p.get(key)}
+            {
+                "system": names.get(r["system"], r["system"]),
+                "run": r["system"],
+                "step": p["step"],
+                "kind": kind,
+                "value": p.get(key),
+            }
             for r in runs
             for p in r.get("curve") or ()
             for key, kind in (("loss", "training"), ("eval_loss", "validation"))
@@ -168,14 +198,16 @@ def training(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
             opacity=alt.Opacity(
                 "kind:N", scale=alt.Scale(domain=["training", "validation"], range=[0.45, 1])
             ),
+            detail="run:N",
         )
         .properties(width=180, height=70)
         .facet(alt.Facet("system:N", header=alt.Header(title=None)), columns=4, spacing=18)
         .resolve_scale(y="independent")
     )
-    last = rows[rows.kind == "validation"].groupby("system").value.last()
-    text = "; ".join(f"{system}: {value:.3f}" for system, value in last.items())
-    title = "Loss over optimizer steps (nats per token; its scale differs between methods)"
+    last = rows[rows.kind == "validation"].groupby("run").value.last()
+    text = "; ".join(f"{run}: {value:.3f}" for run, value in last.items())
+    lines = ", a line per seed" if rows.run.nunique() > rows.system.nunique() else ""
+    title = f"Loss over optimizer steps{lines} (nats per token; its scale differs between methods)"
     return Figure(name="training", title=title, description=text, chart=chart, data={"rows": rows})
 
 
@@ -218,7 +250,7 @@ def _trend(rows: Table, students: list[str], factor: str, axis: dict[str, Any]) 
 def _labelled_ends(rows: Table, factor: str, gap: float) -> Table:
     """Add `is_last` and `place`: where the method's name stands at the right end of its line."""
     rows = rows.assign(is_last=False, place=0.0)
-    for _, part in rows.groupby("column"):
+    for _, part in rows[rows.part == "mean"].groupby("column"):
         ends = part[part[factor] == part[factor].max()].drop_duplicates("method")
         rows.loc[ends.index, "is_last"] = True
         rows.loc[ends.index, "place"] = _spread(ends.value.to_numpy(), gap)
@@ -240,12 +272,17 @@ def _panel(
     )
     y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
     colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
-    base = alt.Chart(alt.NamedData(name))
+    everything = alt.Chart(alt.NamedData(name))
+    base = everything.transform_filter("datum.part == 'mean'")
+    ticks = everything.transform_filter("datum.part == 'seed'")
     layers = [
         base.mark_rule(strokeWidth=1.4, opacity=0.6).encode(
             x=x, y="low:Q", y2="high", color=colour
         ),
-        base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, detail="seed:N"),
+        ticks.mark_tick(orient="horizontal", thickness=1.3, size=11, opacity=0.8).encode(
+            x=x, y=y, color=colour, description="text:N"
+        ),
+        base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour),
         base.mark_point(filled=True, size=46, opacity=1).encode(
             x=x, y=y, color=colour, description="text:N"
         ),

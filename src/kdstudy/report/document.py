@@ -21,7 +21,9 @@ from kdstudy.report import alarms, curves, figures, findings, likeness, tables
 from kdstudy.report.browse import MAX_ITEMS, browser_data, rows_data, safe_json
 from kdstudy.report.items import against_teacher, overlap_counts, telling_items
 from kdstudy.report.plot import Figure
+from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import OF_PAPER
+from kdstudy.report.terminal import summary
 from kdstudy.report.views import Numbers, graded, measured, texts
 
 ITEM_COLUMNS = [
@@ -49,7 +51,7 @@ def write(
     title: str = "",
     max_items: int = MAX_ITEMS,
 ) -> Path:
-    """Write `report.html`, `results.csv`, `items.parquet`, `tables/` and `figures/`.
+    """Write `report.html`, `summary.txt`, `results.csv`, `items.parquet`, `tables/`, `figures/`.
 
     The HTML file needs nothing else: it makes no request, and its only script is its own (a
     content security policy names it by hash). Model texts are embedded as JSON and shown as text.
@@ -80,18 +82,16 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "results.csv")
     items.to_parquet(out_dir / "items.parquet", index=False)
-    top = findings.best(table)
-    data = browser_data(
-        items, pairs, systems, first="" if top is None else str(top.system), max_items=max_items
-    )
     seen = _look(table, items, systems, made)
+    top, teacher = _first(seen.seeds)
+    data = browser_data(items, pairs, systems, first=top, max_items=max_items)
     sheets = tables.all_sheets(
         table,
         tests,
         kept=seen.kept,
         made=made,
         seconds=seen.seconds,
-        examples=[] if top is None else telling_items(items, pairs, top.system, top.teacher),
+        examples=telling_items(items, pairs, top, teacher) if top else [],
         overlaps=seen.overlaps,
         runs={run["run"] for run in data["runs"]},
     )
@@ -102,14 +102,15 @@ def write(
         said=_sentences(table, tests, systems, made, seen),
         warnings=alarms.warnings(table, systems, made, seen.raised, seen.overlaps),
         sheets=sheets,
-        figures=_draw(table, tests, made, out_dir / "figures"),
+        figures=_draw(table, tests, made, seen.seeds.names, out_dir / "figures"),
         of_paper=OF_PAPER,
         made=made,
         facts=_facts(table, systems, made),
-        data=data | {"rows": rows_data(table)},
+        data=data | {"rows": rows_data(table, seen.seeds.names)},
     )
     path = out_dir / "report.html"
     path.write_text(page, encoding="utf-8")
+    (out_dir / "summary.txt").write_text(summary(seen.seeds), encoding="utf-8")
     return path
 
 
@@ -117,6 +118,7 @@ def write(
 class _Seen:
     """What several parts of the page are told from."""
 
+    seeds: Seeds
     kept: pd.DataFrame
     overlaps: pd.DataFrame
     seconds: Mapping[str, float]
@@ -127,6 +129,7 @@ def _look(
     table: pd.DataFrame, items: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]
 ) -> _Seen:
     return _Seen(
+        seeds=Seeds(table),
         kept=against_teacher(items, systems, graded(table)),
         overlaps=overlap_counts(items),
         seconds=_seconds(made, table),
@@ -134,14 +137,31 @@ def _look(
     )
 
 
+def _first(seeds: Seeds) -> tuple[str, str]:
+    """Return the run whose texts are shown first, and its teacher: a seed of the best system.
+
+    The first of its seeds, whatever it scored: a seed is drawn, not chosen.
+    """
+    best = findings.best(seeds.means)
+    if best is None:
+        return "", ""
+    names = seeds.names
+    runs = seeds.runs[[names[s] == best.system for s in seeds.runs.system]]
+    return str(runs.sort_values("seed", kind="stable").system.iloc[0]), str(best.teacher)
+
+
 def _draw(
-    table: pd.DataFrame, tests: Sequence[Test], made: Mapping[str, Any], folder: Path
+    table: pd.DataFrame,
+    tests: Sequence[Test],
+    made: Mapping[str, Any],
+    names: Mapping[str, str],
+    folder: Path,
 ) -> dict[str, tuple[Figure, markupsafe.Markup]]:
     """Write every figure and return it with its SVG."""
     benchmarks = made.get("benchmarks") or {}
     chance = {name: b["chance"] for name, b in benchmarks.items() if "chance" in b}
     drawn = figures.all_figures(table, tests, chance)
-    if figure := curves.training(made.get("training") or []):
+    if figure := curves.training(made.get("training") or [], names):
         drawn[figure.name] = figure
     return {name: (f, markupsafe.Markup(f.save(folder))) for name, f in drawn.items()}
 
@@ -193,16 +213,17 @@ def _sentences(
     made: Mapping[str, Any],
     seen: _Seen,
 ) -> dict[str, Any]:
+    means = seen.seeds.means
     return {
         "answer": findings.answer(table, tests, seen.kept, seen.seconds),
         "generalization": findings.generalization(table, tests),
         "fidelity": likeness.fidelity(table, tests),
         "depends": findings.depends(tests),
         "methods": findings.methods(tests),
-        "instruct": findings.instruction(table),
-        "ablations": findings.ablations(table),
+        "instruct": findings.instruction(means),
+        "ablations": findings.ablations(means),
         "collapse": alarms.collapse(table, tests, seen.raised),
-        "contamination": findings.contamination(table, seen.overlaps),
+        "contamination": findings.contamination(means, seen.overlaps),
         "made": _made(table, systems, made),
     }
 

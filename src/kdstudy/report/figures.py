@@ -1,5 +1,6 @@
 """Every figure of a report, each a pure function of the study's table."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,9 +23,11 @@ from kdstudy.report.plot import (
     shapes,
     strip,
 )
+from kdstudy.report.seeds import Seeds, sft_of
 from kdstudy.report.views import (
     ablation_rows,
     describe,
+    dots_note,
     graded,
     groups_in_order,
     items_note,
@@ -44,31 +47,34 @@ def all_figures(
     table: Table, tests: Sequence[Test] = (), chance: Mapping[str, float] | None = None
 ) -> dict[str, Figure]:
     """Return every figure the table has data for, by name."""
+    seeds = Seeds(table)
     makers: list[Callable[[], Figure | None]] = [
-        lambda: accuracy(table, chance or {}),
-        lambda: gains(table),
-        lambda: flow(table),
-        lambda: scale(table),
-        lambda: agreement(table),
-        lambda: agreement_accuracy(table),
-        lambda: fidelity(table),
-        lambda: steps(table),
-        lambda: rouge(table),
+        lambda: accuracy(seeds, chance or {}),
+        lambda: gains(seeds),
+        lambda: flow(seeds.means),
+        lambda: scale(seeds),
+        lambda: agreement(seeds),
+        lambda: agreement_accuracy(seeds),
+        lambda: fidelity(seeds),
+        lambda: steps(seeds),
+        lambda: rouge(seeds),
         lambda: depends(table),
         lambda: methods(tests),
-        lambda: curve(table, "temperature"),
-        lambda: curve(table, "noise"),
-        lambda: unaware_teacher(table),
+        lambda: curve(seeds, "temperature"),
+        lambda: curve(seeds, "noise"),
+        lambda: unaware_teacher(seeds),
     ]
     drawn = [figure for make in makers if (figure := make()) is not None]
     return {figure.name: figure for figure in drawn}
 
 
-def accuracy(table: Table, chance: Mapping[str, float]) -> Figure | None:
+def accuracy(seeds: Seeds, chance: Mapping[str, float]) -> Figure | None:
     """Draw accuracy by benchmark, student and method (paper, Figures 1 and 7)."""
+    table = seeds.means
     rows = with_sft(table, "accuracy")
     if rows.empty:
         return None
+    rows = seeds.dots(rows)
     teacher = lookup(table, "accuracy")
     rows["teacher_line"] = [
         teacher.get((t, b), math.nan) for t, b in zip(rows.of_teacher, rows.benchmark, strict=True)
@@ -82,36 +88,34 @@ def accuracy(table: Table, chance: Mapping[str, float]) -> Figure | None:
     chart = _strip(rows, "accuracy", (0, 1), rules=rules)
     text = (
         "Accuracy by student, method and benchmark; dashed: the teacher, grey line: chance "
-        f"({items_note(table)}, 95% intervals)"
+        f"({dots_note(table)})"
     )
-    return Figure(
-        name="accuracy", title=text, description=describe(rows), chart=chart, data={"rows": rows}
-    )
+    return _figure("accuracy", text, rows, chart)
 
 
-def gains(table: Table) -> Figure | None:
+def gains(seeds: Seeds) -> Figure | None:
     """Draw the gain of each distilled system over its own SFT run."""
-    rows = main_grid(table, "gain")
+    rows = main_grid(seeds.means, "gain")
     if rows.empty:
         return None
+    rows = seeds.dots(rows)
     rows[["value", "low", "high"]] *= 100
-    reach = 1.05 * float(np.nanmax(rows[["low", "high"]].abs().to_numpy()))
+    reach = 1.05 * float(np.nanmax(rows[["value", "low", "high"]].abs().to_numpy()))
     rules = {"zero": {"strokeWidth": 1, "opacity": 0.5}}
     rows["zero"] = 0.0
     chart = _strip(rows, "points over SFT", (-reach, reach), rules=rules, percent=False)
-    text = (
-        f"Gain over the student's own SFT run, paired by item ({items_note(table)}, 95% intervals)"
-    )
-    return Figure(
-        name="gains", title=text, description=describe(rows), chart=chart, data={"rows": rows}
-    )
+    same = " of the same seed" if seeds.several else ""
+    text = f"Gain over the student's own SFT run{same}, paired by item ({dots_note(seeds.means)})"
+    return _figure("gains", text, rows, chart)
 
 
-def agreement(table: Table) -> Figure | None:
+def agreement(seeds: Seeds) -> Figure | None:
     """Draw agreement with the teacher before and after, with its bounds (paper, Figures 3, 8)."""
+    table = seeds.means
     rows = relations(table, "agreement")
     if rows.empty:
         return None
+    rows = seeds.dots(rows)
     for bound in ("lower", "upper"):
         values = lookup(table, f"agreement_{bound}_bound", pair=True)
         keys = zip(rows.system, rows.reference, rows.benchmark, strict=True)
@@ -120,50 +124,47 @@ def agreement(table: Table) -> Figure | None:
     chart = _strip(rows, "same final answer", (0, 1), bands=[("lower", "upper")], hollow="hollow")
     title = (
         "Agreement with the teacher (filled) and with the student's own SFT run (hollow); "
-        f"grey: all that the two accuracies allow ({items_note(table)}, 95% intervals)"
+        f"grey: all that the two accuracies allow ({dots_note(table)})"
     )
-    return Figure(
-        name="agreement", title=title, description=describe(rows), chart=chart, data={"rows": rows}
-    )
+    return _figure("agreement", title, rows, chart)
 
 
-def fidelity(table: Table) -> Figure | None:
+def fidelity(seeds: Seeds) -> Figure | None:
     """Draw BLEU of the reasoning with the teacher's, before and after (paper, Figures 4, 9)."""
-    rows = relations(table, "bleu_corpus")
+    rows = relations(seeds.means, "bleu_corpus")
     if rows.empty:
         return None
+    rows = seeds.dots(rows)
     chart = _strip(rows, "corpus BLEU (0-100)", (0, 100), hollow="hollow", percent=False)
     title = (
         "Fidelity of the text to the teacher's (filled) and to the student's own SFT run "
-        f"(hollow), corpus BLEU ({items_note(table)}, 95% intervals)"
+        f"(hollow), corpus BLEU ({dots_note(seeds.means)})"
     )
-    return Figure(
-        name="fidelity", title=title, description=describe(rows), chart=chart, data={"rows": rows}
-    )
+    return _figure("fidelity", title, rows, chart)
 
 
-def steps(table: Table) -> Figure | None:
+def steps(seeds: Seeds) -> Figure | None:
     """Draw the share of reasoning steps that the texts have in common, before and after."""
-    rows = relations(table, "fidelity_steps")
+    rows = relations(seeds.means, "fidelity_steps")
     rows = rows[rows.value.notna()] if len(rows) else rows
     if rows.empty:
         return None
+    rows = seeds.dots(rows)
     chart = _strip(rows, "shared steps", (0, 1), hollow="hollow")
     title = (
         "Steps of reasoning shared with the teacher (filled) and with the student's own SFT run "
-        f"(hollow), in order ({items_note(table)}, 95% intervals)"
+        f"(hollow), in order ({dots_note(seeds.means)})"
     )
-    return Figure(
-        name="steps", title=title, description=describe(rows), chart=chart, data={"rows": rows}
-    )
+    return _figure("steps", title, rows, chart)
 
 
-def rouge(table: Table) -> Figure | None:
+def rouge(seeds: Seeds) -> Figure | None:
     """Draw ROUGE-L of free texts with their references, the teacher as a line."""
-    rows = with_sft(table, "rouge_l")
+    rows = with_sft(seeds.means, "rouge_l")
     if rows.empty:
         return None
-    teacher = lookup(table, "rouge_l")
+    rows = seeds.dots(rows)
+    teacher = lookup(seeds.means, "rouge_l")
     rows["teacher_line"] = [
         100 * teacher.get(k, math.nan) for k in zip(rows.of_teacher, rows.benchmark, strict=True)
     ]
@@ -172,28 +173,27 @@ def rouge(table: Table) -> Figure | None:
     chart = _strip(rows, "ROUGE-L (0-100)", (0, 100), rules={"teacher_line": rule}, percent=False)
     title = (
         "ROUGE-L with the closest reference by student, method and benchmark; dashed: the teacher "
-        f"({items_note(table, 'rouge_l')}, 95% intervals)"
+        f"({dots_note(seeds.means, 'rouge_l')})"
     )
-    return Figure(
-        name="rouge", title=title, description=describe(rows), chart=chart, data={"rows": rows}
-    )
+    return _figure("rouge", title, rows, chart)
 
 
-def agreement_accuracy(table: Table) -> Figure | None:
+def agreement_accuracy(seeds: Seeds) -> Figure | None:
     """Draw agreement with the teacher against accuracy, inside the mechanical bounds."""
-    rows = relations(table, "agreement")
+    rows = relations(seeds.means, "agreement")
     rows = rows[~rows.hollow] if len(rows) else rows
     if rows.empty:
         return None
-    found = lookup(table, "accuracy")
+    students = list(dict.fromkeys(rows.sort_values("parameters").student))
+    rows = seeds.dots(rows)
+    found = lookup(seeds.runs, "accuracy") | lookup(seeds.means, "accuracy")
     rows["accuracy"] = [
         found.get(k, math.nan) for k in zip(rows.system, rows.benchmark, strict=True)
     ]
-    students = list(dict.fromkeys(rows.sort_values("parameters").student))
     areas = _bound_areas(rows, found)
-    both = pd.concat([rows.assign(part="dot"), areas.assign(part="area")])
+    both = pd.concat([rows, areas.assign(part="area")])
     chart = (
-        _bounded_scatter(rows.method, students)
+        _bounded_scatter(rows, students)
         .properties(width=190, height=190)
         .facet(
             alt.Facet(
@@ -203,16 +203,13 @@ def agreement_accuracy(table: Table) -> Figure | None:
             spacing=22,
         )
     )
+    seeds_note = "; large: means over seeds, small: single seeds" if seeds.several else ""
     title = (
         "Agreement with the teacher against accuracy; grey: the region that the two accuracies "
-        f"allow ({items_note(table)})"
+        f"allow ({items_note(seeds.means)}{seeds_note})"
     )
-    return Figure(
-        name="agreement-accuracy",
-        title=title,
-        description=describe(rows),
-        chart=chart,
-        data={"rows": both},
+    return dataclasses.replace(
+        _figure("agreement-accuracy", title, rows, chart), data={"rows": both}
     )
 
 
@@ -266,33 +263,34 @@ def methods(tests: Sequence[Test]) -> Figure | None:
     )
 
 
-def unaware_teacher(table: Table) -> Figure | None:
+def unaware_teacher(seeds: Seeds) -> Figure | None:
     """Draw distillation from a tuned teacher against one that never saw the task (Figure 2)."""
+    table = seeds.means
     rows = ablation_rows(table, "base_teacher")
     rows = rows[rows.metric == "accuracy"].copy()
     if rows.empty:
         return None
     rows["hollow"] = rows.ablation == "base_teacher"
     rows["group"], rows["of_teacher"] = rows.student, ""
-    sft = lookup(table, "accuracy")
-    own = table[table.kind == "sft"].drop_duplicates("student").set_index("student").system
+    accuracies, own = lookup(table, "accuracy"), sft_of(table)
     rows["sft_line"] = [
-        sft.get((own.get(s, ""), b), math.nan)
-        for s, b in zip(rows.student, rows.benchmark, strict=True)
+        accuracies.get((own.get(s, ""), b), math.nan)
+        for s, b in zip(rows.system, rows.benchmark, strict=True)
     ]
+    rows = seeds.dots(rows)
     rule = {"strokeWidth": 1.4, "opacity": 0.5, "strokeDash": [1, 2]}
     chart = _strip(rows, "accuracy", (0, 1), rules={"sft_line": rule}, hollow="hollow")
     title = (
         "Distilled from a fine-tuned teacher (filled) and from one that never saw the task "
-        f"(hollow); dotted: SFT ({items_note(table)}, 95% intervals)"
+        f"(hollow); dotted: SFT ({dots_note(table)})"
     )
-    return Figure(
-        name="base-teacher",
-        title=title,
-        description=describe(rows),
-        chart=chart,
-        data={"rows": rows},
-    )
+    return _figure("base-teacher", title, rows, chart)
+
+
+def _figure(name: str, title: str, rows: Table, chart: alt.TopLevelMixin) -> Figure:
+    """Return a figure of rows from `Seeds.dots`, described by its means."""
+    text = describe(rows[rows.part != "seed"])
+    return Figure(name=name, title=title, description=text, chart=chart, data={"rows": rows})
 
 
 def _strip(rows: Table, title: str, domain: tuple[float, float], **marks: Any) -> alt.TopLevelMixin:
@@ -323,23 +321,27 @@ def _width(columns: int) -> int:
     return max(110, min(260, 860 // min(columns, ACROSS) - 18))
 
 
-def _bounded_scatter(methods: pd.Series, students: list[str]) -> alt.LayerChart:
+def _bounded_scatter(rows: Table, students: list[str]) -> alt.LayerChart:
     limits = alt.Scale(domain=[0, 1])
     legend = alt.Legend(title=None, orient="right")
     base = alt.Chart(ROWS)
     area = base.transform_filter("datum.part == 'area'").mark_area(opacity=0.12, color=INK)
-    dots = base.transform_filter("datum.part == 'dot'")
     x = alt.X("accuracy:Q", scale=limits, axis=percent_axis("accuracy of the student"))
-    return alt.layer(
-        area.encode(x=x, y="lower:Q", y2="upper:Q", detail="of_teacher:N"),
-        dots.mark_point(filled=True, size=62, opacity=0.95).encode(
-            x=x,
-            y=alt.Y("value:Q", scale=limits, axis=percent_axis("agreement with the teacher")),
-            color=alt.Color("method:N", scale=colours(methods), legend=legend),
-            shape=alt.Shape("student:N", scale=shapes(students), legend=legend),
-            description="text:N",
-        ),
-    )
+    layers = [area.encode(x=x, y="lower:Q", y2="upper:Q", detail="of_teacher:N")]
+    for part, look in (("seed", {"size": 14, "opacity": 0.7}), ("mean", {"size": 62})):
+        if not (rows.part == part).any():
+            continue
+        dots = base.transform_filter(f"datum.part == '{part}'")
+        layers.append(
+            dots.mark_point(**{"filled": True, "opacity": 0.95} | look).encode(
+                x=x,
+                y=alt.Y("value:Q", scale=limits, axis=percent_axis("agreement with the teacher")),
+                color=alt.Color("method:N", scale=colours(rows.method), legend=legend),
+                shape=alt.Shape("student:N", scale=shapes(students), legend=legend),
+                description="text:N",
+            )
+        )
+    return alt.layer(*layers)
 
 
 def _bound_areas(rows: Table, accuracies: Mapping[tuple, float]) -> Table:

@@ -6,18 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.analysis import lead
+from kdstudy.analyze.analysis import leads
 from kdstudy.analyze.cells import ALL
+from kdstudy.analyze.methods import NAME
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
 from kdstudy.analyze.verdict import signed
+from kdstudy.report.seeds import names_of, over_seeds
 from kdstudy.report.views import Numbers, ablation_rows, interval, main_rows, printed, shown
 
 FACTORS_OF_PAPER = ("2", "3", "4", "5")
 
 
 def best(table: pd.DataFrame) -> pd.Series | None:
-    """Return the accuracy row of the best distilled system of the main grid, or None."""
+    """Return the accuracy row of the best distilled system of the main grid, or None.
+
+    Of a table with a row per run it is a run, and so a seed: give `seeds.over_seeds` of it.
+    """
     rows = _ranked(table)
     return None if rows.empty else rows.iloc[0]
 
@@ -28,7 +33,10 @@ def answer(
     kept: pd.DataFrame | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> str:
-    """Say which student to ship, what it gained, lost against the teacher, and costs.
+    """Say what was gained, which student is ahead, what it lost against the teacher, and costs.
+
+    Of one student the gain comes first, from the tests of `methods.student_tests`. Systems are
+    means over their seeds: a seed is drawn, not chosen.
 
     Args:
         table: From `results.collect`.
@@ -36,24 +44,32 @@ def answer(
         kept: From `items.against_teacher`.
         seconds: Seconds to generate 1,000 items, by system.
     """
-    ranked = _ranked(table)
+    means, names = over_seeds(table), names_of(table)
+    ranked = _ranked(means)
     if ranked.empty:
         return "No distilled student has been measured yet, so there is nothing to recommend."
-    top, numbers = ranked.iloc[0], Numbers(table[table.benchmark == AVERAGE])
-    text = f"{_best_without_a_teacher(table, top)} {top.system}: {printed(top)} mean accuracy"
-    text += _gain(numbers, tests, top) + _gap(numbers, top) + "."
-    return text + _kept(numbers, top, kept) + _cost(top, seconds or {}) + _runner_up(ranked)
+    top, numbers = ranked.iloc[0], Numbers(means[means.benchmark == AVERAGE])
+    alone = _of_one_student(tests) if ranked.student.nunique() == 1 else ""
+    text = f"{alone} {_opening(means, ranked)} {_level(top)}".lstrip()
+    text += ("" if alone else _gain(numbers, tests, top)) + _gap(numbers, top) + "."
+    own = {run: name for run, name in names.items() if name in (top.system, top.teacher)}
+    text += _kept(numbers, top, kept, own) + _cost(top, seconds or {}, own)
+    return text + _runner_up(ranked)
 
 
 def generalization(table: pd.DataFrame, tests: Sequence[Test]) -> str:
-    """Say what distillation gained over students, then run by run, then as the paper tests it."""
+    """Say what distillation gained over students, then run by run, then as the paper tests it.
+
+    With one student it is what each method gained on it, over items and seeds.
+    """
     rows = main_rows(table, "gain")
     if rows.empty:
         return "No distilled run can be compared with its SFT run yet."
     up, down = int((rows.low > 0).sum()), int((rows.high < 0).sum())
-    text = ""
-    if any(t.table == "gain" for t in tests):
-        text = lead(tests).sentence + " "
+    text = _of_one_student(tests)
+    if not text and any(t.table == "gain" for t in tests):
+        text = leads(tests)[0].sentence
+    text = f"{text} " if text else ""
     text += (
         f"Taken one by one, {up} of {len(rows)} distilled runs beat their student's SFT run on "
         f"the mean of benchmarks, {down} fell below it, and {len(rows) - up - down} cannot be "
@@ -112,8 +128,8 @@ def methods(tests: Sequence[Test]) -> str:
     told = [t for t in found if " is better than " in t.sentence]
     same = [t for t in found if "are equivalent" in t.sentence]
     text = (
-        f"Of {len(found)} pairs of methods these items tell {len(told)} apart, show {len(same)} to "
-        f"be equivalent within {100 * EQUIVALENCE_MARGIN:g} points and leave "
+        f"Of {len(found)} pairs of methods, SFT among them, these items tell {len(told)} apart, "
+        f"show {len(same)} to be equivalent within {100 * EQUIVALENCE_MARGIN:g} points and leave "
         f"{len(found) - len(told) - len(same)} undecided. "
     )
     widest = max(found, key=lambda t: abs(t.estimate) if not math.isnan(t.estimate) else -1)
@@ -169,28 +185,49 @@ def ablations(table: pd.DataFrame) -> list[str]:
     return [s for a in ("temperature", "noise", "base_teacher") if (s := _ablation(table, a))]
 
 
-def _best_without_a_teacher(table: pd.DataFrame, top: pd.Series) -> str:
+def _of_one_student(tests: Sequence[Test]) -> str:
+    """Return each method's difference from SFT where there is one student, else ""."""
+    if not any(t.table in ("gain", "student") for t in tests):
+        return ""
+    found = [t for t in leads(tests) if t.table == "student"]
+    text = " ".join(t.sentence for t in found)
+    known = [t for t in found if not math.isnan(t.p_adjusted)]
+    if len(known) > 1:
+        each = ", ".join(f"{t.subject} {format_p(t.p_adjusted)}" for t in known)
+        text += f" Holm's p over these {len(known)}: {each}."
+    return text
+
+
+def _opening(means: pd.DataFrame, ranked: pd.DataFrame) -> str:
     """Open the answer; plain fine-tuning that beats every distilled student comes first."""
-    rows = table[(table.kind == "sft") & (table.metric == "accuracy")]
+    rows = means[(means.kind == "sft") & (means.metric == "accuracy")]
     rows = rows[rows.benchmark == AVERAGE].sort_values("value", ascending=False)
-    if rows.empty or rows.iloc[0].value <= top.value:
-        return "The best student is"
-    sft = rows.iloc[0]
-    return (
-        f"The best student is {sft.system}, fine-tuned without a teacher: "
-        f"{printed(sft)} mean accuracy. The best distilled one is"
-    )
+    behind = len(rows) and rows.iloc[0].value > ranked.iloc[0].value
+    if ranked.student.nunique() > 1:
+        if not behind:
+            return "The best student is"
+        sft = f"The best student is {_level(rows.iloc[0], ', fine-tuned without a teacher')}."
+        return f"{sft} The best distilled one is"
+    sft = f"SFT alone is ahead: {_level(rows.iloc[0])}. " if behind else ""
+    if len(ranked) == 1:
+        return f"{sft}Distilled, it is"
+    return f"{sft}Of {len(ranked)} distilled systems of this student the most accurate is"
+
+
+def _level(row: pd.Series, more: str = "") -> str:
+    """Return a system with its mean accuracy (`printed` tells the spread over seeds)."""
+    return f"{row.system}{more}: {printed(row)} mean accuracy"
 
 
 def _gain(numbers: Numbers, tests: Sequence[Test], top: Any) -> str:
-    gain = numbers.row(top.system, "gain")
+    gain = _one(tests, "student", NAME, top.system) or numbers.row(top.system, "gain")
     if gain is None:
         return ""
-    test = _one(tests, "paired", "gain over SFT, exact McNemar", top.system)
-    p = f", Holm p = {format_p(test.p_adjusted)}" if test else ""
+    value, p = (gain.estimate, gain.p_adjusted) if isinstance(gain, Test) else (gain.value, None)
     text = (
-        f", {points(gain.value)} points over its own SFT run "
-        f"(95% interval {points(gain.low)} to {points(gain.high)}{p})"
+        f", {points(value)} points over its own SFT run "
+        f"(95% interval {points(gain.low)} to {points(gain.high)}"
+        f"{'' if p is None else f', Holm p = {format_p(p)}'})"
     )
     if gain.low <= 0 <= gain.high:
         text += ", which this many items cannot tell from no change"
@@ -210,14 +247,16 @@ def _gap(numbers: Numbers, top: Any) -> str:
     return f"; it stays {points(abs(gap), sign=False)} points {side} its teacher{size}"
 
 
-def _kept(numbers: Numbers, top: Any, kept: pd.DataFrame | None) -> str:
-    found = [] if kept is None else [r for r in kept.itertuples() if r.system == top.system]
+def _kept(numbers: Numbers, top: Any, kept: pd.DataFrame | None, names: Mapping[str, str]) -> str:
+    rows = pd.DataFrame(columns=["system"]) if kept is None else kept
+    own = rows[[names.get(s) == top.system for s in rows.system]]
     parts = []
-    if found and found[0].kept + found[0].lost:
-        r = found[0]
+    if len(own) and (own.kept + own.lost).sum():
+        right, lost, gained = (int(x.sum()) for x in (own.kept + own.lost, own.lost, own.gained))
+        over = f" over {len(own)} seeds" if len(own) > 1 else ""
         parts.append(
-            f"keeps {100 * r.kept / (r.kept + r.lost):.1f}% of the {r.kept + r.lost:,} items its "
-            f"teacher gets right ({r.lost:,} lost, {r.gained:,} others gained)"
+            f"keeps {100 * own.kept.sum() / right:.1f}% of the {right:,} items its teacher gets "
+            f"right{over} ({lost:,} lost, {gained:,} others gained)"
         )
     steps = numbers.row(top.system, "fidelity_steps", AVERAGE, top.teacher)
     if steps is not None:
@@ -225,12 +264,17 @@ def _kept(numbers: Numbers, top: Any, kept: pd.DataFrame | None) -> str:
     return f" It {' and '.join(parts)}." if parts else ""
 
 
-def _cost(top: Any, seconds: Mapping[str, float]) -> str:
-    if top.system not in seconds:
+def _cost(top: Any, seconds: Mapping[str, float], names: Mapping[str, str]) -> str:
+    def mean(system: str) -> float:
+        own = [s for run, s in seconds.items() if names.get(run, run) == system]
+        return sum(own) / len(own) if own else math.nan
+
+    student, teacher = mean(top.system), mean(top.teacher)
+    if math.isnan(student):
         return ""
-    text = f" 1,000 items take it {seconds[top.system]:.1f} s"
-    if top.teacher in seconds:
-        text += f", its teacher {seconds[top.teacher]:.1f} s"
+    text = f" 1,000 items take it {student:.1f} s"
+    if not math.isnan(teacher):
+        text += f", its teacher {teacher:.1f} s"
     return text + "."
 
 
@@ -239,7 +283,10 @@ def _runner_up(ranked: pd.DataFrame) -> str:
         return ""
     top, second = ranked.iloc[0], ranked.iloc[1]
     close = ", too close to call" if second.value > top.low else ""
-    return f" Next is {second.system} at {shown('accuracy', second.value)}{close}."
+    return (
+        f" Next is {second.system} at {shown('accuracy', second.value)}{close}. Who is ahead of "
+        f"{len(ranked)} was seen on these test items, so its lead is partly luck."
+    )
 
 
 def _inside(test: Test | None) -> str:

@@ -13,18 +13,24 @@ Table = pd.DataFrame
 
 
 def flow(table: Table) -> Figure | None:
-    """Draw, on the average, which items distillation made right and which it made wrong."""
+    """Draw, on the average, which items distillation made right and which it made wrong.
+
+    Args:
+        table: From `seeds.over_seeds`.
+    """
     rows = main_grid(
         table[table.benchmark == AVERAGE], ("newly_right", "newly_wrong", "kept_right")
     )
     if rows.empty:
         return None
-    wide = rows.pivot(index=["group", "method", "line"], columns="metric", values="value")
-    wide = wide.reset_index()
+    index = ["group", "method", "line"]
+    wide = rows.pivot(index=index, columns="metric", values="value").reset_index()
+    seeds = rows.groupby(index).seeds.max().reindex(pd.MultiIndex.from_frame(wide[index]))
+    wide["seeds"] = seeds.to_numpy()
     wide["lost"] = -wide.newly_wrong
     wide["note"] = [
         f"{100 * r.newly_wrong:.1f}% lost · {100 * r.newly_right:.1f}% won · "
-        f"{100 * r.kept_right:.1f}% kept"
+        f"{100 * r.kept_right:.1f}% kept" + (f" · {r.seeds} seeds" if r.seeds > 1 else "")
         for r in wide.itertuples()
     ]
     reach = 1.05 * float(wide[["newly_right", "newly_wrong"]].to_numpy().max())
@@ -59,6 +65,7 @@ def flow(table: Table) -> Figure | None:
         .facet(row=_row(groups_in_order(rows)), spacing=14)
     )
     title = "Items that distillation lost (outlined, left) and won (filled, right), average"
+    title += " over benchmarks and seeds" if (wide.seeds > 1).any() else ""
     return Figure(
         name="flow", title=title, description="; ".join(wide.note), chart=chart, data={"rows": wide}
     )

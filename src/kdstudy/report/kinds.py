@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.measures import GROUPS
+from kdstudy.analyze.results import own_sft
 from kdstudy.evaluate.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
 from kdstudy.records import OUTCOMES, System
 
@@ -134,18 +135,15 @@ def _take(values: pd.Series, place: np.ndarray, absent: float) -> np.ndarray:
 
 
 def _runs(systems: Sequence[System], known: set[str]) -> list[Run]:
-    tuned = [s for s in systems if s.kind == "sft" and s.label in known]
-    sft = {s.model: s.label for s in reversed(tuned)}
-    same_seed = {(s.model, s.seed): s.label for s in tuned}
-    return [
-        {
-            "run": s.label,
-            "teacher": s.teacher if s.teacher in known else "",
-            "sft": same_seed.get((s.model, s.seed), sft.get(s.model, "")),
-        }
-        for s in sorted(systems, key=lambda s: bool(s.ablation))
-        if s.kind == "distilled" and s.label in known
-    ]
+    found = []
+    for s in sorted(systems, key=lambda s: bool(s.ablation)):
+        if s.kind != "distilled" or s.label not in known:
+            continue
+        sft = own_sft(s, systems)
+        roles = {"teacher": s.teacher, "sft": sft.label if sft else ""}
+        there = {role: label if label in known else "" for role, label in roles.items()}
+        found.append({"run": s.label, **there})
+    return found
 
 
 def _compared(run: Run) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from kdstudy.analyze.measures import HELD_OUT
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import Test, points
 from kdstudy.report.findings import best
+from kdstudy.report.seeds import over_seeds, sft_of
 from kdstudy.report.views import Numbers, main_rows, printed, shown
 
 
@@ -18,12 +19,14 @@ def fidelity(table: pd.DataFrame, tests: Sequence[Test]) -> list[str]:
 
     Agreement and what of it the accuracies force; self-agreement; agreement where both are wrong;
     texts, also given the same answer; tokens on held-out text. What was not measured is left out.
+    The best student is the one with the best mean over its seeds.
     """
+    table = over_seeds(table)
     top, numbers = best(table), Numbers(table)
     after = None if top is None else numbers.row(top.system, "agreement", AVERAGE, top.teacher)
     if after is None:
         return ["0 students have been compared with their teacher on every benchmark yet."]
-    sft = _sft_of(table, top.system)
+    sft = sft_of(table).get(top.system, "")
     before = numbers.row(sft, "agreement", AVERAGE, top.teacher)
     low, high = (
         numbers.row(top.system, f"agreement_{b}_bound", AVERAGE, top.teacher)
@@ -48,19 +51,15 @@ def fidelity(table: pd.DataFrame, tests: Sequence[Test]) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _sft_of(table: pd.DataFrame, system: str) -> str:
-    rows = table[(table.system == system) & (table.metric == "gain")]
-    return str(rows.reference.iloc[0]) if len(rows) else ""
-
-
 def _change(table: pd.DataFrame) -> str:
     rows = main_rows(table, "agreement_change").dropna(subset="value")
     if rows.empty:
         return ""
     up, down = int((rows.low > 0).sum()), int((rows.high < 0).sum())
+    unit = "systems, their seeds averaged," if (rows.seeds > 1).any() else "runs,"
     return (
         f"From SFT to distilled, agreement with the teacher changes by "
-        f"{points(rows.value.mean())} points on average: it rises in {up} of {len(rows)} runs, "
+        f"{points(rows.value.mean())} points on average: it rises in {up} of {len(rows)} {unit} "
         f"falls in {down}, and cannot be told in {len(rows) - up - down}."
     )
 

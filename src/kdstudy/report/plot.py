@@ -172,7 +172,8 @@ def strip(
 
     Args:
         rows: Columns group, column, line (the label of a row of dots), method, value, low, high,
-            text (its tooltip), and the columns that `marks` names.
+            text (its tooltip), and the columns that `marks` names; `part` is `seed` where a row is
+            one run of a mean and drawn as a tick.
         x_title: Title of the value axis, with its unit.
         domain: Range of the value axis.
         columns: Order of the small multiples across.
@@ -187,7 +188,8 @@ def strip(
     y = alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(domain=False, ticks=False))
     named = rows.method.ne("").any()
     colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
-    layers = _strip_layers(x, y, colour if named else alt.value(INK), marks)
+    ticks = "part" in rows and (rows.part == "seed").any()
+    layers = _strip_layers(x, y, colour if named else alt.value(INK), marks, ticks)
     panel = alt.layer(*layers).properties(width=width, height=alt.Step(19))
     header = alt.Header(title=None, labelPadding=6)
     blocks = []
@@ -200,6 +202,19 @@ def strip(
         block.transform = [alt.FilterTransform(alt.FieldOneOfPredicate("column", names))]
         blocks.append(block)
     return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks, spacing=30)
+
+
+def means() -> alt.Chart:
+    """Return a chart over a figure's rows without those of single seeds."""
+    return alt.Chart(ROWS).transform_filter("datum.part != 'seed'")
+
+
+def single_seeds(orient: str = "vertical") -> alt.Chart:
+    """Return ticks, one per run of a mean, across the axis of values."""
+    runs = alt.Chart(ROWS).transform_filter("datum.part == 'seed'")
+    return runs.mark_tick(orient=orient, thickness=1.3, size=11, opacity=0.8).encode(
+        description="text:N"
+    )
 
 
 def _blocks(columns: list[str]) -> list[list[str]]:
@@ -225,9 +240,9 @@ def _value_axis(title: str, domain: tuple[float, float], percent: bool) -> dict[
 
 
 def _strip_layers(
-    x: dict[str, Any], y: alt.Y, colour: Any, marks: Mapping[str, Any]
+    x: dict[str, Any], y: alt.Y, colour: Any, marks: Mapping[str, Any], ticks: bool
 ) -> list[alt.Chart]:
-    base = alt.Chart(ROWS)
+    base = means() if ticks else alt.Chart(ROWS)
     layers = []
     for low, high in marks.get("bands", ()):
         band = base.mark_bar(height=9, opacity=0.16, color=INK)
@@ -237,6 +252,8 @@ def _strip_layers(
         layers.append(rule.encode(x=alt.X(f"mean({column}):Q", **x)))
     line = base.mark_rule(strokeWidth=1.6)
     layers.append(line.encode(x=alt.X("low:Q", **x), x2="high", y=y, color=colour))
+    if ticks:
+        layers.append(single_seeds().encode(x=alt.X("value:Q", **x), y=y, color=colour))
     hollow = marks.get("hollow")
     full = alt.condition(f"!datum.{hollow}", colour, alt.value("transparent")) if hollow else colour
     dots = base.mark_point(filled=True, size=58, opacity=1, strokeWidth=1.8)

@@ -1,6 +1,7 @@
 """One printed table: text cells with links to the rows behind them, and its files."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,8 @@ from urllib.parse import quote, urlencode
 
 import pandas as pd
 
-from kdstudy.report.views import interval, shown
+from kdstudy.report.latex import table
+from kdstudy.report.views import ends_of, shown, spread
 
 OF_PAPER = {
     **{f"table{n}": f"Table {n}" for n in (1, 2, 3, 4, 5, 6, 9)},
@@ -26,11 +28,35 @@ PAGE_ROWS = 300
 """A page holds so many rows of one table; its files hold all."""
 
 
+SPREAD = "Mean ± standard deviation over training seeds (of a sample: n − 1; – for one seed)."
+"""What stands under a table that has standard deviations."""
+
+
 class Cell(NamedTuple):
-    """A cell that leads to the rows behind it."""
+    """A cell that leads to the rows behind it.
+
+    Attributes:
+        text: The value.
+        href: Where it leads on the page, "" for nowhere.
+        sd: Standard deviation over training seeds, "" where there is one seed.
+        ends: Its interval, such as `54.9 to 61.0`; "" for none.
+    """
 
     text: str
     href: str = ""
+    sd: str = ""
+    ends: str = ""
+
+    def printed(self) -> str:
+        """Return the value with its interval."""
+        return f"{self.text} ({self.ends})" if self.ends else self.text
+
+
+class Entry(NamedTuple):
+    """A row of a table as the page shows it: its cells, and those of each run behind it."""
+
+    cells: list[Cell]
+    runs: list[list[Cell]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +66,9 @@ class Sheet:
     Attributes:
         name: File stem.
         title: What it shows.
-        frame: Text cells; the first `labels` columns are row labels.
+        frame: Text cells, without standard deviations; the first `labels` columns are row labels.
         links: Where each cell of `frame` leads on the page, "" for nowhere.
+        entries: The same cells with standard deviations, and the runs behind each row.
         note: One sentence under the table.
         labels: Number of label columns.
     """
@@ -50,30 +77,76 @@ class Sheet:
     title: str
     frame: pd.DataFrame
     links: pd.DataFrame
+    entries: Sequence[Entry]
     note: str = ""
     labels: int = 1
 
     @classmethod
-    def of(cls, name: str, title: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> "Sheet":
-        """Make a sheet from rows of text or `Cell`; a cell that a row lacks is a dash."""
+    def of(
+        cls,
+        name: str,
+        title: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        runs: Sequence[Sequence[Mapping[str, Any]]] = (),
+        note: str = "",
+        labels: int = 1,
+    ) -> "Sheet":
+        """Make a sheet from rows of text or `Cell`; a cell that a row lacks is a dash.
+
+        Args:
+            name: File stem.
+            title: What it shows.
+            rows: A row per system, or per whatever else the table lists.
+            runs: For each row the rows of the single runs behind it; none where left out. Where
+                there are any, a column `Seeds` counts them; it opens them on the page.
+            note: What stands under it.
+            labels: Number of label columns.
+        """
         columns = list(dict.fromkeys(c for row in rows for c in row))
-        cells = [[_cell(row.get(c, "–")) for c in columns] for row in rows]
-        frame, links = (
-            pd.DataFrame([[cell[i] for cell in row] for row in cells], columns=columns)
-            for i in (0, 1)
+        below = list(runs) or [[] for _ in rows]
+        if any(below) and "Seeds" not in columns:
+            columns.insert(labels, "Seeds")
+            rows = [{"Seeds": str(len(b) or 1)} | r for r, b in zip(rows, below, strict=True)]
+            below = [[{"Seeds": ""} | run for run in own] for own in below]
+        entries = [
+            Entry(_cells(row, columns), [_cells(run, columns) for run in own])
+            for row, own in zip(rows, below, strict=True)
+        ]
+        spread = {i for e in entries for i, cell in enumerate(e.cells) if cell.sd}
+        entries = [
+            Entry([_dashed(c, i in spread) for i, c in enumerate(e.cells)], e.runs) for e in entries
+        ]
+        return cls(
+            name=name,
+            title=title,
+            frame=_frame([[c.printed() for c in e.cells] for e in entries], columns),
+            links=_frame([[c.href for c in e.cells] for e in entries], columns),
+            entries=entries,
+            note=" ".join(part for part in (note, SPREAD if spread else "") if part),
+            labels=labels,
         )
-        return cls(name=name, title=title, frame=frame, links=links, **more)
 
     @property
     def paper(self) -> str:
         """Which of the paper's tables it is, such as `Table 7`; "" for none."""
         return OF_PAPER.get(self.name, "")
 
-    def on_page(self) -> Iterator[list[Cell]]:
+    @property
+    def spread(self) -> list[str]:
+        """The columns with standard deviations."""
+        sds = zip(*([c.sd for c in e.cells] for e in self.entries), strict=True)
+        return [c for c, found in zip(self.frame.columns, sds, strict=True) if any(found)]
+
+    @property
+    def place(self) -> int:
+        """Where the column `Seeds` stands; -1 where there is none."""
+        columns = list(self.frame.columns)
+        return columns.index("Seeds") if "Seeds" in columns else -1
+
+    def on_page(self) -> Iterator[Entry]:
         """Yield the rows that the page shows, the first `PAGE_ROWS`."""
-        rows = zip(self.frame.to_numpy(), self.links.to_numpy(), strict=True)
-        for texts, links in list(rows)[:PAGE_ROWS]:
-            yield [Cell(text, href) for text, href in zip(texts, links, strict=True)]
+        yield from self.entries[:PAGE_ROWS]
 
     @property
     def left_out(self) -> int:
@@ -81,27 +154,38 @@ class Sheet:
         return max(0, len(self.frame) - PAGE_ROWS)
 
     def save(self, folder: Path) -> None:
-        """Write the table as `name.csv`, `name.md` and `name.tex` (booktabs)."""
-        self.frame.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+        """Write the table as `name.csv`, `name.md` and `name.tex` (booktabs).
+
+        The CSV has standard deviations in columns of their own, `... sd`.
+        """
+        self._for_csv().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
         (folder / f"{self.name}.md").write_text(self._markdown(), encoding="utf-8")
-        latex = self.frame.to_latex(
-            index=False,
-            escape=True,
-            caption=self._caption(),
+        latex = table(
+            self._whole(),
+            caption=f"{self._caption()}. {SPREAD}" if self.spread else self._caption(),
             label=f"tab:{self.name}",
-            column_format="l" * self.labels + "r" * (self.frame.shape[1] - self.labels),
+            labels=self.labels,
         )
         (folder / f"{self.name}.tex").write_text(latex, encoding="utf-8")
 
+    def _for_csv(self) -> pd.DataFrame:
+        spread, found = self.spread, {}
+        for i, column in enumerate(self.frame.columns):
+            found[column] = self.frame[column]
+            if column in spread:
+                found[f"{column} sd"] = [e.cells[i].sd for e in self.entries]
+        return pd.DataFrame(found)
+
+    def _whole(self) -> pd.DataFrame:
+        """Return the cells with everything that they hold."""
+        return _frame([[_whole(c) for c in e.cells] for e in self.entries], self.frame.columns)
+
     def _caption(self) -> str:
-        return (
-            f"{self.title} ({self.paper} of the paper, for this study)"
-            if self.paper
-            else (self.title)
-        )
+        named = f"{self.title} ({self.paper} of the paper, for this study)"
+        return named if self.paper else self.title
 
     def _markdown(self) -> str:
-        cells = [list(self.frame.columns), *self.frame.to_numpy().tolist()]
+        cells = [list(self.frame.columns), *self._whole().to_numpy().tolist()]
         lines = ["| " + " | ".join(_in_markdown(c) for c in row) + " |" for row in cells]
         align = [":--"] * self.labels + ["--:"] * (self.frame.shape[1] - self.labels)
         body = "\n".join([lines[0], "|" + "|".join(align) + "|", *lines[1:]])
@@ -121,12 +205,23 @@ def items_link(*, run: str, benchmark: str = "", kind: str = "") -> str:
     return _address("items", {"run": run, "benchmark": benchmark, "kind": kind})
 
 
-def number(row: Any | None, bare: bool = False) -> Cell:
-    """Return a row's value, with its interval unless `bare`, linked to it; a dash for None."""
+def number(row: Any | None, bare: bool = False, seeds: int = 0) -> Cell:
+    """Return a row's value, linked to it; a dash for None.
+
+    With it come its standard deviation over seeds and, unless `bare`, its interval.
+
+    Args:
+        row: A row of `seeds.Seeds`.
+        bare: Leave out the interval.
+        seeds: How many seeds the row's line has, to say where this number has fewer.
+    """
     if row is None:
         return Cell("–")
-    text = interval(row.metric, row.value, row.low, row.high)
-    return Cell(shown(row.metric, row.value) if bare else text, link_of(row))
+    ends = "" if bare or math.isnan(row.low) else ends_of(row.metric, row.low, row.high)
+    sd = spread(row.metric, row.sd) if row.seeds > 1 else ""
+    if row.seeds < seeds:
+        sd = f"{sd or '–'} ({row.seeds} of {seeds} seeds)"
+    return Cell(shown(row.metric, row.value), link_of(row), sd, ends)
 
 
 def link_of(row: Any) -> str:
@@ -143,6 +238,24 @@ def _address(kind: str, wanted: Mapping[str, str]) -> str:
 
 def _cell(value: Any) -> Cell:
     return value if isinstance(value, Cell) else Cell(str(value))
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
+    return [_cell(row.get(c, "–")) for c in columns]
+
+
+def _dashed(cell: Cell, spread: bool) -> Cell:
+    """Give a number the dash of one seed where others of its column have a standard deviation."""
+    return cell._replace(sd="–") if spread and not cell.sd and cell.text != "–" else cell
+
+
+def _whole(cell: Cell) -> str:
+    value = f"{cell.text} ± {cell.sd}" if cell.sd else cell.text
+    return f"{value} ({cell.ends})" if cell.ends else value
+
+
+def _frame(cells: list[list[str]], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(cells, columns=list(columns))
 
 
 def _in_markdown(text: str) -> str:

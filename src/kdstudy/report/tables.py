@@ -1,26 +1,20 @@
 """Every table of a report, and those about systems: what they reach, keep and cost."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import Test, format_p
-from kdstudy.report.sheet import Cell, Sheet, items_link, link_of, number, rows_link
+from kdstudy.analyze.stats import Test, format_p, points
+from kdstudy.report.plot import order_of
+from kdstudy.report.seeds import Seeds
+from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
 from kdstudy.report.tables_of_data import data_sheets
 from kdstudy.report.tables_of_tests import sheets_of_tests
 from kdstudy.report.tables_of_texts import text_sheets
-from kdstudy.report.views import (
-    Numbers,
-    groups_in_order,
-    interval,
-    scope_order,
-    short,
-    with_sft,
-)
-
-__all__ = ["all_sheets", "interval"]
+from kdstudy.report.views import Numbers, scope_order, short, shown, spread
 
 _KINDS = {"distilled": 0, "sft": 1, "teacher": 2, "base": 3}
 _FLOW = {
@@ -47,182 +41,187 @@ def all_sheets(
     Args:
         table: From `results.collect`.
         tests: From `stats.study_tests`.
-        kept: From `rows.against_teacher`.
+        kept: From `items.against_teacher`.
         made: How the study was made.
         seconds: Seconds to generate 1,000 items, by system.
-        examples: From `rows.telling_items`.
-        overlaps: From `rows.overlap_counts`.
+        examples: From `items.telling_items`.
+        overlaps: From `items.overlap_counts`.
         runs: Distilled runs that the item browser can show.
     """
     seconds, made = seconds or {}, made or {}
-    numbers = Numbers(table)
+    seeds = Seeds(table)
     sheets = [
-        systems_sheet(table, numbers, tests, seconds, runs),
-        kept_sheet(kept, runs),
-        cost_sheet(table, numbers, seconds, made),
-        accuracy_sheet(table),
-        flow_sheet(table, numbers, runs),
+        systems_sheet(seeds, tests, seconds, runs),
+        kept_sheet(kept, seeds.names, runs),
+        cost_sheet(seeds, seconds, made),
+        accuracy_sheet(seeds),
+        flow_sheet(seeds, runs),
         *sheets_of_tests(tests),
-        *text_sheets(table, numbers, examples),
-        ablations_sheet(table, numbers),
-        *data_sheets(table, numbers, made, overlaps),
+        *text_sheets(seeds, examples),
+        ablations_sheet(seeds),
+        *data_sheets(table, seeds, made, overlaps),
     ]
     return {s.name: s for s in sheets if len(s.frame)}
 
 
 def systems_sheet(
-    table: pd.DataFrame,
-    numbers: Numbers,
-    tests: Sequence[Test],
-    seconds: Mapping[str, float],
-    runs: Collection[str],
+    seeds: Seeds, tests: Sequence[Test], seconds: Mapping[str, float], runs: Collection[str]
 ) -> Sheet:
     """Return the short table of systems, means over benchmarks, best first within each kind."""
-    adjusted = {t.subject: t for t in tests if t.table == "paired" and t.scope == AVERAGE}
-    compared = _teachers(table)
-    rows = []
-    for r in _ranked(table).itertuples():
-        test, teacher = adjusted.get(r.system), r.teacher or compared.get(r.system, "")
-        browse = items_link(run=r.system) if r.system in runs else rows_link(system=r.system)
-        rows.append(
-            {
-                "System": Cell(r.system, browse),
-                "Parameters": _parameters(r.parameters),
-                "Accuracy": number(r),
-                "Gain over SFT": number(numbers.row(r.system, "gain")),
-                "Holm p": format_p(test.p_adjusted) if test else "–",
-                "Agrees": number(numbers.row(r.system, "agreement", AVERAGE, teacher), bare=True),
-                "Possible": _possible(numbers, r.system, teacher),
-                "Steps": _bare(numbers, r.system, "fidelity_steps", teacher),
-                "BLEU": _bare(numbers, r.system, "bleu_corpus", teacher),
-                "Parsed": _bare(numbers, r.system, "parse_rate"),
-                "s/1,000": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
-            }
-        )
-    note = (
-        "Means over benchmarks, 95% intervals in brackets; gains in points. Holm p: exact McNemar "
-        "on all items, corrected over the main grid. Agrees, steps (shared steps of reasoning) and "
-        "BLEU: with the teacher; possible: the agreement that the two accuracies force and allow. "
-        "Parsed: answers found. s/1,000: seconds to generate 1,000 items."
-    )
-    return Sheet.of("systems", "Systems", rows, note=note)
+    average = [t for t in tests if t.scope == AVERAGE]
+    adjusted = {
+        t.subject: t for table in ("paired", "student") for t in average if t.table == table
+    }
+    compared, seconds = _teachers(seeds), _mean_over_seeds(seconds, seeds.names)
 
-
-def kept_sheet(kept: pd.DataFrame | None, runs: Collection[str]) -> Sheet:
-    """Return what each distilled run kept of its teacher's right answers, and what it added."""
-    rows = [
-        {
-            "System": Cell(r.system, items_link(run=r.system) if r.system in runs else ""),
-            "Teacher": r.teacher,
-            "Items": f"{r.items:,}",
-            "Kept": f"{100 * r.kept / r.items:.1f}%",
-            "Lost": f"{100 * r.lost / r.items:.1f}%",
-            "Gained": f"{100 * r.gained / r.items:.1f}%",
-            "Kept of the teacher's": f"{100 * r.kept / (r.kept + r.lost):.1f}%"
-            if r.kept + r.lost
-            else "–",
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        teacher = r.teacher or compared.get(r.system, "")
+        gain = number(numbers.row(r.system, "gain"), seeds=r.seeds)
+        test = adjusted.get(r.system)
+        if test and r.seeds > 1 and not math.isnan(test.low):
+            gain = gain._replace(ends=f"{points(test.low)} to {points(test.high)}")
+        pair = numbers.row(r.system, "agreement", AVERAGE, teacher)
+        return {
+            "System": Cell(r.system, _texts_of(r.system, runs)),
+            "Accuracy": number(r),
+            "Gain over SFT": gain,
+            "Holm p": format_p(test.p_adjusted) if test else "–",
+            "Agrees": number(pair, bare=True, seeds=r.seeds),
+            "Possible": _possible(numbers, r.system, teacher),
+            "Steps": _bare(numbers, r, "fidelity_steps", teacher),
+            "BLEU": _bare(numbers, r, "bleu_corpus", teacher),
+            "Parsed": _bare(numbers, r, "parse_rate"),
+            "Parameters": _parameters(r.parameters),
+            "s/1,000": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
         }
-        for r in (kept.itertuples() if kept is not None else ())
+
+    note = (
+        "Means over benchmarks, 95% intervals over items in brackets; gains in points. Holm p: of "
+        "the gain, over items and the seeds there are, corrected over the main grid. Agrees, "
+        "steps (shared steps of reasoning) and BLEU: with the teacher; possible: the agreement "
+        "that the two accuracies force and allow. Parsed: answers found. s/1,000: seconds to "
+        "generate 1,000 items."
+    )
+    lines = seeds.lines(_ranked(seeds.means), line)
+    return Sheet.of("systems", "Systems", **lines, note=note)
+
+
+def kept_sheet(kept: pd.DataFrame | None, names: Mapping[str, str], runs: Collection[str]) -> Sheet:
+    """Return what each distilled system kept of its teacher's right answers, and what it added."""
+    rows = pd.DataFrame(columns=["system", "kept"]) if kept is None else kept
+    parts = dict(iter(rows.groupby(rows.system.map(names), sort=False)))
+    parts = dict(sorted(parts.items(), key=lambda part: -part[1].kept.mean()))
+    several = any(len(part) > 1 for part in parts.values())
+    lines = [_kept(name, part, runs, several) for name, part in parts.items()]
+    below = [
+        [_kept(run, own, runs, several) for run, own in part.groupby("system")]
+        if len(part) > 1
+        else []
+        for part in parts.values()
     ]
     note = (
         "Shares of all items of all benchmarks. Kept: teacher and student right; lost: only the "
         "teacher; gained: only the student."
     )
     title = "Items that students kept, lost and gained against their teachers"
-    return Sheet.of("kept", title, rows, note=note, labels=2)
+    return Sheet.of("kept", title, lines, runs=below, note=note, labels=2)
 
 
-def cost_sheet(
-    table: pd.DataFrame, numbers: Numbers, seconds: Mapping[str, float], made: Mapping[str, Any]
-) -> Sheet:
+def cost_sheet(seeds: Seeds, seconds: Mapping[str, float], made: Mapping[str, Any]) -> Sheet:
     """Return size and time of each system, and memory where a stage has recorded it."""
-    sizes = dict(zip(table.system, table.parameters, strict=True))
-    training = {r["system"]: r for r in made.get("training") or ()}
-    rows = []
-    for r in _ranked(table).itertuples():
-        trained = training.get(r.system, {})
+    sizes = dict(zip(seeds.means.system, seeds.means.parameters, strict=True))
+    trained = {r["system"]: r["seconds"] for r in made.get("training") or () if "seconds" in r}
+    peaks = {r["system"]: r.get("peak_memory_gib") for r in made.get("training") or ()}
+    peaks = {system: peak for system, peak in peaks.items() if peak is not None}
+    seconds, trained, peaks = (
+        _mean_over_seeds(found, seeds.names) for found in (seconds, trained, peaks)
+    )
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         large = sizes.get(r.teacher)
         share = "–" if pd.isna(large) or pd.isna(r.parameters) else f"{r.parameters / large:.0%}"
         row = {
             "System": Cell(r.system, rows_link(system=r.system)),
             "Parameters": _parameters(r.parameters),
             "Of its teacher's": share,
-            "Tokens per text": _bare(numbers, r.system, "tokens"),
-            "Seconds per 1,000 items": f"{seconds[r.system]:.1f}" if r.system in seconds else "–",
-            "Training seconds": f"{trained['seconds']:,.0f}" if "seconds" in trained else "–",
+            "Tokens per text": _bare(numbers, r, "tokens"),
+            "Seconds per 1,000 items": _known("{:.1f}", seconds, r.system),
+            "Training seconds": _known("{:,.0f}", trained, r.system),
         }
-        if any(t.get("peak_memory_gib") is not None for t in training.values()):
-            peak = trained.get("peak_memory_gib")
-            row["Peak training memory (GiB)"] = "–" if peak is None else f"{peak:.2f}"
-        rows.append(row)
-    note = "Memory: the most that training took, of the GPU if it used one, else of its process."
-    return Sheet.of("cost", "Cost: size, length of texts, time and memory", rows, note=note)
+        peak = {"Peak training memory (GiB)": _known("{:.2f}", peaks, r.system)}
+        return row | (peak if peaks else {})
+
+    note = (
+        "Memory: the most that training took, of the GPU if it used one, else of its process. "
+        "Means over seeds where a system has several."
+    )
+    title = "Cost: size, length of texts, time and memory"
+    return Sheet.of("cost", title, **seeds.lines(_ranked(seeds.means), line), note=note)
 
 
-def accuracy_sheet(table: pd.DataFrame) -> Sheet:
+def accuracy_sheet(seeds: Seeds) -> Sheet:
     """Return accuracy by teacher, student and method, in percent."""
-    rows = with_sft(table, "accuracy")
+    rows = seeds.means[(seeds.means.metric == "accuracy") & (seeds.means.ablation == "")]
     names = scope_order(rows.benchmark)
-    others = table[table.kind.isin(["teacher", "base"]) & (table.metric == "accuracy")]
-    sft = rows[rows.kind == "sft"].drop_duplicates(["student", "seed", "benchmark"])
-    lines = [("–", r, "base", part) for r, part in _by(others, "base", "model")]
-    lines += [("–", r, "SFT", part) for r, part in _by(others, "teacher", "model")]
-    lines += [("–", r, "SFT", part) for r, part in _by(sft, "sft", "student")]
-    distilled = rows[rows.kind == "distilled"]
-    for teacher in sorted(distilled.teacher.unique()):
-        of_teacher = distilled[distilled.teacher == teacher]
-        for group in groups_in_order(of_teacher):
-            part = of_teacher[of_teacher.group == group]
-            for line in dict.fromkeys(part.line):
-                run = part[part.line == line]
-                lines.append((short(teacher), part.student.iloc[0], line, run))
-    printed = []
-    for teacher, student, method, run in lines:
-        cells = {r.benchmark: Cell(f"{100 * r.value:.1f}", link_of(r)) for r in run.itertuples()}
-        labels = {"Teacher": teacher, "Student": student, "Method": method}
-        printed.append(labels | {b: cells.get(b, "–") for b in names})
+    # Of each system the row with most runs behind it.
+    whole = rows.sort_values("seeds", ascending=False, kind="stable").drop_duplicates("system")
+    whole = whole.assign(
+        rank=whole.kind.map(["base", "teacher", "sft", "distilled"].index),
+        place=whole.method.map(order_of),
+    ).sort_values(["rank", "teacher", "parameters", "model", "place", "system"])
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        method = {"base": "base", "distilled": r.method}.get(r.kind, "SFT")
+        method += "" if numbers is seeds.numbers else f" · seed {r.seed}"
+        found = {b: numbers.row(r.system, "accuracy", b) for b in names}
+        labels = {"Teacher": short(r.teacher) or "–", "Student": r.model, "Method": method}
+        return labels | {b: _percent(row, r.seeds) for b, row in found.items()}
+
+    lines = seeds.lines(whole, line, labels=3)
     title = "Accuracy in percent, by teacher, student and method"
-    return Sheet.of("table7", title, printed, labels=3)
+    return Sheet.of("table7", title, **lines, labels=3)
 
 
-def flow_sheet(table: pd.DataFrame, numbers: Numbers, runs: Collection[str]) -> Sheet:
-    """Return, per distilled run, which share of items distillation made right and wrong."""
+def flow_sheet(seeds: Seeds, runs: Collection[str]) -> Sheet:
+    """Return, per distilled system, which share of items distillation made right and wrong."""
     kinds = {"newly_right": "gained", "newly_wrong": "lost"}
-    rows = []
-    for r in _ranked(table[table.kind == "distilled"]).itertuples():
-        cells = {}
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        cells: dict[str, Any] = {"System": Cell(r.system, rows_link(system=r.system))}
         for metric, name in _FLOW.items():
-            cell = number(
-                numbers.row(r.system, metric), bare=metric in ("kept_right", "still_wrong")
-            )
+            bare = metric in ("kept_right", "still_wrong")
+            cell = number(numbers.row(r.system, metric), bare=bare, seeds=r.seeds)
             if metric in kinds and r.system in runs and cell.href:
                 cell = cell._replace(href=items_link(run=r.system, kind=kinds[metric]))
             cells[name] = cell
-        if any(cell.href for cell in cells.values()):
-            rows.append({"System": Cell(r.system, rows_link(system=r.system))} | cells)
+        return cells
+
+    found = _ranked(seeds.means[seeds.means.kind == "distilled"])
+    known = found.system.map(lambda s: seeds.numbers.row(s, "kept_right") is not None).astype(bool)
     title = "Items by what distillation did to them: right or wrong under SFT, and after"
     note = "Shares of items, means over benchmarks, against the student's own SFT run."
-    return Sheet.of("flow", title, rows, note=note)
+    return Sheet.of("flow", title, **seeds.lines(found[known], line), note=note)
 
 
-def ablations_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
-    """Return every ablation run: accuracy, parse rate and repetition on the average."""
-    runs = table[(table.ablation != "") & (table.metric == "accuracy")]
-    runs = runs[runs.benchmark == AVERAGE].sort_values(["ablation", "student", "method", "system"])
-    rows = [
-        {
+def ablations_sheet(seeds: Seeds) -> Sheet:
+    """Return every ablation: accuracy, parse rate and repetition on the average."""
+    rows = seeds.means[(seeds.means.ablation != "") & (seeds.means.metric == "accuracy")]
+    rows = rows[rows.benchmark == AVERAGE].sort_values(["ablation", "student", "method", "system"])
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        return {
             "Ablation": r.ablation.replace("_", " "),
             "System": Cell(r.system, rows_link(system=r.system)),
             "τ": f"{r.temperature:g}",
             "σ": f"{r.noise:g}",
             "Accuracy": number(r),
-            "Gain over SFT": number(numbers.row(r.system, "gain")),
-            "Parsed": _bare(numbers, r.system, "parse_rate"),
-            "Repetition": _bare(numbers, r.system, "repetition"),
+            "Gain over SFT": number(numbers.row(r.system, "gain"), seeds=r.seeds),
+            "Parsed": _bare(numbers, r, "parse_rate"),
+            "Repetition": _bare(numbers, r, "repetition"),
         }
-        for r in runs.itertuples()
-    ]
-    return Sheet.of("ablations", "Ablation runs, means over benchmarks", rows, labels=2)
+
+    title = "Ablation runs, means over benchmarks"
+    return Sheet.of("ablations", title, **seeds.lines(rows, line, labels=2), labels=2)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
@@ -233,15 +232,62 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["rank", "value", "system"], ascending=[True, False, True])
 
 
-def _bare(numbers: Numbers, system: str, metric: str, reference: str = "") -> Cell:
-    return number(numbers.row(system, metric, AVERAGE, reference), bare=True)
+def _bare(numbers: Numbers, r: Any, metric: str, reference: str = "") -> Cell:
+    row = numbers.row(r.system, metric, AVERAGE, reference)
+    return number(row, bare=True, seeds=r.seeds)
 
 
-def _teachers(table: pd.DataFrame) -> dict[str, str]:
+def _texts_of(system: str, runs: Collection[str]) -> str:
+    """Return where a system's name leads: to the texts of a run, to the rows of several."""
+    return items_link(run=system) if system in runs else rows_link(system=system)
+
+
+def _kept(name: str, part: pd.DataFrame, runs: Collection[str], several: bool) -> dict[str, Any]:
+    """Return the shares of a run, or their means over the runs of a system."""
+    shares = {
+        "Kept": part.kept / part["items"],
+        "Lost": part.lost / part["items"],
+        "Gained": part.gained / part["items"],
+        "Kept of the teacher's": part.kept / (part.kept + part.lost).replace(0, math.nan),
+    }
+    head = {"System": Cell(name, _texts_of(name, runs)), "Teacher": part.teacher.iloc[0]}
+    head |= {"Seeds": str(len(part)) if name != part.system.iloc[0] else ""} if several else {}
+    head |= {"Items": f"{part['items'].iloc[0]:,}"}
+    return head | {
+        what: Cell(
+            shown("agreement", share.mean()),
+            sd="" if math.isnan(share.std()) else spread("agreement", share.std()),
+        )
+        for what, share in shares.items()
+    }
+
+
+def _known(form: str, values: Mapping[str, float], system: str) -> str:
+    return form.format(values[system]) if system in values else "–"
+
+
+def _mean_over_seeds(values: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    """Return the values by run, and their means by system."""
+    found: dict[str, list[float]] = {}
+    for run, value in values.items():
+        found.setdefault(names.get(run, run), []).append(value)
+    return {**values, **{system: sum(own) / len(own) for system, own in found.items()}}
+
+
+def _percent(row: Any | None, seeds: int) -> Cell:
+    """Return an accuracy without its sign: the whole table is in percent."""
+    cell = number(row, bare=True, seeds=seeds)
+    return cell._replace(text=cell.text.rstrip("%"))
+
+
+def _teachers(seeds: Seeds) -> dict[str, str]:
     """Return the teacher that each SFT run was compared with, where there was one."""
-    rows = table[(table.kind == "sft") & (table.metric == "agreement")]
-    by_system = rows.groupby("system").reference.unique()
-    return {str(s): str(found[0]) for s, found in by_system.items() if len(found) == 1}
+    found = {}
+    for table in (seeds.runs, seeds.means):
+        rows = table[(table.kind == "sft") & (table.metric == "agreement")]
+        by_system = rows.groupby("system").reference.unique()
+        found |= {str(s): str(refs[0]) for s, refs in by_system.items() if len(refs) == 1}
+    return found
 
 
 def _possible(numbers: Numbers, system: str, reference: str) -> Cell:
@@ -262,8 +308,3 @@ def _parameters(count: object) -> str:
         if int(count) >= size:
             return f"{int(count) / size:.3g}{unit}"
     return str(count)
-
-
-def _by(rows: pd.DataFrame, kind: str, name: str) -> list[tuple[str, pd.DataFrame]]:
-    part = rows[rows.kind == kind]
-    return [(n, g) for (_, n), g in part.groupby(["parameters", name], dropna=False)]

@@ -9,6 +9,7 @@ from kdstudy.analyze.measures import GROUPS
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.records import OVERLAPS
 from kdstudy.report.alarms import alarms
+from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, number, rows_link
 from kdstudy.report.views import Numbers
 
@@ -28,36 +29,48 @@ _SIGNS = {
 
 def data_sheets(
     table: pd.DataFrame,
-    numbers: Numbers,
+    seeds: Seeds,
     made: Mapping[str, Any],
     overlaps: pd.DataFrame | None,
 ) -> list[Sheet]:
     """Return every table about the data; those without rows are empty."""
     return [
-        collapse_sheet(table, numbers, made),
+        collapse_sheet(table, seeds, made),
         contamination_sheet(overlaps),
-        apart_sheet(table, numbers),
+        apart_sheet(seeds),
         sizes_sheet(table, made),
     ]
 
 
-def collapse_sheet(table: pd.DataFrame, numbers: Numbers, made: Mapping[str, Any]) -> Sheet:
-    """Return the signs of collapse of every system, those that raise an alarm first."""
-    raised = {a.system: a.reasons for a in alarms(table, numbers, made.get("training") or ())}
-    systems = table[(table.metric == "tokens") & (table.benchmark == AVERAGE)].system
-    rows = [
-        {
-            "System": Cell(system, rows_link(system=system)),
-            "Alarm": "; ".join(raised.get(system, ())) or "none",
-            **{n: number(numbers.row(system, m), bare=True) for m, n in _SIGNS.items()},
+def collapse_sheet(table: pd.DataFrame, seeds: Seeds, made: Mapping[str, Any]) -> Sheet:
+    """Return the signs of collapse of every system, those that raise an alarm first.
+
+    Each run is judged for itself: a mean would hide one collapsed seed.
+    """
+    found = alarms(table, Numbers(table), made.get("training") or ())
+    raised: dict[str, list[str]] = {}
+    for alarm in found:
+        reasons = "; ".join(alarm.reasons)
+        raised[alarm.system] = [reasons]
+        if (name := seeds.names.get(alarm.system, alarm.system)) != alarm.system:
+            raised.setdefault(name, []).append(f"{_tail(alarm.system, name)}: {reasons}")
+    rows = seeds.means[(seeds.means.metric == "tokens") & (seeds.means.benchmark == AVERAGE)]
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        signs = {m: numbers.row(r.system, m) for m in _SIGNS}
+        return {
+            "System": Cell(r.system, rows_link(system=r.system)),
+            "Alarm": "; ".join(raised.get(r.system, ())) or "none",
+            **{n: number(signs[m], bare=True, seeds=r.seeds) for m, n in _SIGNS.items()},
         }
-        for system in sorted(systems, key=lambda s: s not in raised)
-    ]
+
     note = (
         "Means over benchmarks. Repetition: share of a text's word 4-grams that it holds before "
         "(seq-rep-4). Base models raise no alarm: nobody trained them."
     )
-    return Sheet.of("collapse", "Length, repetition and parse rate", rows, note=note, labels=2)
+    rows = rows.sort_values("system", key=lambda s: ~s.isin(raised.keys()), kind="stable")
+    title = "Length, repetition and parse rate"
+    return Sheet.of("collapse", title, **seeds.lines(rows, line, labels=2), note=note, labels=2)
 
 
 def contamination_sheet(overlaps: pd.DataFrame | None) -> Sheet:
@@ -74,25 +87,26 @@ def contamination_sheet(overlaps: pd.DataFrame | None) -> Sheet:
     return Sheet.of("contamination", title, rows)
 
 
-def apart_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
+def apart_sheet(seeds: Seeds) -> Sheet:
     """Return accuracy and gain on clean, renumbered and contaminated items apart."""
     wanted = [f"accuracy_{g}" for g in GROUPS if g != "clean"]
-    rows = table[table.metric.isin(wanted) & (table.benchmark != AVERAGE)]
-    rows = rows.drop_duplicates(["system", "benchmark"])
-    found = []
-    for r in rows.itertuples():
+    rows = seeds.means[seeds.means.metric.isin(wanted) & (seeds.means.benchmark != AVERAGE)]
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         row = {"System": Cell(r.system, rows_link(system=r.system)), "Benchmark": r.benchmark}
         for what in ("accuracy", "gain"):
             for group in GROUPS:
-                found_row = numbers.row(r.system, f"{what}_{group}", r.benchmark)
-                row[f"{what.capitalize()}, {group}"] = number(found_row, bare=True)
-        found.append(row)
+                found = numbers.row(r.system, f"{what}_{group}", r.benchmark)
+                row[f"{what.capitalize()}, {group}"] = number(found, bare=True, seeds=r.seeds)
+        return row
+
     note = (
         "Renumbered: the corpus holds the question with other numbers. Gains in points over SFT. "
         "A group may have few items: each number leads to its interval and n."
     )
     title = "Accuracy and gain on clean, renumbered and contaminated items"
-    return Sheet.of("apart", title, found, note=note, labels=2)
+    lines = seeds.lines(rows.drop_duplicates(["system", "benchmark"]), line, labels=2)
+    return Sheet.of("apart", title, **lines, note=note, labels=2)
 
 
 def sizes_sheet(table: pd.DataFrame, made: Mapping[str, Any]) -> Sheet:
@@ -108,6 +122,11 @@ def sizes_sheet(table: pd.DataFrame, made: Mapping[str, Any]) -> Sheet:
     known = dict(zip(tested.benchmark, tested.n.astype(int), strict=True)) | known
     rows += [_sizes(b, "–", "–", f"{n:,}") for b, n in sorted(known.items()) if n is not None]
     return Sheet.of("table6", "Rows to learn from, to validate on and to test on", rows)
+
+
+def _tail(run: str, system: str) -> str:
+    """Return what a run's label says beyond its system's, such as `seed=1`."""
+    return run.removeprefix(system).strip("/") or run
 
 
 def _sizes(name: str, *counts: str) -> dict[str, str]:

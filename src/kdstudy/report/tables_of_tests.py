@@ -1,6 +1,7 @@
 """Tables of tests: the paper's Tables 1-5 for this study, and the sound ones beside them."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from kdstudy.analyze.results import AVERAGE
@@ -17,6 +18,7 @@ PAPER_TITLES = {
     "5": "Gain against fidelity to the teacher, pooled over runs",
 }
 _METRICS = {"1": "gain", "2": "accuracy", "3": "gain", "4": "agreement", "5": "bleu_corpus"}
+_SEED = re.compile(r"/seed=\d+$")
 _SHARES = {"Friedman test", "repeated-measures ANOVA"}
 _DEPENDS = {
     "all runs (the paper's)": "Spearman rank correlation",
@@ -67,26 +69,47 @@ def gain_sheet(tests: Sequence[Test]) -> Sheet:
 
 
 def paired_sheet(tests: Sequence[Test]) -> Sheet:
-    """Return every distilled system against its own SFT run, the averages first."""
-    found = sorted(_of(tests, "paired"), key=lambda t: t.scope != AVERAGE)
-    rows = [
-        {
-            "System": t.subject,
-            "Benchmark": t.scope,
-            "Gain": Cell(
-                points(t.estimate),
-                rows_link(system=t.subject, benchmark=t.scope, metric="gain"),
-            ),
-            "95% interval": _ends(t, points),
-            "Items that changed": "–" if math.isnan(t.statistic) else f"{t.statistic:.0f}",
-            "p": format_p(t.p),
-            "Holm p": format_p(t.p_adjusted),
-            "Items": str(t.n),
-        }
-        for t in found
-    ]
-    title = "Gain over the student's own SFT run in points: exact McNemar, paired by item"
-    return Sheet.of("paired", title, rows, labels=2)
+    """Return every distilled system against SFT on its student, the averages first.
+
+    A system with several seeds is one row, its runs below it.
+    """
+    own = {(t.subject, t.scope): t for t in tests if t.table == "student"}
+    runs: dict[tuple[str, str], list[Test]] = {}
+    for t in _of(tests, "paired"):
+        system = _SEED.sub("", t.subject)
+        name = system if (system, t.scope) in own else t.subject
+        runs.setdefault((name, t.scope), []).append(t)
+    keys = sorted({**own, **runs}, key=lambda key: key[1] != AVERAGE)
+    rows, below = [], []
+    for key in keys:
+        single = runs.get(key, [])
+        alone = single[0] if len(single) == 1 else None
+        rows.append(_over_sft(own.get(key) or single[0], alone))
+        below.append([_over_sft(t, t) for t in single] if key in own and alone is None else [])
+    note = (
+        "Paired by item. Where a system has several seeds, items and seeds of this student are "
+        "the units; with one seed its p is that of all flips of items (mid-p), of a single run "
+        "and of ablations exact McNemar's. Nothing is said of other students."
+    )
+    title = "Gain over SFT on the same student in points"
+    return Sheet.of("paired", title, rows, runs=below, note=note, labels=2)
+
+
+def _over_sft(test: Test, run: Test | None) -> dict[str, str | Cell]:
+    """Return a row of a test; how many items changed is known of one run."""
+    changed = "–" if run is None or math.isnan(run.statistic) else f"{run.statistic:.0f}"
+    seeds = f"{test.clusters} seeds, items" if test.clusters < test.n else "items"
+    return {
+        "System": test.subject,
+        "Benchmark": test.scope,
+        "Gain": _linked(test, points, "gain"),
+        "95% interval": _ends(test, points),
+        "Items that changed": changed,
+        "p": format_p(test.p),
+        "Holm p": format_p(test.p_adjusted),
+        "Items": str(test.n),
+        "Units": seeds,
+    }
 
 
 def paper_sheet(tests: Sequence[Test], number: str) -> Sheet:
@@ -173,8 +196,12 @@ def methods_sheet(tests: Sequence[Test]) -> Sheet:
         }
         for t in sorted(_of(tests, "methods"), key=lambda t: t.scope != AVERAGE)
     ]
-    title = "Differences between methods in points, paired by item over matched runs"
-    return Sheet.of("methods", title, rows, labels=2)
+    title = "Differences between methods, SFT among them, in points, paired by item"
+    note = (
+        "Over the students and teachers that both have, taken as they are: for other items and, "
+        "where there are several, other seeds. SFT is without a teacher."
+    )
+    return Sheet.of("methods", title, rows, note=note, labels=2)
 
 
 def _of(tests: Sequence[Test], table: str) -> list[Test]:

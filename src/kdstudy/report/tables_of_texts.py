@@ -1,11 +1,13 @@
 """Tables about answers and texts side by side: agreement, fidelity, tokens, ROUGE-L, Table 9."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kdstudy.analyze.measures import HELD_OUT
 from kdstudy.analyze.results import AVERAGE
+from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
 from kdstudy.report.views import Numbers, scope_order, shown
 
@@ -28,108 +30,113 @@ _LIKENESS = {
 }
 
 
-def text_sheets(
-    table: pd.DataFrame, numbers: Numbers, examples: Sequence[Mapping[str, str]]
-) -> list[Sheet]:
+def text_sheets(seeds: Seeds, examples: Sequence[Mapping[str, str]]) -> list[Sheet]:
     """Return every table about answers and texts; those without rows are empty."""
     return [
-        pairs_sheet(table, numbers),
-        likeness_sheet(table, numbers),
-        tokens_sheet(table, numbers),
-        instruct_sheet(table, numbers),
+        pairs_sheet(seeds),
+        likeness_sheet(seeds),
+        tokens_sheet(seeds),
+        instruct_sheet(seeds),
         examples_sheet(examples),
     ]
 
 
-def pairs_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
+def pairs_sheet(seeds: Seeds) -> Sheet:
     """Return agreement of every compared pair with what the accuracies force, averages first."""
-    rows = []
-    for r in _averages_first(table[table.metric == "agreement"]).itertuples():
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         where = (r.benchmark, r.reference)
         ends = [numbers.row(r.system, f"agreement_{b}_bound", *where) for b in ("lower", "upper")]
         possible = " to ".join(shown("agreement", e.value) if e else "–" for e in ends)
         link = rows_link(system=r.system, benchmark=r.benchmark, reference=r.reference)
-        rows.append(
-            {
-                "System": r.system,
-                "Against": r.reference,
-                "Benchmark": r.benchmark,
-                "Agreement": number(r),
-                "Possible": Cell(possible, link),
-                "Kappa": number(numbers.row(r.system, "kappa", *where)),
-                "Where both wrong": number(numbers.row(r.system, "agreement_both_wrong", *where)),
-            }
-        )
-    note = (
-        "Possible: what the two accuracies force and allow. Kappa: agreement beyond accident. The "
-        "teacher is the reference, or the student's own SFT run (self-agreement)."
-    )
-    return Sheet.of("pairs", "Agreement of every compared pair", rows, note=note, labels=3)
-
-
-def likeness_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
-    """Return how alike the texts of every compared pair are, averages first."""
-    rows = [
-        {
+        return {
             "System": r.system,
             "Against": r.reference,
             "Benchmark": r.benchmark,
-            "Corpus BLEU": number(r),
-            **{
-                name: number(
-                    numbers.row(r.system, metric, r.benchmark, r.reference),
-                    bare=metric in ("fidelity_rouge_l", "bleu_sentence"),
-                )
-                for metric, name in _LIKENESS.items()
-            },
+            "Agreement": number(r),
+            "Possible": Cell(possible, link),
+            "Kappa": number(numbers.row(r.system, "kappa", *where), seeds=r.seeds),
+            "Where both wrong": number(
+                numbers.row(r.system, "agreement_both_wrong", *where), seeds=r.seeds
+            ),
         }
-        for r in _averages_first(table[table.metric == "bleu_corpus"]).itertuples()
-    ]
+
+    note = (
+        "Possible: what the two accuracies force and allow. Kappa: agreement beyond accident; – "
+        "where both give one and the same answer to every item. The teacher is the reference, or "
+        "the student's own SFT run (self-agreement)."
+    )
+    found = seeds.lines(_averages_first(seeds.means, "agreement"), line, labels=3)
+    return Sheet.of("pairs", "Agreement of every compared pair", **found, note=note, labels=3)
+
+
+def likeness_sheet(seeds: Seeds) -> Sheet:
+    """Return how alike the texts of every compared pair are, averages first."""
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        cells = {
+            name: number(
+                numbers.row(r.system, metric, r.benchmark, r.reference),
+                bare=metric in ("fidelity_rouge_l", "bleu_sentence"),
+                seeds=r.seeds,
+            )
+            for metric, name in _LIKENESS.items()
+        }
+        labels = {"System": r.system, "Against": r.reference, "Benchmark": r.benchmark}
+        return labels | {"Corpus BLEU": number(r)} | cells
+
     note = (
         "Shared steps: equations and statements that both texts make, in order. ROUGE-L and BLEU "
         "run from 0 to 100. Same answer: over the items on which the two agree."
     )
     title = "Fidelity of the text of every compared pair"
-    return Sheet.of("likeness", title, rows, note=note, labels=3)
+    found = seeds.lines(_averages_first(seeds.means, "bleu_corpus"), line, labels=3)
+    return Sheet.of("likeness", title, **found, note=note, labels=3)
 
 
-def tokens_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
+def tokens_sheet(seeds: Seeds) -> Sheet:
     """Return token-level fidelity on held-out text, one row per pair."""
-    pairs = table[(table.benchmark == HELD_OUT) & (table.metric == "token_top1")]
-    rows = [
-        {
-            "System": r.system,
-            "Teacher": r.reference,
-            **{
-                name: number(
-                    numbers.row(r.system, metric, HELD_OUT, r.reference),
-                    bare="entropy" in metric or "ece" in metric,
-                )
-                for metric, name in _TOKENS.items()
-            },
-            "Texts": f"{r.n:,}",
+    pairs = seeds.means[seeds.means.benchmark == HELD_OUT]
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        cells = {
+            name: number(
+                numbers.row(r.system, metric, HELD_OUT, r.reference),
+                bare="entropy" in metric or "ece" in metric,
+                seeds=r.seeds,
+            )
+            for metric, name in _TOKENS.items()
         }
-        for r in pairs.itertuples()
-    ]
+        return {"System": r.system, "Teacher": r.reference, **cells, "Texts": f"{r.n:,}"}
+
     note = (
         "On the corpus's validation rows; divergences and cross-entropies in nats per token, "
         "intervals over texts. Calibration error: expected calibration error of the next token."
     )
     title = "Token by token on held-out text"
-    return Sheet.of("tokens", title, rows, note=note, labels=2)
+    found = seeds.lines(pairs[pairs.metric == "token_top1"], line, labels=2)
+    return Sheet.of("tokens", title, **found, note=note, labels=2)
 
 
-def instruct_sheet(table: pd.DataFrame, numbers: Numbers) -> Sheet:
+def instruct_sheet(seeds: Seeds) -> Sheet:
     """Return ROUGE-L with the references, per benchmark of free texts."""
-    rows = []
-    for r in table[(table.metric == "rouge_l") & (table.benchmark != AVERAGE)].itertuples():
+    rows = seeds.means[seeds.means.metric == "rouge_l"]
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         gain = numbers.row(r.system, "rouge_l_gain", r.benchmark)
-        row = {"System": r.system, "Benchmark": r.benchmark, "ROUGE-L": number(r)}
         cut = numbers.row(r.system, "truncated_rate", r.benchmark)
-        more = {"Points over SFT": number(gain), "Cut": number(cut, bare=True), "Items": str(r.n)}
-        rows.append(row | more)
+        return {
+            "System": r.system,
+            "Benchmark": r.benchmark,
+            "ROUGE-L": number(r),
+            "Points over SFT": number(gain, seeds=r.seeds),
+            "Cut": number(cut, bare=True),
+            "Items": str(r.n),
+        }
+
     title = "Instruction following: ROUGE-L (0-100) with the closest reference"
-    return Sheet.of("instruct", title, rows, labels=2)
+    found = seeds.lines(rows[rows.benchmark != AVERAGE], line, labels=2)
+    return Sheet.of("instruct", title, **found, labels=2)
 
 
 def examples_sheet(examples: Sequence[Mapping[str, str]]) -> Sheet:
@@ -154,6 +161,7 @@ def examples_sheet(examples: Sequence[Mapping[str, str]]) -> Sheet:
     return Sheet.of("table9", title, rows, labels=5)
 
 
-def _averages_first(rows: pd.DataFrame) -> pd.DataFrame:
+def _averages_first(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    rows = table[table.metric == metric]
     order = {b: i for i, b in enumerate(reversed(scope_order(rows.benchmark)))}
     return rows.sort_values("benchmark", key=lambda b: b.map(order), kind="stable")

@@ -15,7 +15,7 @@ OVER_SFT = {
     *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
     *("kept_right", "newly_right", "newly_wrong", "still_wrong"),
 }
-"""Metrics of a distilled run whose reference is its own SFT run."""
+"""Metrics of a distilled run whose reference is the SFT run of its student and seed."""
 
 _SIGNED = {
     *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
@@ -75,12 +75,13 @@ def main_grid(table: Table, metric: str | Sequence[str]) -> Table:
 
 
 def with_sft(table: Table, metric: str) -> Table:
-    """Return distilled rows of the main grid and, per teacher, the student's SFT row."""
+    """Return distilled rows of the main grid and, once per teacher, the student's SFT row."""
     rows = table[(table.kind == "distilled") & (table.ablation == "") & (table.metric == metric)]
     sft = table[(table.kind == "sft") & (table.metric == metric) & (table.reference == "")]
     pairs = rows[["student", "teacher"]].drop_duplicates()
     pairs = pairs if len(pairs) else sft[["student", "teacher"]].drop_duplicates()
-    before = sft.drop(columns="teacher").merge(pairs, on="student")
+    before = sft.drop(columns="teacher").merge(pairs, on="student", how="left")
+    before["teacher"] = before.teacher.fillna("")
     return labelled(pd.concat([before, rows], ignore_index=True))
 
 
@@ -113,10 +114,9 @@ def labelled(rows: Table) -> Table:
     rows["of_teacher"] = rows.teacher
     several = rows[rows.kind == "distilled"].teacher.nunique() > 1
     arrow = rows.student + " ← " + rows.teacher.map(short)
-    rows["group"] = arrow if several else rows.student
+    rows["group"] = arrow.where(rows.teacher != "", rows.student) if several else rows.student
     rows["column"] = rows.benchmark
-    seeds = rows.groupby(["student", "teacher", "method", "kind"]).seed.transform("nunique")
-    rows["line"] = rows.method.where(seeds < 2, rows.method + " · seed " + rows.seed.astype(str))
+    rows["line"] = rows.method
     rows["text"] = tooltips(rows)
     return rows
 
@@ -129,10 +129,10 @@ def lookup(table: Table, metric: str, pair: bool = False) -> dict[tuple, float]:
 
 
 def tooltips(rows: Table) -> list[str]:
-    """Return one line per row with its value and interval."""
+    """Return one line per row with its value, its spread over seeds and its interval."""
     return [
-        f"{r.system} on {r.benchmark}: {shown(r.metric, r.value)}"
-        + ("" if math.isnan(r.low) else f" ({shown(r.metric, r.low)} to {shown(r.metric, r.high)})")
+        f"{r.system} on {r.benchmark}: {shown(r.metric, r.value)}{_over_seeds(r)}"
+        + ("" if math.isnan(r.low) else f" ({ends_of(r.metric, r.low, r.high, percent=True)})")
         for r in rows.itertuples()
     ]
 
@@ -145,32 +145,53 @@ def shown(metric: str, value: float) -> str:
     """
     if value is None or math.isnan(value):
         return "–"
-    if metric.startswith("bleu") or metric == "tokens":
-        text = f"{value:.1f}"
-    elif metric in _HUNDREDS:
-        text = f"{100 * value:.1f}"
-    elif metric.startswith(_NATS):
-        text = f"{value:.3f}"
-    elif metric == "kappa":
-        text = f"{value:.2f}"
-    elif metric in _SIGNED:
-        text = f"{100 * value:+.1f}"
-    else:
-        text = f"{100 * value:.1f}%"
-    return text.replace("-", "−")
+    if metric in _SIGNED:
+        return f"{100 * value:+.1f}".replace("-", "−")
+    text = spread(metric, value).replace("-", "−")
+    return text if _plain(metric) else f"{text}%"
+
+
+def spread(metric: str, sd: float) -> str:
+    """Return a standard deviation in the unit and to the digit of `shown`; a dash for none."""
+    if math.isnan(sd):
+        return "–"
+    if metric.startswith(_NATS):
+        return f"{sd:.3f}"
+    if metric == "kappa":
+        return f"{sd:.2f}"
+    hundred = 1 if metric.startswith("bleu") or metric == "tokens" else 100
+    return f"{hundred * sd:.1f}"
+
+
+def _plain(metric: str) -> bool:
+    plain = metric in _HUNDREDS or metric in ("tokens", "kappa")
+    return plain or metric.startswith(("bleu", *_NATS))
+
+
+def ends_of(metric: str, low: float, high: float, percent: bool = False) -> str:
+    """Return an interval, such as `54.9 to 61.0`, or `54.9% to 61.0%`."""
+    text = f"{shown(metric, low)} to {shown(metric, high)}"
+    return text if percent else text.replace("%", "")
 
 
 def interval(metric: str, value: float, low: float, high: float) -> str:
     """Return a value with its interval, such as `58.0% (54.9 to 61.0)`."""
     text = shown(metric, value)
-    if math.isnan(low):
-        return text
-    return f"{text} ({shown(metric, low).rstrip('%')} to {shown(metric, high).rstrip('%')})"
+    return text if math.isnan(low) else f"{text} ({ends_of(metric, low, high)})"
 
 
 def printed(row: Any) -> str:
-    """Return a row's value with its interval."""
+    """Return a value with its interval or, over several seeds, with its standard deviation."""
+    if getattr(row, "seeds", 1) > 1:
+        sd = f"standard deviation {spread(row.metric, row.sd)} over {row.seeds} seeds"
+        return f"{shown(row.metric, row.value)} ({sd})"
     return interval(row.metric, row.value, row.low, row.high)
+
+
+def _over_seeds(row: Any) -> str:
+    if getattr(row, "seeds", 1) < 2:
+        return ""
+    return f" ± {spread(row.metric, row.sd)}, mean of {row.seeds} seeds"
 
 
 def short(label: str) -> str:
@@ -203,6 +224,20 @@ def items_note(table: Table, metric: str = "accuracy") -> str:
         return "no items"
     span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     return f"{span} items per benchmark"
+
+
+def dots_note(table: Table, metric: str = "accuracy") -> str:
+    """Return what dots and lines of a figure are: items, intervals and, if any, seeds.
+
+    Args:
+        table: From `seeds.over_seeds`.
+        metric: Whose items are counted.
+    """
+    note = f"{items_note(table, metric)}, 95% intervals"
+    most = int(table.seeds.max()) if len(table) else 0
+    if most < 2:
+        return note
+    return f"{note} over items; dots: means over up to {most} seeds, ticks: single seeds"
 
 
 def describe(rows: Table) -> str:

@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const say = new Intl.NumberFormat("en").format;
 
 markSection();
+openRuns();
 const items = byId("browser") && itemBrowser();
 const rows = byId("rows") && rowBrowser();
 addEventListener("hashchange", route);
@@ -18,6 +19,23 @@ function route() {
   rows?.close();
   if (name === "items") items?.preset(wanted);
   else if (name.startsWith("item-")) items?.open(decoded(name), wanted.get("run"));
+}
+
+// The number of a system's seeds is a button that shows the rows of its runs.
+function openRuns() {
+  for (const cell of document.querySelectorAll("td.seeds")) {
+    const button = element("button", "", cell.textContent);
+    const rows = cell.closest("tbody").querySelectorAll("tr.run");
+    button.type = "button";
+    button.setAttribute("aria-label", "Show the " + cell.textContent + " seeds");
+    button.setAttribute("aria-expanded", "false");
+    button.addEventListener("click", () => {
+      const open = button.getAttribute("aria-expanded") === "false";
+      button.setAttribute("aria-expanded", String(open));
+      for (const row of rows) row.hidden = !open;
+    });
+    cell.replaceChildren(button);
+  }
 }
 
 function decoded(text) {

@@ -7,26 +7,39 @@ function rowBrowser() {
   const kinds = { newly_right: "gained", newly_wrong: "lost", truncated_rate: "truncated",
     parse_rate: "unparsed", accuracy_contaminated: "contaminated",
     gain_contaminated: "contaminated" };
+  const fits = {};
   let before = "";
 
   for (const name of names) {
     pick[name].append(new Option("all", ""));
-    columns[name].values.forEach((text, i) => pick[name].append(new Option(text || "none", i)));
+    for (const { text, codes, label } of choices(columns[name])) {
+      pick[name].append(new Option(label, pick[name].options.length - 1));
+      (fits[name] ??= []).push({ text, codes });
+    }
     pick[name].addEventListener("input", () => {
       refresh();
-      const chosen = names.map((other) => [other, columns[other].values[pick[other].value]]);
+      const chosen = names.map((other) => [other, fits[other][pick[other].value]?.text]);
       history.replaceState(null, "", address("rows", Object.fromEntries(chosen)));
     });
+  }
+
+  // Every value, and before its runs every system that has several.
+  function choices({ values, systems = {} }) {
+    const means = Object.entries(systems).map(([text, codes]) =>
+      ({ text, codes: new Set(codes), label: text + " (" + codes.length + " seeds)" }));
+    const single = values.map((text, i) =>
+      ({ text, codes: new Set([i]), label: text || "none" }));
+    return [...means, ...single].sort((a, b) => Number(a.text > b.text) - Number(a.text < b.text));
   }
 
   const text = (name, i) => columns[name].values[columns[name].codes[i]];
 
   function refresh(trouble = "") {
     const wanted = names.filter((name) => pick[name].value)
-      .map((name) => [columns[name].codes, Number(pick[name].value)]);
+      .map((name) => [columns[name].codes, fits[name][pick[name].value].codes]);
     const found = [];
     for (let i = 0; i < columns.n.length; i++) {
-      if (wanted.every(([codes, code]) => codes[i] === code)) found.push(i);
+      if (wanted.every(([codes, fitting]) => fitting.has(codes[i]))) found.push(i);
     }
     count.textContent = trouble + say(found.length) + " of " + say(columns.n.length)
       + " rows of results.csv.";
@@ -61,7 +74,7 @@ function rowBrowser() {
   function open(wanted) {
     const unknown = [];
     for (const name of names) {
-      const place = columns[name].values.indexOf(wanted.get(name) || null);
+      const place = fits[name].findIndex(({ text }) => text === (wanted.get(name) || null));
       pick[name].value = place < 0 ? "" : place;
       if (place < 0 && wanted.get(name)) unknown.push(name + " " + wanted.get(name));
     }

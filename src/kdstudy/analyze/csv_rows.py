@@ -1,0 +1,57 @@
+"""A CSV file as text cells by column, each row under the line of the file that it begins on."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from kdstudy.errors import InputError
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Return a CSV table as text; the index holds lines of the file, the header's being the first.
+
+    Rows without any text are skipped, as are empty cells beyond the header's at a row's end (a
+    trailing comma); cells that a row lacks at its end are empty.
+
+    Raises:
+        InputError: The file cannot be read or is no table, a row has more cells than the header,
+            or a column is named twice.
+    """
+    rows: dict[int, list[str]] = {}
+    try:
+        # Opened here: given a name, pandas would fetch what looks like an address.
+        with path.open(encoding="utf-8-sig", newline="") as f:
+            reader, begins = csv.reader(f, strict=True), 1
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    rows[begins] = cells
+                # A quoted cell may hold line breaks: the next row begins behind this one's end.
+                begins = reader.line_num + 1
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror})") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is not a CSV table (no UTF-8 text: {e.reason})") from e
+    except csv.Error as e:
+        raise InputError(f"{path}, line {begins}: is not a CSV table ({e})") from e
+    if not rows:
+        raise InputError(f"{path}: is not a CSV table (it is empty)")
+    return _table(path, rows)
+
+
+def _table(path: Path, rows: dict[int, list[str]]) -> pd.DataFrame:
+    (_, header), *others = rows.items()
+    while len(header) > 1 and not header[-1].strip():
+        header = header[:-1]
+    twice = [name for i, name in enumerate(header) if name in header[:i]]
+    if twice:
+        raise InputError(f"{path}: has two columns {twice[0]!r}", remedy="rename or drop one")
+    width = len(header)
+    for line, cells in others:
+        if any(cell.strip() for cell in cells[width:]):
+            raise InputError(
+                f"{path}, line {line}: has {len(cells)} cells, the header {width}",
+                why="so a cell could be under another column's name",
+            )
+    filled = [cells[:width] + [""] * (width - len(cells)) for _, cells in others]
+    return pd.DataFrame(filled, index=[line for line, _ in others], columns=header, dtype="str")

@@ -1,0 +1,191 @@
+"""One row per system: the runs that differ in their training seed alone, averaged.
+
+`results.csv` has a row per run. What people look at has a row per system, since a seed is a draw of
+one system and no system of its own: the mean over its seeds, their sample standard deviation
+(n - 1), and the runs themselves one click below.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from kdstudy.report.views import Numbers, tooltips
+
+Table = pd.DataFrame
+Line = Mapping[str, Any]
+
+GAINS = {
+    "gain": "accuracy",
+    "gain_clean": "accuracy_clean",
+    "gain_renumbered": "accuracy_renumbered",
+    "gain_contaminated": "accuracy_contaminated",
+    "rouge_l_gain": "rouge_l",
+}
+"""What each gain is a difference of.
+
+A run's gain is over the SFT run of its seed (`analyze.results.own_sft`), item by item. A system's
+is its mean over seeds less the mean over the seeds of its student's SFT: the same number wherever
+both have the same seeds.
+"""
+
+_SYSTEM = ["kind", "model", "teacher", "method", "ablation", "temperature", "noise"]
+_CELL = ["system", "benchmark", "reference", "metric"]
+
+
+class Seeds:
+    """A study's table with one row per system, and the runs behind each row.
+
+    Attributes:
+        runs: The table as it is, one row per run and measure, with `over_seeds`'s columns.
+        means: `over_seeds` of it.
+        names: The system that each run is a draw of.
+        several: Some system has more than one run.
+    """
+
+    def __init__(self, table: Table):
+        """Average a table from `results.collect`."""
+        self.runs = table.reset_index(drop=True).assign(sd=math.nan, seeds=1)
+        self.runs["rows"] = [(i,) for i in range(len(table))]
+        self.names = names_of(table)
+        self.several = len(set(self.names.values())) < len(self.names)
+        self.means = over_seeds(table)
+        self.numbers, self._alone = Numbers(self.means), Numbers(self.runs)
+
+    def lines(
+        self, rows: Table, make: Callable[[Any, Numbers], Line], labels: int = 1
+    ) -> dict[str, list[Line] | list[list[Line]]]:
+        """Return `rows` and `runs` of a sheet: a line per row of `means`, and one per run of it.
+
+        Args:
+            rows: Rows of `means`, in order.
+            make: Makes a line of a row and of the table that its other numbers are looked up in.
+            labels: Columns that name a row; the number of seeds comes after them.
+        """
+        lines, runs = [], []
+        for row in rows.itertuples():
+            own = self.runs.loc[list(row.rows)] if len(row.rows) > 1 else self.runs[:0]
+            lines.append(self._counted(make(row, self.numbers), str(row.seeds), labels))
+            below = (_of_seed(make(run, self._alone), run) for run in own.itertuples())
+            runs.append([self._counted(line, "", labels) for line in below])
+        return {"rows": lines, "runs": runs}
+
+    def dots(self, rows: Table) -> Table:
+        """Return rows of a figure and, under each mean, the runs it is of, as `part` says.
+
+        Args:
+            rows: Rows of `means`, labelled for a figure (`views.labelled`).
+        """
+        below = rows[rows["rows"].map(len) > 1].explode("rows")
+        own = self.runs.loc[below["rows"].astype(int)]
+        nothing = dict.fromkeys(("low", "high", "sd"), math.nan)
+        below = below.assign(
+            system=own.system.to_numpy(), value=own.value.to_numpy(), seeds=1, **nothing
+        )
+        below["text"] = tooltips(below)
+        both = [rows.assign(part="mean"), below.assign(part="seed")]
+        return pd.concat(both if len(below) else both[:1], ignore_index=True).drop(columns="rows")
+
+    def _counted(self, line: Line, seeds: str, labels: int) -> Line:
+        """Return the line with a column of seeds, where some system has several."""
+        if not self.several:
+            return line
+        cells = list(line.items())
+        return dict([*cells[:labels], ("Seeds", seeds), *cells[labels:]])
+
+
+def _of_seed(line: Line, run: Any) -> Line:
+    """Return a run's line under its system's with the seed for a name, where its label would be."""
+    found = dict(line)
+    for column, cell in line.items():
+        if isinstance(cell, str) and cell == run.system:
+            found[column] = f"seed {run.seed}"
+        elif not isinstance(cell, str) and cell.text == run.system:
+            found[column] = cell._replace(text=f"seed {run.seed}")
+    return found
+
+
+def names_of(table: Table) -> dict[str, str]:
+    """Return the name of the system that each run is a draw of, by the run's label.
+
+    Runs are draws of one system where all but the seed is the same. Its name is their label without
+    the seed at its end; a system of one run has that run's whole label.
+    """
+    runs = table.drop_duplicates("system")
+    labels = list(runs.system)
+    bare = {s: s.removesuffix(f"/seed={seed}") for s, seed in zip(labels, runs.seed, strict=True)}
+    same = runs[_SYSTEM].assign(label=[bare[s] for s in labels])
+    # Two with one seed differ in something that no column tells: there labels decide.
+    twice = runs.assign(twice=runs.duplicated([*_SYSTEM, "seed"], keep=False))
+    twice = twice.groupby(_SYSTEM, dropna=False).twice.transform("any")
+    same["label"] = same.label.where(twice, "")
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for _, part in runs.groupby([same[c] for c in same], sort=False, dropna=False):
+        own = list(part.system)
+        name = bare[own[0]] if len(own) > 1 else own[0]
+        name = own[0] if name in taken else name
+        taken.add(name)
+        found |= dict.fromkeys(own, name)
+    return found
+
+
+def over_seeds(table: Table) -> Table:
+    """Return a table of results with one row per system, reference, benchmark and metric.
+
+    Args:
+        table: From `results.collect` or `results.read_csv`.
+
+    Returns:
+        The same columns: `system` and `reference` are systems, `value` is the mean over seeds,
+        `low` and `high` are means of the runs' ends (an interval over items that is no narrower
+        than that of the mean), `n` is the fewest items of a run; `GAINS` says what a gain is. And
+        `sd`, the sample standard deviation over seeds (NaN for one), `seeds`, how many runs have a
+        value, and `rows`, the places of the runs' rows in `table`.
+    """
+    names = names_of(table)
+    rows = table.reset_index(drop=True)
+    rows = rows.assign(
+        system=rows.system.map(names), reference=[names.get(r, r) for r in rows.reference]
+    )
+    cells = rows.groupby(_CELL, sort=False, dropna=False)
+    found = rows[~rows.duplicated(_CELL)].set_index(_CELL)
+    known = cells.value.count()
+    found["value"], found["sd"], found["seeds"] = cells.value.mean(), cells.value.std(), known
+    for end in ("low", "high"):
+        found[end] = cells[end].mean().where(cells[end].count() == known)
+    found["n"] = cells.n.min()
+    found["rows"] = pd.Series({cell: tuple(at) for cell, at in cells.indices.items()}, dtype=object)
+    found = found.reset_index()[[*table.columns, "sd", "seeds", "rows"]]
+    return found if found.empty else _against_the_mean(found)
+
+
+def _against_the_mean(table: Table) -> Table:
+    """Move gains, with their ends, to the difference of the two means where seeds are unequal."""
+    own = table[table.metric.isin(GAINS.values())]
+    keys = zip(own.system, own.metric, own.benchmark, strict=True)
+    means = dict(zip(keys, zip(own.value, own.seeds, strict=True), strict=True))
+    nothing = (math.nan, 0)
+    for i, r in zip(table.index, table.itertuples(), strict=True):
+        if r.metric not in GAINS:
+            continue
+        after, before = (
+            means.get((s, GAINS[r.metric], r.benchmark), nothing) for s in (r.system, r.reference)
+        )
+        shift = after[0] - before[0] - r.value
+        if (r.seeds == after[1] == before[1]) or math.isnan(shift):
+            continue
+        table.loc[i, ["value", "low", "high"]] += shift
+        table.loc[i, "seeds"] = after[1]
+    return table
+
+
+def sft_of(table: Table) -> dict[str, str]:
+    """Return the SFT system that each distilled system is compared with, where there is one.
+
+    Args:
+        table: From `results.collect`, or `over_seeds` of it.
+    """
+    rows = table[table.metric.isin(["gain", "rouge_l_gain"])]
+    return dict(zip(rows.system, rows.reference, strict=True))

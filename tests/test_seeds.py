@@ -1,0 +1,180 @@
+"""One student with several seeds: what is said of it from a table, from items, in the report."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_study import fake_study
+from scipy import stats
+from typer.testing import CliRunner
+
+from kdstudy.analyze.analysis import analyze, analyze_items, lead, leads
+from kdstudy.analyze.results import collect
+from kdstudy.analyze.runs import read_runs
+from kdstudy.analyze.stats import study_tests
+from kdstudy.cli import app
+from kdstudy.report import findings
+from kdstudy.report.tables_of_tests import paired_sheet
+
+HEADER = "student,method,task,seed,accuracy"
+SFT, KD = (0.402, 0.415, 0.409), (0.455, 0.471, 0.449)
+
+
+def hand(tmp_path, sft=SFT, kd=KD, header=HEADER):
+    rows = [f"s,sft,gsm,{i},{x}" for i, x in enumerate(sft)]
+    rows += [f"s,kd,gsm,{i},{x}" for i, x in enumerate(kd)]
+    path = tmp_path / "hand.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_a_student_with_three_seeds_is_tested_over_its_seeds(tmp_path):
+    found = analyze(read_runs(hand(tmp_path)))
+    first = lead(found)
+    expected = stats.ttest_ind(KD, SFT, equal_var=False)
+    ends = expected.confidence_interval()
+    assert first is found[0] and (first.table, first.subject) == ("student", "s/kd")
+    assert first.estimate == pytest.approx(np.mean(KD) - np.mean(SFT))
+    assert (first.statistic, first.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert (first.low, first.high) == pytest.approx((ends.low, ends.high))
+    assert "other seeds of s on these items, not for other items or students" in first.sentence
+
+
+def test_the_command_states_the_gain_first(tmp_path):
+    path = hand(tmp_path, (40, 41, 42), (45, 46, 47))
+    said = CliRunner().invoke(app, ["analyze", str(path)])
+    assert said.exit_code == 0
+    first = said.stdout.splitlines()[0]
+    assert first.startswith("[student] kd − SFT on s: +5.0 points (95% interval +2.7 to +7.3, p = ")
+    assert "cannot be" not in said.stdout  # what these rows cannot answer is counted, not listed
+
+
+@pytest.mark.parametrize(
+    ("sft", "kd", "words"),
+    [
+        ((40,), (45,), "cannot be estimated from one seed"),
+        ((40, 40, 40), (45, 45, 45), "every seed gave the same"),
+        ((40,), (44, 45, 46), "SFT has one seed and is taken to vary as the method does"),
+    ],
+)
+def test_few_or_equal_seeds_state_the_gain_and_say_what_is_missing(tmp_path, sft, kd, words):
+    first = lead(analyze(read_runs(hand(tmp_path, sft, kd))))
+    assert first.sentence.startswith("kd − SFT on s: +5.0 points") and words in first.sentence
+    if len(kd) + len(sft) == 4:  # the variance of one seed, of one run and of three
+        error = math.sqrt(0.01**2 * (1 + 1 / 3))
+        assert first.statistic == pytest.approx(0.05 / error)
+        assert first.p == pytest.approx(2 * stats.t.sf(0.05 / error, 2))
+
+
+def test_given_baselines_that_differ_are_paired(tmp_path):
+    rows = [f"s,kd,gsm,{i},{a},{b}" for i, (a, b) in enumerate(zip(KD, SFT, strict=True))]
+    path = tmp_path / "hand.csv"
+    path.write_text("\n".join([f"{HEADER},baseline", *rows]) + "\n")
+    first = lead(analyze(read_runs(path)))
+    assert first.p == pytest.approx(stats.ttest_rel(KD, SFT).pvalue)
+
+
+def test_several_students_still_lead_and_each_is_told_beside(tmp_path):
+    path = tmp_path / "hand.csv"
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{s},{m},gsm,{i},{0.4 + 0.05 * (m == 'kd') + 0.01 * rng.normal():.4f}"
+        for s in "abc" for m in ("sft", "kd") for i in range(3)
+    ]  # fmt: skip
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    found = analyze(read_runs(path))
+    assert found[0] is lead(found) and found[0].table == "gain" and found[0].clusters == 3
+    assert {t.subject for t in found if t.table == "student"} == {"a/kd", "b/kd", "c/kd"}
+
+
+def item_rows(seeds, n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"s/{m}/{s}", "s", "" if m == "sft" else "t", m, s, "b", f"{i:03d}", int(rng.random() < p))
+        for m, p in (("sft", 0.4), ("kd", 0.6), ("gkd", 0.55))
+        for s in range(seeds)
+        for i in range(n)
+    ]
+    columns = ["system", "student", "teacher", "method", "seed", "benchmark", "example_id"]
+    return pd.DataFrame(rows, columns=[*columns, "correct"])
+
+
+def test_item_rows_with_seeds_are_draws_of_one_system():
+    found = analyze_items(item_rows(3))
+    own = [t for t in found if t.table == "student" and t.scope == "b"]
+    assert [t.subject for t in own] == ["s/gkd/t", "s/kd/t"]
+    assert all(t.clusters == 3 and "60 items and 3 seeds" in t.sentence for t in own)
+    assert len([t for t in found if t.table == "paired" and t.scope == "b"]) == 6
+    pairs = {t.subject for t in found if t.table == "methods"}
+    assert pairs == {"gkd − kd", "gkd − sft", "kd − sft"}
+
+
+def test_one_seed_holds_for_these_runs_only():
+    first = next(t for t in analyze_items(item_rows(1)) if t.table == "student")
+    assert "other items and these two runs, not for other seeds or students" in first.sentence
+
+
+@pytest.fixture(scope="module")
+def one_student():
+    """The invented study's smallest student with three seeds; kd's third seed is the best run."""
+    s = fake_study(n=40, ablations=False)
+    rng = np.random.default_rng(1)
+    systems, scores = [], {}
+    for system in s.systems:
+        if system.kind == "distilled" and (system.model, system.method) != ("zoo-xs", "gkd"):
+            continue
+        if system.kind in ("sft", "distilled") and system.model == "zoo-xs":
+            for k in range(3):
+                label = f"{system.label}/seed={k}"
+                systems.append(type(system)(**_with(system, label=label, seed=k)))
+                scores[label] = [_flip(r, rng) for r in s.scores[system.label]]
+        elif system.kind == "teacher":
+            systems.append(system)
+            scores[system.label] = s.scores[system.label]
+    table = collect(systems, scores, {}, s.parameters, "one", partial=True)
+    return table, study_tests(table, systems, scores), systems, scores
+
+
+def _with(system, **changed):
+    return {f: getattr(system, f) for f in system.__dataclass_fields__} | changed
+
+
+def _flip(score, rng):
+    if rng.random() > 0.1:
+        return score
+    right = score.outcome != "correct"
+    outcome = "correct" if right else "wrong"
+    return type(score)(**_with(score, outcome=outcome, quality=float(right)))
+
+
+def test_the_reports_first_sentence_is_the_methods_gain_on_this_student(one_student):
+    table, tests, _, scores = one_student
+    first = leads(tests)
+    assert [t.subject for t in first] == ["zoo-xs/gkd/zoo-l-sft"] and first[0].clusters == 3
+    right = {
+        label: np.mean([
+            np.mean([s.outcome == "correct" for s in rows if s.benchmark == b])
+            for b in sorted({s.benchmark for s in rows})
+        ])
+        for label, rows in scores.items()
+    }  # fmt: skip
+    gkd, sft = (np.mean([v for k, v in right.items() if m in k]) for m in ("xs/gkd", "xs/sft"))
+    assert first[0].estimate == pytest.approx(gkd - sft)
+    for said in (findings.answer(table, tests), findings.generalization(table, tests)):
+        assert said.startswith("gkd − SFT on zoo-xs, mean of 3 benchmarks: ")
+        assert "120 items and 3 seeds" in said.split(". ")[0] + said
+
+
+def test_no_seed_is_the_best_student(one_student):
+    table, tests, *_ = one_student
+    said = findings.answer(table, tests)
+    assert "seed=" not in said and "best student" not in said
+    assert "over 3 seeds)" in said
+
+
+def test_the_sheet_has_a_row_per_system_and_its_runs_below(one_student):
+    sheet = paired_sheet(one_student[1])
+    assert list(sheet.frame.System) == ["zoo-xs/gkd/zoo-l-sft"] * 4
+    assert [len(e.runs) for e in sheet.entries] == [3] * 4
+    assert set(sheet.frame.Units) == {"3 seeds, items"}
