@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
+from fake_study import fake_study, planned, with_texts
 from test_browser import BROWSER, DRIVER, browser, requests
 from test_report import analysed
 
@@ -251,3 +251,51 @@ def test_without_script_the_page_says_where_the_rows_are(opened, browser):
         assert not one(browser, "#rows").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    study = fake_study(n=8, systems=planned(methods=("sft", "gkd")))
+    table, tests = analysed(study)
+    path = document.write(
+        tmp_path_factory.mktemp("seeds"),
+        table=table,
+        items=study.items,
+        pairs=study.pair_items,
+        systems=study.systems,
+        tests=tests,
+        provenance=study.provenance,
+    )
+    return path, table
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_number_of_seeds_opens_the_runs_and_a_mean_all_their_rows(browser, seeded, width):
+    path, table = seeded
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(path.as_uri())
+    rows = browser.find_elements("css selector", "#table-systems tr.run")
+    assert not any(row.is_displayed() for row in rows)
+    button = one(browser, "#table-systems td.seeds button")
+    browser.execute_script("arguments[0].click()", button)
+    shown = [row for row in rows if row.is_displayed()]
+    assert [row.text.split("\n")[0][:6] for row in shown] == ["seed 0", "seed 1", "seed 2"]
+    assert button.get_attribute("aria-expanded") == "true"
+    value = one(browser, "#table-systems a[href*='metric=accuracy'] .sd")
+    # Mean and standard deviation stand on one line.
+    box = "const r = document.createRange(); r.selectNodeContents(arguments[0].parentNode);"
+    tops = browser.execute_script(
+        box + "r.setEndAfter(arguments[0]); return [...r.getClientRects()].map(x => x.top)", value
+    )
+    assert max(tops) - min(tops) < 4
+    browser.execute_script("arguments[0].parentNode.click()", value)
+    lines = browser.find_elements("css selector", "#rows-body tr")
+    own = table[(table.metric == "accuracy") & (table.benchmark == "average")]
+    own = own[own.system.str.startswith("zoo-s/gkd/zoo-l/seed=")]
+    assert len(lines) == len(own) == 3
+    for line, value in zip(lines, own.value, strict=True):
+        assert f"{value:.6g}" in line.text
+    assert one(browser, "#rows-system option:checked").text == "zoo-s/gkd/zoo-l (3 seeds)"
+    browser.execute_script("location.hash = ''")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width

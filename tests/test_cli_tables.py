@@ -240,3 +240,11 @@ def test_a_rows_own_words_cannot_steer_the_terminal(tmp_path):
     done = kdstudy("score", "--generations", path, "--benchmark", "synth_addsub", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "stranger-0" in done.stderr and "\x1b" not in done.stderr
+
+
+def test_a_kappa_that_no_chance_leaves_room_for_is_undefined_in_words(tmp_path):
+    always = [row | {"completion": "The answer is 7."} for row in answers(0)]
+    save(tmp_path / "a.jsonl", always)
+    call = ["score", "--benchmark=synth_addsub", "--generations=a.jsonl", "--against=a.jsonl"]
+    done = kdstudy(*call, cwd=tmp_path)
+    assert "100.0%, kappa undefined" in done.stdout and "nan" not in done.stdout

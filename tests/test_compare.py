@@ -11,7 +11,7 @@ from scipy import stats
 from kdstudy.analyze.results import COLUMNS as RESULT_COLUMNS
 from kdstudy.errors import InputError
 from kdstudy.records import System
-from kdstudy.report.compare.differences import COLUMNS, compare
+from kdstudy.report.compare.differences import COLUMNS, compare, systems_only
 from kdstudy.report.compare.match import StudyRows, other_models, study_differences, unmatched
 from kdstudy.report.compare.words import decided, findings
 
@@ -292,3 +292,86 @@ def test_study_files_are_compared_field_by_field():
 def test_one_name_for_two_models_is_noticed():
     a, b = (study(n, [], models={"xs": n, "l": "same"}) for n in "ab")
     assert other_models(a, b) == ["xs"]
+
+
+def seeded(system, seed):
+    return dataclasses.replace(system, label=f"{system.label}/seed={seed}", seed=seed)
+
+
+def test_seeds_are_one_system_with_mean_spread_and_a_p_over_items_and_seeds():
+    rng = np.random.default_rng(11)
+    runs = [seeded(KD, i) for i in range(3)]
+    hard = rng.random(200)
+    first, second = (
+        [
+            (hard < level + 0.02 * rng.normal() + 0.1 * rng.normal(size=200)).astype(float)
+            for _ in runs
+        ]
+        for level in (0.5, 0.62)
+    )
+    a, b = (
+        study(
+            name,
+            [row for s, q in zip(runs, found, strict=True) for row in graded(s, "gsm8k", q)],
+            systems=tuple(runs),
+        )
+        for name, found in (("a", first), ("b", second))
+    )
+    table = compare(a, b)
+    (row,) = table[(table.benchmark == "gsm8k") & (table.draw_of == "")].to_dict("records")
+    assert (row["system_a"], row["seeds"], row["n"]) == ("xs/gkd/l", 3, 200)
+    means = [np.array([q.mean() for q in found]) for found in (first, second)]
+    assert row["a"] == pytest.approx(means[0].mean()) and row["b"] == pytest.approx(means[1].mean())
+    assert row["difference"] == pytest.approx(means[1].mean() - means[0].mean())
+    assert row["sd_a"] == pytest.approx(means[0].std(ddof=1))
+    assert row["sd"] == pytest.approx((means[1] - means[0]).std(ddof=1))
+    # Wider than seeds alone (Welch) or items alone (paired t) would have it.
+    seeds = stats.ttest_ind(means[1], means[0], equal_var=False)
+    change = np.mean(second, axis=0) - np.mean(first, axis=0)
+    error = (row["high"] - row["low"]) / 2
+    assert error > 1.96 * change.std(ddof=1) / np.sqrt(200) * 0.95
+    assert row["p"] > stats.ttest_1samp(change, 0).pvalue and 0 < row["p"] < 1
+    assert seeds.statistic > 0 and row["low"] < row["difference"] < row["high"]
+    single = table[(table.draw_of == "xs/gkd/l") & (table.benchmark == "gsm8k")]
+    assert list(single.system_a) == [s.label for s in runs]
+    for i, run in enumerate(single.itertuples()):
+        up, down = ((second[i] > first[i]).sum(), (first[i] > second[i]).sum())
+        assert run.p == pytest.approx(stats.binomtest(int(up), int(up + down), 0.5).pvalue)
+        assert "single seeds" in run.family
+    assert set(systems_only(table).system_a) == {"xs/gkd/l"}
+
+
+def same_answers(system, reference, agree, first=0):
+    return [
+        {
+            "system": system.label,
+            "reference": reference.label,
+            "benchmark": "gsm8k",
+            "example_id": f"gsm8k-{first + i:04d}",
+            "sample": 0,
+            "agree": bool(value),
+        }
+        for i, value in enumerate(agree)
+    ]
+
+
+def test_agreement_is_compared_over_the_items_that_both_studies_have():
+    teacher = System(label="l/teacher", kind="teacher", model="l", method="sft")
+    right = [1] * 40
+    agree_a, agree_b = [1] * 25 + [0] * 15, [1] * 36 + [0] * 4
+    sides = []
+    for name, agree, first in (("a", agree_a, 0), ("b", agree_b, 10)):
+        items = [
+            *graded(KD, "gsm8k", right, first=first),
+            *graded(teacher, "gsm8k", right, first=first),
+        ]
+        pairs = pd.DataFrame(same_answers(KD, teacher, agree, first))
+        sides.append(study(name, items, systems=(KD, teacher), pairs=pairs))
+    row = one(compare(*sides), metric="agreement")
+    # Items 10 to 39 are in both: A agrees on 10 to 24, B on 10 to 45.
+    assert (row["n"], row["n_a"], row["n_b"]) == (30, 40, 40)
+    assert row["a"] == pytest.approx(15 / 30) and row["b"] == pytest.approx(1.0)
+    assert (row["better"], row["worse"]) == (15, 0)
+    assert row["p"] == pytest.approx(stats.binomtest(15, 15, 0.5).pvalue)
+    assert row["reference"] == "l/teacher" and row["low"] > 0
+    assert row["family"].startswith("B − A by item, same answer")

@@ -8,10 +8,12 @@ import os
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from kdstudy.cli.building import build
 from kdstudy.engine import log
 from kdstudy.engine import view as view_module
 from kdstudy.engine.build import Unseen
@@ -381,3 +383,14 @@ def test_the_time_of_interrupted_tries_and_the_peak_of_memory_are_on_record(tmp_
     (store.get(target) / "sum.json").unlink()
     run(stages, target, store)
     assert store.manifest(target)["earlier_seconds"] == 0
+
+
+def test_only_what_is_there_counts_as_kept_from_before(tmp_path, capsys):
+    stages, last = chain()
+    other = Stage(kind="toy", label="never needed", config={"add": 9})
+    plan = SimpleNamespace(stages=stages | {other.key: other})
+    first, _, _ = stages
+    assert build("t", plan, first, Store(tmp_path)) == 1
+    assert "t: 1 stages to run\n" in capsys.readouterr().err
+    assert build("t", plan, last, Store(tmp_path)) == 2
+    assert "t: 2 stages to run, 1 kept from before\n" in capsys.readouterr().err

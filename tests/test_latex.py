@@ -70,7 +70,7 @@ def test_hostile_texts_compile_in_every_place(tmp_path):
     for i, text in enumerate(HOSTILE):
         Sheet.of(f"t{i}", text, [{"A": text, text: text}]).save(tmp_path)
     Sheet.of("all", "All", rows, labels=2).save(tmp_path)
-    done = compiled(tmp_path, sorted(tmp_path.glob("t*.tex")) + [tmp_path / "all.tex"])
+    done = compiled(tmp_path, [*sorted(tmp_path.glob("t*.tex")), tmp_path / "all.tex"])
     assert done.returncode == 0, done.stdout[-3000:]
 
 

@@ -181,7 +181,10 @@ def test_methods_are_told_over_items_and_over_students(made):
     said = findings.methods(tests)
     verdicts = [t.sentence for t in tests if t.table == "methods" and t.scope == AVERAGE]
     better = sum("is better than" in s for s in verdicts)
-    assert f"Of {len(verdicts)} pairs of methods these items tell {better} apart" in said
+    assert (
+        f"Of {len(verdicts)} pairs of methods, SFT among them, these items tell {better} apart"
+        in said
+    )
     pairs = [t for t in tests if t.name == "matched difference" and t.scope == AVERAGE]
     differ = sum(t.p_adjusted < 0.05 for t in pairs)
     assert f"With the 3 students as units, {differ} of {len(pairs)} pairs differ (Holm)" in said

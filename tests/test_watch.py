@@ -120,3 +120,50 @@ def test_a_store_that_cannot_be_read_is_an_error_that_says_so(tmp_path, monkeypa
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         watch.runs(tmp_path)
+
+
+def made(store, key, label, config, inputs=None):
+    facts = {"kind": "train", "version": 3, "label": label}
+    facts |= {"config": config, "inputs": inputs or {"corpus": "c" * 32}}
+    store.build(key, lambda: facts, lambda out: "2 steps")
+
+
+def test_runs_of_one_name_are_told_apart_by_what_differs(tmp_path):
+    store = Store(tmp_path)
+    slow, fast = ({"train": {"learning_rate": rate, "epochs": 2}} for rate in (3e-4, 1e-3))
+    made(store, "1" * 32, "zoo-s/gkd", slow)
+    made(store, "2" * 32, "zoo-s/gkd", fast)
+    made(store, "3" * 32, "zoo-s/sft", slow)
+    by_key = {row["key"][0]: row for row in watch.runs(tmp_path)}
+    assert by_key["1"]["differs"] == "train.learning_rate=0.0003"
+    assert by_key["2"]["differs"] == "train.learning_rate=0.001"
+    assert by_key["3"]["differs"] == ""
+    assert by_key["1"]["run"] == by_key["2"]["run"] == "zoo-s/gkd"
+
+
+def test_another_corpus_or_an_unfinished_run_is_told_apart_too(tmp_path):
+    store = Store(tmp_path)
+    config = {"train": {"epochs": 2}}
+    made(store, "1" * 32, "zoo-s/gkd", config)
+    made(store, "2" * 32, "zoo-s/gkd", config, {"corpus": "d" * 32})
+
+    def fail(out):
+        log = StageLog(store.log("3" * 32))
+        inputs = {"corpus": "c" * 32}
+        log.write(
+            "start",
+            kind="train",
+            label="zoo-s/gkd",
+            config={"train": {"epochs": 5}},
+            inputs=inputs,
+            version=3,
+        )
+        log.write("fail", error="no")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        store.build("3" * 32, dict, fail)
+    by_key = {row["key"][0]: row["differs"] for row in watch.runs(tmp_path)}
+    assert by_key["1"] == f"train.epochs=2, inputs.corpus={'c' * 24}..."
+    assert by_key["2"] == f"train.epochs=2, inputs.corpus={'d' * 24}..."
+    assert by_key["3"] == f"train.epochs=5, inputs.corpus={'c' * 24}..."

@@ -36,8 +36,11 @@ def build(
     for key, file in damaged.items():
         stage = planned.stages[key]
         note(f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again")
+    building = {stage.key for stage in todo}
     if todo:
         quiet_libraries()
-        with StudyView(title, len(todo), len(planned.stages) - len(todo)) as view:
+        # Not all the others: what the target does not need was perhaps never built.
+        kept = sum(store.get(key) is not None for key in planned.stages.keys() - building)
+        with StudyView(title, len(todo), kept) as view:
             (executor or inline)(todo, store, view)
     return len(todo)

@@ -65,7 +65,7 @@ def run(
     plan, opened = _plan(study, store, data_dir)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
-        note(f"{plan.study.name}: all {len(plan.stages)} stages are finished")
+        note(f"{plan.study.name}: {_finished(plan, opened)}")
     folder = _show(plan, opened)
     _print_summary(folder)
     typer.echo(str(folder / "report.html"))
@@ -180,6 +180,14 @@ def _on_ray(planned: "Plan", address: str | None) -> "Executor":
     from kdstudy.engine.cluster import RayExecutor
 
     return RayExecutor(planned.study.resources, address, note)
+
+
+def _finished(planned: "Plan", store: "Store") -> str:
+    """Say how many stages are finished; what nothing needs was never built, or removed since."""
+    there = sum(store.get(key) is not None for key in planned.stages)
+    if there == len(planned.stages):
+        return f"all {there} stages are finished"
+    return f"{there} of {len(planned.stages)} stages are finished, the others are not needed"
 
 
 def _show(planned: "Plan", store: "Store") -> Path:

@@ -220,7 +220,7 @@ def _print_scored(document: dict[str, Any], items: int) -> None:
     if same is not None:
         _line(
             "agreement",
-            f"{_percent(same['rate'])}, kappa {same['kappa']:.2f}; the accuracies allow "
+            f"{_percent(same['rate'])}, kappa {_kappa(same['kappa'])}; the accuracies allow "
             f"{_percent(same['lower'])} to {_percent(same['upper'])}",
         )
         _line("both wrong", f"{_percent(same['both_wrong_rate'])} of {same['both_wrong_n']} alike")
@@ -245,6 +245,11 @@ def _print_system(found: dict[str, Any]) -> None:
 
 def _line(label: str, text: str) -> None:
     typer.echo(f"  {label:<10}  {text}")
+
+
+def _kappa(kappa: float) -> str:
+    """Return kappa, which is undefined where both give one and the same answer to every item."""
+    return "undefined" if math.isnan(kappa) else f"{kappa:.2f}"
 
 
 def _percent(share: float) -> str:

@@ -68,7 +68,7 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
 
     def fill(out: Path) -> str:
         before.append(spent(store.log(stage.key)))
-        log.write("start", kind=stage.kind, label=stage.label)
+        log.write("start", kind=stage.kind, label=stage.label, **_settings(stage))
         view.begin(stage)
 
         def progress(done: int, total: int, unit: str, **numbers: float) -> None:
@@ -132,6 +132,14 @@ def _facts(stage: Stage, store: Store) -> dict[str, Any]:
         "environment": machine.environment(),
         "peak_memory_gib": machine.peak_gib(),
     }
+
+
+def _settings(stage: Stage) -> dict[str, Any]:
+    """Return what tells a run from others of its label, for whoever reads the log."""
+    if stage.kind != "train":
+        return {}
+    version = KINDS[stage.kind].version
+    return {"config": dict(stage.config), "inputs": dict(stage.inputs), "version": version}
 
 
 def _record(manifest: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kdstudy.analyze.collapse import (
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.stats import Test, points
 from kdstudy.records import System
-from kdstudy.report.seeds import over_seeds, sft_of
+from kdstudy.report.seeds import names_of, over_seeds, sft_of
 from kdstudy.report.views import Numbers, graded, main_rows, measured, printed, shown
 
 FEW_ITEMS = 200
@@ -65,13 +65,14 @@ def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]
         f"{HIGH_REPETITION:.0%}, {LENGTH_FACTOR:g} times longer or shorter than SFT, or an alarm "
         "while training"
     )
+    unit = "systems" if len(set(names_of(trained).values())) == total else "runs"
     if not raised:
-        text = f"None of {total} trained systems raises an alarm ({limits})."
+        text = f"None of {total} trained {unit} raises an alarm ({limits})."
     else:
         some = "; ".join(f"{a.system} ({', '.join(a.reasons)})" for a in raised[:3])
         more = f"; and {len(raised) - 3} more" if len(raised) > 3 else ""
         verb = "raises" if len(raised) == 1 else "raise"
-        text = f"{len(raised)} of {total} trained systems {verb} an alarm ({limits}): {some}{more}."
+        text = f"{len(raised)} of {total} trained {unit} {verb} an alarm ({limits}): {some}{more}."
     return text + _with_and_without(table, raised) + _by_accuracy(tests)
 
 

@@ -215,12 +215,8 @@ def _opening(means: pd.DataFrame, ranked: pd.DataFrame) -> str:
 
 
 def _level(row: pd.Series, more: str = "") -> str:
-    """Return a system with its mean accuracy and, over several seeds, their spread."""
-    text = f"{row.system}{more}: {printed(row)} mean accuracy"
-    if row.seeds < 2:
-        return text
-    spread = points(row.sd, sign=False)
-    return f"{text} over {row.seeds} seeds (standard deviation {spread} points)"
+    """Return a system with its mean accuracy (`printed` tells the spread over seeds)."""
+    return f"{row.system}{more}: {printed(row)} mean accuracy"
 
 
 def _gain(numbers: Numbers, tests: Sequence[Test], top: Any) -> str:

@@ -115,11 +115,11 @@ def names_of(table: Table) -> dict[str, str]:
     runs = table.drop_duplicates("system")
     labels = list(runs.system)
     bare = {s: s.removesuffix(f"/seed={seed}") for s, seed in zip(labels, runs.seed, strict=True)}
-    # Two runs with one seed differ in something that no column tells: only labels do.
-    twice = runs.duplicated([*_SYSTEM, "seed"], keep=False)
-    same = runs[_SYSTEM].assign(
-        label=[bare[s] if t else "" for s, t in zip(labels, twice, strict=True)]
-    )
+    same = runs[_SYSTEM].assign(label=[bare[s] for s in labels])
+    # Two with one seed differ in something that no column tells: there labels decide.
+    twice = runs.assign(twice=runs.duplicated([*_SYSTEM, "seed"], keep=False))
+    twice = twice.groupby(_SYSTEM, dropna=False).twice.transform("any")
+    same["label"] = same.label.where(twice, "")
     found: dict[str, str] = {}
     taken: set[str] = set()
     for _, part in runs.groupby([same[c] for c in same], sort=False, dropna=False):

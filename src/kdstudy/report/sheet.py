@@ -98,12 +98,17 @@ class Sheet:
             name: File stem.
             title: What it shows.
             rows: A row per system, or per whatever else the table lists.
-            runs: For each row the rows of the single runs behind it; none where left out.
+            runs: For each row the rows of the single runs behind it; none where left out. Where
+                there are any, a column `Seeds` counts them; it opens them on the page.
             note: What stands under it.
             labels: Number of label columns.
         """
         columns = list(dict.fromkeys(c for row in rows for c in row))
         below = list(runs) or [[] for _ in rows]
+        if any(below) and "Seeds" not in columns:
+            columns.insert(labels, "Seeds")
+            rows = [{"Seeds": str(len(b) or 1)} | r for r, b in zip(rows, below, strict=True)]
+            below = [[{"Seeds": ""} | run for run in own] for own in below]
         entries = [
             Entry(_cells(row, columns), [_cells(run, columns) for run in own])
             for row, own in zip(rows, below, strict=True)
@@ -132,6 +137,12 @@ class Sheet:
         """The columns with standard deviations."""
         sds = zip(*([c.sd for c in e.cells] for e in self.entries), strict=True)
         return [c for c, found in zip(self.frame.columns, sds, strict=True) if any(found)]
+
+    @property
+    def place(self) -> int:
+        """Where the column `Seeds` stands; -1 where there is none."""
+        columns = list(self.frame.columns)
+        return columns.index("Seeds") if "Seeds" in columns else -1
 
     def on_page(self) -> Iterator[Entry]:
         """Yield the rows that the page shows, the first `PAGE_ROWS`."""

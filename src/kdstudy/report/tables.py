@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import Test, format_p
+from kdstudy.analyze.stats import Test, format_p, points
 from kdstudy.report.plot import order_of
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
@@ -75,12 +75,16 @@ def systems_sheet(
     compared, seconds = _teachers(seeds), _mean_over_seeds(seconds, seeds.names)
 
     def line(r: Any, numbers: Numbers) -> dict[str, Any]:
-        test, teacher = adjusted.get(r.system), r.teacher or compared.get(r.system, "")
+        teacher = r.teacher or compared.get(r.system, "")
+        gain = number(numbers.row(r.system, "gain"), seeds=r.seeds)
+        test = adjusted.get(r.system)
+        if test and r.seeds > 1 and not math.isnan(test.low):
+            gain = gain._replace(ends=f"{points(test.low)} to {points(test.high)}")
         pair = numbers.row(r.system, "agreement", AVERAGE, teacher)
         return {
             "System": Cell(r.system, _texts_of(r.system, runs)),
             "Accuracy": number(r),
-            "Gain over SFT": number(numbers.row(r.system, "gain"), seeds=r.seeds),
+            "Gain over SFT": gain,
             "Holm p": format_p(test.p_adjusted) if test else "–",
             "Agrees": number(pair, bare=True, seeds=r.seeds),
             "Possible": _possible(numbers, r.system, teacher),
@@ -105,7 +109,7 @@ def systems_sheet(
 def kept_sheet(kept: pd.DataFrame | None, names: Mapping[str, str], runs: Collection[str]) -> Sheet:
     """Return what each distilled system kept of its teacher's right answers, and what it added."""
     rows = pd.DataFrame(columns=["system", "kept"]) if kept is None else kept
-    parts = dict(iter(rows.groupby([names.get(s, s) for s in rows.system], sort=False)))
+    parts = dict(iter(rows.groupby(rows.system.map(names), sort=False)))
     parts = dict(sorted(parts.items(), key=lambda part: -part[1].kept.mean()))
     several = any(len(part) > 1 for part in parts.values())
     lines = [_kept(name, part, runs, several) for name, part in parts.items()]
@@ -193,7 +197,7 @@ def flow_sheet(seeds: Seeds, runs: Collection[str]) -> Sheet:
         return cells
 
     found = _ranked(seeds.means[seeds.means.kind == "distilled"])
-    known = [seeds.numbers.row(s, "kept_right") is not None for s in found.system]
+    known = found.system.map(lambda s: seeds.numbers.row(s, "kept_right") is not None).astype(bool)
     title = "Items by what distillation did to them: right or wrong under SFT, and after"
     note = "Shares of items, means over benchmarks, against the student's own SFT run."
     return Sheet.of("flow", title, **seeds.lines(found[known], line), note=note)
@@ -264,9 +268,10 @@ def _known(form: str, values: Mapping[str, float], system: str) -> str:
 
 def _mean_over_seeds(values: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
     """Return the values by run, and their means by system."""
-    series = pd.Series(values, dtype=float)
-    means = series.groupby([names.get(s, s) for s in series.index]).mean()
-    return {**values, **means.to_dict()}
+    found: dict[str, list[float]] = {}
+    for run, value in values.items():
+        found.setdefault(names.get(run, run), []).append(value)
+    return {**values, **{system: sum(own) / len(own) for system, own in found.items()}}
 
 
 def _percent(row: Any | None, seeds: int) -> Cell:

@@ -88,5 +88,5 @@ KINDS: dict[str, Kind] = {
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=3),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=3),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=4),
-    "report": Kind(entry="kdstudy.report.stages:report", version=3),
+    "report": Kind(entry="kdstudy.report.stages:report", version=4),
 }

@@ -2,82 +2,112 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep
-from statsmodels.stats.weightstats import CompareMeans
 
-from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap, difference, mover
+from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.records import System
-from kdstudy.report.compare.match import KEY, StudyRows, key_of, pairs, refuse_benchmarks
+from kdstudy.report.compare.cells import (
+    AS_IT_IS,
+    ENDS,
+    SAME_RUN,
+    Cells,
+    Row,
+    against,
+    agreement_cells,
+    averages,
+    graded_cells,
+    spread_of,
+)
+from kdstudy.report.compare.match import KEY, StudyRows, draws, key_of, pairs, refuse_benchmarks
 
 KINDS = ("distilled", "sft", "teacher", "base")
 """Kinds of systems as people ask for them."""
 
 TESTED = ("accuracy", "rouge_l")
 PLAIN = ("parse_rate", "agreement", "bleu_corpus")
-PAIRED, UNPAIRED, MIXED, SAME_RUN, AS_IT_IS = "paired", "unpaired", "mixed", "same run", "plain"
-ENDS = ("difference", "low", "high")
 COLUMNS = [
-    *("system_a", "system_b", *KEY, "benchmark", "reference", "metric", "how", "a", "b"),
-    *(*ENDS, "p", "p_holm", "family", "better", "worse"),
-    *("n", "n_a", "n_b", "signature"),
+    *("system_a", "system_b", "draw_of", *KEY, "benchmark", "reference", "metric", "how"),
+    *("a", "b", *ENDS, "seeds", "sd_a", "sd_b", "sd", "p", "p_holm", "family"),
+    *("better", "worse", "n", "n_a", "n_b", "signature"),
 ]
+_WHAT = {"accuracy": "", "rouge_l": "", "agreement": "same answer, "}
+
+Matched = tuple[System, System]
+"""A run of study A and the same run of study B."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Cell:
-    """One system on one benchmark: each item's mean quality over draws, and its gold answer."""
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One study as it is compared.
 
-    quality: pd.Series
-    gold: pd.Series
-    draws: int
-    rule: str
+    Attributes:
+        graded: Each run's cells.
+        agreements: By run, the cells of each reference, called as in study A.
+        runs: Keys of its measurements, as in `StudyRows`.
+        labels: Its own labels, by those of study A.
+    """
 
-    @property
-    def text(self) -> bool:
-        return self.rule.startswith("text-")
+    graded: Mapping[str, Cells]
+    agreements: Mapping[str, Mapping[str, Cells]]
+    runs: Mapping[tuple[str, str], str]
+    labels: Mapping[str, str]
+
+    @classmethod
+    def of(cls, study: StudyRows, names: Mapping[str, str]) -> "Side":
+        """Lay a study out; `names` are study A's labels of its systems."""
+        graded = graded_cells(study)
+        agreements: dict[str, dict[str, Cells]] = {}
+        for (system, reference), cells in agreement_cells(study, graded).items():
+            agreements.setdefault(system, {})[names.get(reference, "")] = cells
+        return cls(graded, agreements, study.runs, {a: own for own, a in names.items()})
 
 
 def compare(a: StudyRows, b: StudyRows, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> pd.DataFrame:
     """Return how study B's numbers differ from A's, system by system and benchmark by benchmark.
 
-    Systems match by `KEY`, benchmarks by name, items by content and gold answer. Accuracy (ROUGE-L
-    of free texts) is compared over the items that both studies have: difference B − A with paired
-    bootstrap 95% interval (`intervals.difference`), and the exact McNemar p where both drew one
-    answer per item. Where no item matches the difference is unpaired: Newcombe's (1998) interval
-    for accuracy, Welch's for ROUGE-L, and no p. `average` is the unweighted mean over common
-    benchmarks, its interval by MOVER, its p over the items of all of them. Holm's correction covers
-    four families: the main grid and the ablations, benchmarks and averages, each apart. Parse rate,
-    agreement and BLEU stand as each study has them, over its own items, without an interval.
+    Runs match by `KEY`, benchmarks by name, items by content and gold answer. Accuracy (ROUGE-L of
+    free texts) and agreement are compared over the items that both studies have: difference B − A
+    with paired bootstrap 95% interval (`intervals.difference`), and the exact McNemar p where both
+    drew one answer per item. Where no item matches the difference is unpaired: Newcombe's (1998)
+    interval for accuracy, Welch's for ROUGE-L, and no p. `average` is the unweighted mean over
+    common benchmarks, its interval by MOVER, its p over the items of all of them.
+
+    Matched runs that differ by their seed alone are draws of one system. It has rows of its own:
+    means over those seeds, with interval and p for other items and other seeds
+    (`contrasts.contrast`). Rows of its runs name it in `draw_of`.
+
+    Holm's correction covers families: the main grid and the ablations, benchmarks and averages,
+    systems and single seeds, accuracy and agreement, each apart. Parse rate, BLEU, and agreement
+    where its items are not known, stand as each study has them, without an interval.
 
     Returns:
         Columns `COLUMNS`. `a` and `b` are fractions (BLEU 0-100); `how` is one of paired, unpaired,
         mixed (an average over both), same run (one measurement that both studies hold) and plain;
-        `better` and `worse` count the items that B alone or A alone gets right; `n` items were
-        compared of `n_a` and `n_b`.
+        `seeds` are averaged, `sd_a`, `sd_b` and `sd` are sample standard deviations over them of a,
+        b and the difference, NaN for one; `better` and `worse` count the items that B alone or A
+        alone gets right; `n` items were compared of `n_a` and `n_b`.
 
     Raises:
         InputError: Nothing was measured in both studies.
     """
     found = pairs(a, b)
-    old, new = (_cells(s.items) for s in (a, b))
-    rows: list[dict[str, Any]] = []
-    for x, y in found:
-        shared = _shared_runs(x, y, a, b)
-        tested = [*_tested(old[x.label], new[y.label], shared, bool(x.ablation), bootstrap)]
-        rows += [_identity(x, y) | row for row in [*tested, *_averages(tested)]]
-    if not rows:
+    sides = (
+        Side.of(a, {x.label: x.label for x, _ in found}),
+        Side.of(b, {y.label: x.label for x, y in found}),
+    )
+    rows: list[Row] = []
+    for group in draws(found):
+        rows += _system(group, sides, bootstrap)
+    if not any(row["metric"] in TESTED for row in rows):
         refuse_benchmarks(a, b)
     rows += _plain(a, b, found, rows)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["p_holm"] = _holm(table)
-    counts = ["better", "worse", "n", "n_a", "n_b"]
+    counts = ["better", "worse", "n", "n_a", "n_b", "seeds"]
     table[counts] = table[counts].astype("Int64")
     order = ["kind", "system_a", "metric", "reference", "benchmark"]
     return table.sort_values(
@@ -85,144 +115,126 @@ def compare(a: StudyRows, b: StudyRows, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     )
 
 
-def _cells(items: pd.DataFrame) -> dict[str, dict[str, _Cell]]:
-    """Return each system's cells by benchmark."""
-    found: dict[str, dict[str, _Cell]] = {}
-    for (system, benchmark), part in items.groupby(["system", "benchmark"], sort=True):
-        by_item = part.groupby("example_id", sort=True)
-        found.setdefault(str(system), {})[str(benchmark)] = _Cell(
-            quality=by_item.quality.mean(),
-            gold=by_item.gold.first(),
-            draws=part["sample"].nunique(),
-            rule="+".join(sorted(set(part.rule))),
-        )
+def systems_only(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `compare` without those of single seeds of a system."""
+    return table[table.draw_of == ""]
+
+
+def _system(group: Sequence[Matched], sides: tuple[Side, Side], bootstrap: Bootstrap) -> list[Row]:
+    """Return the rows of one system: of its only run, or its means and those of each run."""
+    several = len(group) > 1
+    found = []
+    for x, y in group:
+        rows = [*_tested([(x, y)], sides, bootstrap, several)]
+        found += [_identity(x, y, several) | row for row in [*rows, *averages(rows)]]
+    if several:
+        rows = [*_tested(group, sides, bootstrap, False)]
+        found += [_shared_identity(group[0]) | row for row in [*rows, *averages(rows)]]
     return found
 
 
-def _shared_runs(x: System, y: System, a: StudyRows, b: StudyRows) -> set[str]:
+def _tested(
+    group: Sequence[Matched], sides: tuple[Side, Side], bootstrap: Bootstrap, single: bool
+) -> Iterator[Row]:
+    """Yield a row per measure and benchmark that both studies have, and that asks for the same.
+
+    Args:
+        group: One run, or the runs of one system.
+        sides: The two studies.
+        bootstrap: How items are drawn again.
+        single: The run is one seed of several: it is corrected for with its like.
+    """
+    part = "ablations" if group[0][0].ablation else "main grid"
+    part += ", single seeds" if single else ""
+    for reference, matched in _measures(group, sides).items():
+        for benchmark in dict.fromkeys(b for old, _, _ in matched for b in old):
+            both = [m for m in matched if benchmark in m[0] and benchmark in m[1]]
+            old, new = ([m[side][benchmark] for m in both] for side in (0, 1))
+            if not both or old[0].metric != new[0].metric:
+                continue
+            row = against(old, new, bootstrap) | {"benchmark": benchmark, "reference": reference}
+            row["family"] = f"B − A by item, {_WHAT[row['metric']]}{part}, tasks"
+            if all(benchmark in same for *_, same in both):
+                row |= {"how": SAME_RUN, "p": np.nan}
+            yield row
+
+
+def _measures(
+    group: Sequence[Matched], sides: tuple[Side, Side]
+) -> dict[str, list[tuple[Cells, Cells, set[str]]]]:
+    """Return what can be compared: "" for grades, the reference for agreement.
+
+    Each with the cells of every run in both studies, and the benchmarks on which they are one and
+    the same measurement.
+    """
+    a, b = sides
+    found: dict[str, list[tuple[Cells, Cells, set[str]]]] = {}
+    for x, y in group:
+        same = _same(sides, x.label, y.label)
+        found.setdefault("", []).append((a.graded[x.label], b.graded[y.label], same))
+        theirs = b.agreements.get(y.label, {})
+        for reference, cells in a.agreements.get(x.label, {}).items():
+            if not reference or reference not in theirs:
+                continue
+            name = reference.removesuffix(f"/seed={x.seed}") if len(group) > 1 else reference
+            both = same & _same(sides, reference, b.labels[reference])
+            found.setdefault(name, []).append((cells, theirs[reference], both))
+    return found
+
+
+def _same(sides: tuple[Side, Side], a: str, b: str) -> set[str]:
     """Return the benchmarks on which both studies hold one and the same measurement."""
-    mine = {(name, key) for (label, name), key in a.runs.items() if label == x.label}
-    theirs = {(name, key) for (label, name), key in b.runs.items() if label == y.label}
+    mine = {(name, key) for (label, name), key in sides[0].runs.items() if label == a}
+    theirs = {(name, key) for (label, name), key in sides[1].runs.items() if label == b}
     return {name for name, _ in mine & theirs}
 
 
-def _tested(
-    before: Mapping[str, _Cell], after: Mapping[str, _Cell], shared: set[str], ablation: bool,
-    bootstrap: Bootstrap,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yield one row per benchmark that both systems have and that asks both for the same."""
-    part = "ablations" if ablation else "main grid"
-    for benchmark, old in before.items():
-        new = after.get(benchmark)
-        if new is None or new.text != old.text:
-            continue
-        row = _against(old, new, bootstrap)
-        row |= {"benchmark": benchmark, "family": f"B − A by item, {part}, tasks"}
-        yield row | ({"how": SAME_RUN} if benchmark in shared else {})
-
-
-def _shared_items(old: _Cell, new: _Cell) -> pd.Index:
-    common = old.quality.index.intersection(new.quality.index)
-    return common[(old.gold[common] == new.gold[common]).to_numpy(bool)]
-
-
-def _against(old: _Cell, new: _Cell, bootstrap: Bootstrap) -> dict[str, Any]:
-    common = _shared_items(old, new)
-    before, after = (c.quality[common].to_numpy(float) for c in (old, new))
-    paired = len(common) > 0
-    if not paired:
-        before, after = (c.quality.to_numpy(float) for c in (old, new))
-    row = {
-        "metric": "rouge_l" if old.text else "accuracy",
-        "reference": "",
-        "how": PAIRED if paired else UNPAIRED,
-        "a": float(before.mean()),
-        "b": float(after.mean()),
-        "n": len(common),
-        "n_a": len(old.quality),
-        "n_b": len(new.quality),
-    }
-    note = f"rules:{old.rule},{new.rule}|draws:{old.draws},{new.draws}"
-    if not paired:
-        return row | _unpaired(before, after, old.text, note)
-    row |= dict(zip(ENDS, difference(after - before, bootstrap), strict=True))
-    row["signature"] = f"{note}|ci:paired-{bootstrap}"
-    if old.text or old.draws > 1 or new.draws > 1:
-        return row
-    better, worse = int((after > before).sum()), int((after < before).sum())
-    signature = f"{row['signature']}|p:mcnemar-exact"
-    return row | {"signature": signature} | _mcnemar(better, worse)
-
-
-def _mcnemar(better: int, worse: int) -> dict[str, Any]:
-    p = mcnemar([[0, better], [worse, 0]], exact=True).pvalue if better + worse else np.nan
-    return {"better": better, "worse": worse, "p": float(p)}
-
-
-def _unpaired(before: np.ndarray, after: np.ndarray, text: bool, note: str) -> dict[str, Any]:
-    low = high = np.nan
-    if text and min(len(before), len(after)) > 1:
-        low, high = CompareMeans.from_data(after, before).tconfint_diff(usevar="unequal")
-    elif not text:
-        counts = after.sum(), len(after), before.sum(), len(before)
-        low, high = confint_proportions_2indep(*counts, compare="diff", method="newcomb")
-    return {
-        "difference": float(after.mean() - before.mean()),
-        "low": float(low),
-        "high": float(high),
-        "signature": f"{note}|ci:{'welch' if text else 'newcombe'}-95",
-    }
-
-
-def _averages(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the means of one system over its common benchmarks, answers and texts apart."""
-    for metric in TESTED:
-        part = [r for r in rows if r["metric"] == metric]
-        if not part:
-            continue
-        ends = mover(*([r[k] for r in part] for k in ENDS))
-        kinds = {r["how"] for r in part} - {SAME_RUN} or {SAME_RUN}
-        row = {
-            "metric": metric,
-            "benchmark": AVERAGE,
-            "reference": "",
-            "how": kinds.pop() if len(kinds) == 1 else MIXED,
-            **{k: float(np.mean([r[k] for r in part])) for k in ("a", "b")},
-            **dict(zip(ENDS, ends, strict=True)),
-            **{k: sum(r[k] for r in part) for k in ("n", "n_a", "n_b")},
-            "signature": f"mean of {len(part)} benchmarks|ci:mover-95",
-            "family": part[0]["family"].replace("tasks", "averages"),
-        }
-        if all("better" in r for r in part):
-            row |= _mcnemar(*(sum(r[k] for r in part) for k in ("better", "worse")))
-            row["signature"] += "|p:mcnemar-exact over all items"
-        yield row
-
-
 def _plain(
-    a: StudyRows, b: StudyRows, found: Sequence[tuple[System, System]], tested: Sequence[Mapping]
-) -> list[dict[str, Any]]:
+    a: StudyRows, b: StudyRows, found: Sequence[Matched], tested: Sequence[Row]
+) -> list[Row]:
     """Return parse rate, agreement and BLEU as each study has them, and their averages."""
     twin = {y.label: x.label for x, y in found} | {"": ""}
+    several = {x.label: group for group in draws(found) for x, _ in group if len(group) > 1}
     own = {x.label: (x, y) for x, y in found}
     key = ["system", "reference", "benchmark", "metric"]
     shown = [*key, "value", "n", "signature"]
     left, right = (s.table.loc[s.table.metric.isin(PLAIN), shown] for s in (a, b))
     right = right.assign(system=right.system.map(twin), reference=right.reference.map(twin))
-    compared = pd.DataFrame(tested)[["system_a", "benchmark", "metric"]].rename(
-        columns={"system_a": "system", "metric": "tested"}
+    known = pd.DataFrame(tested)[["system_a", "reference", "benchmark", "metric"]].rename(
+        columns={"system_a": "system"}
     )
-    both = left.merge(right, on=key, suffixes=("_a", "_b")).merge(
-        compared[compared.benchmark != AVERAGE], on=["system", "benchmark"]
-    )
+    by_item = set(known[known.metric == "agreement"][key].itertuples(index=False, name=None))
+    known = known[known.metric.isin(TESTED) & (known.benchmark != AVERAGE)]
+    known = known.rename(columns={"metric": "tested"}).drop(columns="reference")
+    both = left.merge(right, on=key, suffixes=("_a", "_b")).merge(known, on=["system", "benchmark"])
+    apart = [k not in by_item for k in both[key].itertuples(index=False, name=None)]
+    both = both[np.array(apart, dtype=bool)]
     rows = []
     for (system, reference, metric), part in both.groupby(["system", "reference", "metric"]):
-        base = _identity(*own[system]) | {"reference": reference, "metric": metric, "how": AS_IT_IS}
-        rows += [base | row for row in _lines(part)]
-    return rows
+        base = {"reference": reference, "metric": metric, "how": AS_IT_IS}
+        lines = [base | row for row in _lines(part)]
+        rows += [_identity(*own[system], system in several) | row for row in lines]
+    return [*rows, *_plain_means(rows, several)]
 
 
-def _lines(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _plain_means(rows: Sequence[Row], several: Mapping[str, Sequence[Matched]]) -> list[Row]:
+    """Return the means over seeds of rows without an interval."""
+    parts: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row["draw_of"]:
+            reference = row["reference"].removesuffix(f"/seed={row['seed']}")
+            key = (row["draw_of"], reference, row["metric"], row["benchmark"])
+            parts.setdefault(key, []).append(row)
+    found = []
+    for (_, reference, _, _), part in parts.items():
+        before, after = (np.array([r[side] for r in part]) for side in ("a", "b"))
+        row = part[0] | _shared_identity(several[part[0]["system_a"]][0])
+        change = {"difference": float((after - before).mean()), "reference": reference}
+        found.append(row | change | spread_of(before, after))
+    return found
+
+
+def _lines(part: pd.DataFrame) -> Iterator[Row]:
     """Yield one measure of one system by benchmark, then its mean (over answers if any)."""
     for r in part.itertuples():
         sign = f"{r.signature_a} / {r.signature_b}"
@@ -233,14 +245,26 @@ def _lines(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
     yield _line(AVERAGE, *values, *sizes, f"mean of {len(part)} benchmarks")
 
 
-def _line(name: str, old: float, new: float, n_a: int, n_b: int, sign: str) -> dict[str, Any]:
-    value = {"a": float(old), "b": float(new), "difference": float(new - old)}
+def _line(name: str, old: float, new: float, n_a: int, n_b: int, sign: str) -> Row:
+    value = {"a": float(old), "b": float(new), "difference": float(new - old), "seeds": 1}
     return value | {"benchmark": name, "n_a": int(n_a), "n_b": int(n_b), "signature": sign}
 
 
-def _identity(x: System, y: System) -> dict[str, Any]:
+def _identity(x: System, y: System, several: bool) -> Row:
+    """Return what a run is; one of several seeds names its system."""
     named = dict(zip(KEY, key_of(x), strict=True))
-    return {"system_a": x.label, "system_b": y.label, "p": np.nan, "family": ""} | named
+    more = {"draw_of": _name(x) if several else "", "p": np.nan, "family": ""}
+    return {"system_a": x.label, "system_b": y.label} | named | more
+
+
+def _shared_identity(run: Matched) -> Row:
+    """Return what a system of several seeds is, given one of its runs."""
+    names = {"system_a": _name(run[0]), "system_b": _name(run[1])}
+    return _identity(*run, False) | names
+
+
+def _name(system: System) -> str:
+    return system.label.removesuffix(f"/seed={system.seed}")
 
 
 def _holm(table: pd.DataFrame) -> pd.Series:

@@ -1,14 +1,17 @@
 """The figures of two studies side by side: dots with intervals around no change."""
 
+import math
+
 import altair as alt
 import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import points
-from kdstudy.report.compare.differences import KINDS, SAME_RUN, TESTED
+from kdstudy.report.compare.cells import SAME_RUN
+from kdstudy.report.compare.differences import KINDS, TESTED, systems_only
 from kdstudy.report.compare.match import StudyRows
 from kdstudy.report.compare.words import LEVEL, decided
-from kdstudy.report.plot import INK, ROWS, Figure, colours, order_of
+from kdstudy.report.plot import INK, Figure, colours, means, order_of, single_seeds
 from kdstudy.report.views import shown
 
 _MEASURE = {"accuracy": "accuracy", "rouge_l": "ROUGE-L of free texts"}
@@ -26,7 +29,7 @@ def all_figures(table: pd.DataFrame, a: StudyRows) -> list[Figure]:
     """Return the figures: per measure the averages, and the benchmarks of the main grid."""
     found = []
     for metric in TESTED:
-        rows = table[table.metric == metric]
+        rows = _with_seeds(table[table.metric == metric])
         # One run that both studies hold did not change: a dot at 0 would be no measurement.
         changed = rows[rows.how != SAME_RUN]
         rows = _prepared(changed if len(changed) else rows, metric, a)
@@ -40,6 +43,15 @@ def all_figures(table: pd.DataFrame, a: StudyRows) -> list[Figure]:
     return found
 
 
+def _with_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with `part`: `seed` for a run of a system that has a row of its own."""
+    systems, single = systems_only(rows), rows[rows.draw_of != ""]
+    nothing = dict.fromkeys(("low", "high"), math.nan)
+    single = single.assign(**nothing, part="seed")
+    systems = systems.assign(part="mean")
+    return pd.concat([systems, single], ignore_index=True) if len(single) else systems
+
+
 def _prepared(rows: pd.DataFrame, metric: str, a: StudyRows) -> pd.DataFrame:
     """Return the rows in the figure's order, in points, with the label and tooltip of each."""
     rows = rows.copy()
@@ -48,7 +60,8 @@ def _prepared(rows: pd.DataFrame, metric: str, a: StudyRows) -> pd.DataFrame:
     rows["line"] = _labels(rows)
     rows["text"] = [
         f"{r.system_a} on {r.benchmark}: {shown(metric, r.a)} to {shown(metric, r.b)}, "
-        f"{points(r.difference / 100)} points ({points(r.low / 100)} to {points(r.high / 100)})"
+        f"{points(r.difference / 100)} points"
+        + ("" if math.isnan(r.low) else f" ({points(r.low / 100)} to {points(r.high / 100)})")
         for r in rows.itertuples()
     ]
     sizes = a.table.drop_duplicates("model").set_index("model").parameters.to_dict()
@@ -67,14 +80,14 @@ def _labels(rows: pd.DataFrame) -> list[str]:
     """Return short labels: a teacher or a seed is named only where there are several."""
     distilled = rows[rows.kind == "distilled"]
     teachers = distilled[distilled.ablation != "base_teacher"].teacher.nunique()
-    seeds = rows[rows.kind.isin(["sft", "distilled"])].seed.nunique()
+    alone = rows[rows.kind.isin(["sft", "distilled"]) & (rows.seeds == 1) & (rows.part == "mean")]
     found = []
     for r in rows.itertuples():
         trained = r.kind in ("sft", "distilled")
         parts = [r.model, r.method if trained else r.kind, _ablation(r)]
         if r.kind == "distilled" and teachers > 1:
             parts.append(f"← {r.teacher.removesuffix('/teacher')}")
-        if trained and seeds > 1:
+        if trained and alone.seed.nunique() > 1 and r.seeds == 1 and r.part == "mean":
             parts.append(f"seed {r.seed}")
         found.append(" ".join(p for p in parts if p))
     return found
@@ -87,9 +100,10 @@ def _ablation(row) -> str:
 
 def _figure(rows: pd.DataFrame, metric: str, name: str, what: str) -> Figure:
     items = " to ".join(f"{n:,}" for n in sorted({int(rows.n.min()), int(rows.n.max())}))
+    ticks = "; dots: means over seeds, ticks: single seeds" if (rows.part == "seed").any() else ""
     title = (
         f"Change in {_MEASURE[metric]} from A to B, {what}, in points with 95% intervals "
-        f"({items} matched items per dot). Filled: Holm's p below {LEVEL}, "
+        f"({items} matched items per dot{ticks}). Filled: Holm's p below {LEVEL}, "
         "or, where there is no p, an interval without 0."
     )
     panels = sorted(set(rows.benchmark))
@@ -101,9 +115,9 @@ def _figure(rows: pd.DataFrame, metric: str, name: str, what: str) -> Figure:
     return Figure(
         name=f"{metric.replace('_', '-')}-{name}",
         title=title,
-        description="; ".join(rows.text.head(40)),
+        description="; ".join(rows[rows.part == "mean"].text.head(40)),
         chart=chart,
-        data={"rows": rows[["line", "benchmark", "method", *_ENDS, "hollow", "text"]]},
+        data={"rows": rows[["line", "benchmark", "method", *_ENDS, "hollow", "text", "part"]]},
     )
 
 
@@ -119,17 +133,18 @@ def _dots(rows: pd.DataFrame, width: int) -> alt.LayerChart:
     named = alt.Color("method:N", scale=colours(rows.method), legend=None)
     colour = alt.condition("datum.method == ''", alt.value(INK), named)
     filled = alt.condition("datum.hollow", alt.value("transparent"), named)
-    base = alt.Chart(ROWS)
+    base, x = means(), alt.X("difference:Q", scale=scale, axis=axis)
     one = base.transform_aggregate(n="count()")  # one line, not one per row
     none = one.mark_rule(color=INK, opacity=0.5, strokeWidth=1).encode(x=alt.datum(0))
     line = base.mark_rule(strokeWidth=1.6).encode(
         x=alt.X("low:Q", scale=scale, axis=axis), x2="high", y=y, color=colour
     )
+    ticks = single_seeds().encode(x=x, y=y, color=colour)
     dots = base.mark_point(size=58, opacity=1, strokeWidth=1.8).encode(
-        x=alt.X("difference:Q", scale=scale, axis=axis),
+        x=x,
         y=y,
         stroke=colour,
         fill=filled,
         description="text:N",
     )
-    return alt.layer(none, line, dots).properties(width=width, height=alt.Step(19))
+    return alt.layer(none, line, ticks, dots).properties(width=width, height=alt.Step(19))

@@ -12,7 +12,9 @@ from kdstudy.errors import InputError
 from kdstudy.records import System
 
 KEY = ("kind", "model", "teacher", "method", "ablation", "temperature", "noise", "seed")
-"""What makes two systems of two studies the same system; protocol and settings may differ."""
+"""What makes two runs of two studies the same run; protocol and settings may differ."""
+
+PAIR = ["system", "reference", "benchmark", "example_id", "sample", "agree"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class StudyRows:
         runs: Key of the finished generation and its grading, by (system, benchmark): equal keys
             are one and the same measurement.
         models: Fingerprint of each model's files, by its short name.
+        pairs: Which answers of two systems are the same: columns system, reference, benchmark,
+            example_id, sample, agree.
     """
 
     name: str
@@ -37,6 +41,7 @@ class StudyRows:
     items: pd.DataFrame
     runs: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pairs: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=PAIR))
 
     @property
     def measured(self) -> list[System]:
@@ -99,6 +104,14 @@ def pairs(a: StudyRows, b: StudyRows) -> list[tuple[System, System]]:
         why=f"systems match by {', '.join(KEY)}; of {first.label}: {_nearest(first, b)}",
         remedy="compare two studies that share a model, trained with the same method and seed",
     )
+
+
+def draws(found: Sequence[tuple[System, System]]) -> list[list[tuple[System, System]]]:
+    """Return matched runs, those together that differ by their seed alone."""
+    groups: dict[tuple, list[tuple[System, System]]] = {}
+    for x, y in found:
+        groups.setdefault(key_of(x)[:-1], []).append((x, y))
+    return list(groups.values())
 
 
 def refuse_benchmarks(a: StudyRows, b: StudyRows) -> NoReturn:

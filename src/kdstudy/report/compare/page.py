@@ -10,11 +10,11 @@ import markupsafe
 import pandas as pd
 
 from kdstudy.analyze.results import read_csv, write_csv
-from kdstudy.analyze.stages import ITEMS, RESULTS, results
+from kdstudy.analyze.stages import ITEMS, PAIR_ITEMS, RESULTS, results
 from kdstudy.report.compare import words
-from kdstudy.report.compare.differences import compare
+from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures
-from kdstudy.report.compare.match import StudyRows, study_differences, unmatched
+from kdstudy.report.compare.match import PAIR, StudyRows, study_differences, unmatched
 from kdstudy.study.stages import Work
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
             results(Work(config=stage.config, inputs=there, local={"partial": True}, out=folder))
         table = read_csv(folder / RESULTS)
         items = pd.read_parquet(folder / ITEMS, columns=_READ)
+        pairs = pd.read_parquet(folder / PAIR_ITEMS, columns=PAIR)
     used = [s.config["model"] for s in plan.stages.values() if s.kind == "generate"]
     return StudyRows(
         name=name,
@@ -60,6 +61,7 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         items=items,
         runs=_runs(plan),
         models={m["name"]: m["fingerprint"] for m in used},
+        pairs=pairs,
     )
 
 
@@ -70,6 +72,7 @@ def write(out: Path, a: StudyRows, b: StudyRows) -> Path:
         InputError: Nothing was measured in both studies.
     """
     table = compare(a, b)
+    shown = systems_only(table)
     differs, alone = study_differences(a, b), unmatched(a, b)
     for name, stems in (("tables", words.SHEETS), ("figures", FIGURES)):
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -86,11 +89,11 @@ def write(out: Path, a: StudyRows, b: StudyRows) -> Path:
     page = _render(
         a=a.name,
         b=b.name,
-        said=words.findings(table),
-        cautions=words.cautions(a, b, table),
+        said=words.findings(shown),
+        cautions=words.cautions(a, b, shown),
         differs_in=words.differs(differs),
         left_out=words.left_out(alone),
-        facts=words.facts(a, b, table),
+        facts=words.facts(a, b, shown),
         sheets=sheets,
         figures=drawn,
     )

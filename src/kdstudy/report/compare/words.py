@@ -6,13 +6,14 @@ import pandas as pd
 
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import format_p, points
-from kdstudy.report.compare.differences import PAIRED, PLAIN, SAME_RUN, TESTED
+from kdstudy.report.compare.cells import AS_IT_IS, PAIRED, SAME_RUN
+from kdstudy.report.compare.differences import PLAIN, TESTED, systems_only
 from kdstudy.report.compare.match import StudyRows, other_models
-from kdstudy.report.sheet import Sheet
-from kdstudy.report.views import shown
+from kdstudy.report.sheet import Cell, Sheet
+from kdstudy.report.views import shown, spread
 
 LEVEL = 0.05
-SHEETS = ("averages", "benchmarks", "measures", "study-files", "unmatched")
+SHEETS = ("averages", "benchmarks", "seeds", "same-answer", "measures", "study-files", "unmatched")
 """Names of the tables that a comparison can have."""
 
 _NAMES = {
@@ -31,14 +32,22 @@ def decided(rows: pd.DataFrame) -> pd.Series:
 
 
 def findings(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Return one sentence per kind of result: `tested` means, `benchmarks`, `plain` measures."""
+    """Return one sentence per kind of result: `tested` means, `benchmarks`, `plain` measures.
+
+    Args:
+        table: From `differences.systems_only`.
+    """
     mean = table.benchmark == AVERAGE
+    own = (table.metric != "agreement") | (table.how == AS_IT_IS)
     found = {
         "tested": [_changes(table[mean], m, f"mean {_NAMES[m]}", "system") for m in TESTED],
         "benchmarks": [
             _changes(table[~mean], m, _NAMES[m], "pair of system and benchmark") for m in TESTED
         ],
-        "plain": [_span(table[mean & (table.metric == metric)], metric) for metric in PLAIN],
+        "plain": [
+            _agreement(table[mean & ~own]),
+            *(_span(table[mean & own & (table.metric == metric)], metric) for metric in PLAIN),
+        ],
     }
     return {kind: [sentence for sentence in said if sentence] for kind, said in found.items()}
 
@@ -104,12 +113,17 @@ def facts(a: StudyRows, b: StudyRows, table: pd.DataFrame) -> list[tuple[str, st
 
 def all_sheets(table: pd.DataFrame, fields: pd.DataFrame, alone: pd.DataFrame) -> dict[str, Sheet]:
     """Return every table that has a row, by name."""
-    tested = table[table.metric.isin(TESTED)]
+    systems, single = systems_only(table), table[table.draw_of != ""]
+    tested = systems[systems.metric.isin(TESTED)]
     mean = tested.benchmark == AVERAGE
+    by_item = (systems.metric == "agreement") & (systems.how != AS_IT_IS)
+    averages = single.metric.isin(TESTED) & (single.benchmark == AVERAGE)
     sheets = [
         _tested_sheet(tested[mean], "averages", "Means over common benchmarks"),
         _tested_sheet(tested[~mean], "benchmarks", "Benchmark by benchmark"),
-        _plain_sheet(table[table.metric.isin(PLAIN)]),
+        _tested_sheet(single[averages], "seeds", "Seed by seed, means over common benchmarks"),
+        _tested_sheet(systems[by_item], "same-answer", "Same answer, over the same items"),
+        _plain_sheet(systems[systems.metric.isin(PLAIN) & ~by_item]),
         _fields_sheet(fields),
         _alone_sheet(alone),
     ]
@@ -139,6 +153,12 @@ def _changes(table: pd.DataFrame, metric: str, measure: str, unit: str) -> str:
     if (new.difference < 0).any():
         text += f" Largest fall: {_change(new.loc[new.difference.idxmin()])}."
     return text
+
+
+def _agreement(rows: pd.DataFrame) -> str:
+    """Count where student and teacher came closer in their answers, over the same items."""
+    rows = rows[(rows.kind == "sft") | (rows.reference == rows.teacher)]
+    return _changes(rows, "agreement", "agreement with the teacher", "system")
 
 
 def _criterion(rows: pd.DataFrame) -> str:
@@ -184,26 +204,37 @@ def _span(rows: pd.DataFrame, metric: str) -> str:
 
 
 def _seeds(table: pd.DataFrame) -> str:
-    trained = table[table.kind.isin(["sft", "distilled"])].drop_duplicates("system_a")
-    seeds = sorted(set(trained.seed))
-    if len(seeds) > 1:
-        return f"Each of the {len(seeds)} training seeds stands for itself; intervals are of items."
-    return (
-        "The intervals say what other test items could have shown, not what another training seed "
-        "would have given."
+    trained = table[table.kind.isin(["sft", "distilled"])]
+    most = int(trained.seeds.max()) if len(trained) else 1
+    if most < 2:
+        return (
+            "The intervals say what other test items could have shown, not what another training "
+            "seed would have given."
+        )
+    text = (
+        f"Numbers of a trained system are means over the up to {most} training seeds that both "
+        "studies have; its interval and p are for other test items and other seeds"
     )
+    one = int((trained.drop_duplicates("system_a").seeds == 1).sum())
+    alone = f" ({one} systems have one seed, where they are for other items alone)" if one else ""
+    return f"{text}{alone}."
 
 
 def _tested_sheet(rows: pd.DataFrame, name: str, title: str) -> Sheet:
     texts = rows.metric.nunique() > 1
+    pairs = (rows.reference != "").any()
+    several = (rows.seeds > 1).any()
+    by_benchmark = name in ("benchmarks", "same-answer")
     printed = [
         {
             "System": _system(r),
-            **({} if name == "averages" else {"Benchmark": r.benchmark}),
+            **({"Against": r.reference} if pairs else {}),
+            **({"Benchmark": r.benchmark} if by_benchmark else {}),
             **({"Measure": _NAMES[r.metric]} if texts else {}),
-            "A": shown(r.metric, r.a),
-            "B": shown(r.metric, r.b),
-            "B − A": points(r.difference),
+            **({"Seeds": str(r.seeds)} if several else {}),
+            "A": _valued(shown(r.metric, r.a), r.metric, r.sd_a),
+            "B": _valued(shown(r.metric, r.b), r.metric, r.sd_b),
+            "B − A": _valued(points(r.difference), r.metric, r.sd),
             "95% interval": _interval(r),
             "p": format_p(r.p),
             "Holm p": format_p(r.p_holm),
@@ -217,8 +248,13 @@ def _tested_sheet(rows: pd.DataFrame, name: str, title: str) -> Sheet:
         "both studies have; 40 of 50, 60 means 40 matched items of A's 50 and B's 60. Same run: "
         "one finished measurement that both studies hold."
     )
-    labels = 1 + (name != "averages") + texts
-    return Sheet.of(name, title, printed, note=note, labels=labels)
+    if several:
+        note += " With several seeds, interval and p are for other items and other seeds."
+    return Sheet.of(name, title, printed, note=note, labels=1 + pairs + by_benchmark + texts)
+
+
+def _valued(text: str, metric: str, sd: float) -> Cell:
+    return Cell(text, sd="" if math.isnan(sd) else spread(metric, sd))
 
 
 def _plain_sheet(rows: pd.DataFrame) -> Sheet:
@@ -228,9 +264,9 @@ def _plain_sheet(rows: pd.DataFrame) -> Sheet:
             "Measure": _NAMES[r.metric],
             "Against": r.reference or "–",
             "Benchmark": r.benchmark,
-            "A": shown(r.metric, r.a),
-            "B": shown(r.metric, r.b),
-            "B − A": _step(r.metric, r.difference),
+            "A": _valued(shown(r.metric, r.a), r.metric, r.sd_a),
+            "B": _valued(shown(r.metric, r.b), r.metric, r.sd_b),
+            "B − A": _valued(_step(r.metric, r.difference), r.metric, r.sd),
         }
         for r in rows.itertuples()
     ]
