@@ -87,7 +87,10 @@ def repeated_measures(blocks: pd.DataFrame, scope: str = "") -> Test:
     reason = _why_not(blocks, alike if flat else "")
     if reason:
         return empty(shared, f"Methods cannot be compared {on(scope)} by mean: {reason}.")
-    long = blocks.melt(ignore_index=False, var_name="method", value_name="gain").reset_index()
+    # Numbers for names: the formula language takes one called "nan" for a missing value.
+    coded = blocks.set_axis(range(n), axis=0).set_axis(range(blocks.shape[1]), axis=1)
+    coded = coded.rename_axis(index="student", columns="method")
+    long = coded.stack().rename("gain").reset_index()
     row = AnovaRM(long, "gain", "student", within=["method"]).fit().anova_table.iloc[0]
     f, top, bottom = float(row["F Value"]), int(row["Num DF"]), int(row["Den DF"])
     epsilon = greenhouse_geisser(blocks.to_numpy(float))
