@@ -62,7 +62,7 @@ def run(
     """Run or resume a study; what is finished is not done again."""
     if address is not None and executor is not ExecutorName.ray:
         raise InputError("--address: says where Ray is", remedy="add --executor ray")
-    plan, opened = _plan(study, store, data_dir)
+    plan, opened = planned_study(study, store, data_dir)
     _claim(plan, study, opened)
     _require_trackers(plan)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
@@ -81,7 +81,7 @@ def plan(
     """Show the stages, which are finished, and why the others are not. Runs nothing."""
     from kdstudy.engine.execute import missing, reason
 
-    planned, opened = _plan(study, store, data_dir, unreached={})
+    planned, opened = planned_study(study, store, data_dir, unreached={})
     floating = _unpinned(planned)
     _require_trackers(planned)
     todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
@@ -114,7 +114,7 @@ def report(
     from kdstudy.report.compare.page import compare_from_store
     from kdstudy.report.stages import report_from_store
 
-    planned, opened = _plan(study, store, data_dir)
+    planned, opened = planned_study(study, store, data_dir)
     if other is None:
         if out is None:
             _claim(planned, study, opened)
@@ -122,7 +122,7 @@ def report(
         report_from_store(planned, opened, folder)
         typer.echo(str(folder / "report.html"))
         return
-    second, _ = _plan(other, store, data_dir)
+    second, _ = planned_study(other, store, data_dir)
     folder = out or opened.output(f"{planned.study.name}-vs-{second.study.name}")
     typer.echo(str(compare_from_store(planned, second, opened, folder)))
 
@@ -167,7 +167,7 @@ def schema() -> None:
     typer.echo(json.dumps(document, indent=1))
 
 
-def _plan(
+def planned_study(
     study: Path, store: Path, data_dir: Path | None, unreached: dict[str, str] | None = None
 ) -> tuple["Plan", "Store"]:
     from kdstudy.engine.store import Store

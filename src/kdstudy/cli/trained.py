@@ -19,7 +19,7 @@ from kdstudy.cli.options import (
     note,
     print_json,
 )
-from kdstudy.cli.studies import _plan as planned_study
+from kdstudy.cli.studies import planned_study
 from kdstudy.errors import InputError
 from kdstudy.records import System
 
