@@ -245,3 +245,13 @@ def test_the_cache_changes_no_loss(make, place, fields):
 def test_a_named_teacher_is_freed_when_it_is_cached(make):
     assert not hasattr(make().model.teacher.live, "model")
     assert hasattr(make(method="gkd").model.teacher.live, "model"), "it reads sampled text"
+
+
+@pytest.mark.parametrize("special", [{}, {"bos_token": "<unk>"}])
+def test_a_text_without_a_prompt_is_nothing_to_answer(tmp_path, special):
+    tokenizer = tiny.tokenizer(eos_token="</s>", pad_token="<pad>", **special)
+    made = {"model": tiny.qwen(1), "teacher_model": tiny.qwen(2), "processing_class": tokenizer}
+    rows = [{"text": "abc"}, {"prompt": "a", "completion": "b"}]
+    config = {"output_dir": str(tmp_path), "method": "gkd", "report_to": "none", "use_cpu": True}
+    with pytest.raises(InputError, match="row 0 is text without a prompt"):
+        DistillTrainer(**made, args=DistillConfig(**config, lmbda=0.5), train_dataset=rows)

@@ -225,3 +225,23 @@ def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_shar
                 "would rarely see how an answer ends",
                 remedy=f"{remedy}, or raise max_truncated_share to accept it",
             )
+
+
+def require_prompts(rows: Sequence[Encoded], places: Sequence[int], bos: int | None) -> None:
+    """Refuse text without a prompt where the student is to answer prompts itself.
+
+    Args:
+        rows: Training rows.
+        places: Each row's place in its dataset.
+        bos: The tokenizer's beginning-of-sequence token, which is no prompt.
+
+    Raises:
+        InputError: A row has no prompt.
+    """
+    for number, row in zip(places, rows, strict=False):
+        if all(token == bos for token in row.ids[: row.prompt_length]):
+            raise InputError(
+                f"row {number} is text without a prompt",
+                why="the method has the student write the text to learn from, in answer to one",
+                remedy="give rows with a prompt, or set lmbda to 0",
+            )

@@ -28,7 +28,7 @@ from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.resumable import Resumable
-from kdstudy.distill.rows import Rows, read_dataset
+from kdstudy.distill.rows import Rows, read_dataset, require_prompts
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.parts import Model
@@ -92,6 +92,9 @@ class DistillTrainer(Resumable):
         self._validation = {
             name: self.text[_part(name)].rows for name in validation.parts(eval_dataset)
         }
+        if method.lmbda:
+            places = self.text["train_dataset"].numbers or range(len(self.rows))
+            require_prompts(self.rows, places, tokenizer.bos_token_id)
         known = [row for text in self.text.values() for row in text.rows]
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
