@@ -97,7 +97,7 @@ def healthy(**fields) -> Patient:
         "texts": (
             TextFacts(
                 models=("big", "small"), rows=900, cut=0, dropped=0, unknown=0, tokens=45_000,
-                scored=18_000, needed=60, parity=(prompt, prompt), masks=(mask,),
+                scored=18_000, needed=60, longest=80, parity=(prompt, prompt), masks=(mask,),
             ),
         ),
         "benchmarks": (

@@ -214,3 +214,40 @@ def test_the_pages_examples_run_as_they_stand(installed, tmp_path, monkeypatch):
     (tmp_path / "my_package.py").write_text(blocks[-1])
     installed(weekdays="Weekdays")
     assert len(benchmarks.load("weekdays").examples) == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "row", "answer"),
+    [
+        ("number", (), {"question": "a", "answer": "She has 1,000+72.\n#### 1,072"}, "1072"),
+        ("number", (), {"question": "a", "answer": "-12,345.5"}, "-12345.5"),
+        ("number", (), {"question": "a", "answer": 7, "choices": ["7", "8"]}, "7"),
+        ("choice", ("yes", "no"), {"question": "a", "answer": "Yes"}, "yes"),
+        ("choice", ("true", "false"), {"question": "a", "answer": False}, "false"),
+        ("choice", (), {"question": "a", "choices": ["Kyoto", "Tokyo"], "answer": "Tokyo"}, "B"),
+        ("choice", (), {"question": "a", "options": ["B", "A"], "answer": "B"}, "B"),
+        (
+            "choice", (),
+            {"question": "a Answer Choices: (A) x (B) y", "choices": ["x", "y"], "answer": "A"},
+            "A",
+        ),
+        ("text", (), {"question": "a", "references": ["r1", "r2"]}, "r1"),
+    ],
+)  # fmt: skip
+def test_answers_as_people_write_them(kind, labels, row, answer):
+    assert benchmarks.from_rows("mine", [row], kind, labels=labels).examples[0].answer == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "message"),
+    [
+        ("number", {"question": "a", "answer": "so\n#### many"}, "'many', not a number"),
+        ("number", {"question": "a", "answer": "1,00"}, "not a number"),
+        ("choice", {"question": "a", "choices": ["x", "y"], "answer": 1}, "offers A, B"),
+        ("choice", {"question": "a", "choices": ["x", "x"], "answer": "x"}, "offers A, B"),
+        ("choice", {"question": "a", "choices": {"text": ["x"]}, "answer": "A"}, '"choices" is no'),
+    ],
+)
+def test_answers_that_could_mean_two_things_are_refused(kind, row, message):
+    with pytest.raises(InputError, match=message):
+        benchmarks.from_rows("mine", [row], kind)

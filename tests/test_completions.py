@@ -303,3 +303,151 @@ def test_real_repeated_questions_are_matched_in_order():
     facts = summary(grade(found, benchmark, "reference"))
     assert facts["outcomes"]["correct"] == 560
     assert math.isclose(facts["accuracy"], 560 / 600)
+
+
+ALIKE = Benchmark(
+    name="alike",
+    version="1",
+    kind="number",
+    chance=0.0,
+    examples=tuple(
+        Example(id=f"id{i}", instruction=text, answer="1")
+        for i, text in enumerate(
+            [
+                "He had 32 crackers and 98 cakes initially. How many did each eat?",
+                "Is it so?",
+                "is it so",
+                "What is 3! + 2?",
+                "What is 3 + 2?",
+                "She found 70 shells , gave 27 . How many are left ?",
+                "What is 1.5 + 1?",
+            ]
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "item"),
+    [
+        ("He had 32 crackers and 98 cakes initially How many did each eat?", "id0"),
+        ("he had 32 crackers and 98  cakes initially.  How many did each eat", "id0"),
+        ("She found 70 shells, gave 27. How many are left?", "id5"),
+        ("What is 1.5 + 1", "id6"),
+        ("what is 3! + 2", "id3"),
+        ("what is 3 + 2", "id4"),
+    ],
+)
+def test_case_spacing_and_the_ends_of_sentences_do_not_matter_and_are_counted(
+    tmp_path, question, item
+):
+    found, account = read(given(tmp_path, {"question": question, "completion": "1"}), ALIKE)
+    assert by_item(found) == {(item, 0): "1"}
+    assert (account.matched, account.alike, account.unknown) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "question", ["He had 3 crackers and 298 cakes initially. How many did each eat?",
+                 "What is 15 + 1?", "What is 1.5 - 1?", "What is 3 + 2! ?"],
+)  # fmt: skip
+def test_another_question_is_not_matched_by_wording_alike(tmp_path, question):
+    rows = [{"id": "id1", "completion": "1"}, {"question": question, "completion": "1"}]
+    _, account = read(given(tmp_path, *rows), ALIKE)
+    assert (account.matched, account.alike, account.unknown) == (1, 0, 1)
+
+
+def test_items_that_differ_in_no_more_than_wording_are_told_apart_or_left_out(tmp_path):
+    rows = [
+        {"question": "Is it so?", "completion": "to the letter"},
+        {"question": "Is it so?", "completion": "the same again"},
+        {"question": "is it so", "completion": "the other"},
+        {"question": "IS IT SO?", "completion": "either"},
+    ]
+    found, account = read(given(tmp_path, *rows), ALIKE)
+    assert by_item(found) == {("id1", 0): "to the letter", ("id2", 0): "the other"}
+    assert (account.matched, account.alike) == (2, 0)
+    assert (account.doubled, account.ambiguous, account.unknown) == (1, 1, 0)
+    assert account.left_out[1].endswith("line 4: IS IT SO?")
+    with pytest.raises(InputError, match="could each mean several items"):
+        read(given(tmp_path, rows[3]), ALIKE)
+
+
+def test_every_question_of_a_set_is_found_without_its_punctuation(tmp_path):
+    whole = benchmarks.load("synth_addsub")
+    rows = [
+        {"question": e.question.upper().replace(". ", " ").rstrip("?."), "completion": e.id}
+        for e in whole.examples
+    ]
+    random.Random(5).shuffle(rows)
+    found, account = read(given(tmp_path, *rows), whole)
+    assert {g.example_id: g.completion for g in found} == {e.id: e.id for e in whole.examples}
+    assert (account.alike, account.ambiguous, account.missing) == (len(rows), 0, 0)
+
+
+def own(tmp_path, *rows, kind="number", labels=()):
+    path = tmp_path / "bench.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8-sig")
+    return benchmarks.from_file("bench", path, kind, labels).load(None)
+
+
+def test_ids_of_the_files_own_find_items_and_tell_equal_questions_apart(tmp_path):
+    mine = own(
+        tmp_path,
+        {"id": "q1", "question": "Twice?", "answer": 1},
+        {"id": "q2", "question": "Twice?", "answer": 2},
+        {"id": 7, "question": "Once?", "answer": 3},
+    )
+    ids = [e.id for e in mine.examples]
+    rows = [
+        {"id": "q2", "completion": "2"},
+        {"id": "q1", "question": "Twice?", "completion": "1"},
+        {"id": 7, "question": "a prompt of many words, then: Once?", "completion": "3"},
+    ]
+    found, account = read(given(tmp_path, *rows), mine)
+    assert by_item(found) == dict(zip([(i, 0) for i in ids], "123", strict=True))
+    assert [s.outcome for s in grade(found, mine, "corrected")] == ["correct"] * 3
+    assert (account.alike, account.ambiguous) == (0, 0)
+
+
+def test_a_question_says_more_than_an_id_that_may_be_anybodys(tmp_path):
+    mine = own(tmp_path, *({"id": i, "question": f"What is {i} + 1?", "answer": i + 1}
+                           for i in range(3)))  # fmt: skip
+    row = {"id": 0, "question": "What is 2 + 1?", "completion": "3"}
+    (found,), _ = read(given(tmp_path, row), mine)
+    assert found.example_id == mine.examples[2].id
+
+
+def test_an_id_that_several_items_have_means_none_of_them(tmp_path):
+    mine = own(
+        tmp_path,
+        {"id": "easy", "question": "What is 1 + 1?", "answer": 2},
+        {"id": "easy", "question": "What is 1 + 2?", "answer": 3},
+    )
+    rows = [{"id": "easy", "completion": "2"}, {"question": "What is 1 + 2?", "completion": "3"}]
+    found, account = read(given(tmp_path, *rows), mine)
+    assert by_item(found) == {(mine.examples[1].id, 0): "3"}
+    assert account.ambiguous == 1
+
+
+def test_the_bare_question_finds_an_item_whose_options_or_context_were_appended(tmp_path):
+    mine = own(
+        tmp_path,
+        {"question": "Capital of Japan?", "options": ["Kyoto", "Tokyo"], "answer": "B"},
+        {"question": "Who?", "context": "Ann sang.", "options": ["Ann", "Bob"], "answer": "A"},
+        {"question": "When?", "context": "At 5.", "options": ["5", "6"], "answer": "A"},
+        {"question": "When?", "context": "At 6.", "options": ["5", "6"], "answer": "B"},
+        kind="choice",
+    )
+    rows = [{"question": q, "completion": "B"} for q in ("Capital of Japan?", "who?", "When?")]
+    found, account = read(given(tmp_path, *rows), mine)
+    assert [g.example_id for g in found] == [e.id for e in mine.examples[:2]]
+    assert (account.alike, account.ambiguous) == (2, 1)
+
+
+def test_a_long_question_is_matched_in_linear_time(tmp_path):
+    question = "word ... " * 20_000 + "." * 100_000 + " " * 100_000 + "?"
+    mine = own(tmp_path, {"question": question, "answer": 1})
+    started = time.perf_counter()
+    found, _ = read(given(tmp_path, {"question": question + "?", "completion": "1"}), mine)
+    assert found[0].example_id == mine.examples[0].id
+    assert time.perf_counter() - started < 2

@@ -285,3 +285,20 @@ def test_the_exit_code_says_the_worst_level(folder, fields, code):
     else:
         assert max(map(len, done.stdout.split("\n"))) <= 80
         assert f"worst level: {'ok' if code == 0 else 'error'}" in done.stdout
+
+
+def test_a_probe_out_of_time_is_not_a_model_that_is_not_here(folder, monkeypatch):
+    from kdstudy.doctor import probe
+
+    def slow(*_):
+        time.sleep(30)
+
+    monkeypatch.setattr(probe, "probe", slow)
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    patient = examine(folder / "study.yaml", folder / "store", None, probe_seconds=2)
+    assert set(patient.unmeasured) == {"big", "small"}
+    assert min(patient.unmeasured.values()) >= 5
+    findings = check(patient)
+    said = [f.what for f in of(findings, "doctor")]
+    assert len(said) == 2 and all("not measured, needs about" in what for what in said)
+    assert of(findings, "time")[0].why == "not measured in time: big, small"

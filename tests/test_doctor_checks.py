@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import pytest
 from doctor_patient import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
@@ -16,6 +17,7 @@ from kdstudy.doctor.patient import (
     AdapterFacts,
     CorpusFacts,
     Losses,
+    ModelFacts,
     Trouble,
 )
 from kdstudy.doctor.view import document, show
@@ -262,3 +264,63 @@ def test_the_document_is_json_with_spans():
     assert (written["worst"], written["exit_code"]) == ("ok", 0)
     (masks,) = [f for f in written["findings"] if f["check"] == "masks"]
     assert masks["texts"][0]["spans"] == [{"part": "scored", "text": "a</s>", "tokens": 2}]
+
+
+def truncation(limit=384, most=0.1, **facts):
+    settings = study(train={"max_length": limit, "max_truncated_share": most})
+    patient = dataclasses.replace(changed("texts", **facts), study=settings)
+    (found,) = [f for f in check(patient) if f.check == "truncation"]
+    return found
+
+
+def test_no_remedy_for_rows_that_do_not_fit_is_a_shorter_length():
+    few = truncation(rows=1000, cut=4, needed=327, longest=512)
+    assert few.level == "note"
+    assert few.remedy == "nothing, or set train.max_length to 512, in which all rows fit"
+    refused = truncation(rows=1000, cut=4, most=0.001, needed=327, longest=512)
+    assert refused.level == "error" and "to 512, in which all rows fit" in refused.remedy
+    many = truncation(rows=1000, cut=40, needed=430, longest=900)
+    assert many.level == "warning"
+    assert many.remedy == "set train.max_length to 430, in which 99% of the rows fit"
+    # In 430 tokens 1% of the rows would still be cut, which this study does not allow.
+    strict = truncation(rows=1000, cut=40, most=0.0, needed=430, longest=900)
+    assert "to 900, in which all rows fit" in strict.remedy
+
+
+def timed(**fields):
+    (found,) = [f for f in check(healthy(**fields)) if f.check == "time"]
+    return found
+
+
+def test_the_time_of_stages_that_nothing_is_known_of_is_said_in_a_sentence():
+    none = timed(speeds={})
+    assert none.what.startswith("no estimate: 3 of 3 stages unknown (")
+    assert "0.0 s" not in " ".join([none.what, *none.lines])
+    assert (none.facts["seconds"], none.facts["most"], none.facts["unknown"]) == (None, None, 3)
+    some = timed(speeds={"small": healthy().speeds["small"]})
+    assert "1 of 3 stages unknown; the other 2 take about " in some.what
+    assert some.facts["seconds"] > 0
+    assert any(" over " in line for line in some.lines if line.startswith("train"))
+
+
+def test_a_probe_that_did_not_finish_says_what_it_needs():
+    patient = healthy(
+        speeds={"small": dataclasses.replace(healthy().speeds["small"], load=3.0)},
+        unmeasured={"big": 134.0},
+        troubles=(Trouble(part="probe of big", what="not finished after 20 s", blame="slow"),),
+        path=Path("my study.yaml"),
+    )
+    findings = check(patient)
+    (found,) = [f for f in findings if f.check == "doctor"]
+    assert "probe of big: not measured, needs about 2 min 14 s" in found.what
+    # 134 + 3 to load the other again + 10 to measure it.
+    assert found.remedy.endswith("kdstudy doctor 'my study.yaml' --probe-seconds 150")
+    (time,) = [f for f in findings if f.check == "time"]
+    assert time.why == "not measured in time: big"
+    assert time.remedy == found.remedy
+    absent = dataclasses.replace(
+        patient, unmeasured={}, troubles=(), models=(*patient.models[1:], ModelFacts(
+            name="big", roles=("teacher",), here=False)),
+    )  # fmt: skip
+    (time,) = [f for f in check(absent) if f.check == "time"]
+    assert time.why == "not here: big"

@@ -24,6 +24,7 @@ NO_TORCH = [
         if p.name not in {"generate.py", "tokens.py", "vllm.py"}
     ),
     SOURCE / "models" / "resolve.py",
+    SOURCE / "models" / "checkpoint.py",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 

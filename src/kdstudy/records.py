@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -171,12 +171,26 @@ class System:
 Record = TypeVar("Record", Example, Generation, Score, PairScore, Contamination, System)
 
 
-def write_records(path: Path, rows: Iterable[Record], kind: type[Record]) -> int:
-    """Write rows as one Parquet file and return how many there were."""
+_FACTS = b"kdstudy"
+
+
+def write_records(
+    path: Path, rows: Iterable[Record], kind: type[Record], facts: Mapping[str, Any] | None = None
+) -> int:
+    """Write rows as one Parquet file and return how many there were.
+
+    Args:
+        path: The file.
+        rows: What to write.
+        kind: What they are.
+        facts: What `read_facts` gives back: what the rows are of, where a reader cannot know it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.schema([(f.name, _arrow_type(f.type)) for f in dataclasses.fields(kind)])
+    if facts is not None:
+        schema = schema.with_metadata({_FACTS: json.dumps(facts).encode()})
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
     pq.write_table(table, path)
     return table.num_rows
@@ -198,6 +212,14 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     except (OSError, TypeError, ValueError, pa.ArrowException) as e:
         why = (str(e).splitlines() or [""])[0][:200]
         raise InputError(f"{path}: does not hold {kind.__name__} rows ({why})") from e
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the facts that `write_records` put beside rows that were read; {} of other files."""
+    import pyarrow.parquet as pq
+
+    stored = (pq.read_schema(path).metadata or {}).get(_FACTS)
+    return json.loads(stored) if stored else {}
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

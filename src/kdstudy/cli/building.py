@@ -38,6 +38,9 @@ def build(
         note(f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again")
     building = {stage.key for stage in todo}
     if todo:
+        from kdstudy.models.resolve import require_reachable
+
+        require_reachable(m for stage in todo for m in stage.local.get("models", {}).values())
         quiet_libraries()
         # Not all the others: what the target does not need was perhaps never built.
         kept = sum(store.get(key) is not None for key in planned.stages.keys() - building)

@@ -1,6 +1,7 @@
 """The verb `doctor`: what can be known to be wrong before an hour is spent."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -8,7 +9,14 @@ from kdstudy.cli.options import STORE, AsJson, DataDir, StorePath, StudyPath, qu
 
 
 def doctor(
-    study: StudyPath, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
+    study: StudyPath,
+    store: StorePath = STORE,
+    data_dir: DataDir = None,
+    probe_seconds: Annotated[
+        float | None,
+        typer.Option(min=1, help="Most seconds to measure the models in; else what is left of 50."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look a study over before it runs. Exit code: 0 fine or notes, 1 warnings, 2 errors."""
     quiet_libraries()
@@ -18,7 +26,7 @@ def doctor(
     from kdstudy.doctor.gather import examine
     from kdstudy.doctor.view import document, show
 
-    patient = examine(study, store, data_dir)
+    patient = examine(study, store, data_dir, probe_seconds=probe_seconds)
     findings = check(patient)
     if as_json:
         typer.echo(as_text(document(patient.study.name, findings)))

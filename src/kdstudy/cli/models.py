@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdstudy.cli import sets
 from kdstudy.cli.building import build
 from kdstudy.cli.options import (
     STORE,
@@ -14,6 +15,7 @@ from kdstudy.cli.options import (
     StorePath,
     as_text,
     note_edited_benchmarks,
+    part,
     print_json,
 )
 from kdstudy.errors import InputError
@@ -75,7 +77,10 @@ def distill(
 
 def evaluate(
     model: Annotated[str, typer.Option(help="Model: Hub id, folder or zoo name.")],
-    benchmarks: Annotated[str, typer.Option(help="Names, with commas between.")],
+    benchmark: sets.Names = None,
+    kind: sets.Kind = None,
+    labels: sets.Labels = None,
+    study: sets.OfStudy = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="DIR", help="PEFT adapter to put on the model.")
     ] = None,
@@ -94,11 +99,14 @@ def evaluate(
     from kdstudy.engine.store import Store
     from kdstudy.study.plan import make_plan
 
-    study = _single_study(
+    asked = sets.chosen(benchmark, kind, labels, study)
+    if not asked:
+        sets.missing()
+    single = _single_study(
         students=[{"model": model, "adapter": adapter}],
         corpus={"name": "synthetic"},
         methods=["sft"],
-        benchmarks=[name.strip() for name in benchmarks.split(",") if name.strip()],
+        benchmarks=asked,
         limit=limit,
         template=template,
         extraction=rule,
@@ -107,7 +115,7 @@ def evaluate(
     )
     opened = Store(store)
     pins = opened.pins()
-    planned = make_plan(study, Path.cwd(), data_dir, pins)
+    planned = make_plan(single, Path.cwd(), data_dir, pins)
     opened.remember(pins)
     note_edited_benchmarks(planned)
     label = planned.systems[0].label
@@ -176,6 +184,7 @@ def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:
         (headline,) = (r for r in rows if r["benchmark"] == name and r["metric"] == metric)
         found[name] = summary(own) | {
             "n": headline["n"],
+            "of": facts["of"],
             "draws": len(own) // headline["n"],
             "low": headline["low"],
             "high": headline["high"],
@@ -194,17 +203,26 @@ def _finished(store: "Store", key: str) -> Path:
 
 
 def _write_measured(found: dict[str, Any], scored: Path, out: Path) -> None:
-    import shutil
+    from kdstudy.evaluate.stages import SCORES
+    from kdstudy.records import Score, read_records, write_records
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "eval.json").write_text(as_text(found) + "\n")
-    shutil.copyfile(scored / "scores.parquet", out / "scores.parquet")
+    whole = {name: row["of"] for name, row in found["benchmarks"].items()}
+    scores = read_records(scored / SCORES, Score)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "eval.json").write_text(as_text(found) + "\n")
+        write_records(out / SCORES, scores, Score, facts={"items": whole})
+    except OSError as e:
+        raise InputError(f"--out {out}: cannot be written ({e.strerror})") from e
 
 
 def _print_measured(found: dict[str, Any]) -> None:
     width = max(9, *map(len, found["benchmarks"]))
+    parts = {name: part(row["n"], row["of"]) for name, row in found["benchmarks"].items()}
+    room = max(5, *map(len, parts.values()))
     typer.echo(
-        f"{'benchmark':<{width}}  items  measure    value  95% interval   parsed   cut  chance"
+        f"{'benchmark':<{width}}  {'items':>{room}}  measure    value  95% interval   parsed   "
+        "cut  chance"
     )
     for name, row in found["benchmarks"].items():
         text = "rouge_l" in row
@@ -214,7 +232,7 @@ def _print_measured(found: dict[str, Any]) -> None:
             ("", "") if text else (f"{100 * row[k]:.0f}%" for k in ("parse_rate", "chance"))
         )
         typer.echo(
-            f"{name:<{width}}  {row['n']:>5}  {measure:<8}  {100 * row[value]:>6.1f}  "
+            f"{name:<{width}}  {parts[name]:>{room}}  {measure:<8}  {100 * row[value]:>6.1f}  "
             f"[{low:5.1f}, {high:5.1f}] {parsed:>7}  {100 * row['truncated_rate']:>3.0f}%  "
             f"{chance:>6}"
         )

@@ -67,6 +67,11 @@ def note(message: str) -> None:
     typer.echo(inert(message), err=True)
 
 
+def part(count: int, whole: int) -> str:
+    """Return a number of items, and of how many where these are not all: `642 of 1,000`."""
+    return f"{count:,}" if count == whole else f"{count:,} of {whole:,}"
+
+
 def note_edited_benchmarks(planned: "Plan") -> None:
     """Name every benchmark file that is not the published one."""
     from kdstudy.evaluate import benchmarks

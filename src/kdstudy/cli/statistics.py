@@ -4,11 +4,12 @@ import dataclasses
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kdstudy.cli.options import AsJson, print_json
+from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
     from kdstudy.analyze.verdict import Test
@@ -60,23 +61,55 @@ class Protocol(StrEnum):
 
 def analyze(
     results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="A long-form CSV: docs/statistics.md.")
+        list[Path],
+        typer.Argument(
+            metavar="RESULTS",
+            help="A CSV with a row per run and task, or per graded item (docs/statistics.md); or "
+            "the scores.parquet of one system or more, the first being what the others are "
+            "compared with.",
+        ),
     ],
     protocol: Annotated[
         Protocol, typer.Option(help="paper: the published tests; corrected: sound ones as well.")
     ] = Protocol.corrected,
     as_json: AsJson = False,
 ) -> None:
-    """Test any long-form table of results."""
-    from kdstudy.analyze.analysis import analyze as tests_of
-    from kdstudy.analyze.measures import AVERAGE
-    from kdstudy.analyze.runs import read_runs
-
-    found = tests_of(read_runs(results), protocol.value)
+    """Test any long-form table of results, or graded items: scores.parquet of score and eval."""
+    if any(path.suffix == ".parquet" for path in results):
+        _of_items(results, as_json)
+        return
+    if len(results) > 1:
+        raise InputError("RESULTS: one table at a time", remedy="put the rows into one CSV")
+    found = _tests(results[0], protocol.value)
     if as_json:
         rows = [dataclasses.asdict(test) for test in found]
         print_json({"protocol": protocol.value, "tests": rows})
-        return
+    else:
+        _print_tests(found)
+
+
+def _tests(path: Path, protocol: Literal["corrected", "paper"]) -> list["Test"]:
+    """Return the tests of a table with a row per run and task, or per graded item."""
+    from kdstudy.analyze.analysis import analyze as tests_of
+    from kdstudy.analyze.items import analyze_items, read_items
+    from kdstudy.analyze.runs import read_runs
+
+    items = read_items(path)
+    if items is None:
+        return tests_of(read_runs(path), protocol)
+    if protocol == "paper":
+        raise InputError(
+            f"{path}: has rows of items",
+            why="the published tests are of runs",
+            remedy="leave it out",
+        )
+    # What is asked first comes first: each method on its student.
+    return sorted(analyze_items(items), key=lambda test: test.table != "student")
+
+
+def _print_tests(found: list["Test"]) -> None:
+    from kdstudy.analyze.measures import AVERAGE
+
     overall = [test for test in found if test.scope == AVERAGE] or found
     told = [t for t in overall if t is found[0] or t.table == "student" or _known(t)]
     for test in told:
@@ -92,3 +125,19 @@ def analyze(
 
 def _known(test: "Test") -> bool:
     return not all(math.isnan(x) for x in (test.statistic, test.low, test.p))
+
+
+def _of_items(files: list[Path], as_json: bool) -> None:
+    """Print how good systems are and how far the others are from the first, item by item."""
+    from kdstudy.analyze.scores import against_first, levels, read_graded
+
+    systems = read_graded(files)
+    found, tests = [level for s in systems for level in levels(s)], against_first(systems)
+    if as_json:
+        rows = {"systems": found, "tests": tests}
+        print_json({k: [dataclasses.asdict(row) for row in v] for k, v in rows.items()})
+        return
+    for row in (*found, *tests):
+        typer.echo(row.sentence)
+    if len(systems) == 1:
+        typer.echo("\none system: give a second scores.parquet for a comparison", err=True)

@@ -77,11 +77,13 @@ def plan(
     """Show the stages, which are finished, and why the others are not. Runs nothing."""
     from kdstudy.engine.execute import missing, reason
 
-    planned, opened = _plan(study, store, data_dir)
+    planned, opened = _plan(study, store, data_dir, unreached={})
+    floating = _unpinned(planned)
     todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
     rows = []
     for key, stage in planned.stages.items():
         status = "miss" if key in todo else "hit" if opened.get(key) else "not needed"
+        status = "unpinned" if key in floating else status
         why = reason(stage, opened, planned.stages) if status == "miss" else ""
         rows.append(
             {"kind": stage.kind, "label": stage.label, "key": key, "status": status, "why": why}
@@ -158,7 +160,9 @@ def schema() -> None:
     typer.echo(json.dumps(document, indent=1))
 
 
-def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Store"]:
+def _plan(
+    study: Path, store: Path, data_dir: Path | None, unreached: dict[str, str] | None = None
+) -> tuple["Plan", "Store"]:
     from kdstudy.engine.store import Store
     from kdstudy.study.plan import make_plan
     from kdstudy.study.read import read_study
@@ -167,7 +171,7 @@ def _plan(study: Path, store: Path, data_dir: Path | None) -> tuple["Plan", "Sto
     opened = Store(store)
     pins = opened.pins()
     try:
-        planned = make_plan(parsed, study.absolute().parent, data_dir, pins)
+        planned = make_plan(parsed, study.absolute().parent, data_dir, pins, unreached)
     except InputError as e:
         e.what = f"{study}: {e.what}"
         raise
@@ -200,14 +204,30 @@ def _show(planned: "Plan", store: "Store") -> Path:
     return store.show(planned.study.name, report)
 
 
+def _unpinned(planned: "Plan") -> set[str]:
+    """Return the keys of stages that hang on a model that is not pinned: not their last."""
+    from kdstudy.models.resolve import is_pinned
+
+    found: set[str] = set()
+    for key, stage in planned.stages.items():
+        models = (v for v in stage.config.values() if isinstance(v, dict) and "fingerprint" in v)
+        above = (*stage.inputs.values(), *stage.aids.values())
+        if not all(is_pinned(m["fingerprint"]) for m in models) or not found.isdisjoint(above):
+            found.add(key)
+    return found
+
+
 def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     for row in rows:
         why = f"  {row['why']}" if row["why"] else ""
         typer.echo(
             f"{row['status']:<10} {row['kind']:<13} {row['label']:<40} {row['key'][:12]}{why}"
         )
-    counts = {s: sum(r["status"] == s for r in rows) for s in ("hit", "miss", "not needed")}
+    statuses = ("hit", "miss", "not needed", "unpinned")
+    counts = {s: sum(r["status"] == s for r in rows) for s in statuses}
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
+    for model, why in planned.unreached.items():
+        typer.echo(f"unpinned: {model}: {why}; `run` refuses until it is")
     from kdstudy.study.protocols import differences
 
     for d in differences(planned.study):
@@ -223,6 +243,7 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
     return {
         "study": planned.study.model_dump(mode="json"),
         "protocol_differences": differences(planned.study),
+        "unpinned": dict(planned.unreached),
         "stages": rows,
     }
 

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.cli.options import AsJson, DataDir, note, print_json
+from kdstudy.cli import sets
+from kdstudy.cli.options import AsJson, DataDir, note, part, print_json
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kdstudy.evaluate.benchmarks import Benchmark
     from kdstudy.evaluate.completions import Account
     from kdstudy.records import Score
+    from kdstudy.study.schema import BenchmarkRef
 
 
 class RuleName(StrEnum):
@@ -39,13 +40,16 @@ class LevelName(StrEnum):
 
 
 def score(
-    benchmark: Annotated[str, typer.Option(help="`kdstudy ls benchmarks` names them.")],
     generations: Annotated[
         Path, typer.Option(metavar="FILE", help='{"id" or "question", "completion"} per line.')
     ],
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another system's, such as the teacher's.")
     ] = None,
+    benchmark: sets.Names = None,
+    kind: sets.Kind = None,
+    labels: sets.Labels = None,
+    study: sets.OfStudy = None,
     rule: Annotated[
         RuleName, typer.Option(help="How answers are found and graded.")
     ] = RuleName.corrected,
@@ -55,30 +59,34 @@ def score(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score completions made by any system; with --against, agreement and fidelity as well."""
+    """Score completions made by any system; with --against, difference, agreement, fidelity."""
     from kdstudy.evaluate.completions import compare
 
-    items = _load(benchmark, data_dir)
+    items = sets.load(sets.one(sets.chosen(benchmark, kind, labels, study), study), data_dir)
     scores, found = _scored(generations, items, rule.value)
     document = {"benchmark": items.name, **found}
     pairs = None
     if against is not None:
         others, document["against"] = _scored(against, items, rule.value)
         mine, theirs, pairs = compare(scores, others)
-        document |= _compared(mine, theirs, pairs, text=items.kind == "text")
+        document |= _compared(mine, theirs, pairs, items)
     if out is not None:
-        _write_scores(out, scores, pairs)
+        _write_scores(out, scores, pairs, items)
     if as_json:
         print_json(document)
     else:
-        _print_scored(document, len(items.examples))
+        _print_scored(document)
 
 
 def audit(
-    corpus: Annotated[str, typer.Option(metavar="FILE", help="A corpus: file or known name.")],
-    benchmarks: Annotated[
-        str | None, typer.Option(help="Names, with commas between; all at hand if left out.")
+    corpus: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A corpus: file or known name; that of --study."),
     ] = None,
+    benchmark: sets.Names = None,
+    kind: sets.Kind = None,
+    labels: sets.Labels = None,
+    study: sets.OfStudy = None,
     level: Annotated[
         LevelName, typer.Option(help="Rows this much like an item are not clean.")
     ] = LevelName.masked,
@@ -97,15 +105,16 @@ def audit(
 
     if listed is not None and listed.suffix not in (".csv", ".jsonl"):
         raise InputError(f"--list {listed}: must end in .csv or .jsonl")
-    source = _source(corpus, data_dir)
+    source = _source(corpus, study, data_dir)
     rows, dropped = audits.read(source)
-    sets, absent = _wanted(benchmarks, data_dir)
-    tests = {name: found.examples for name, found in sets.items()}
+    asked = sets.chosen(benchmark, kind, labels, study)
+    whole, absent = _wanted(asked, data_dir)
+    tests = {name: found.examples for name, found in whole.items()}
     result = audits.audit([row.example for row in rows], tests, level.value)
     if out is not None:
         audits.write_rows(source, [rows[place] for place in result.clean], out)
     if listed is not None:
-        _write_list(listed, result, rows, sets)
+        _write_list(listed, result, rows, whole)
     facts = {"corpus": source.name, "rows": len(rows), "dropped": dropped, "level": level.value}
     found = {"benchmarks": result.counts, "clean_rows": len(result.clean), "not_at_hand": absent}
     if as_json:
@@ -114,61 +123,41 @@ def audit(
         _print_audit(facts | found)
 
 
-def _load(name: str, data_dir: Path | None) -> "Benchmark":
-    from kdstudy.evaluate import benchmarks
-
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always", benchmarks.EditedBenchmark)
-        loaded = benchmarks.load(name, data_dir)
-    for warning in heard:
-        note(f"note: {warning.message}")
-    return loaded
-
-
 def _scored(path: Path, benchmark: "Benchmark", rule: Any) -> tuple[list["Score"], dict[str, Any]]:
     """Return a file's scores, and what they come to."""
+    from kdstudy.analyze.scores import Graded, levels
     from kdstudy.evaluate.completions import grade, read
     from kdstudy.evaluate.score import summary
 
     generations, account = read(path, benchmark)
     scores = grade(generations, benchmark, rule)
     _note(path, account, len(benchmark.examples))
-    low, high = _interval(scores, text=benchmark.kind == "text")
+    (level,) = levels(Graded(system=str(path), scores=scores))
     return scores, {
         **summary(scores),
-        "low": low,
-        "high": high,
+        "items": level.n,
+        "of": len(benchmark.examples),
+        "low": level.low,
+        "high": level.high,
         "rule": scores[0].rule.partition("-")[2],
         "rows": dataclasses.asdict(account),
     }
 
 
-def _interval(scores: Sequence["Score"], *, text: bool) -> tuple[float, float]:
-    """Return a 95% interval over items: Wilson of the accuracy, bootstrap of the mean ROUGE-L."""
-    import numpy as np
-
-    from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, wilson
-
-    items: dict[str, list[float]] = {}
-    for row in scores:
-        items.setdefault(row.example_id, []).append(row.quality)
-    if not text:
-        return wilson(sum(row.quality for row in scores) / len(scores), len(items))
-    if len(items) < 2:
-        return math.nan, math.nan
-    values = np.array([sum(quality) / len(quality) for quality in items.values()])
-    means = DEFAULT_BOOTSTRAP.weights(len(values)) @ values / len(values)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _compared(mine: Any, theirs: Any, pairs: Any, *, text: bool) -> dict[str, Any]:
+def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark") -> dict[str, Any]:
+    from kdstudy.analyze.scores import Graded, against_first
     from kdstudy.evaluate.agreement import agreement, chance
     from kdstudy.evaluate.fidelity import fidelity
 
+    text = items.kind == "text"
     same = None if text else dataclasses.asdict(agreement(pairs, chance(mine, theirs)))
+    whole = {items.name: len(items.examples)}
+    first = Graded(system="the other", scores=theirs, items=whole)
+    (test,) = against_first([first, Graded(system="this system", scores=mine, items=whole)])
+    kept = ("estimate", "low", "high", "p", "n", "signature", "sentence")
     return {
         "compared": len(pairs),
+        "difference": {name: getattr(test, name) for name in kept},
         "agreement": same,
         "fidelity": dataclasses.asdict(fidelity(pairs)),
     }
@@ -178,9 +167,15 @@ def _note(path: Path, account: "Account", items: int) -> None:
     """Say what the rates leave out."""
     for row in account.left_out:
         note(f"note: {row}")
-    more = account.doubled + account.unknown - len(account.left_out)
+    more = account.doubled + account.ambiguous + account.unknown - len(account.left_out)
     if more:
         note(f"note: and {more} more rows of {path}")
+    if account.alike:
+        note(
+            f"note: {path}: {account.alike} of {account.matched} rows matched by wording alike: "
+            "their questions differ from the items' in case, spacing or final punctuation, or lack "
+            "options or context"
+        )
     if account.missing:
         typer.echo(
             f"note: {path}: {account.missing} answers to the {items} items are missing; every rate "
@@ -195,27 +190,29 @@ def _note(path: Path, account: "Account", items: int) -> None:
         )
 
 
-def _write_scores(out: Path, scores: Any, pairs: Any) -> None:
+def _write_scores(out: Path, scores: Any, pairs: Any, items: "Benchmark") -> None:
     from kdstudy.evaluate.stages import PAIRS, SCORES
     from kdstudy.records import PairScore, Score, write_records
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_records(out / SCORES, scores, Score)
+        facts = {"items": {items.name: len(items.examples)}}
+        write_records(out / SCORES, scores, Score, facts=facts)
         if pairs is not None:
             write_records(out / PAIRS, pairs, PairScore)
     except OSError as e:
         raise InputError(f"--out {out}: cannot be written ({e.strerror})") from e
 
 
-def _print_scored(document: dict[str, Any], items: int) -> None:
-    typer.echo(f"{document['benchmark']}, {items} items, rule {document['rule']}")
+def _print_scored(document: dict[str, Any]) -> None:
+    typer.echo(f"{document['benchmark']}, {document['of']:,} items, rule {document['rule']}")
     _print_system(document)
     if "against" not in document:
         return
     typer.echo("against")
     _print_system(document["against"])
     typer.echo(f"the two on the {document['compared']} answers that both have")
+    _line("difference", document["difference"]["sentence"].partition(": ")[2])
     same, close = document["agreement"], document["fidelity"]
     if same is not None:
         _line(
@@ -232,13 +229,24 @@ def _print_scored(document: dict[str, Any], items: int) -> None:
 
 def _print_system(found: dict[str, Any]) -> None:
     rows, text = found["rows"], "rouge_l" in found
-    counts = ("matched", "missing", "doubled", "unknown")
-    _line("rows", ", ".join(f"{rows[name]} {name}" for name in counts))
+    counts = ("matched", "missing", "doubled", "ambiguous", "unknown")
+    alike = f" ({rows['alike']} by wording alike)" if rows["alike"] else ""
+    said = [f"{rows[name]} {name}" for name in counts if rows[name] or name != "ambiguous"]
+    _line("rows", f"{said[0]}{alike}, {', '.join(said[1:])}")
     interval = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    interval = "(no interval)" if math.isnan(found["low"]) else interval
     value = found["rouge_l" if text else "accuracy"]
-    _line("ROUGE-L" if text else "accuracy", f"{_percent(value)} {interval} of {found['n']}")
+    there = part(found["items"], found["of"])
+    drawn = f" ({found['n']:,} answers)" if found["n"] != found["items"] else ""
+    _line(
+        "ROUGE-L" if text else "accuracy",
+        f"{_percent(value)} {interval} of {there} items{drawn}",
+    )
     if not text:
-        _line("completed", f"{_percent(found['accuracy_completed'])} of those not truncated")
+        ended = found["n"] - found["outcomes"]["truncated"]
+        _line(
+            "completed", f"{_percent(found['accuracy_completed'])} of the {ended:,} not truncated"
+        )
         _line("parsed", _percent(found["parse_rate"]))
     _line("outcomes", ", ".join(f"{n} {name}" for name, n in found["outcomes"].items()))
 
@@ -256,10 +264,17 @@ def _percent(share: float) -> str:
     return "undefined" if math.isnan(share) else f"{100 * share:.1f}%"
 
 
-def _source(corpus: str, data_dir: Path | None) -> "Source":
+def _source(corpus: str | None, study: Path | None, data_dir: Path | None) -> "Source":
     from kdstudy.data.corpora import locate, names
+    from kdstudy.study.read import read_study
     from kdstudy.study.schema import CorpusRef
 
+    if corpus is None:
+        if study is None:
+            raise InputError(
+                "Missing option '--corpus'", remedy="give a file or a name, or --study STUDY.yaml"
+            )
+        return locate(read_study(study).corpus, study.absolute().parent, data_dir, {})
     if _is_file(corpus):
         ref = CorpusRef(path=corpus)
     elif corpus in names():
@@ -280,30 +295,31 @@ def _is_file(text: str) -> bool:
 
 
 def _wanted(
-    asked: str | None, data_dir: Path | None
+    asked: Sequence["BenchmarkRef"], data_dir: Path | None
 ) -> tuple[dict[str, "Benchmark"], dict[str, str]]:
-    """Return the benchmarks to look at by name, and why others are not at hand."""
-    from kdstudy.evaluate import benchmarks
+    """Return the benchmarks to look at by name, and why others are not at hand.
 
-    if asked is not None:
-        names = list(dict.fromkeys(benchmarks.canonical(n) for n in asked.split(",") if n.strip()))
-        if not names:
-            raise InputError("--benchmarks: names none", remedy="leave it out for all at hand")
-        return {name: _load(name, data_dir) for name in names}, {}
-    sets, absent = {}, {}
+    Where none is asked for these are all that a name is enough for.
+    """
+    from kdstudy.evaluate import benchmarks
+    from kdstudy.study.schema import BenchmarkRef
+
+    if asked:
+        return {ref.name: sets.load(ref, data_dir) for ref in asked}, {}
+    found, absent = {}, {}
     for name in benchmarks.names():
         known = benchmarks.overview(name, data_dir)
         if known.items is None:
             absent[name] = known.note or known.found
         else:
-            sets[name] = _load(name, data_dir)
-    return sets, absent
+            found[name] = sets.load(BenchmarkRef(name=name), data_dir)
+    return found, absent
 
 
 def _write_list(
-    path: Path, result: "Audit", rows: Sequence["Row"], sets: dict[str, "Benchmark"]
+    path: Path, result: "Audit", rows: Sequence["Row"], tests: dict[str, "Benchmark"]
 ) -> None:
-    asked = {(b.name, e.id): e.question for b in sets.values() for e in b.examples}
+    asked = {(b.name, e.id): e.question for b in tests.values() for e in b.examples}
     trained = {row.example.id: row.example.question for row in rows}
     table = [
         {

@@ -1,22 +1,29 @@
 """Checks of the plan, the machine, the store, and what the run will take."""
 
+import math
+import shlex
 from collections.abc import Iterator
 
 from kdstudy.doctor import cost
 from kdstudy.doctor.findings import Finding, many, size
 from kdstudy.doctor.patient import MachineFacts, ModelFacts, Patient
 from kdstudy.engine.view import duration
+from kdstudy.study.protocols import differences
 
 # Share of what is free that may be filled; the teacher cache has the same limit.
 _SHARE = 0.8
 # Seconds from which a run is a matter of days.
 _LONG = 24 * 3600
+# Seconds that a probe which did finish is allowed, once its model is loaded, when it is made again.
+_PROBED = 10
 
 
 def troubles(patient: Patient) -> Iterator[Finding]:
     """What could not be looked at, and why."""
     # The plan meets what a look of its own meets too: once is enough.
     for trouble in {t.what: t for t in patient.troubles}.values():
+        if trouble.part.removeprefix("probe of ") in patient.unmeasured:
+            continue
         refused = trouble.blame == "input"
         slow = trouble.blame == "slow"
         yield Finding(
@@ -28,6 +35,15 @@ def troubles(patient: Patient) -> Iterator[Finding]:
             or ("" if refused else "run doctor again on an idle machine" if slow else "")
             or ("" if refused else "look at the message; `run` may meet the same"),
         )
+    for name, seconds in patient.unmeasured.items():
+        yield Finding(
+            level="warning",
+            check="doctor",
+            what=f"probe of {name}: not measured, needs about {duration(seconds)}",
+            why="its losses, memory and seconds are not known",
+            remedy=_more_time(patient),
+            facts={"model": name, "seconds": seconds},
+        )
 
 
 def plan(patient: Patient) -> Iterator[Finding]:
@@ -37,8 +53,16 @@ def plan(patient: Patient) -> Iterator[Finding]:
     yield Finding(
         level="ok",
         check="study",
-        what=f"{many(len(patient.plan.stages), 'stage')}, {len(patient.todo)} of them to run",
+        what=f"{many(len(patient.plan.stages), 'stage')}, {len(patient.todo)} of them to run"
+        + (f"; unpinned: {', '.join(patient.plan.unreached)}" if patient.plan.unreached else ""),
     )
+    for d in differences(patient.study):
+        yield Finding(
+            level="ok",
+            check="study",
+            what=f"differs from corrected: {d['field']} = {d['value']} (not {d['corrected']})",
+            why=str(d["why"]),
+        )
     for model in patient.models:
         if model.trusted:
             yield Finding(
@@ -139,22 +163,55 @@ def time(patient: Patient) -> Iterator[Finding]:
             yield Finding(level="ok", check="time", what=what)
         return
     total, most = sum(c.seconds for c in found), sum(c.most for c in found)
-    unknown = sum(c.unknown for c in found)
-    others = len(patient.todo) - sum(c.stages for c in found)
+    unknown, stages = sum(c.unknown for c in found), sum(c.stages for c in found)
+    others = len(patient.todo) - stages
     what = f"about {duration(total)}, at most {duration(most)} with answers of full length"
-    if unknown:
-        what = f"{unknown} of {sum(c.stages for c in found)} stages unknown; the others {what}"
+    if unknown == stages:
+        what = f"no estimate: {unknown} of {stages} stages unknown"
+    elif unknown:
+        what = f"{unknown} of {stages} stages unknown; the other {stages - unknown} take {what}"
+    how = "" if unknown == stages else "measured on a probe; "
+    long = not unknown and total > _LONG
     yield Finding(
-        level="note" if unknown or total > _LONG else "ok",
+        level="note" if unknown or long else "ok",
         check="time",
-        what=f"{what} (measured on a probe; {others} further stages of seconds each are not in it)",
-        why="a model of theirs is not here, or was not measured in time" if unknown
-        else "it is long for one sitting" if total > _LONG else "",
-        remedy="run doctor again when it is here" if unknown
-        else "nothing is lost when it is interrupted" if total > _LONG else "",
+        what=f"{what} ({how}{others} further stages of seconds each are not in it)",
+        why=_unknown(patient) if unknown else "it is long for one sitting" if long else "",
+        remedy=_to_know(patient) if unknown
+        else "nothing is lost when it is interrupted" if long else "",
         lines=cost.table(found, duration),
-        facts={"seconds": total, "most": most, "kinds": cost.as_facts(found)},
+        facts={
+            "seconds": None if unknown == stages else total,
+            "most": None if unknown == stages else most,
+            "stages": stages,
+            "unknown": unknown,
+            "kinds": cost.as_facts(found),
+        },
     )  # fmt: skip
+
+
+def _unknown(patient: Patient) -> str:
+    """Return why no time can be given for some stages."""
+    absent = [m.name for m in patient.models if not m.here]
+    reasons = [f"not measured in time: {', '.join(patient.unmeasured)}"] * bool(patient.unmeasured)
+    reasons += [f"not here: {', '.join(absent)}"] * bool(absent)
+    return "; ".join(reasons) or "what they need was not measured: see the findings above"
+
+
+def _to_know(patient: Patient) -> str:
+    """Return what would tell the time of stages that is not known."""
+    if patient.unmeasured:
+        return _more_time(patient)
+    return "run doctor again when that is mended"
+
+
+def _more_time(patient: Patient) -> str:
+    """Return the command that gives every probe the time to finish, in tens of seconds."""
+    again = sum(s.load + _PROBED for s in patient.speeds.values())
+    seconds = 10 * math.ceil((sum(patient.unmeasured.values()) + again) / 10)
+    words = ["kdstudy", "doctor", patient.path, "--probe-seconds", seconds]
+    words += ["--data-dir", patient.data_dir] if patient.data_dir else []
+    return f"give the probes more time: {shlex.join(map(str, words))}"
 
 
 def disk(patient: Patient) -> Iterator[Finding]:

@@ -1,12 +1,16 @@
 """Checks of the corpus, of what the tokenizers make of it, and of the benchmarks."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from kdstudy.doctor.findings import Finding, many
 from kdstudy.doctor.patient import Patient, TextFacts
 
 # Shares of rows below which a flaw is worth a note and no more.
 _FEW = 0.01
+# Endings that say how a file is packed; the one before says what it holds.
+_PACKED = (".gz", ".zst", ".bz2", ".xz")
 
 
 def parity(patient: Patient) -> Iterator[Finding]:
@@ -61,7 +65,7 @@ def _truncation(patient: Patient, text: TextFacts) -> Finding:
     lost = text.cut + text.dropped
     names = ", ".join(text.models)
     facts = {"models": text.models, "rows": text.rows, "cut": text.cut, "dropped": text.dropped,
-             "needed": text.needed}  # fmt: skip
+             "needed": text.needed, "longest": text.longest}  # fmt: skip
     if not lost:
         what = f"{names}: all {text.rows:,} rows fit in max_length {limit}"
         return Finding(level="ok", check="truncation", what=what, facts=facts)
@@ -73,9 +77,19 @@ def _truncation(patient: Patient, text: TextFacts) -> Finding:
         f"max_length {limit}: {text.cut} are cut, {text.dropped} have no room for a response",
         why="a row without its end does not teach how an answer ends"
         + (f"; `run` refuses more than {100 * most:g}%" if refused else ""),
-        remedy=f"set train.max_length to {text.needed}, in which 99% of the rows fit",
+        remedy=_room(text, limit, most)
+        if refused or lost > _FEW * text.rows
+        else "nothing, or " + _room(text, limit, most),
         facts=facts,
     )
+
+
+def _room(text: TextFacts, limit: int, most: float) -> str:
+    """Return which max_length to set: never one in which fewer rows fit than now."""
+    enough = text.needed > limit and most >= _FEW
+    length = text.needed if enough else text.longest
+    share = "99% of the rows" if enough else "all rows"
+    return f"set train.max_length to {length}, in which {share} fit"
 
 
 def unknown(patient: Patient) -> Iterator[Finding]:
@@ -138,8 +152,6 @@ def contamination(patient: Patient) -> Iterator[Finding]:
     """Test items that the corpus holds."""
     known = [b for b in patient.benchmarks if b.contaminated]
     clean = [b.name for b in known if not b.contaminated["masked"]]
-    ref = patient.study.corpus
-    corpus = ref.name or ref.path or "FILE"
     for b in known:
         held, masked, of = (b.contaminated[k] for k in ("normalised", "masked", "items"))
         if not masked:
@@ -152,13 +164,32 @@ def contamination(patient: Patient) -> Iterator[Finding]:
             why="a model that has seen a question may know its answer by heart"
             if held
             else "the same wording with other numbers makes a test easier",
-            remedy=f"see them, or get the corpus without them: kdstudy audit --corpus {corpus} "
-            f"--benchmarks {b.name} --list items.csv --out clean.jsonl",
+            remedy=f"see them, or get the corpus without them: {_audit(patient, b.name)}",
             facts={"benchmark": b.name, **b.contaminated},
         )
     if clean:
         what = f"the corpus holds no question of {', '.join(clean)}"
         yield Finding(level="ok", check="contamination", what=what)
+
+
+def _audit(patient: Patient, benchmark: str) -> str:
+    """Return the command that lists a benchmark's items in the corpus and writes it without them.
+
+    It names the study, which knows where corpus and benchmark are: their paths start there.
+    """
+    words = ["kdstudy", "audit", "--study", patient.path, "--benchmark", benchmark]
+    words += ["--list", "items.csv", "--out", _clean_name(patient)]
+    words += ["--data-dir", patient.data_dir] if patient.data_dir else []
+    return shlex.join(map(str, words))
+
+
+def _clean_name(patient: Patient) -> str:
+    """Return a name that says the type of the corpus, in which its clean rows are written."""
+    path = patient.corpus.path if patient.corpus else ""
+    if not path:
+        return "clean.jsonl"
+    *before, last = ["", *Path(path).suffixes] if Path(path).is_file() else [""]
+    return f"clean{before[-1]}{last}" if last in _PACKED and before else f"clean{last}"
 
 
 def benchmarks(patient: Patient) -> Iterator[Finding]:

@@ -206,11 +206,16 @@ def table(found: Sequence[Cost], say: Any) -> tuple[str, ...]:
         found: By kind of stage.
         say: Turns seconds into words.
     """
-    head = f"{'stages':<15}{'missing':>8}{'likely':>15}{'at most':>15}{'disk':>12}"
-    rows = [
-        f"{c.kind:<15}{c.stages:>8}{say(c.seconds):>15}{say(c.most):>15}{c.disk / 2**20:>8.1f} MiB"
-        for c in found
-    ]
+    head = f"{'stages':<15}{'missing':>8}{'likely':>18}{'at most':>18}{'disk':>12}"
+    rows = []
+    for c in found:
+        over = "" if not c.unknown else "over "
+        times = [
+            "unknown" if c.unknown == c.stages else over + say(seconds)
+            for seconds in (c.seconds, c.most)
+        ]
+        cells = f"{times[0]:>18}{times[1]:>18}{c.disk / 2**20:>8.1f} MiB"
+        rows.append(f"{c.kind:<15}{c.stages:>8}{cells}")
     return (head, *rows)
 
 

@@ -15,10 +15,8 @@ from kdstudy.doctor.patient import (
     Accuracy,
     BenchmarkFacts,
     CorpusFacts,
-    Losses,
     ModelFacts,
     Patient,
-    Speed,
     TextFacts,
 )
 from kdstudy.engine.execute import missing
@@ -36,9 +34,17 @@ SECONDS = 50.0
 """Most seconds that all looks may take; what is not done by then is a finding."""
 # A model that takes more of the free memory than this is not loaded.
 _SHARE = 0.8
+# Seconds that a probe which did not finish is taken to need at least: it loads a model.
+_LEAST = 5.0
 
 
-def examine(path: Path, store: Path, data_dir: Path | None, seconds: float = SECONDS) -> Patient:
+def examine(
+    path: Path,
+    store: Path,
+    data_dir: Path | None,
+    seconds: float = SECONDS,
+    probe_seconds: float | None = None,
+) -> Patient:
     """Return all that can be found out about a study without running it.
 
     Nothing is downloaded but a corpus that is a Hub data set, nothing is trained, and nothing is
@@ -49,13 +55,16 @@ def examine(path: Path, store: Path, data_dir: Path | None, seconds: float = SEC
         store: The store's folder, there or not.
         data_dir: Folder of benchmark and corpus files, or None.
         seconds: Most seconds for all of it.
+        probe_seconds: Most seconds for the probes of models instead of what the other looks leave.
 
     Raises:
         InputError: The study file cannot be read.
     """
     study = read_study(path)
     root = Path(os.path.expanduser(store)).absolute()
-    return _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds)).patient()
+    looks = _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds))
+    found = looks.patient(probe_seconds)
+    return dataclasses.replace(found, path=path, data_dir=data_dir)
 
 
 @dataclasses.dataclass
@@ -78,7 +87,7 @@ class _Examination:
         self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
         self.items: dict[str, Sequence[Example]] = {}
 
-    def patient(self) -> Patient:
+    def patient(self, probe_seconds: float | None = None) -> Patient:
         look = self.guard.look
         # Before any shorter limit: an import that is interrupted leaves half a module behind.
         look("libraries", SECONDS, _import_libraries)
@@ -112,13 +121,13 @@ class _Examination:
             machine=machine,
             accuracies=tuple(accuracies or ()),
         )
-        speeds, losses = self._probes(patient)
-        return dataclasses.replace(
-            patient, speeds=speeds, losses=losses, troubles=tuple(self.guard.troubles)
-        )
+        clock = self.guard if probe_seconds is None else Guard(probe_seconds)
+        patient = self._probed(patient, clock)
+        troubles = dict.fromkeys((*self.guard.troubles, *clock.troubles))
+        return dataclasses.replace(patient, troubles=tuple(troubles))
 
     def _plan(self) -> Plan:
-        plan = make_plan(self.study, self.base, self.data_dir, self.pins)
+        plan = make_plan(self.study, self.base, self.data_dir, self.pins, unreached={})
         if self.store.root == self.root.resolve():
             self.guard.look("store", 5, lambda: self.store.remember(self.pins))
         return plan
@@ -159,6 +168,7 @@ class _Examination:
         within = audit.overlaps(data.train, data.validation)
         return CorpusFacts(
             name=source.name,
+            path=source.path or "",
             train=len(data.train),
             validation=len(data.validation),
             read=data.read,
@@ -264,7 +274,7 @@ class _Examination:
 
         return text.read(self.study, tokenizer, names, self.rows[0], self.items)
 
-    def _probes(self, patient: Patient) -> tuple[dict[str, Speed], dict[str, Losses]]:
+    def _probed(self, patient: Patient, clock: Guard) -> Patient:
         """Measure every model that fits into memory, the teachers first."""
         from kdstudy.doctor.probe import Measured
 
@@ -278,16 +288,37 @@ class _Examination:
             and m.facts.parameters * m.facts.itemsize <= share
         ]
         found: dict[str, Measured] = {}
+        unmeasured: dict[str, float] = {}
         for number, model in enumerate(fit):
             name = model.resolved.name
             taught = {n: f.states for n, f in found.items() if f.states and self._alike(model, n)}
             found[name] = Measured()
-            self.guard.look(
-                f"probe of {name}", 2 * self.guard.left / (len(fit) - number + 1),
+            # Time that was asked for is for whoever needs it; what is left over is shared.
+            asked = clock is not self.guard
+            limit = clock.left if asked else 2 * clock.left / (len(fit) - number + 1)
+            clock.look(
+                f"probe of {name}", limit,
                 lambda m=model, t=taught, f=found[name]: self._probe(m, t, f),
             )  # fmt: skip
-        speeds = {name: f.speed for name, f in found.items() if f.speed}
-        return speeds, {name: f.losses for name, f in found.items() if f.losses}
+            if found[name].speed is None and clock.troubles[-1].blame == "slow":
+                unmeasured[name] = self._needs(patient, model, max(0.0, limit))
+        return dataclasses.replace(
+            patient,
+            speeds={name: f.speed for name, f in found.items() if f.speed},
+            losses={name: f.losses for name, f in found.items() if f.losses},
+            unmeasured=unmeasured,
+        )
+
+    def _needs(self, patient: Patient, model: _Model, had: float) -> float:
+        """Return about how many seconds a probe needs that did not finish in what it had."""
+        from kdstudy.doctor import probe
+
+        facts, text = model.facts, patient.reader(model.resolved.name)
+        assert facts and text, "only such models are probed"
+        teachers = sum(self._alike(model, m.resolved.name) for m in self.models)
+        mean = text.tokens / max(1, text.rows)
+        needs = probe.seconds_needed(self.study, facts.parameters, mean, teachers)
+        return max(_LEAST, 1.5 * had, needs)
 
     def _alike(self, model: _Model, teacher: str) -> bool:
         theirs = next(m.facts for m in self.models if m.resolved.name == teacher)

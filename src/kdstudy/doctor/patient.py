@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from kdstudy.doctor.findings import Shown
@@ -92,6 +93,7 @@ class CorpusFacts:
 
     Attributes:
         name: What reports call it.
+        path: Its file; "" where it is none.
         train, validation: Rows of each part.
         read: Rows in the source.
         dropped: How many rows have no text to use, by reason.
@@ -106,6 +108,7 @@ class CorpusFacts:
     dropped: Mapping[str, int]
     repeated: int = 0
     leaked: int = 0
+    path: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +125,7 @@ class TextFacts:
         scored: Scored tokens of all rows.
         unparted: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
+        longest: The one at which all do.
         prompts: Mean tokens of a prompt, per benchmark.
         parity: One prompt as training and as evaluation read it.
         masks: A few rows with what is scored.
@@ -136,6 +140,7 @@ class TextFacts:
     scored: int
     unparted: int = 0
     needed: int = 0
+    longest: int = 0
     prompts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parity: tuple[Shown, Shown] | None = None
     masks: tuple[Shown, ...] = ()
@@ -255,17 +260,22 @@ class Patient:
 
     Attributes:
         study: The study.
+        path: Its file.
+        data_dir: The folder of benchmark and corpus files that it is looked over with, or None.
         plan: Its plan; None where it cannot be planned (`troubles` says why).
         todo: Stages that are missing.
         models, corpus, texts, benchmarks: What was found out; empty where that failed.
         machine: What computes.
         speeds: Probes by model name.
+        unmeasured: Models whose probe did not finish in time, and about how many seconds it needs.
         losses: Probes by model name.
         accuracies: Of finished systems.
         troubles: What could not be looked at.
     """
 
     study: Study
+    path: Path = Path("STUDY.yaml")
+    data_dir: Path | None = None
     plan: Plan | None = None
     todo: tuple[Stage, ...] = ()
     models: tuple[ModelFacts, ...] = ()
@@ -274,6 +284,7 @@ class Patient:
     benchmarks: tuple[BenchmarkFacts, ...] = ()
     machine: MachineFacts | None = None
     speeds: Mapping[str, Speed] = dataclasses.field(default_factory=dict)
+    unmeasured: Mapping[str, float] = dataclasses.field(default_factory=dict)
     losses: Mapping[str, Losses] = dataclasses.field(default_factory=dict)
     accuracies: tuple[Accuracy, ...] = ()
     troubles: tuple[Trouble, ...] = ()

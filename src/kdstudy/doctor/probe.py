@@ -35,6 +35,8 @@ LOSS_ROWS = 32
 _ENOUGH, _AGAIN = 1.0, 0.5
 _NEW_TOKENS = 8
 _TOGETHER = (8, 128)
+# Side of a product that shows how fast a machine multiplies, and the share of that a model reaches.
+_SIDE, _EFFICIENCY = 1024, 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,30 @@ def probe(study: schema.Study, subject: Subject, found: Measured) -> None:
         together=together,
         load=loading,
     )
+
+
+def seconds_needed(study: schema.Study, parameters: int, tokens: float, teachers: int) -> float:
+    """Return about how many seconds `probe` takes, from how fast this machine multiplies.
+
+    Args:
+        study: Says how many rows a step has.
+        parameters: Of the model; a token costs two operations with each, three times that with a
+            backward pass.
+        tokens: Mean tokens of a row.
+        teachers: How many teachers' states it is stepped with.
+    """
+    rows = study.train.batch_size
+    passes = LOSS_ROWS + rows + 2 * _TOGETHER[0]  # losses, states, two passes over prompts
+    # The peak's pass, one alone, and with each teacher one to warm up and one to measure.
+    passes += 3 * rows * (2 + 2 * teachers)
+    return 2.0 * parameters * tokens * passes / (_EFFICIENCY * _multiplications())
+
+
+def _multiplications() -> float:
+    """Return this device's operations per second in a product of matrices."""
+    left = torch.randn(_SIDE, _SIDE, device=load.device())
+    _, seconds = _fastest(lambda: left @ left)
+    return 2.0 * _SIDE**3 / seconds
 
 
 def warm_up() -> None:

@@ -1,5 +1,6 @@
 """The corpus as a tokenizer reads it: what is cut, what is scored, and one prompt both ways."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -53,7 +54,8 @@ def read(
         tokens=sum(len(row.ids) for _, row in kept),
         scored=sum(len(weighing.scored(row)) for _, row in kept),
         unparted=sum(row.ids[: row.prompt_length] != asked[e.id] for e, row in kept),
-        needed=lengths[int(0.99 * len(lengths))],
+        needed=lengths[max(0, math.ceil(0.99 * len(lengths)) - 1)],
+        longest=lengths[-1],
         prompts=prompts,
         parity=_parity(tokenizer, kept[0][1], asked[kept[0][0].id]) if kept else None,
         masks=tuple(masks),

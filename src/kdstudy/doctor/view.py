@@ -1,6 +1,7 @@
 """Findings as a person reads them in 80 columns, and as a document."""
 
 import dataclasses
+import shlex
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ _STYLES: dict[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow",
 _PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red"}
 _INDENT = 10
 _IDS = 12
+_COMMAND = "kdstudy "
 
 
 def show(name: str, findings: Sequence[Finding], console: Console) -> None:
@@ -25,8 +27,7 @@ def show(name: str, findings: Sequence[Finding], console: Console) -> None:
         console.print(text)
         for word, said in (("why", finding.why), ("do", finding.remedy)):
             if said:
-                line = _hanging(" " * _INDENT, f"{word}: {clean(said)}", console.width)
-                console.print(Text(line))
+                _show_advice(word, clean(said), console)
         for row in finding.lines:
             console.print(Text(f"  {row}"), soft_wrap=True)
         for shown in finding.texts:
@@ -52,6 +53,28 @@ def document(name: str, findings: Sequence[Finding]) -> dict[str, Any]:
 def clean(text: str) -> str:
     """Return text in which control characters are spelled out: it may come from any file."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _show_advice(word: str, said: str, console: Console) -> None:
+    """Print why or what to do; a command stands on lines of its own, which a shell joins again."""
+    text, found, command = said.partition(f": {_COMMAND}")
+    text += ":" * bool(found)
+    console.print(Text(_hanging(" " * _INDENT, f"{word}: {text}", console.width)))
+    if found:
+        for line in _continued(_COMMAND + command, console.width - _INDENT):
+            console.print(Text(" " * _INDENT + line), soft_wrap=True)
+
+
+def _continued(command: str, width: int) -> list[str]:
+    """Return a command in lines of at most so many characters, where its words allow it."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and len(longer) > width - 2:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = longer
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def _hanging(first: str, rest: str, width: int) -> str:

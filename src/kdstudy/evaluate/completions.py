@@ -2,20 +2,21 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from kdstudy.errors import InputError
-from kdstudy.evaluate.benchmarks.base import Benchmark
+from kdstudy.evaluate.benchmarks.base import Benchmark, Stated
 from kdstudy.evaluate.completion_rows import Answer, answers
 from kdstudy.evaluate.extract import Rule
 from kdstudy.evaluate.fidelity import pair
 from kdstudy.evaluate.score import score
 from kdstudy.records import Generation, PairScore, Score
 
-_SHOWN = 5  # lines of doubled and of unknown rows that are named
+_SHOWN = 5  # rows of each kind left out that are named
+_END = ".?!…。？！"  # marks that end a sentence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,16 +25,22 @@ class Account:
 
     Attributes:
         matched: Rows that answer an item; these are scored.
+        alike: Those of them whose question is not the item's to the letter: it differs in case,
+            spacing or the marks that end a sentence, or lacks the item's options or context.
         missing: Answers that are not there: items times samples, less `matched`.
         doubled: Rows left out because an earlier row answers the same item and sample.
+        ambiguous: Rows left out because several items could be meant, which differ in no more than
+            that, and neither the row's text nor its id says which.
         unknown: Rows left out because no item has their id or question.
         unstated: Matched rows that do not say how they ended; they count as ended.
-        left_out: The first doubled and the first unknown rows, in words, with their lines.
+        left_out: The first rows of each kind that is left out, in words, with their lines.
     """
 
     matched: int
+    alike: int
     missing: int
     doubled: int
+    ambiguous: int
     unknown: int
     unstated: int
     left_out: tuple[str, ...]
@@ -42,9 +49,11 @@ class Account:
 def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
     """Return the completions of a benchmark's items, in the file's order, and an account.
 
-    A row belongs to the item with its id, else to the item with its question: the same text, or
-    the same but for case and spacing. Rows for a question that the benchmark repeats belong to the
-    repetitions in order of appearance.
+    A row belongs to the item with its id; else to the item with its question: the same text, or
+    the same but for case, spacing and the marks that end a sentence, or but for what the benchmark
+    appends (options, context). An id of the benchmark file's own tells items with equal questions
+    apart, and stands for the item where the row's question is none of the benchmark's. Rows for a
+    question that the benchmark repeats belong to the repetitions in order of appearance.
 
     Raises:
         InputError: The file cannot be read, a row is malformed (its line is named) or of another
@@ -52,23 +61,24 @@ def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
     """
     items = _Items(benchmark)
     found: list[Generation] = []
-    left_out: dict[str, list[str]] = {"doubled": [], "unknown": []}
-    unstated = 0
+    left_out: dict[str, list[str]] = {"doubled": [], "ambiguous": [], "unknown": []}
+    unstated = alike = 0
     for row in answers(path, benchmark.name):
-        item, known = items.claim(row)
+        item, how = items.claim(row)
         if not item:
-            left_out["doubled" if known else "unknown"].append(_named(row))
+            left_out[how].append(_named(row))
             continue
+        alike += how == "alike"
         unstated += not row.stop
         found.append(_generation(row, benchmark.name, item))
     if not found:
-        _refuse(path, benchmark.name, len(left_out["unknown"]))
+        _refuse(path, benchmark.name, {kind: len(rows) for kind, rows in left_out.items()})
     samples = {g.sample for g in found}
     account = Account(
         matched=len(found),
+        alike=alike,
         missing=len(benchmark.examples) * len(samples) - len(found),
-        doubled=len(left_out["doubled"]),
-        unknown=len(left_out["unknown"]),
+        **{kind: len(rows) for kind, rows in left_out.items()},
         unstated=unstated,
         left_out=tuple(f"{kind}: {w}" for kind, rows in left_out.items() for w in rows[:_SHOWN]),
     )
@@ -118,37 +128,64 @@ def compare(
     return a, b, pair(a, b)
 
 
+_Left = Literal["doubled", "ambiguous", "unknown"]
+
+
 class _Items:
     """A benchmark's items by id and by question, and which of them are answered."""
 
     def __init__(self, benchmark: Benchmark):
-        self._ids = {example.id for example in benchmark.examples}
+        self._questions = {example.id: example.question for example in benchmark.examples}
+        self._own: defaultdict[str, list[str]] = defaultdict(list)
         self._exact: defaultdict[str, list[str]] = defaultdict(list)
-        self._loose: defaultdict[str, list[str]] = defaultdict(list)
+        # From the closest to the widest: the whole question, then without what was appended.
+        self._alike: tuple[defaultdict[str, list[str]], ...] = (
+            defaultdict(list), defaultdict(list),
+        )  # fmt: skip
         self._taken: set[tuple[str, int]] = set()
         for example in benchmark.examples:
+            stated = benchmark.stated.get(example.id, Stated("", example.instruction))
+            if stated.id:
+                self._own[stated.id].append(example.id)
             self._exact[example.question.strip()].append(example.id)
-            self._loose[_loose(example.question)].append(example.id)
+            self._alike[0][_wording(example.question)].append(example.id)
+            self._alike[1][_wording(stated.question)].append(example.id)
 
-    def claim(self, row: Answer) -> tuple[str, bool]:
-        """Return the item that a row answers, "" if none is left, and whether there ever was one.
+    def claim(self, row: Answer) -> tuple[str, Literal["exact", "alike"] | _Left]:
+        """Return the item that a row answers and how it was found; "" and why there is none.
 
         An item is given away once per sample.
         """
-        known = False
-        for item in self._candidates(row):
-            known = True
+        items, how = self._meant(row)
+        for item in items:
             if (item, row.sample) not in self._taken:
                 self._taken.add((item, row.sample))
-                return item, True
-        return "", known
+                return item, how
+        return "", "doubled" if items else how
 
-    def _candidates(self, row: Answer) -> Iterator[str]:
-        by_id = [i for i in row.ids if i in self._ids][:1]
-        yield from by_id
-        if row.question and not by_id:
-            yield from self._exact.get(row.question.strip(), ())
-            yield from self._loose.get(_loose(row.question), ())
+    def _meant(self, row: Answer) -> tuple[list[str], Literal["exact", "alike"] | _Left]:
+        """Return the items that a row can mean, and how; none, and why.
+
+        Several items are meant together only where the benchmark repeats one question.
+        """
+        ours = [i for i in row.ids if i in self._questions][:1]
+        if ours:
+            return ours, "exact"
+        own = [item for i in row.ids for item in self._own.get(i, ())]
+        asked = row.question.strip()
+        found = self._exact.get(asked, []) if asked else []
+        if found:
+            return [item for item in found if item in own] or found, "exact"
+        for index in self._alike if asked else ():
+            found = index.get(_wording(asked), [])
+            found = [item for item in found if item in own] or found
+            if len({self._questions[item] for item in found}) > 1:
+                return [], "ambiguous"
+            if found:
+                return found, "alike"
+        if len({self._questions[item] for item in own}) > 1:
+            return [], "ambiguous"
+        return own, "exact" if own else "unknown"
 
 
 def _generation(row: Answer, benchmark: str, item: str) -> Generation:
@@ -162,18 +199,39 @@ def _generation(row: Answer, benchmark: str, item: str) -> Generation:
     )
 
 
-def _refuse(path: Path, benchmark: str, rows: int) -> NoReturn:
-    if not rows:
+def _refuse(path: Path, benchmark: str, rows: dict[str, int]) -> NoReturn:
+    if not any(rows.values()):
         raise InputError(f"{path}: holds no completions")
+    if rows["ambiguous"] and not rows["unknown"]:
+        raise InputError(
+            f"{path}: no row matches one item of {benchmark}",
+            why=f"{rows['ambiguous']} rows could each mean several items, whose questions differ "
+            "in case, spacing, final punctuation or context alone",
+            remedy="give each row the item's question as it stands there, or its id",
+        )
     raise InputError(
         f"{path}: no row matches an item of {benchmark}",
-        why=f"{rows} rows have ids or questions that it does not have",
+        why=f"{rows['unknown']} rows have ids or questions that it does not have",
         remedy="name the right benchmark, or give each row the item's question as it stands there",
     )
 
 
-def _loose(question: str) -> str:
-    return " ".join(question.casefold().split())
+def _wording(question: str) -> str:
+    """Return a key that questions share which differ in case, spacing or the ends of sentences.
+
+    Narrower than what `data.audit` calls the same: an answer to another question must not count.
+    """
+    text = " ".join(filter(None, map(_unended, question.casefold().split())))
+    for mark in ",;:":
+        text = text.replace(f" {mark}", mark)
+    return text
+
+
+def _unended(word: str) -> str:
+    """Return a word without the marks that end a sentence; "5!" is a factorial and stays."""
+    bare = word.rstrip(_END)
+    factorial = "!" in word[len(bare) :] and (bare[-1:].isdigit() or bare.endswith(")"))
+    return word.rstrip(_END.replace("!", "")) if factorial else bare
 
 
 def _named(row: Answer) -> str:

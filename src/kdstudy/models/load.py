@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,6 +30,7 @@ from transformers import (
 from transformers.utils import logging as progress
 
 from kdstudy.errors import InputError, StageError
+from kdstudy.models import checkpoint
 from kdstudy.models.parts import Model, plain
 from kdstudy.models.resolve import fetch
 from kdstudy.study import schema
@@ -125,6 +125,11 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
             )
+    except ImportError as e:
+        raise InputError(
+            f"{folder}: the model needs a package that is not here ({_first_line(e)})",
+            remedy="install that package, then run again",
+        ) from e
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise InputError(
             f"{folder}: the model cannot be loaded ({_first_line(e)})",
@@ -152,26 +157,11 @@ def require_causal_lm(folder: Path, trust_remote_code: bool) -> None:
         InputError: It lacks a configuration or weights, or holds another kind of model.
     """
     _require_folder(folder)
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: has no config.json", remedy="give the folder save_pretrained wrote"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{folder}: has no *.safetensors weights",
-            why="other weight files are pickles, which can run code",
-            remedy="download the safetensors files, or convert: model.save_pretrained(folder)",
-        )
+    checkpoint.check_folder(folder, trust_remote_code=trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as e:
         raise InputError(f"{folder}: config.json cannot be used ({_first_line(e)})") from e
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
-        raise InputError(
-            f"{folder}: {config.model_type} is not a causal language model",
-            remedy="choose a decoder-only model, such as one of the Qwen2 or Llama family",
-        )
 
 
 def put_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:

@@ -4,16 +4,22 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdstudy.errors import InputError, KdstudyError
-from kdstudy.models import zoo
+from kdstudy.models import checkpoint, zoo
 
+_UNPINNED = "unpinned"
+_PATIENCE = 10  # seconds that the Hub may take to answer
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors",)
 _IDENTITY = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+class Unreachable(InputError):
+    """A Hub model that is not here while the Hub cannot be asked; a folder would do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,9 @@ class Resolved:
         return {k: getattr(self, k) for k in keys}
 
 
-def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
+def resolve(
+    ref: Any, base: Path, pins: dict[str, str], unreached: dict[str, str] | None = None
+) -> Resolved:
     """Pin a `schema.ModelRef`.
 
     Args:
@@ -54,19 +62,19 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         base: Folder that relative paths start from: the study file's.
         pins: Memory of earlier answers, read and added to: Hub commits by `id@revision`, folder
             hashes by path, size and time. The store keeps it, so a plan needs no network.
+        unreached: Where given, a Hub model that cannot be reached is returned without a pin (see
+            `is_pinned`), and this dictionary says why under its name.
 
     Raises:
-        InputError: No such folder, a folder without a config or weights, or an unknown Hub model.
+        InputError: No such folder; a model that cannot be used: without weights in safetensors,
+            quantised, unknown to transformers, no causal LM; or an unknown Hub model.
+        Unreachable: A Hub model without a pin, and the Hub cannot be asked.
     """
     adapter = None
     fingerprint = ""
     if ref.adapter is not None:
         adapter = _folder(ref.adapter, base)
-        if not (adapter / "adapter_config.json").is_file():
-            raise InputError(
-                f"adapter: {adapter} holds no adapter_config.json",
-                remedy="give a PEFT adapter's folder",
-            )
+        checkpoint.check_adapter(adapter)
         fingerprint = "+" + _fingerprint(adapter, pins)
     common = {
         "adapter": str(adapter) if adapter else None,
@@ -74,7 +82,8 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
     }
     folder = _find_folder(ref.model, base)
     if folder is not None:
-        _check_folder(folder)
+        if ref.model not in zoo.names():
+            checkpoint.check_folder(folder, trust_remote_code=ref.trust_remote_code)
         return Resolved(
             name=folder.name,
             fingerprint=_fingerprint(folder, pins) + fingerprint,
@@ -82,7 +91,7 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
             folder=str(folder),
             **common,
         )
-    commit = _pin_hub(ref.model, ref.revision, pins)
+    commit = _pin_hub(ref, pins, unreached)
     return Resolved(
         name=ref.model.split("/")[-1],
         fingerprint=f"hub:{ref.model}@{commit}{fingerprint}",
@@ -90,6 +99,30 @@ def resolve(ref: Any, base: Path, pins: dict[str, str]) -> Resolved:
         revision=commit,
         **common,
     )
+
+
+def is_pinned(fingerprint: str) -> bool:
+    """Return whether a fingerprint is of known bytes; keys made of another are of no stage."""
+    return f"@{_UNPINNED}" not in fingerprint
+
+
+def require_reachable(models: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse Hub models that are neither on this machine nor to be had, before anything runs.
+
+    Args:
+        models: From `Resolved.local`. Where all are here nothing is asked.
+
+    Raises:
+        Unreachable: One has to be downloaded, and the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    absent = {m["hub_id"]: m["revision"] for m in models if not m["folder"] and not _here(m)}
+    for model, revision in absent.items():
+        try:
+            HfApi().model_info(model, revision=revision, timeout=_PATIENCE)
+        except Exception as e:
+            raise _unreachable(model, e) from e
 
 
 def fetch(local: Mapping[str, Any]) -> Path:
@@ -106,8 +139,8 @@ def fetch(local: Mapping[str, Any]) -> Path:
     if local["trust_remote_code"]:
         patterns.append("*.py")
     try:
-        return Path(
-            snapshot_download(local["hub_id"], revision=local["revision"], allow_patterns=patterns)
+        folder = snapshot_download(
+            local["hub_id"], revision=local["revision"], allow_patterns=patterns
         )
     except Exception as e:
         raise KdstudyError(
@@ -115,6 +148,7 @@ def fetch(local: Mapping[str, Any]) -> Path:
             f"({type(e).__name__}: {str(e).splitlines()[0]})",
             remedy="check the network and `hf auth whoami`, then run again: downloads resume",
         ) from e
+    return Path(folder)
 
 
 def check_same_vocabulary(student: Resolved, teacher: Resolved, method: str) -> None:
@@ -152,19 +186,6 @@ def _folder(text: str, base: Path) -> Path:
     return folder
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder}: holds no config.json", remedy="give a Hugging Face model's folder"
-        )
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        raise InputError(
-            f"{folder}: holds no weights",
-            why="there is no *.safetensors file beside its config.json",
-            remedy="copy the weights there, or give the model's Hub id",
-        )
-
-
 def _fingerprint(folder: Path, pins: dict[str, str]) -> str:
     """Hash a folder's model files; unchanged files (path, size, time) are not read again."""
     digest = hashlib.sha256()
@@ -194,16 +215,31 @@ def _vocabulary(folder: Path) -> str:
     return hashlib.sha256(json.dumps([pairs, added]).encode()).hexdigest()[:32]
 
 
-def _pin_hub(model: str, revision: str | None, pins: dict[str, str]) -> str:
-    if revision and _COMMIT.fullmatch(revision):
-        return revision
+def _pin_hub(ref: Any, pins: dict[str, str], unreached: dict[str, str] | None) -> str:
+    model, revision = ref.model, ref.revision
     key = f"{model}@{revision or 'main'}"
-    if key not in pins:
-        pins[key] = _ask_hub(model, revision)
-    return pins[key]
+    if revision and _COMMIT.fullmatch(revision):
+        commit = revision
+    elif key in pins:
+        commit = pins[key]
+    elif model in (unreached or {}):
+        return _UNPINNED
+    else:
+        try:
+            commit = pins[key] = _ask_hub(ref)
+        except Unreachable as e:
+            if unreached is None:
+                raise
+            unreached[model] = e.what
+            return _UNPINNED
+    known = _cached(model, commit, "config.json")
+    if known is not None:
+        config = json.loads(known.read_text(encoding="utf-8"))
+        checkpoint.check_config(config, model, trust_remote_code=ref.trust_remote_code)
+    return commit
 
 
-def _ask_hub(model: str, revision: str | None) -> str:
+def _ask_hub(ref: Any) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
@@ -211,8 +247,9 @@ def _ask_hub(model: str, revision: str | None) -> str:
         RevisionNotFoundError,
     )
 
+    model, revision = ref.model, ref.revision
     try:
-        commit = HfApi().model_info(model, revision=revision, timeout=10).sha
+        info = HfApi().model_info(model, revision=revision, timeout=_PATIENCE)
     except (RepositoryNotFoundError, HFValidationError) as e:
         names = ", ".join(zoo.names())
         raise InputError(
@@ -223,22 +260,58 @@ def _ask_hub(model: str, revision: str | None) -> str:
     except RevisionNotFoundError as e:
         raise InputError(f"{model}: has no revision '{revision}'") from e
     except Exception as e:
-        if cached := _cached_commit(model, revision):
-            return cached
-        raise InputError(
-            f"{model}: is neither a shipped model nor a folder here, and the Hub cannot be reached "
-            f"({type(e).__name__})",
-            remedy=f"shipped models: {', '.join(zoo.names())}; or give a folder; or a full commit "
-            "as revision, which needs no look-up",
-        ) from e
-    if not commit:
+        if cached := _cached(model, revision, "config.json"):
+            return cached.parent.name
+        raise _unreachable(model, e) from e
+    if not info.sha:
         raise InputError(f"{model}: the Hub names no commit for revision '{revision or 'main'}'")
-    return commit
+    _check_listed(info, ref)
+    return info.sha
 
 
-def _cached_commit(model: str, revision: str | None) -> str | None:
-    """Return the commit of the copy that an earlier download left on this machine."""
+def _check_listed(info: Any, ref: Any) -> None:
+    """Refuse what the Hub's own words on a model tell: nothing of it is downloaded."""
+    if info.siblings:
+        names = [file.rfilename for file in info.siblings]
+        checkpoint.check_names(names, ref.model, ref.model)
+    if (info.config or {}).get("model_type"):
+        trusted = ref.trust_remote_code
+        checkpoint.check_config(info.config, ref.model, trust_remote_code=trusted)
+
+
+def _unreachable(model: str, e: Exception) -> InputError:
+    """Return the refusal; a name without an owner is more likely a slip than a model of the Hub."""
+    kind = Unreachable if "/" in model else InputError
+    shipped = f"shipped models: {', '.join(zoo.names())}"
+    if _offline():
+        return kind(
+            f"{model}: is neither a shipped model nor on this machine, and HF_HUB_OFFLINE forbids "
+            "to ask the Hub",
+            remedy=f"unset HF_HUB_OFFLINE; or `hf download {model}` where there is a network, and "
+            f"set HF_HOME to that cache; or give a folder; {shipped}",
+        )
+    return kind(
+        f"{model}: is neither a shipped model nor a folder here, and the Hub cannot be reached "
+        f"({type(e).__name__})",
+        remedy=f"bring the network up; or `hf download {model}` where there is one, and set "
+        f"HF_HOME to that cache; or give a folder; {shipped}",
+    )
+
+
+def _here(local: Mapping[str, Any]) -> bool:
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    return any(_cached(local["hub_id"], local["revision"], name) for name in weights)
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _cached(model: str, revision: str | None, name: str) -> Path | None:
+    """Return a file of the copy that an earlier download left on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else None
+    found = try_to_load_from_cache(model, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None

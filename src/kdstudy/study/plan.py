@@ -75,6 +75,7 @@ class Plan:
         scored: Key of the score stage, by system label.
         results: Key of the results stage.
         report: Key of the report stage.
+        unreached: Why models are not pinned, by what the study calls them; then nothing can run.
     """
 
     study: schema.Study
@@ -84,9 +85,16 @@ class Plan:
     scored: Mapping[str, str]
     results: str
     report: str
+    unreached: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def make_plan(study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Plan:
+def make_plan(
+    study: schema.Study,
+    base: Path,
+    data_dir: Path | None,
+    pins: dict[str, str],
+    unreached: dict[str, str] | None = None,
+) -> Plan:
     """Plan a study.
 
     Args:
@@ -94,23 +102,30 @@ def make_plan(study: schema.Study, base: Path, data_dir: Path | None, pins: dict
         base: Folder that relative paths in it start from.
         data_dir: Folder of benchmark and corpus files, or None.
         pins: The store's memory of Hub commits and file hashes; read and added to.
+        unreached: As `resolve` takes it: where given, models that cannot be reached are planned
+            with, to be looked at. None: they are refused.
 
     Raises:
         InputError: A model, corpus or benchmark cannot be found or cannot be used together.
     """
-    return _Planner(study, base, data_dir, pins).plan()
+    plan = _Planner(study, base, data_dir, pins, unreached).plan()
+    return dataclasses.replace(plan, unreached=unreached or {})
 
 
 class _Planner:
     def __init__(
-        self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str]
-    ):
+        self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str],
+        unreached: dict[str, str] | None,
+    ):  # fmt: skip
         self.study, self.stages, self.systems = study, {}, {}
         self.base, self.data_dir = base, data_dir
         refs = {r.model: r for r in (*study.students, *study.teachers)}
-        resolved = {m: resolve(r, base, pins) for m, r in refs.items()}
-        self.teachers = _distinct([resolve(t, base, pins) for t in study.teachers], resolved)
-        self.students = _distinct([resolve(s, base, pins) for s in study.students], resolved)
+        resolved = {m: resolve(r, base, pins, unreached) for m, r in refs.items()}
+        teachers, students = (
+            [resolve(r, base, pins, unreached) for r in part]
+            for part in (study.teachers, study.students)
+        )
+        self.teachers, self.students = _distinct(teachers, resolved), _distinct(students, resolved)
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
         self.trained: dict[str, str] = {}  # system label -> key of its train stage
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
@@ -180,8 +195,9 @@ class _Planner:
             return name, benchmarks.kind(name), config, local
         path = (self.base / Path(ref.path).expanduser()).resolve()
         own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
-        fingerprint = benchmarks.from_file(path=path, **own).fingerprint(None)
-        local = {"path": str(path)}
+        source = benchmarks.from_file(path=path, **own)
+        source.load(None)  # a malformed row is met here, not once its stage runs
+        fingerprint, local = source.fingerprint(None), {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
 
     def _teacher_refs(self) -> list[tuple[Resolved, schema.ModelRef]]:

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from kdstudy.evaluate import numerals
 from kdstudy.evaluate.extract import Rule, choice, label, number, same_number
@@ -12,6 +13,18 @@ from kdstudy.records import Example
 
 Kind = Literal["number", "choice", "text"]
 KINDS: tuple[Kind, ...] = ("number", "choice", "text")
+
+
+class Stated(NamedTuple):
+    """What a file says of an item, by which rows made elsewhere may name it.
+
+    Attributes:
+        id: The file's own id; "" where it has none.
+        question: The question before options were appended and a context was put behind it.
+    """
+
+    id: str
+    question: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +39,7 @@ class Benchmark:
             that stand before the options.
         chance: Expected accuracy of guessing, as a fraction; 0 for numbers and texts.
         examples: The items in file order; ids are unique.
+        stated: What the file itself says of an item, by `Example.id`.
     """
 
     name: str
@@ -34,6 +48,7 @@ class Benchmark:
     labels: tuple[str, ...] = ()
     chance: float
     examples: tuple[Example, ...]
+    stated: Mapping[str, Stated] = field(default_factory=dict)
 
     def extract(self, completion: str, example: Example, rule: Rule, *, cut: bool = False) -> str:
         """Return the answer in a completion, "" when there is none; see `extract.number`.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from kdstudy.errors import InputError
 from kdstudy.evaluate import numerals
-from kdstudy.evaluate.benchmarks.base import Benchmark, Kind
+from kdstudy.evaluate.benchmarks.base import Benchmark, Kind, Stated
 from kdstudy.evaluate.extract import options
 from kdstudy.records import Example, content_id
 
@@ -18,6 +18,10 @@ _LETTERS = "ABCDE"
 _QUESTION = ("instruction", "question", "prompt")
 _CONTEXT = ("input", "context")
 _TEXTS = ("references", "output", "answer")
+_IDS = ("id", "example_id")
+# How GSM8K's authors end a worked answer.
+_WORKED = "####"
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 # How the sets of LLM-Adapters name the labels that an item offers.
 _FORMAT = re.compile(r"Answer format:\s*(\S+)\s*$")
 
@@ -80,10 +84,11 @@ def from_rows(
     """Return a benchmark made of checked rows.
 
     A row is an object with `instruction` (or `question`, `prompt`), perhaps `input` (or `context`),
-    and `answer`: a number, one of the labels, or the letter of an option. Letters need options in
-    the question, as "Answer Choices: (A) ... (B) ...", or a list `options`, which is appended so.
+    and `answer`: a number, also at the end of a worked answer ("... #### 72"); one of the labels,
+    in any case; or the letter or the text of an option. Letters need options in the question, as
+    "Answer Choices: (A) ... (B) ...", or a list `options` (or `choices`), which is appended so.
     Of a free text `references` (or `output`, `answer`) is a text or a list of texts. A repeated
-    question is kept; its id gets `-2`.
+    question is kept; its id gets `-2`. An `id` of the file's own is kept in `Benchmark.stated`.
 
     Args:
         name: The benchmark's name.
@@ -99,7 +104,7 @@ def from_rows(
     """
     where = where or name
     seen: Counter[str] = Counter()
-    examples, chances = [], []
+    examples, chances, stated = [], [], {}
     for number, row in enumerate(rows, start=1):
         place, content = row if isinstance(row, Row) else Row(f"row {number}", row)
         try:
@@ -110,6 +115,7 @@ def from_rows(
         if seen[example.id] > 1:
             example = dataclasses.replace(example, id=f"{example.id}-{seen[example.id]}")
         examples.append(example)
+        stated[example.id] = Stated(_own_id(content), _required(content, _QUESTION))
         chances.append(1 / offered if offered else 0.0)
     if not examples:
         raise InputError(f"{where}: a benchmark with no items")
@@ -120,6 +126,7 @@ def from_rows(
         labels=tuple(labels),
         chance=statistics.fmean(chances),
         examples=tuple(examples),
+        stated=stated,
     )
 
 
@@ -131,21 +138,37 @@ def _example(row: Any, kind: Kind, labels: tuple[str, ...]) -> tuple[Example, in
         "instruction": _required(row, _QUESTION),
         "context": _optional(row, _CONTEXT),
     }
-    if "options" in row:
-        _append_options(fields, row["options"], labels)
+    name = _options_field(row, fields, kind, labels)
+    texts = _append_options(fields, row[name], name, labels) if name else []
     asked = [text for text in (fields["instruction"], fields["context"]) if text]
     offered = 0
     if kind == "text":
         fields["references"] = _references(row)
         fields["answer"] = fields["references"][0]
     else:
-        fields["answer"] = _required(row, ("answer",))
+        fields["answer"] = _gold(_required(row, ("answer",)), kind, labels, texts)
         offered = _checked_answer(fields["answer"], "\n\n".join(asked), kind, labels)
     try:
         "".join((*asked, fields["answer"], *fields.get("references", ()))).encode()
     except UnicodeEncodeError as e:
         raise _Malformed("holds half of a surrogate pair, which is no text") from e
     return Example(id=content_id(*asked), **fields), offered
+
+
+def _gold(answer: str, kind: Kind, labels: tuple[str, ...], texts: list[str]) -> str:
+    """Return the answer as items have it: a bare number, a label in its case, an option's letter.
+
+    What is none of these comes back as it is, to be refused.
+    """
+    if kind == "number":
+        bare = answer.rpartition(_WORKED)[2].strip()
+        return bare.replace(",", "") if _THOUSANDS.fullmatch(bare) else bare
+    if labels:
+        return answer.lower() if answer.lower() in labels else answer
+    # An option may itself be called "B".
+    letters = dict(zip(_LETTERS, texts, strict=False))
+    said = [letter for letter, text in letters.items() if text == answer]
+    return said[0] if len(said) == 1 and answer not in letters else answer
 
 
 def _checked_answer(answer: str, question: str, kind: Kind, labels: tuple[str, ...]) -> int:
@@ -173,19 +196,45 @@ def _checked_answer(answer: str, question: str, kind: Kind, labels: tuple[str, .
     return len(offered)
 
 
-def _append_options(fields: dict[str, Any], given: Any, labels: tuple[str, ...]) -> None:
+def _options_field(
+    row: dict[str, Any], fields: dict[str, Any], kind: Kind, labels: tuple[str, ...]
+) -> str:
+    """Return the name of the field with an item's options, "" where it has none to append.
+
+    `choices` is common enough to stand in files whose questions list them already.
+    """
+    if "options" in row:
+        return "options"
+    wanted = kind == "choice" and not labels and not _lists_options(fields)
+    return "choices" if wanted and "choices" in row else ""
+
+
+def _lists_options(fields: dict[str, Any]) -> bool:
+    return any("answer choices" in fields[f].casefold() for f in ("instruction", "context"))
+
+
+def _append_options(
+    fields: dict[str, Any], given: Any, name: str, labels: tuple[str, ...]
+) -> list[str]:
+    """Put options behind the question and return their texts."""
     if labels:
         raise _Malformed('"options" is for answers that are letters, and there are labels')
     if not isinstance(given, list) or not 2 <= len(given) <= len(_LETTERS):
-        raise _Malformed(f'"options" is not a list of 2 to {len(_LETTERS)} texts')
+        raise _Malformed(f'"{name}" is not a list of 2 to {len(_LETTERS)} texts')
     texts = [_plain(option) for option in given]
     if not all(texts):
-        raise _Malformed('"options" holds something that is empty or not a text')
-    if any("answer choices" in fields[f].casefold() for f in ("instruction", "context")):
+        raise _Malformed(f'"{name}" holds something that is empty or not a text')
+    if _lists_options(fields):
         raise _Malformed('has "options", and its question lists "Answer Choices" already')
     listed = " ".join(f"({letter}) {text}" for letter, text in zip(_LETTERS, texts, strict=False))
     last = "context" if fields["context"] else "instruction"
     fields[last] += f" Answer Choices: {listed}"
+    return texts
+
+
+def _own_id(row: dict[str, Any]) -> str:
+    given = next((row[name] for name in _IDS if row.get(name) is not None), "")
+    return str(given) if isinstance(given, str | int) and not isinstance(given, bool) else ""
 
 
 def _references(row: dict[str, Any]) -> tuple[str, ...]:
@@ -227,6 +276,9 @@ def _json(text: str, where: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as e:
         at = line + e.lineno - 1
-        raise InputError(f"{where}, line {at}: is not JSON text ({e.msg})") from e
+        raise InputError(
+            f"{where}, line {at}: is not JSON text ({e.msg})",
+            remedy="give a JSON list of rows, or one object per line in a file that ends in .jsonl",
+        ) from e
     except (ValueError, RecursionError) as e:
         raise InputError(f"{where}, line {line}: is not JSON text ({e})") from e

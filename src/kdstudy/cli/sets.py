@@ -1,0 +1,225 @@
+"""Which benchmarks a verb means: names, files of one's own, those of a study; one way for all."""
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdstudy.cli.options import note
+from kdstudy.errors import InputError
+
+if TYPE_CHECKING:
+    from kdstudy.evaluate.benchmarks import Benchmark
+    from kdstudy.study.refs import BenchmarkRef
+
+
+class KindName(StrEnum):
+    """What a benchmark's answers are."""
+
+    number = "number"
+    choice = "choice"
+    text = "text"
+
+
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--benchmark",
+        "--benchmarks",
+        metavar="NAMES",
+        help="`kdstudy ls benchmarks` names them; or files of your own with --kind; or names of "
+        "those of --study. Several with commas between.",
+    ),
+]
+Kind = Annotated[
+    KindName | None, typer.Option(help="Of files of your own: what their answers are.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Of choices in files: what an answer may be; letters if left out."
+    ),
+]
+OfStudy = Annotated[
+    Path | None, typer.Option("--study", metavar="FILE", help="A study, whose benchmarks to use.")
+]
+
+# What is not JSON is refused by its reader, with what to give instead.
+_FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".yaml", ".yml")
+
+
+def chosen(
+    names: str | None, kind: KindName | None, labels: str | None, study: Path | None
+) -> list["BenchmarkRef"]:
+    """Return the benchmarks that a verb's options name, with absolute paths, each once.
+
+    Args:
+        names: `--benchmark`; None for all of the study's, or none.
+        kind: `--kind`.
+        labels: `--labels`.
+        study: `--study`.
+
+    Raises:
+        InputError: A name or a file is not there, or options contradict each other.
+    """
+    if study is not None:
+        if kind is not None or labels is not None:
+            raise InputError("--kind and --labels: a study says them of its own files",
+                             remedy="leave them out, or leave --study out")  # fmt: skip
+        return _of_study(study, names)
+    asked = _parts(names)
+    files = [part for part in asked if _is_file(part)]
+    if not files and (kind is not None or labels is not None):
+        raise InputError(
+            f"--{'kind' if kind else 'labels'}: is for a file of your own, and "
+            f"{names or 'no benchmark'} is none",
+            remedy="leave it out, or give --benchmark FILE.jsonl",
+        )
+    found = {ref.name: ref for ref in map(_named, (p for p in asked if p not in files))}
+    return [*found.values(), *_own(files, kind, labels)]
+
+
+def one(references: Sequence["BenchmarkRef"], study: Path | None) -> "BenchmarkRef":
+    """Return the only benchmark of some; refuse none and several, with an InputError."""
+    if len(references) == 1:
+        return references[0]
+    if not references:
+        missing()
+    names = ", ".join(r.name for r in references)
+    raise InputError(
+        f"--benchmark: one at a time, and {f'{study} has' if study else 'these are'} "
+        f"{len(references)}: {names}",
+        remedy=f"name one, such as --benchmark {references[0].name}",
+    )
+
+
+def missing() -> None:
+    """Refuse that no benchmark was named."""
+    raise InputError(
+        "Missing option '--benchmark'",
+        remedy="name one of `kdstudy ls benchmarks`; or give a file of your own and --kind number, "
+        "choice or text; or --study STUDY.yaml",
+    )
+
+
+def load(reference: "BenchmarkRef", data_dir: Path | None) -> "Benchmark":
+    """Return a benchmark's items, with a note where its file is not the published one."""
+    from kdstudy.evaluate import benchmarks
+
+    if reference.path is not None:
+        source = benchmarks.from_file(
+            reference.name, Path(reference.path), reference.kind or "text", reference.labels
+        )
+        return source.load(None)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", benchmarks.EditedBenchmark)
+        loaded = benchmarks.load(reference.name, data_dir)
+    for warning in heard:
+        note(f"note: {warning.message}")
+    return loaded
+
+
+def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
+    from kdstudy.study.read import read_study
+
+    base = study.absolute().parent
+    have = {}
+    for ref in read_study(study).benchmarks:
+        path = None if ref.path is None else str((base / Path(ref.path).expanduser()).resolve())
+        have[_bare(ref.name)] = ref.model_copy(update={"path": path})
+    if names is None:
+        return list(have.values())
+    asked = _parts(names)
+    strange = [name for name in asked if _bare(name) not in have]
+    if strange:
+        raise InputError(
+            f"--benchmark {strange[0]}: {study} has no such benchmark",
+            remedy=f"it has {', '.join(ref.name for ref in have.values())}",
+        )
+    return [have[bare] for bare in dict.fromkeys(map(_bare, asked))]
+
+
+def _bare(name: str) -> str:
+    """Return what names are compared by: the registered name, else the text but for its case."""
+    from kdstudy.evaluate import benchmarks
+
+    try:
+        return benchmarks.canonical(name)
+    except InputError:
+        return re.sub(r"[-_\s]", "", name.casefold())
+
+
+def _named(name: str) -> "BenchmarkRef":
+    from kdstudy.evaluate import benchmarks
+    from kdstudy.study.refs import BenchmarkRef
+
+    return BenchmarkRef(name=benchmarks.canonical(name))
+
+
+def _own(files: list[str], kind: KindName | None, labels: str | None) -> list["BenchmarkRef"]:
+    from kdstudy.evaluate import benchmarks
+    from kdstudy.study.refs import BenchmarkRef
+
+    if not files:
+        return []
+    if kind is None:
+        raise InputError(
+            f"--benchmark {files[0]}: a file of your own needs --kind",
+            why="its answers do not say how they are to be read and graded",
+            remedy="add --kind number, choice or text",
+        )
+    if labels is not None and kind is not KindName.choice:
+        raise InputError(f"--labels: are for --kind choice, and --kind is {kind.value}")
+    split = [part.strip().lower() for part in (labels or "").split(",") if part.strip()]
+    paths = {file: Path(file).expanduser().resolve() for file in files}
+    found = []
+    for file, name in zip(files, _own_names(list(paths.values())), strict=True):
+        benchmarks.from_file(name, paths[file], kind.value, split)  # refuses labels that cannot be
+        found.append(BenchmarkRef(name=name, path=str(paths[file]), kind=kind.value, labels=split))
+    return found
+
+
+def _own_names(paths: Sequence[Path]) -> list[str]:
+    """Return what reports call files: the stem, or more of the path where that is taken."""
+    stems = Counter(path.stem for path in paths)
+    found = []
+    for path in paths:
+        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}-{path.stem}"
+        # `gsm8k` and `average` are taken, and scores under one name must be of one set.
+        name = path.name if _known(name) else name
+        found.append(re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "own")
+    return found
+
+
+def _known(name: str) -> bool:
+    from kdstudy.evaluate import benchmarks
+
+    try:
+        benchmarks.canonical(name)
+    except InputError:
+        return name.casefold() == "average"
+    return True
+
+
+def _parts(names: str | None) -> list[str]:
+    """Return what stands between commas; a file's name may itself hold some."""
+    if names is None:
+        return []
+    if _is_file(names) and os.path.isfile(os.path.expanduser(names)):
+        return [names]
+    found = list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
+    if not found:
+        raise InputError("--benchmark: names none", remedy="name some, or leave it out")
+    return found
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is meant as a file, there or not: `gsm8k` is a name, whatever lies here."""
+    path = Path(text)
+    return path.suffix.lower() in _FILES or len(path.parts) > 1 or text.startswith("~")
