@@ -10,6 +10,7 @@ from statsmodels.stats.power import TTestPower
 
 from kdstudy.analyze.cells import ALL, CELL, cells, on, scopes
 from kdstudy.analyze.clustered import student_mean
+from kdstudy.analyze.correlations import least_p
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test, empty, format_p, points
 
@@ -113,7 +114,7 @@ def _bounds(part: pd.DataFrame, scope: str) -> Test:
         estimate=r * r,
         low=low,
         high=high,
-        p=float(found.pvalue),
+        p=max(float(found.pvalue), least_p(middle, part.agreement)),
         sentence=sentence + ".",
     )
 
