@@ -243,7 +243,7 @@ def one_student() -> dict:
             if seeds == 1:  # seeds are not in the hypothesis
                 truths = [(k, v) for k, v in truths if not v.seed]
             level[f"{seeds} seeds, {items} items"] = {
-                name: rate_of_items(truth, seeds, items, 2000 if items == 100 else 1000)
+                name: rate_of_items(truth, seeds, items, 4000 if items == 100 else 2000)
                 for name, truth in truths
             }
     power = {

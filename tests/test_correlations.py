@@ -145,3 +145,24 @@ def test_what_cannot_be_estimated_says_why(rows):
         assert math.isnan(t.p) == ("cannot be estimated" in t.sentence)
         assert math.isnan(t.p) or abs(t.estimate) <= 1
     assert any(math.isnan(t.p) for t in found)
+
+
+def test_a_perfect_order_has_no_p_below_all_pairings():
+    # scipy's t approximation says 0; of 8! = 40,320 pairings two are as far out.
+    n = 8
+    names = [f"s{i}" for i in range(n)]
+    rows = pd.DataFrame({"student": names, "teacher": "t", "method": "m", "task": "average"})
+    rows = rows.assign(gain=np.arange(n) / 100.0, size=np.arange(n) + 1.0)
+    size = next(f for f in correlations.FACTORS if f.column == "size")
+    found = correlations.spearman(rows, size, "average")
+    assert found.estimate == pytest.approx(1) and found.p == pytest.approx(2 / math.factorial(n))
+    tied = correlations.spearman(rows.assign(size=[1.0] * 4 + [2.0] * 4), size, "average")
+    assert tied.p >= 2 / math.comb(n, 4) * (1 - 1e-9)
+
+
+def test_a_perfect_line_inside_students_has_no_p_of_zero():
+    rows = pd.DataFrame(
+        {"student": list("aaabbb"), "teacher": list("xyzxyz"), "method": "m", "task": "average"}
+    ).assign(gain=[0.1, 0.2, 0.3, 0.0, 0.1, 0.2], teacher_score=[0.5, 0.6, 0.7] * 2)
+    found = correlations.within(rows, correlations.TEACHER, "average")
+    assert found.estimate == pytest.approx(1) and found.p >= 2 / 36

@@ -178,3 +178,44 @@ def test_the_sheet_has_a_row_per_system_and_its_runs_below(one_student):
     assert list(sheet.frame.System) == ["zoo-xs/gkd/zoo-l-sft"] * 4
     assert [len(e.runs) for e in sheet.entries] == [3] * 4
     assert set(sheet.frame.Units) == {"3 seeds, items"}
+
+
+def test_the_command_reads_item_rows_and_says_the_gain_first(tmp_path):
+    rows = item_rows(3)
+    path = tmp_path / "items.csv"
+    rows.rename(columns={"example_id": "Item"}).to_csv(path, index=False)
+    said = CliRunner().invoke(app, ["analyze", str(path)])
+    assert said.exit_code == 0, said.output
+    lines = said.stdout.splitlines()
+    right = rows.groupby("method").correct.mean()
+    gain = 100 * (right["gkd"] - right["sft"])
+    assert lines[0].startswith(f"[student] gkd − SFT on s: {gain:+.1f} points (95% interval ")
+    assert lines[1].startswith("[student] kd − SFT on s")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"), [(",1\n", ",yes\n", "is 'yes', not 0 or 1"), ("seed", "System", "two")]
+)
+def test_item_rows_that_cannot_be_read_are_refused(tmp_path, old, new, words):
+    path = tmp_path / "items.csv"
+    path.write_text(item_rows(1).to_csv(index=False).replace(old, new, 1))
+    said = CliRunner().invoke(app, ["analyze", str(path)])
+    assert words in str(said.exception)
+
+
+def test_one_free_text_has_no_interval_and_equal_ones_an_exact_one():
+    from kdstudy.analyze.scores import Graded, levels
+    from kdstudy.records import Score
+
+    def rated(n):
+        return [
+            Score(
+                benchmark="t", example_id=f"{i}", sample=0, completion="a b", extracted="",
+                rule="text-corrected", outcome="rated", quality=1.0, tokens=2,
+            )
+            for i in range(n)
+        ]  # fmt: skip
+
+    one, four = (levels(Graded(system="s", scores=rated(n)))[0] for n in (1, 4))
+    assert math.isnan(one.low) and "nan" not in one.sentence
+    assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0

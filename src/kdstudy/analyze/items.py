@@ -1,7 +1,10 @@
 """Item-level tests on anybody's graded items, through the tests of `paired`."""
 
+from pathlib import Path
+
 import pandas as pd
 
+from kdstudy.analyze.csv_rows import read_rows
 from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap, difference, mover
 from kdstudy.analyze.methods import SFT, Cell, Run, compare_methods, student_tests
 from kdstudy.analyze.paired import paired_tests
@@ -10,6 +13,8 @@ from kdstudy.analyze.verdict import Test
 from kdstudy.errors import InputError
 
 KEYS = ["system", "benchmark", "example_id", "sample"]
+_COLUMNS = {*KEYS, "correct", "student", "teacher", "method", "seed"}
+_RIGHT = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
 
 def analyze_items(
@@ -54,6 +59,32 @@ def analyze_items(
         return found
     runs = _by_method(right, facts)
     return [*found, *student_tests(runs), *compare_methods(runs)]
+
+
+def read_items(path: Path) -> pd.DataFrame | None:
+    """Return a CSV of graded items as `analyze_items` takes it; None if it has no such columns.
+
+    Names of columns are read without regard to case; `item` and `id` also name an item.
+
+    Raises:
+        InputError: The file cannot be read, a column is named twice, or `correct` is no 0 or 1.
+    """
+    table = read_rows(path)
+    names = [c.strip().lower() for c in table.columns]
+    names = ["example_id" if n in ("item", "id") else n for n in names]
+    if not {"system", "example_id", "correct"} <= set(names):
+        return None
+    twice = [n for i, n in enumerate(names) if n in names[:i] and n in _COLUMNS]
+    if twice:
+        raise InputError(f"{path}: two columns could be the {twice[0]}", remedy="drop one")
+    table = table.set_axis(names, axis=1)
+    table = table[[n for n in names if n in _COLUMNS]].apply(lambda cells: cells.str.strip())
+    right = table.correct.str.lower().map(_RIGHT)
+    if right.isna().any():
+        line = right.index[right.isna()][0]
+        raise InputError(f"{path}, line {line}: correct is {table.correct[line]!r}, not 0 or 1")
+    table = table.assign(correct=right.astype(int))
+    return table if "benchmark" in table else table.assign(benchmark="items")
 
 
 def _checked(items: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.families import corrected
-from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, difference, wilson
+from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, difference, mean_of, wilson
 from kdstudy.analyze.items import analyze_items
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test, empty, format_p, points
@@ -63,9 +63,10 @@ class Level:
         part = f"{self.n:,}" if self.of in (None, self.n) else f"{self.n:,} of {self.of:,}"
         drawn = "" if self.draws == 1 else f", {self.draws} answers each"
         name = "ROUGE-L" if self.metric == "rouge_l" else "accuracy"
+        ends = f" [{100 * self.low:.1f}, {100 * self.high:.1f}]"
         return (
-            f"{self.system} on {self.benchmark}: {name} {100 * self.value:.1f}% of {part} items "
-            f"[{100 * self.low:.1f}, {100 * self.high:.1f}]{drawn}"
+            f"{self.system} on {self.benchmark}: {name} {100 * self.value:.1f}% of {part} items"
+            f"{'' if math.isnan(self.low) else ends}{drawn}"
         )
 
 
@@ -95,7 +96,9 @@ def levels(graded: Graded) -> list[Level]:
         shares = _shares(rows)
         text = _is_text(rows)
         mean = sum(row.quality for row in rows) / len(rows)
-        low, high = _bootstrap(shares) if text else wilson(mean, len(shares))
+        quality = np.array(list(shares.values()))
+        drawn = mean_of(quality, DEFAULT_BOOTSTRAP)[1:]
+        low, high = drawn if text else wilson(mean, len(shares))
         found.append(
             Level(
                 system=graded.system,
@@ -267,15 +270,6 @@ def _shares(rows: Sequence[Score]) -> dict[str, float]:
     for row in rows:
         drawn.setdefault(row.example_id, []).append(row.quality)
     return {item: sum(quality) / len(quality) for item, quality in drawn.items()}
-
-
-def _bootstrap(shares: dict[str, float]) -> tuple[float, float]:
-    if len(shares) < 2:
-        return math.nan, math.nan
-    values = np.array(list(shares.values()))
-    means = DEFAULT_BOOTSTRAP.weights(len(values)) @ values / len(values)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -64,8 +64,9 @@ def analyze(
         list[Path],
         typer.Argument(
             metavar="RESULTS",
-            help="A long-form CSV (docs/statistics.md); or the scores.parquet of one system or "
-            "more, the first being what the others are compared with.",
+            help="A CSV with a row per run and task, or per graded item (docs/statistics.md); or "
+            "the scores.parquet of one system or more, the first being what the others are "
+            "compared with.",
         ),
     ],
     protocol: Annotated[
@@ -79,15 +80,36 @@ def analyze(
         return
     if len(results) > 1:
         raise InputError("RESULTS: one table at a time", remedy="put the rows into one CSV")
-    from kdstudy.analyze.analysis import analyze as tests_of
-    from kdstudy.analyze.measures import AVERAGE
-    from kdstudy.analyze.runs import read_runs
-
-    found = tests_of(read_runs(results[0]), protocol.value)
+    found = _tests(results[0], protocol.value)
     if as_json:
         rows = [dataclasses.asdict(test) for test in found]
         print_json({"protocol": protocol.value, "tests": rows})
-        return
+    else:
+        _print_tests(found)
+
+
+def _tests(path: Path, protocol: Literal["corrected", "paper"]) -> list["Test"]:
+    """Return the tests of a table with a row per run and task, or per graded item."""
+    from kdstudy.analyze.analysis import analyze as tests_of
+    from kdstudy.analyze.items import analyze_items, read_items
+    from kdstudy.analyze.runs import read_runs
+
+    items = read_items(path)
+    if items is None:
+        return tests_of(read_runs(path), protocol)
+    if protocol == "paper":
+        raise InputError(
+            f"{path}: has rows of items",
+            why="the published tests are of runs",
+            remedy="leave it out",
+        )
+    # What is asked first comes first: each method on its student.
+    return sorted(analyze_items(items), key=lambda test: test.table != "student")
+
+
+def _print_tests(found: list["Test"]) -> None:
+    from kdstudy.analyze.measures import AVERAGE
+
     overall = [test for test in found if test.scope == AVERAGE] or found
     told = [t for t in overall if t is found[0] or t.table == "student" or _known(t)]
     for test in told:
@@ -99,6 +121,10 @@ def analyze(
     if any(left.values()):
         said = ", ".join(f"{n} {what}" for what, n in left.items() if n)
         typer.echo(f"\n{said}: --json has them", err=True)
+
+
+def _known(test: "Test") -> bool:
+    return not all(math.isnan(x) for x in (test.statistic, test.low, test.p))
 
 
 def _of_items(files: list[Path], as_json: bool) -> None:
@@ -115,7 +141,3 @@ def _of_items(files: list[Path], as_json: bool) -> None:
         typer.echo(row.sentence)
     if len(systems) == 1:
         typer.echo("\none system: give a second scores.parquet for a comparison", err=True)
-
-
-def _known(test: "Test") -> bool:
-    return not all(math.isnan(x) for x in (test.statistic, test.low, test.p))

@@ -237,6 +237,7 @@ def _print_system(found: dict[str, Any]) -> None:
     said = [f"{rows[name]} {name}" for name in counts if rows[name] or name != "ambiguous"]
     _line("rows", f"{said[0]}{alike}, {', '.join(said[1:])}")
     interval = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    interval = "(no interval)" if math.isnan(found["low"]) else interval
     value = found["rouge_l" if text else "accuracy"]
     there = part(found["items"], found["of"])
     drawn = f" ({found['n']:,} answers)" if found["n"] != found["items"] else ""
