@@ -7,11 +7,13 @@ from pathlib import Path
 
 import chat_models as models
 import pytest
+import tiny_models as tiny
 from chat_models import CALL, LAST, RAIN, TALK, TOOL, assistant, learnt, made, system, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokens
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from kdstudy.data import chat
@@ -285,3 +287,15 @@ def test_published_templates_are_split_as_trl_marks_them(name):
     ours = set(row.scored)
     assert ours <= set(marked)
     assert set(marked) - ours <= blank
+
+
+def test_text_without_a_prompt_begins_as_the_tokenizer_begins_texts():
+    tokenizer = tiny.tokenizer(eos_token="</s>", pad_token="<pad>", bos_token="<unk>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<unk> $A", special_tokens=[("<unk>", tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = "{{ messages[0]['content'] }}</s>"
+    row = encode(tokenizer, "auto", "", "abc", 50)
+    assert row.ids[0] == tokenizer.bos_token_id and row.prompt_length == 1
+    begun = encode_prompt(tokenizer, "{instruction}", "<unk>abc")
+    assert begun.count(tokenizer.bos_token_id) == 1

@@ -228,7 +228,7 @@ def test_what_nobody_answers_is_left_out_and_said():
 
 def test_what_else_a_message_carries_stays():
     message = {"role": "assistant", "content": None, "reasoning_content": "clouds", "name": "x",
-               "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+               "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {}}}],
                "refusal": None}  # fmt: skip
     asked = {"role": "developer", "content": "d"}
     answer = {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "4"}]}
@@ -428,3 +428,17 @@ def test_real_rows_keep_every_character():
     lines = [json.loads(line) for line in (DATA / "instruct/dolly/train.jsonl").open()]
     dolly = [e for e, _ in read(DATA / "instruct/dolly/train.jsonl")]
     assert [e.context for e in dolly] == [row["input"] for row in lines]
+
+
+def test_arguments_of_a_call_are_an_object_however_they_are_given():
+    """OpenAI's API gives them as JSON text, transformers' templates take them as an object."""
+    made = []
+    for arguments in ('{"a": 1}', {"a": 1}):
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+        made.append(to_example({"messages": messages}, "here")[0].chat)
+    assert made[0] == made[1]
+    assert json.loads(made[0])["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}

@@ -10,9 +10,17 @@ from datasets import Dataset, DatasetDict
 from hub_stand_in import COMMIT, hub
 from library_runs import LORA, MESSAGES, ROWS, SPLIT, logits, losses, weights
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainingArguments,
+)
 
 from kdstudy import DistillConfig, DistillTrainer
+from kdstudy.data.prompts import encode_prompt
+from kdstudy.distill.rows import encode_dataset
 from kdstudy.errors import InputError
 
 # Datasets.
@@ -255,3 +263,31 @@ def test_a_text_without_a_prompt_is_nothing_to_answer(tmp_path, special):
     config = {"output_dir": str(tmp_path), "method": "gkd", "report_to": "none", "use_cpu": True}
     with pytest.raises(InputError, match="row 0 is text without a prompt"):
         DistillTrainer(**made, args=DistillConfig(**config, lmbda=0.5), train_dataset=rows)
+
+
+def test_an_instruction_is_asked_as_in_a_study_and_a_prompt_is_taken_as_it_is():
+    tokenizer = tiny.tokenizer()
+    asked = [
+        ({"instruction": "Add", "input": "1 2", "output": "3"}, "Add", "1 2"),
+        ({"question": "Add", "answer": "3"}, "Add", ""),
+    ]
+    for row, instruction, context in asked:
+        (made,) = encode_dataset([row], tokenizer, 400).rows
+        want = encode_prompt(tokenizer, "alpaca", instruction, context=context)
+        assert made.ids[: made.prompt_length] == want
+    (bare,) = encode_dataset([{"prompt": "Add", "completion": "3"}], tokenizer, 400).rows
+    assert tokenizer.decode(bare.ids) == "Add3</s>"
+
+
+def test_a_model_of_ones_own_code_is_saved(make, tmp_path):
+    class OwnConfig(LlamaConfig):
+        model_type = "own_llama"
+
+    class OwnForCausalLM(LlamaForCausalLM):
+        config_class = OwnConfig
+
+    base = tiny.llama(1)
+    config = OwnConfig(**{k: v for k, v in base.config.to_dict().items() if k != "model_type"})
+    trainer = make(model=OwnForCausalLM(config).eval(), processing_class=tiny.tokenizer())
+    trainer.save_model(str(tmp_path / "own"))
+    assert (tmp_path / "own" / "model.safetensors").is_file()

@@ -205,10 +205,12 @@ def test_models_that_share_a_short_name_are_told_apart(tmp_path):
     assert names[1] == "b/m"
     assert names[4] == "other"
     assert names[9] == "them/m"
+    assert names[2:4] == ["x/c/m", "y/c/m"]
     assert names[7:9] == ["org/m@" + 12 * "1", "org/m@" + 12 * "2"]
     assert len(set(names)) == len(refs) - 1
     assert names[5].endswith("one/fit")
     assert names[6].endswith("two/fit")
+    assert not any(name.startswith("/") for name in names), "a place on this machine is no name"
 
 
 DATA_CLIENT = """

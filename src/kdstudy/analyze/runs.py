@@ -90,6 +90,9 @@ def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
     frame["baseline_run"] = frame.baseline_run.astype(object).fillna("")
     frame = frame.astype(_TYPES)
     for column in _RATES:
+        # A mean of shares may be above 1 by rounding.
+        above = frame[column].between(1, 1 + 1e-9)
+        frame[column] = frame[column].mask(above, 1.0)
         wrong = frame.index[~frame[column].between(0, 1) & frame[column].notna()]
         if len(wrong):
             found = frame[column][wrong[0]]

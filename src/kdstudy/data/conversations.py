@@ -151,8 +151,28 @@ def _message(given: Any, where: str) -> dict[str, Any]:
         message["role"] = _ROLES.get(role.lower(), role)
     if not message.get("tool_calls", True):
         del message["tool_calls"]
+    elif isinstance(message.get("tool_calls"), list | tuple):
+        message["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     message["content"] = _content(message, where)
     return message
+
+
+def _call(call: Any) -> Any:
+    """Return a tool call whose arguments are an object, as templates write them as JSON again.
+
+    OpenAI's answers hold them as JSON text.
+    """
+    function = call.get("function") if isinstance(call, Mapping) else None
+    given = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(given, str):
+        return call
+    try:
+        arguments = json.loads(given)
+    except ValueError:
+        return call
+    if not isinstance(arguments, dict):
+        return call
+    return dict(call) | {"function": dict(function) | {"arguments": arguments}}
 
 
 def _called(message: dict[str, Any], where: str) -> dict[str, Any]:

@@ -208,7 +208,11 @@ def encode_prompt(
     """
     made = _format(template)
     text = _text(made, instruction, tokenizer, context, tools, where)
-    return ids_of(tokenizer, text, begin=made.chosen(tokenizer) != "chat")
+    bos = getattr(tokenizer, "bos_token", None)
+    # A chat template writes its own special tokens, and so may whoever wrote a bare text.
+    begun = made.template == BARE and bos and text.startswith(bos)
+    begin = instruction == "" or made.chosen(tokenizer) != "chat"
+    return ids_of(tokenizer, text, begin=begin and not begun)
 
 
 def encode(
@@ -271,7 +275,7 @@ def encode(
 
 def has_template(folder: Path) -> bool:
     """Whether the tokenizer in a model's folder has a chat template, from its files."""
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+    if (folder / "chat_template.jinja").is_file():
         return True
     try:
         text = (folder / "tokenizer_config.json").read_text(encoding="utf-8")

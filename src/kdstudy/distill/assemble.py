@@ -10,6 +10,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
@@ -131,7 +132,10 @@ def require_reloads(model: parts.Model, folder: Path) -> None:
     """
     base, dtype = parts.plain(model), str(model.dtype).removeprefix("torch.")
     home = load.home_of(base)
+    # A model of one's own code is opened by that code alone.
     known = dtype in load.DTYPES and not getattr(base, "is_quantized", False)
+    known = known and base.config.model_type in CONFIG_MAPPING_NAMES
+    known = known and not getattr(base.config, "auto_map", None)
 
     def again() -> parts.Model:
         if isinstance(model, PeftModel):

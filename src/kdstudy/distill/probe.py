@@ -68,7 +68,8 @@ def choose(
         if len(found) == _AMONG * most:
             break
         made = encode_rows([example], tokenizer, template, max_length, teacher_text)
-        if made.rows and not made.truncated and not made.unended:
+        whole = made.rows and not made.truncated and not made.unended
+        if whole and made.rows[0].prompt_length:  # a text without a prompt asks nothing
             found.append(Row(made.rows[0], reader(example)))
     return sorted(found, key=lambda row: len(row.taught))[:most]
 

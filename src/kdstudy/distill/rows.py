@@ -177,8 +177,13 @@ def _encode_one(
             why="nothing says how messages become text",
             remedy="set tokenizer.chat_template, or give prompt and completion as texts",
         )
-    # A text is a prompt already: its control tokens are those of whoever wrote it.
-    template = "chat" if example.chat else BARE
+    if example.chat:
+        template = "chat"
+    elif not example.instruction or {"prompt", "completion"} <= row.keys():
+        # A text is a prompt already: its control tokens are those of whoever wrote it.
+        template = BARE
+    else:
+        template = "auto"  # an instruction, a question: as in a study
     made = dataclasses.replace(chats or PromptFormat(), template=template)
     return row_of(tokenizer, made, example, max_length, where=where)
 

@@ -201,17 +201,22 @@ class DistillTrainer(Resumable):
             StageError: One of them is not a finite number.
         """
         if isinstance(eval_dataset, str):  # Trainer's way to name a part of its own
-            eval_dataset = {eval_dataset: self._validation.get(eval_dataset, ())}
+            if eval_dataset not in self._validation:
+                known = ", ".join(self._validation) or "none"
+                raise InputError(f"evaluate: no part is called '{eval_dataset}' (known: {known})")
+            eval_dataset = {eval_dataset: self._validation[eval_dataset]}
         given = self._validation if eval_dataset is None else validation.parts(eval_dataset)
         if not any(map(len, given.values())):
             raise InputError("evaluate: there are no rows", remedy="give the trainer eval_dataset")
         metrics: dict[str, float] = {}
         for name, rows in given.items():
             prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
-            metrics |= self._measured(rows, prefix, own=eval_dataset is None)
+            # The corpus's tokens stand beside rows that a teacher wrote, not beside named parts.
+            corpus = self._corpus if eval_dataset is None and not name else ()
+            metrics |= self._measured(rows, prefix, corpus, own=eval_dataset is None)
         return metrics
 
-    def _measured(self, given: Any, prefix: str, *, own: bool) -> dict[str, float]:
+    def _measured(self, given: Any, prefix: str, corpus: Any, *, own: bool) -> dict[str, float]:
         """Measure one set of rows, tell everybody, and return what was found."""
         rows = given if own else _read("eval_dataset", given, self.processing_class, self.args).rows
         model = self._wrap_model(self.model, training=False)
@@ -219,8 +224,8 @@ class DistillTrainer(Resumable):
         size = self.args.per_device_eval_batch_size
         where = (self.weighing, self.accelerator, size)
         loss, entropy = validation.measured(model, rows, *where)
-        if own and self._corpus:
-            _, entropy = validation.measured(model, self._corpus, *where)
+        if corpus:
+            _, entropy = validation.measured(model, corpus, *where)
         metrics = {f"{prefix}_loss": loss, f"{prefix}_cross_entropy": entropy}
         validation.require_finite(metrics, self.state.global_step)
         self.log(dict(metrics))

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +123,13 @@ def resolve(
 def told_apart(models: Sequence[Resolved]) -> list[Resolved]:
     """Return the models with names that no two different ones of them share.
 
-    A name that several models have becomes longer for these: more of the path or the whole Hub id,
-    then the commit, then the whole place of the adapter, and last the fingerprint.
+    A name that several models have becomes longer for these: more of the path, or the whole Hub id
+    and its commit; more of the adapter's path; and last the fingerprint.
     """
     names = {_identity(m): m.name for m in models}
     some = {_identity(m): m for m in models}
-    for longer in (_in_its_place, _at_its_commit, _wholly, _with_fingerprint):
+    # Never the whole path, which names the machine.
+    for longer in (*(_placed(parts) for parts in (2, 3, 4)), _with_fingerprint):
         count = Counter(names.values())
         names |= {i: longer(some[i]) for i, name in names.items() if count[name] > 1}
     return [dataclasses.replace(m, name=names[_identity(m)]) for m in models]
@@ -297,22 +298,18 @@ def _identity(model: Resolved) -> tuple[str, str, bool]:
     return model.name, model.fingerprint, model.trust_remote_code
 
 
-def _in_its_place(model: Resolved) -> str:
-    base = model.hub_id or "/".join(Path(model.folder or "").parts[-2:])
-    return base + (f"+{Path(model.adapter).name}" if model.adapter else "")
+def _placed(parts: int) -> Callable[[Resolved], str]:
+    """Return what calls a model by so many parts of its folder's path, and of its adapter's."""
 
+    def last(folder: str, most: int) -> str:
+        return "/".join([p for p in Path(folder).parts if p != "/"][-most:])
 
-def _at_its_commit(model: Resolved) -> str:
-    return _in_its_place(model) + (f"@{model.revision[:12]}" if model.revision else "")
+    def name(model: Resolved) -> str:
+        base = model.hub_id or last(model.folder or "", parts)
+        commit = f"@{model.revision[:12]}" if model.revision and parts > 2 else ""
+        return base + commit + (f"+{last(model.adapter, parts - 1)}" if model.adapter else "")
 
-
-def _wholly(model: Resolved) -> str:
-    commit = f"@{model.revision[:12]}" if model.revision else ""
-    return (
-        (model.hub_id or model.folder or "")
-        + (f"+{model.adapter}" if model.adapter else "")
-        + commit
-    )
+    return name
 
 
 def _with_fingerprint(model: Resolved) -> str:
@@ -391,7 +388,11 @@ def _ask_hub(ref: Any) -> str:
 def _cached_template(model: str, commit: str) -> bool | None:
     """Return whether a Hub model has a chat template, if its tokenizer is on this machine."""
     found = _cached(model, commit, "tokenizer_config.json")
-    return has_template(found.parent) if found else None
+    if found is None:
+        return None
+    # Without the weights it may be a copy of some files, and the template another.
+    whole = _here({"hub_id": model, "revision": commit})
+    return True if has_template(found.parent) else False if whole else None
 
 
 def _check_listed(info: Any, ref: Any) -> None:

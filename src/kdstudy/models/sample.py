@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdstudy.errors import InputError
 from kdstudy.models import parts, selfcheck
 from kdstudy.models.decoding import opened
 from kdstudy.records import content_id
@@ -77,11 +78,13 @@ def sample(
         width: Only the first `width` vocabulary entries may be drawn; None for all.
 
     Raises:
-        InputError: The model is not causal (`selfcheck.decoding`).
+        InputError: A prompt has no tokens, or the model is not causal (`selfcheck.decoding`).
     """
     assert not model.training, "dropout would be sampled as well"
     if not prompts:
         return []
+    if not all(map(len, prompts)):
+        raise InputError("a prompt has no tokens", why="there is nothing to go on from")
     budgets = (
         [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
     )
