@@ -105,7 +105,7 @@ def test_the_paired_difference_is_mcnemars(here, kdstudy):
     assert 0 < found["low"] < 8 / 40 < found["high"] < 11 / 40 + 0.2
     shown = kdstudy(*asked, "--against=b.jsonl")
     assert "difference  +20.0 points, 95% interval +" in shown
-    assert f"11 right by the first alone, 3 by the second alone, p = {p:.4f} (exact M" in shown
+    assert f"11 right by this system alone, 3 by the other alone, p = {p:.4f} (exact M" in shown
     kdstudy(*asked[:-1], "--generations=b.jsonl", "--out=b")
     tests = json.loads(kdstudy("analyze", "b/scores.parquet", "a/scores.parquet", "--json"))
     (test,) = tests["tests"]

@@ -205,7 +205,7 @@ def _said(
         sentence += "; no item tells them apart"
     else:
         sentence += (
-            f"; {better:,} right by the first alone, {worse:,} by the second alone, "
+            f"; {better:,} right by {test.subject} alone, {worse:,} by {base} alone, "
             f"p = {format_p(test.p)}" + " (exact McNemar)" * (test.scope != AVERAGE)
         )
     where = "average" if test.scope == AVERAGE else "tasks"

@@ -275,7 +275,9 @@ def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[st
         notes.append("Prompts in training and evaluation are the tokenizer's chat template.")
     else:
         text = TEMPLATES.get(template, template)
-        notes.append(f"The prompt in training and evaluation:\n\n```text\n{text}\n```")
+        notes.append(
+            f"The prompt of a question, in training and evaluation:\n\n```text\n{text}\n```"
+        )
     if measured:
         how = "greedy" if not decoding["temperature"] else f"temperature {decoding['temperature']}"
         notes.append(

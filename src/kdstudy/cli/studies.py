@@ -256,7 +256,8 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     for name, template in planned.prompts.items():
         typer.echo(inert(f"prompts of {name}: {template}"))
     for model, why in planned.unreached.items():
-        typer.echo(f"unpinned: {model}: {why}; `run` refuses until it is")
+        said = why.removeprefix(f"{model}: ")
+        typer.echo(inert(f"unpinned: {model}: {said}; `run` refuses until it is"))
     from kdstudy.study.protocols import differences
 
     for d in differences(planned.study):

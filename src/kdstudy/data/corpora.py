@@ -274,7 +274,7 @@ def require_rows(source: Source, kept: int, count: int) -> None:
     """
     if not kept:
         raise InputError(
-            f"corpus {source.name}: holds no usable row",
+            f"corpus {source.path or source.name}: holds no usable row",
             why=f"{count} rows were read, {count} of them without text to use",
             remedy=REMEDY,
         )
