@@ -167,13 +167,13 @@ def within_permuted(part: pd.DataFrame, factor: Factor, scope: str) -> Test:
     return Test(**shared, statistic=r, estimate=r, low=low, high=high, p=p, sentence=sentence)
 
 
-def least_p(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the least two-sided p that all pairings of two columns could give; ties count."""
+def least_p(x: np.ndarray, y: np.ndarray, tied: bool = True) -> float:
+    """Return the least two-sided p that all pairings could give, equal ones as one if `tied`."""
 
     def alike(values: np.ndarray) -> float:
         return sum(math.lgamma(k + 1) for k in np.unique(values, return_counts=True)[1])
 
-    pairings = math.lgamma(len(x) + 1) - max(alike(x), alike(y))
+    pairings = math.lgamma(len(x) + 1) - (max(alike(x), alike(y)) if tied else 0)
     return min(1.0, 2 * math.exp(-pairings))
 
 
@@ -195,7 +195,9 @@ def _ranked(
         )
     rho, p = stats.spearmanr(y, x)
     # The t behind a larger table's p says 0 of a perfect order, where pairings still say 2 of n!.
-    p = _exact_p(x, y) if exact else max(float(p), least_p(x, y))
+    # The paper's own tables keep its t where ties make pairings fewer.
+    tied = head["table"] == "correlation"
+    p = _exact_p(x, y) if exact else max(float(p), least_p(x, y, tied))
     low, high = _fisher(stats.rankdata(y), stats.rankdata(x))
     numbers = {"statistic": float(rho), "estimate": float(rho), "low": low, "high": high}
     return Test(**shared, **numbers, p=p, sentence="")

@@ -11,8 +11,8 @@ from kdstudy.errors import InputError
 def read_rows(path: Path) -> pd.DataFrame:
     """Return a CSV table as text; the index holds lines of the file, the header's being the first.
 
-    Rows without any text are skipped, as are empty cells beyond the header's at a row's end (a
-    trailing comma); cells that a row lacks at its end are empty.
+    Blank lines are skipped, as are empty cells beyond the header's at a row's end (a trailing
+    comma); cells that a row lacks at its end are empty.
 
     Raises:
         InputError: The file cannot be read or is no table, a row has more cells than the header,
@@ -24,7 +24,7 @@ def read_rows(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as f:
             reader, begins = csv.reader(f, strict=True), 1
             for cells in reader:
-                if any(cell.strip() for cell in cells):
+                if len(cells) > 1 or "".join(cells).strip():
                     rows[begins] = cells
                 # A quoted cell may hold line breaks: the next row begins behind this one's end.
                 begins = reader.line_num + 1
@@ -50,8 +50,9 @@ def _table(path: Path, rows: dict[int, list[str]]) -> pd.DataFrame:
     for line, cells in others:
         if any(cell.strip() for cell in cells[width:]):
             raise InputError(
-                f"{path}, line {line}: has {len(cells)} cells, the header {width}",
-                why="so a cell could be under another column's name",
+                f"{path}, line {line}: is not a CSV table ({len(cells)} cells, the header has "
+                f"{width})",
+                why="a cell could be under another column's name",
             )
     filled = [cells[:width] + [""] * (width - len(cells)) for _, cells in others]
     return pd.DataFrame(filled, index=[line for line, _ in others], columns=header, dtype="str")

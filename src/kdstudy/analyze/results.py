@@ -112,9 +112,10 @@ def read_csv(path: Path) -> pd.DataFrame:
         InputError: The file is missing or has other columns.
     """
     try:
-        return typed(read_rows(path), path)
+        table = read_rows(path)
     except InputError as e:
         raise InputError(f"{path}: is not a table of results ({e.what})") from e
+    return typed(table, path)
 
 
 def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -130,7 +131,7 @@ def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         table = table[COLUMNS].assign(**numbers.mask(numbers == ""))
         return table.astype(NUMBERS).reset_index(drop=True)
     except (ValueError, KeyError) as e:
-        raise InputError(f"{path}: holds no results of a study ({e})") from e
+        raise InputError(f"{path}: is not a table of results ({e})") from e
 
 
 def own_sft(system: System, systems: Sequence[System]) -> System | None:
