@@ -161,3 +161,16 @@ def test_the_version_is_said_in_one_place(tmp_path):
     assert heads[0] == __version__
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"] and "version" not in project["project"]
+
+
+def test_a_tilde_is_the_home_folder_wherever_it_stands(tmp_path):
+    (tmp_path / "data").mkdir()
+    environment = os.environ | {"HOME": str(tmp_path)}
+    rows = "student,method,task,score,seed\na,sft,t,0.5,0\na,kd,t,0.6,0\n"
+    (tmp_path / "r.csv").write_text(rows)
+    done = kdstudy("ls", "benchmarks", "--data-dir=~/data", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    done = kdstudy("ls", "benchmarks", env=environment | {"KDSTUDY_DATA": "~/data"})
+    assert done.returncode == 0, done.stderr
+    assert kdstudy("analyze", "~/r.csv", cwd=tmp_path, env=environment).returncode == 0
+    assert not (tmp_path / "~").exists()

@@ -291,3 +291,13 @@ def test_a_model_of_ones_own_code_is_saved(make, tmp_path):
     trainer = make(model=OwnForCausalLM(config).eval(), processing_class=tiny.tokenizer())
     trainer.save_model(str(tmp_path / "own"))
     assert (tmp_path / "own" / "model.safetensors").is_file()
+
+
+def test_a_tokenizer_larger_than_the_student_is_refused_for_sft_too(make):
+    with pytest.raises(InputError, match="more tokens than the model has embeddings"):
+        make(
+            model=tiny.qwen(1),
+            data=[{"prompt": "a", "completion": "ÄÖ"}],
+            method="sft",
+            processing_class=tiny.tokenizer("ÄÖ"),
+        )

@@ -100,3 +100,19 @@ def test_every_architecture_is_decoded_right_or_refused(kind):
     except InputError:
         return
     assert_right(model)
+
+
+def test_what_a_model_has_no_positions_or_embeddings_for_is_refused():
+    learned = architectures.build("gpt2")  # 128 positions, 61 tokens
+    fits = {"max_new_tokens": 100, "temperature": 0, "eos_ids": [], "pad_id": 0}
+    (text,) = sample(learned, [[5] * 28], **fits)
+    assert len(text.ids) == 100
+    with pytest.raises(InputError, match="129 tokens is longer than the model's 128 positions"):
+        sample(learned, [[5] * 29], **fits)
+    with pytest.raises(InputError, match="token 61 is none of the model's 61"):
+        sample(learned, [[5, 61]], **fits)
+    offset = architectures.build("opt")  # its table is larger by 2, and uses them up
+    with pytest.raises(InputError, match="model's 128 positions"):
+        sample(offset, [[5] * 29], **fits)
+    rotary = architectures.build("llama")  # positions are computed
+    assert len(sample(rotary, [[5] * 29], **fits)[0].ids) == 100

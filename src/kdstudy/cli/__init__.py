@@ -3,6 +3,7 @@
 import codecs
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -77,6 +78,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="kdstudy")
     _need_a_home()
+    _expand_home()
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
         signal.signal(signal.SIGHUP, _terminate)
@@ -108,6 +110,16 @@ def _need_a_home() -> None:
     except RuntimeError:
         os.environ["HOME"] = tempfile.mkdtemp(prefix="kdstudy-home-")
         note(f"note: this user has no home folder; caches go to {os.environ['HOME']}: set HOME")
+
+
+def _expand_home() -> None:
+    """Expand `~` where a shell does not: in `--option=~/x` and in variables of a container."""
+    home = str(Path.home())
+    given = [re.sub(r"^(--[a-z-]+=)~(?=/|$)", lambda m: m[1] + home, a) for a in sys.argv[1:]]
+    sys.argv[1:] = [home + a[1:] if a == "~" or a.startswith("~/") else a for a in given]
+    for name in ("KDSTUDY_DATA", "KDSTUDY_STORE"):
+        if os.environ.get(name, "").startswith("~/"):
+            os.environ[name] = home + os.environ[name][1:]
 
 
 def _nearest(e: UnicodeError) -> tuple[str, int]:

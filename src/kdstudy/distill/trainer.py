@@ -30,7 +30,7 @@ from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
 from kdstudy.errors import InputError
-from kdstudy.models import load
+from kdstudy.models import load, parts
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
 
@@ -96,6 +96,9 @@ class DistillTrainer(Resumable):
             places = self.text["train_dataset"].numbers or range(len(self.rows))
             require_prompts(self.rows, places, tokenizer.bos_token_id)
         known = [row for text in self.text.values() for row in text.rows]
+        parts.require_room(
+            model, max(len(row.ids) for row in known), max(max(row.ids) for row in known)
+        )
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()

@@ -16,6 +16,9 @@ from kdstudy.errors import InputError
 
 Model = PreTrainedModel | PeftModel
 
+# What transformers' models call a learned table of positions.
+_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
@@ -171,6 +174,40 @@ def alike(a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-4 if a.dtype == torch.float32 else 5e-2
     gap = (a.float() - b.float()).abs().max()
     return bool(gap <= tolerance * (1 + a.float().abs().max()))
+
+
+def require_room(model: Model, longest: int, highest: int) -> None:
+    """Refuse texts that a model has no positions or no embeddings for.
+
+    Args:
+        model: Plain or PEFT causal LM.
+        longest: Tokens of the longest text, those that are still to be written included.
+        highest: The highest token id that occurs.
+
+    Raises:
+        InputError: The text is longer than a learned table of positions, or an id is none of the
+            model's.
+    """
+    base = plain(model)
+    entries = base.get_input_embeddings().weight.shape[0]
+    if highest >= entries:
+        raise InputError(
+            f"{name(base)}: token {highest} is none of the model's {entries}",
+            why="its tokenizer has more tokens than the model has embeddings",
+            remedy="give the tokenizer that the model was made with, or "
+            "model.resize_token_embeddings(len(tokenizer))",
+        )
+    for place, module in base.named_modules():
+        if isinstance(module, nn.Embedding) and place.rsplit(".", 1)[-1] in _TABLES:
+            table = module.num_embeddings - getattr(module, "offset", 0)
+            if longest > table:
+                raise InputError(
+                    f"{name(base)}: a text of {longest} tokens is longer than the model's {table} "
+                    "positions",
+                    why="prompt and answer together must fit; it has learnt no others",
+                    remedy="lower max_length for training, max_new_tokens for answers, or choose a "
+                    "model for longer texts",
+                )
 
 
 def positions(model: PreTrainedModel) -> int | None:

@@ -78,7 +78,8 @@ def sample(
         width: Only the first `width` vocabulary entries may be drawn; None for all.
 
     Raises:
-        InputError: A prompt has no tokens, or the model is not causal (`selfcheck.decoding`).
+        InputError: A prompt has no tokens, or does not fit the model (`parts.require_room`), or the
+            model is not causal (`selfcheck.decoding`).
     """
     assert not model.training, "dropout would be sampled as well"
     if not prompts:
@@ -88,6 +89,8 @@ def sample(
     budgets = (
         [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
     )
+    ends_at = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
+    parts.require_room(model, max(ends_at), max(map(max, prompts)))
     uniforms_BT = _uniforms(seeds, len(prompts), max(budgets)) if temperature else None
     texts: list[list[int]] = [[] for _ in prompts]
     steps = opened(parts.plain(model), prompts, pad_id, selfcheck.decoding(model))
