@@ -143,8 +143,8 @@ ILL = {
 def test_a_healthy_study_is_ok_everywhere():
     findings = check(healthy())
     assert {f.level for f in findings} == {"ok"}
-    # What has nothing to say of a healthy study: unknown tokens, downloads, troubles.
-    assert len({f.check for f in findings}) == len(CHECKS) - 3
+    # What has nothing to say of a healthy study: unknown tokens, trackers, downloads, troubles.
+    assert len({f.check for f in findings}) == len(CHECKS) - 4
 
 
 @pytest.mark.parametrize("name", ILL)
@@ -324,3 +324,11 @@ def test_a_probe_that_did_not_finish_says_what_it_needs():
     )  # fmt: skip
     (time,) = [f for f in check(absent) if f.check == "time"]
     assert time.why == "not here: big"
+
+
+def test_a_tracker_that_is_not_installed_is_found():
+    study = healthy().study
+    train = study.train.model_copy(update={"report_to": ["dvclive"]})
+    found = check(healthy(study=study.model_copy(update={"train": train})))
+    (missing,) = [f for f in found if f.level == "error"]
+    assert "dvclive" in missing.what and "pip install" in missing.remedy

@@ -8,7 +8,9 @@ from kdstudy.doctor import cost
 from kdstudy.doctor.findings import Finding, many, size
 from kdstudy.doctor.patient import MachineFacts, ModelFacts, Patient
 from kdstudy.engine.view import duration
+from kdstudy.errors import InputError
 from kdstudy.study.protocols import differences
+from kdstudy.study.trackers import require_installed
 
 # Share of what is free that may be filled; the teacher cache has the same limit.
 _SHARE = 0.8
@@ -72,6 +74,14 @@ def plan(patient: Patient) -> Iterator[Finding]:
                 why="it can do whatever you can",
                 remedy="set trust_remote_code only for code that you have read",
             )
+
+
+def trackers(patient: Patient) -> Iterator[Finding]:
+    """Trackers that the study reports to and that are not installed."""
+    try:
+        require_installed(patient.study.train.report_to, "train.report_to")
+    except InputError as e:
+        yield Finding(level="error", check="study", what=e.what, why=e.why, remedy=e.remedy)
 
 
 def device(patient: Patient) -> Iterator[Finding]:
