@@ -241,7 +241,7 @@ TABLES = [
     (f"{RUNS}b,T,kd,t,\x1b[31m,0\n", "is no number"),
     (f"{RUNS}a,T,kd,t,0.6,0\n", "lines 3, 4: the same run and task twice"),
     (f"{RUNS},T,kd,t,0.5,0\n", "line 4: no student"),
-    (f"{RUNS}a,b,c,d,e,f,g,h\n", "line 4: has 8 cells, the header 6"),
+    (f"{RUNS}a,b,c,d,e,f,g,h\n", "line 4: is not a CSV table"),
     (f'{HEAD}"a', "is not a CSV table"),
     (RUNS.replace(",", ";"), "has no column student"),
     (RUNS.replace("method", "how"), "has no column method"),
@@ -254,7 +254,7 @@ TABLES = [
     (",".join(COLUMNS) + "\n", "no distilled run"),
     (
         ",".join(COLUMNS) + "\n" + ",".join("x" for _ in COLUMNS) + "\n",
-        "holds no results of a study",
+        "not a table of results",
     ),
 ]
 

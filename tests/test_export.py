@@ -19,7 +19,7 @@ from study_folder import plan_of, write_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from kdstudy.cli import exporting, trained
-from kdstudy.cli.studies import _plan
+from kdstudy.cli.studies import planned_study
 from kdstudy.data.prompts import ALPACA
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import export, load, zoo
@@ -76,7 +76,7 @@ def opened(folder):
     cwd = os.getcwd()
     os.chdir(folder)
     try:
-        return _plan(Path("study.yaml"), folder / "store", None)
+        return planned_study(Path("study.yaml"), folder / "store", None)
     finally:
         os.chdir(cwd)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -303,6 +304,8 @@ def test_two_study_files_of_one_name_do_not_share_an_output_folder(tmp_path):
     with pytest.raises(InputError, match=r"one\.yaml"):
         store.claim("s", two, same.get)
     store.claim("another", two, same.get)
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    Store(tmp_path / "copy").claim("s", two, same.get)
     same[one] = False  # moved away, or renamed inside
     store.claim("s", two, same.get)
     with pytest.raises(InputError, match=r"two\.yaml"):

@@ -236,11 +236,14 @@ class Store:
             InputError: Another study file of that name writes there.
             StageError: The record cannot be written.
         """
-        path, mine = self.root / "studies.json", str(file.absolute())
-        other = _read_object(path).get(study)
-        if other == mine:
+        path = self.root / "studies.json"
+        # A store that was copied or moved belongs to whoever uses it there.
+        mine = {"file": str(file.absolute()), "store": str(self.root)}
+        known = _read_object(path).get(study)
+        if known == mine:
             return
-        if isinstance(other, str) and still(Path(other)):
+        other = known.get("file", "") if isinstance(known, dict) else ""
+        if other and known.get("store") == mine["store"] and still(Path(other)):
             raise InputError(
                 f"{file}: another study file is called {study} as well: {other}",
                 why=f"each would replace the other's report in {self.output(study)}",
