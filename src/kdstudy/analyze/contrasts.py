@@ -23,6 +23,8 @@ Run = Mapping[str, np.ndarray]
 _NONE = 1e-24
 """A variance below this is rounding."""
 
+_CALIBRATED = 0.05
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
@@ -108,7 +110,7 @@ def contrast(groups: Sequence[Group]) -> Contrast:
     if seeds + rest < _NONE:
         return _over_items(shared, changes, 0.0)
     freedom = (seeds + rest) / (seeds / freedom + rest / (shared["items"] - len(common)))
-    return _by_t(shared, math.sqrt(seeds + rest), freedom)
+    return _by_t(shared, math.sqrt(seeds + rest), freedom, math.sqrt(items))
 
 
 def _over_seeds(
@@ -156,11 +158,15 @@ def _components(rows: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(means.var(ddof=1)), both
 
 
-def _by_t(shared: dict, error: float, freedom: float) -> Contrast:
+def _by_t(shared: dict, error: float, freedom: float, items: float) -> Contrast:
     mean = shared["estimate"]
     t = mean / error
     (low, high), inner = (_ends(mean, error, freedom, level) for level in (0.95, 0.90))
     p = max(float(2 * stats.t.sf(abs(t), freedom)), least_p(shared["changed"]))
+    # Few seeds may spread by chance as if there were none. What is calibrated is 5%; below that the
+    # items alone must say so as well.
+    alone = float(2 * stats.norm.sf(abs(mean) / items)) if items else 0.0
+    p = max(p, min(alone, _CALIBRATED))
     return Contrast(**shared, low=low, high=high, inner=inner, statistic=t, p=p, freedom=freedom)
 
 
