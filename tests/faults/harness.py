@@ -50,9 +50,10 @@ STUDY = {
 }  # fmt: skip
 
 # The most that is done again after a death, by unit of progress: a checkpoint's steps, a batch's
-# texts, a shard's rows.
-INTERVAL = {"step": 5, "generation": 4, "row": 24}
-_SHARD_BYTES = 2**18
+# texts, a shard's rows (53 rows make four shards).
+INTERVAL = {"step": 5, "generation": 4, "row": 14}
+_FIRST = {"step": 1, "generation": 4, "row": 0}  # what a process has done when it first tells
+_SHARD_BYTES = 2**16
 
 # What says when it was made, how long that took, or what was free then; and vl-convert writes a
 # PDF's fonts in any order.
@@ -190,8 +191,8 @@ def repeated(work: list[dict]) -> Counter:
         if line["kind"] not in ("train", "teacher_cache", "generate", "teacher_text"):
             continue
         if line["pid"] != process:
-            first = 1 if line["unit"] == "step" else INTERVAL[line["unit"]]
-            most[line["unit"]] = max(most[line["unit"]], done + first - line["done"])
+            again = done + _FIRST[line["unit"]] - line["done"]
+            most[line["unit"]] = max(most[line["unit"]], again)
         reached[line["key"]] = line["pid"], line["done"]
     return most
 
