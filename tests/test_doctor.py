@@ -5,13 +5,12 @@ import functools
 import json
 import math
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import tiny_models as tiny
 import yaml
@@ -274,9 +273,8 @@ def test_the_hub_is_asked_only_for_what_is_not_here(tmp_path, monkeypatch):
 )
 def test_the_exit_code_says_the_worst_level(folder, fields, code):
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | fields))
-    call = [sys.executable, "-m", "kdstudy", "doctor", "study.yaml"]
     more = ["--json"] if code == 1 else []
-    done = subprocess.run([*call, *more], cwd=folder, capture_output=True, text=True, check=False)
+    done = forked.kdstudy("doctor", "study.yaml", *more, cwd=folder)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     if more:
