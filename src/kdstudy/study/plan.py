@@ -256,7 +256,7 @@ class _Planner:
     ) -> None:
         config = {
             "method": method.model_dump(),
-            "train": self.study.train.model_dump(exclude=_TRAIN_KNOBS),
+            "train": self.study.training_of(system.kind).model_dump(exclude=_TRAIN_KNOBS),
             **self._format(),
             "seed": system.seed,
             "student": _identity(model),
