@@ -115,7 +115,8 @@ def require_known_head(model: Model) -> None:
     """Refuse a model whose logits are not its `Head` applied to its last hidden state.
 
     Raises:
-        InputError: A trial run differs, or a later token changes an earlier one's logits.
+        InputError: A trial run differs or gives no finite numbers, or a later token changes an
+            earlier one's logits.
     """
     base = plain(model)
     at_N = torch.arange(4, device=base.device)
@@ -127,12 +128,7 @@ def require_known_head(model: Model) -> None:
         whole_NV = logits(base, ids_BL)[0]
         split_NV = head(model).logits(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
     model.train(training)
-    if not whole_NV.isfinite().all():
-        raise InputError(
-            f"{name(base)}: its logits are not finite numbers",
-            why="a weight of it is broken, or too large for its type",
-            remedy="download or save the model again",
-        )
+    require_finite(base, whole_NV)
     if not alike(whole_NV, split_NV):
         gap = (whole_NV.float() - split_NV.float()).abs().max()
         raise InputError(
@@ -141,6 +137,20 @@ def require_known_head(model: Model) -> None:
             "does not say, and the loss would miss that",
             remedy="choose a model whose logits come from its output layer, scaled or soft-capped "
             "at most",
+        )
+
+
+def require_finite(model: Model, logits: Tensor) -> None:
+    """Refuse a model that gave these logits, if any of them is NaN or infinite.
+
+    Raises:
+        InputError: One is.
+    """
+    if not logits.isfinite().all():
+        raise InputError(
+            f"{name(model)}: its logits are not finite numbers",
+            why="a weight of it is broken, or too large for its type",
+            remedy="download or save the model again",
         )
 
 
