@@ -264,6 +264,8 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
     for name, template in planned.prompts.items():
         typer.echo(inert(f"prompts of {name}: {template}"))
+    for budget in planned.study.starts():
+        typer.echo(budget)
     for model, why in planned.unreached.items():
         said = why.removeprefix(f"{model}: ")
         typer.echo(inert(f"unpinned: {model}: {said}; `run` refuses until it is"))

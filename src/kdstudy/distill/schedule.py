@@ -66,7 +66,7 @@ def study_config(
         )
     share = train.batch_size // world
     micro = _micro_batch(share, train.micro_batch_size, [len(row.ids) for row in rows])
-    fields = method.model_dump(exclude={"type", "normalisation"})
+    fields = method.model_dump(exclude={"type", "normalisation", "start", "epochs"})
     steps = max(1, round(len(rows) * train.epochs / train.batch_size))
     return DistillConfig(
         output_dir=str(folder),

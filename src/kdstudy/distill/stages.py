@@ -35,10 +35,10 @@ def train(work: Work) -> str:
     Config: `method`, `train`, `template`, `template_date` and perhaps `template_arguments`, `seed`,
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
     `corpus` (train.parquet and validation.parquet), `teacher` (its finished train stage; without it
-    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd). Aids:
-    `teacher_cache`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
-    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
-    folder}.
+    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd), `start` (a train
+    stage of the same student, whose weights are gone on from). Aids: `teacher_cache`. Local:
+    `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no
+    bytes; and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -176,8 +176,10 @@ def _models(
     text: Mapping[str, Rows],
 ) -> tuple[parts.Model, Teacher | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
-    student = load.open_model(work.local["models"]["student"], _precision(settings))
-    teacher, note = None, ""
+    start, note = work.inputs.get("start"), ""
+    whole = start if settings.lora is None else None
+    student = load.open_model(work.local["models"]["student"], _precision(settings), whole)
+    teacher = None
     if method.needs_teacher:
         teacher, note = placement.Run(
             work=work,
@@ -188,8 +190,18 @@ def _models(
             student=parts.head(student),
         ).teacher()
     if settings.lora is not None:
-        student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
-    return student, teacher, note
+        if start is None:
+            student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
+        else:
+            student = load.put_adapter(student, start / "adapter", trainable=True)
+    return student, teacher, note + _started(start)
+
+
+def _started(start: Path | None) -> str:
+    if start is None:
+        return ""
+    steps = json.loads((start / "training.json").read_text(encoding="utf-8"))["best_step"]
+    return f", after {steps} steps of sft"
 
 
 def _precision(settings: schema.Train) -> str:

@@ -37,7 +37,23 @@ class Sft(Strict):
     type: Literal["sft"] = "sft"
 
 
-class SeqKD(Strict):
+class SftStart(Strict):
+    """A start of its own: so many epochs of sft, which no system is measured on."""
+
+    sft: float = Field(gt=0)
+    """Passes over the corpus before the method's own."""
+
+
+class _Taught(Strict):
+    start: Literal["base", "sft"] | SftStart = "base"
+    """Which weights training starts from: the student's as given; those of its own sft run (as in
+    GKD, MiniLLM and DistiLLM); or {sft: 8}, those after eight epochs of sft with a schedule of
+    their own."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus with this method, the start's not counted; null: train.epochs."""
+
+
+class SeqKD(_Taught):
     """Cross-entropy on text the teacher wrote (Kim & Rush 2016; the paper's Eq. 1)."""
 
     type: Literal["seqkd"] = "seqkd"
@@ -45,7 +61,7 @@ class SeqKD(Strict):
     """Temperature at which the teacher writes; 0 is greedy."""
 
 
-class _Divergence(Strict):
+class _Divergence(_Taught):
     temperature: float = Field(default=1.0, gt=0)
     """Loss temperature: softens both distributions."""
     tau_squared: bool = True

@@ -254,14 +254,25 @@ class _Planner:
     def _train(
         self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
     ) -> None:
+        train = self.study.training_of(system.kind)
+        if getattr(method, "epochs", None):
+            train = train.model_copy(update={"epochs": method.epochs})
+        key = self._fit(system, method, train, model, teacher)
+        self.trained[system.label] = key
+        self._measure(system, model, key)
+
+    def _fit(
+        self, system: System, method: Any, train: schema.Train, model: Resolved,
+        teacher: Resolved | None = None,
+    ) -> str:  # fmt: skip
         config = {
-            "method": method.model_dump(),
-            "train": self.study.training_of(system.kind).model_dump(exclude=_TRAIN_KNOBS),
+            "method": method.model_dump(exclude={"start", "epochs"}),
+            "train": train.model_dump(exclude=_TRAIN_KNOBS),
             **self._format(),
             "seed": system.seed,
             "student": _identity(model),
         }
-        inputs, aids = {"corpus": self.corpus}, {}
+        inputs, aids = {"corpus": self.corpus} | self._start(system, method, model), {}
         models = {"student": model.local()}
         if method.type == "seqkd":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
@@ -271,21 +282,27 @@ class _Planner:
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
             aids = self._teacher_cache(system, method, teacher)
-        knobs = self.study.train.model_dump(include=_TRAIN_KNOBS)
-        label = system.label
-        self.trained[label] = self._add(
-            "train",
-            label,
-            config,
-            inputs,
-            {
-                "models": models,
-                "train": knobs,
-                "tracking": {"study": self.study.name, "label": label},
-            },
-            aids,
+        local = {
+            "models": models,
+            "train": train.model_dump(include=_TRAIN_KNOBS),
+            "tracking": {"study": self.study.name, "label": system.label},
+        }
+        return self._add("train", system.label, config, inputs, local, aids)
+
+    def _start(self, system: System, method: Any, model: Resolved) -> dict[str, str]:
+        """Return the train stage whose weights a run goes on from, where it has one."""
+        start = getattr(method, "start", "base")
+        if start == "base":
+            return {}
+        tail = f"/seed={system.seed}" if len(self.study.seeds) > 1 else ""
+        sft = f"{model.name}/sft{tail}"
+        if start == "sft":
+            return {"start": self.trained[sft]}
+        own = dataclasses.replace(
+            self.systems[sft], label=f"{model.name}/sft for {start.sft:g} epochs{tail}"
         )
-        self._measure(system, model, self.trained[label])
+        train = self.study.train.model_copy(update={"epochs": start.sft})
+        return {"start": self._fit(own, schema.Sft(), train, model)}
 
     def _teacher_cache(self, system: System, method: Any, teacher: Resolved) -> dict[str, str]:
         """Return the stage that caches the teacher on the corpus, where a run can use it."""

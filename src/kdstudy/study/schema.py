@@ -268,6 +268,15 @@ class Study(Strict):
         changed = self.teacher_train.model_dump(exclude_none=True) if kind == "teacher" else {}
         return self.train.model_copy(update=changed)
 
+    def starts(self) -> Iterator[str]:
+        """Yield, for each method that does not start from the student as given, what it does."""
+        for method in self.methods:
+            start = getattr(method, "start", "base")
+            if start != "base":
+                first = self.train.epochs if start == "sft" else start.sft
+                then = method.epochs or self.train.epochs
+                yield f"{method.type}: {first:g} epochs of sft, then {then:g} of {method.type}"
+
     @field_validator("methods", mode="before")
     @classmethod
     def _short_methods(cls, value: Any) -> Any:
