@@ -302,3 +302,14 @@ def test_a_probe_out_of_time_is_not_a_model_that_is_not_here(folder, monkeypatch
     said = [f.what for f in of(findings, "doctor")]
     assert len(said) == 2 and all("not measured, needs about" in what for what in said)
     assert of(findings, "time")[0].why == "not measured in time: big, small"
+
+
+def test_a_tokenizer_class_that_contradicts_its_file_is_said(folder):
+    """The folder says what its maker wrote; transformers reads it with GPT-2's rules."""
+    config = folder / "small" / "tokenizer_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps(said | {"tokenizer_class": "GPT2Tokenizer"}))
+    patient, findings = look(folder)
+    found = {f.level: f.what for f in of(findings, "tokenizer")}
+    assert found["note"].startswith("small: Qwen2Tokenizer") and "big" in found["ok"]
+    assert len(patient.texts) == 1, "both are read by the file, and so alike"

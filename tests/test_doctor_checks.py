@@ -54,6 +54,8 @@ def speeds(**facts):
 
 
 ILL = {
+    "a class that contradicts its file": (
+        changed("models", 1, replaced="GPT2Tokenizer"), "tokenizer", "note", "GPT2Tokenizer"),
     "another tokenizer": (
         changed("models", 1, vocabulary=OTHER), "vocabulary", "error", "'b' is 3"),
     "a narrow head": (changed("models", 1, width=3), "vocabulary", "error", "only 3 entries"),

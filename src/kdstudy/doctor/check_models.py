@@ -19,6 +19,27 @@ def _pairs(patient: Patient) -> list[tuple[ModelFacts, ModelFacts]]:
     ]
 
 
+def tokenizer(patient: Patient) -> Iterator[Finding]:
+    """Every tokenizer gives the ids of its own tokenizer.json."""
+    here = [m for m in patient.models if m.here]
+    for model in here:
+        if model.replaced:
+            yield Finding(
+                level="note",
+                check="tokenizer",
+                what=f"{model.name}: {model.replaced}, which transformers reads its tokenizer as, "
+                "gives other ids than its tokenizer.json says; the file is followed",
+                why="the class has splitting rules of its own; what was made with it elsewhere "
+                "(a training, a serving engine) may have other ids",
+                remedy="nothing, if the model was trained with the file's rules; else save the "
+                "tokenizer again as the class reads it",
+            )
+    fine = [m.name for m in here if not m.replaced]
+    if fine:
+        what = f"read as their files say: {', '.join(fine)}"
+        yield Finding(level="ok", check="tokenizer", what=what)
+
+
 def vocabulary(patient: Patient) -> Iterator[Finding]:
     """Student and teacher speak of the same tokens, over a common width."""
     compared = [m.type for m in patient.study.methods if m.type in WITH_DISTRIBUTION]

@@ -11,6 +11,7 @@ Check = Callable[[Patient], Iterable[Finding]]
 CHECKS: tuple[Check, ...] = (
     check_machine.plan,
     check_machine.troubles,
+    check_models.tokenizer,
     check_models.vocabulary,
     check_models.endings,
     check_models.template,

@@ -71,6 +71,7 @@ def facts(
         ends=_ends(folder, bones),
         bos=tokenizer.bos_token if first == [tokenizer.bos_token_id] else "",
         chat=bool(getattr(tokenizer, "chat_template", None)),
+        replaced=load.replaced_class(tokenizer),
         trusted=model.trust_remote_code,
         adapter=_adapter(Path(model.adapter)) if model.adapter else None,
     )

@@ -63,6 +63,7 @@ class ModelFacts:
         ends: Ids that the model's own configuration says end a text.
         bos: Token that its tokenizer puts before every text; empty for none.
         chat: Its tokenizer has a chat template.
+        replaced: The class of its tokenizer that contradicts tokenizer.json and is not followed.
         trusted: It runs Python code of its own.
         adapter: A user's adapter, or None.
     """
@@ -84,6 +85,7 @@ class ModelFacts:
     ends: tuple[int, ...] = ()
     bos: str = ""
     chat: bool = False
+    replaced: str = ""
     trusted: bool = False
     adapter: AdapterFacts | None = None
 

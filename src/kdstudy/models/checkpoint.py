@@ -35,6 +35,12 @@ _SAVED = "give the folder that save_pretrained wrote, or the model's Hub id"
 _POINTER = b"version https://git-lfs"
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse a path that is no folder, with an InputError."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such model folder", remedy="check the path")
+
+
 def check_folder(folder: Path, *, trust_remote_code: bool) -> None:
     """Refuse a folder that is no causal LM in safetensors.
 
