@@ -21,6 +21,7 @@ from kdstudy.doctor.patient import (
     Trouble,
 )
 from kdstudy.doctor.view import document, show
+from kdstudy.models.checkpoint import Room
 
 OTHER = VOCABULARY | {"b": 3, "c": 2}
 ADAPTER = {"folder": "a", "base": "org/small", "tensors": {}}
@@ -40,6 +41,14 @@ def losses(teacher: float, *, finetuned: bool = True):
     small = Losses(nats=(50.0,), characters=(100,))
     both = {"big": Losses(nats=(teacher,), characters=(100,)), "small": small}
     return dataclasses.replace(changed("models", finetuned=finetuned), losses=both)
+
+
+def beyond(room: Room, **texts):
+    """A model of 4 rows, 2 of them longer than 50 tokens, and 3 prompts, one longer than 10."""
+    lengths = {"lengths": (40, 50, 51, 90), "prompts": {"synth_addsub": (9, 10, 11)}} | texts
+    return dataclasses.replace(
+        changed("models", 1, room=room), texts=changed("texts", **lengths).texts
+    )
 
 
 def accuracies(teacher: float):
@@ -75,6 +84,14 @@ ILL = {
     "some rows cut": (
         changed("texts", cut=20, dropped=5), "truncation", "warning", "20 are cut, 5"),
     "few rows cut": (changed("texts", cut=2), "truncation", "note", "2 are cut"),
+    "rows beyond a table of positions": (
+        beyond(Room(most=50, fixed=True)), "positions", "error",
+        "room for 50 positions, and 2 of 4 rows of the corpus are longer (max_length 64)"),
+    "prompts beyond it, with their answers": (
+        beyond(Room(most=266, fixed=True), lengths=()), "positions", "error",
+        "1 of 3 prompts of synth_addsub are longer with 256 new tokens"),
+    "rows beyond what rotary positions were made for": (
+        beyond(Room(most=50)), "positions", "warning", "3 of 3 prompts of synth"),
     "unknown characters": (changed("texts", unknown=900), "unknown", "warning", "900 of 45,000"),
     "empty rows": (corpus(dropped={"empty prompt": 30}), "rows", "warning", "30 empty prompt"),
     "repeated rows": (corpus(repeated=9), "rows", "note", "9 of 1,000 rows repeat"),

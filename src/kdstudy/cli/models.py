@@ -83,6 +83,8 @@ def distill(
         corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
         methods=["sft"] if method == "sft" else ["sft", method],
         seeds=[seed],
+        # Only a teacher that writes answers anything here: no other budget has to fit a model.
+        generation={} if method == "seqkd" else {"max_new_tokens": 1},
         train={
             "epochs": epochs,
             "learning_rate": learning_rate,

@@ -19,6 +19,7 @@ CHECKS: tuple[Check, ...] = (
     check_text.contract,
     check_text.masks,
     check_text.truncation,
+    check_models.positions,
     check_text.unknown,
     check_text.rows,
     check_text.contamination,

@@ -23,7 +23,7 @@ from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.stages import SCORES
+from kdstudy.evaluate.stages import SCORES, limited
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.records import Example, Score, read_records
 from kdstudy.study.plan import Plan, make_plan
@@ -276,7 +276,8 @@ class _Examination:
     def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
         from kdstudy.doctor import text
 
-        return text.read(self.study, tokenizer, names, self.rows[0], self.items)
+        items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
+        return text.read(self.study, tokenizer, names, self.rows[0], items)
 
     def _probed(self, patient: Patient, clock: Guard) -> Patient:
         """Measure every model that fits into memory, the teachers first."""

@@ -62,6 +62,7 @@ def facts(
         stored=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         itemsize=load.dtype(precision).itemsize,
         width=head.weight.shape[0],
+        room=parts.room(bones),
         hidden=head.weight.shape[1],
         linear=load.linear_layers(bones),
         vocabulary=tokenizer.get_vocab(),

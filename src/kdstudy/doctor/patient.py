@@ -7,6 +7,7 @@ from typing import Literal
 
 from kdstudy.doctor.findings import Shown
 from kdstudy.errors import InputError
+from kdstudy.models.checkpoint import Room
 from kdstudy.study.plan import Plan, Stage
 from kdstudy.study.schema import Study
 
@@ -54,6 +55,7 @@ class ModelFacts:
         stored: Bytes of its weights on disk.
         itemsize: Bytes of a parameter as the study computes with it.
         width: Entries of its output layer.
+        room: How long a text it can read.
         hidden: Width of its final hidden state.
         linear: (outputs, inputs) of each linear layer but the output layer, by module name.
         vocabulary: Token -> id.
@@ -76,6 +78,7 @@ class ModelFacts:
     stored: int = 0
     itemsize: int = 4
     width: int = 0
+    room: Room = Room()
     hidden: int = 0
     linear: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -134,7 +137,9 @@ class TextFacts:
         unparted: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
         longest: The one at which all do.
-        prompts: Mean tokens of a prompt, per benchmark.
+        lengths: Tokens of each row that is encoded, uncut.
+        asked: Tokens of each of their prompts.
+        prompts: Tokens of each prompt, per benchmark; of the first ones where it is long.
         parity: One prompt as training and as evaluation read it.
         masks: A few rows with what is scored.
     """
@@ -152,7 +157,9 @@ class TextFacts:
     unparted: int = 0
     needed: int = 0
     longest: int = 0
-    prompts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    asked: tuple[int, ...] = ()
+    prompts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     parity: tuple[Shown, Shown] | None = None
     masks: tuple[Shown, ...] = ()
 

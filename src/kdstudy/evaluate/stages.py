@@ -6,7 +6,7 @@ import functools
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ def benchmark(work: Work) -> str:
     `kind` and `labels`. Local: `data_dir`, or `path` of that file.
     """
     whole = _load(work)
-    found = _limited(whole, work.config["limit"])
+    found = whole
+    if work.config["limit"] is not None:
+        chosen = limited(whole.examples, work.config["limit"])
+        found = dataclasses.replace(whole, examples=tuple(chosen))
     write_records(work.out / EXAMPLES, found.examples, Example)
     facts = {
         "name": found.name,
@@ -64,7 +67,7 @@ def benchmark(work: Work) -> str:
     guess = (
         "" if found.kind == "text" else f", majority answer right on {100 * found.majority:.1f}%"
     )
-    of = "" if found is whole else f" of {len(whole.examples)}"
+    of = "" if facts["n"] == facts["of"] else f" of {len(whole.examples)}"
     return f"{len(found.examples)}{of} items{guess}"
 
 
@@ -197,14 +200,18 @@ def _as_published(config: Mapping[str, Any]) -> bool | None:
     return benchmarks.published(config["name"], config["fingerprint"])
 
 
-def _limited(found: benchmarks.Benchmark, limit: int | None) -> benchmarks.Benchmark:
-    """Return a choice of the items that depends on their content alone, in file order."""
-    if limit is None or limit >= len(found.examples):
-        return found
-    drawn = sorted(found.examples, key=lambda e: content_id("limit", e.id))[:limit]
+def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
+    """Return a choice of items that depends on their content alone, in their order.
+
+    Args:
+        examples: A benchmark's items.
+        limit: How many to choose; None for all.
+    """
+    if limit is None:
+        return [*examples]
+    drawn = sorted(examples, key=lambda e: content_id("limit", e.id))[:limit]
     chosen = {example.id for example in drawn}
-    kept = tuple(example for example in found.examples if example.id in chosen)
-    return dataclasses.replace(found, examples=kept)
+    return [example for example in examples if example.id in chosen]
 
 
 def _pinned(folder: Path) -> benchmarks.Benchmark:

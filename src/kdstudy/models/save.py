@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kdstudy.data.chat import end_ids
 from kdstudy.errors import KdstudyError, StageError
-from kdstudy.models import memory
+from kdstudy.models import checkpoint, memory
 from kdstudy.models.adapters import (
     CONFIG,
     WEIGHTS,
@@ -227,7 +227,7 @@ def _is_resized(model: PeftModel) -> bool:
     if home is None:
         return False
     config = json.loads((home / "config.json").read_text(encoding="utf-8"))
-    known = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    known = checkpoint.entries(config)
     return known is not None and known != len(plain(model).get_input_embeddings().weight)
 
 

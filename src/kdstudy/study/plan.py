@@ -19,6 +19,7 @@ from kdstudy.models.resolve import (
 )
 from kdstudy.records import System
 from kdstudy.study import schema
+from kdstudy.study.fit import notes, require_fit
 from kdstudy.study.grid import distilled
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
@@ -78,6 +79,7 @@ class Plan:
         report: Key of the report stage.
         prompts: Which template each model is asked in, and why, by its name.
         unreached: Why models are not pinned, by what the study calls them; then nothing can run.
+        notes: What fits the models only as long as no text is too long, in sentences.
     """
 
     study: schema.Study
@@ -89,6 +91,7 @@ class Plan:
     report: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unreached: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -139,7 +142,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._corpus_and_benchmarks()
+        kinds = self.kinds.values()
         for model in self._models():
+            require_fit(self.study, model, kinds, student=model in self.students)
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
         teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
         for seed in self.study.seeds:
@@ -157,6 +162,7 @@ class _Planner:
             results=results,
             report=report,
             prompts={m.name: _prompts(self.study.template, m) for m in self._models()},
+            notes=tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
         )
 
     def _add(
