@@ -343,3 +343,16 @@ def test_a_tokenizer_larger_than_the_model_is_found_where_no_teacher_is(folder):
     more = tiny.VOCABULARY + 1
     assert f"{more} tokens, the model embeddings for {tiny.VOCABULARY}" in refused.what
     assert [f.level for f in of(findings, "vocabulary")] == ["error"]
+
+
+def test_free_texts_in_another_script_are_counted(folder):
+    rows = [
+        {"question": "say it", "references": ["说吧", "ok"]},
+        {"question": "x", "references": ["y"]},
+    ]
+    lines(folder / "items.jsonl", rows)
+    own = {"benchmarks": [{"name": "own", "path": "items.jsonl", "kind": "text"}]}
+    _, findings = look(folder, **own)
+    (found,) = of(findings, "scripts")
+    assert found.level == "note" and "1 of 2 items" in found.what
+    assert not of(look(folder, **own, rouge_tokenizer="unicode")[1], "scripts")

@@ -92,6 +92,10 @@ ILL = {
         "1 of 3 prompts of synth_addsub are longer with 256 new tokens"),
     "rows beyond what rotary positions were made for": (
         beyond(Room(most=50)), "positions", "warning", "3 of 3 prompts of synth"),
+    "references in another script": (
+        changed("benchmarks", foreign=200), "scripts", "warning", "200 of 300 items"),
+    "some references in another script": (
+        changed("benchmarks", foreign=20), "scripts", "note", "20 of 300 items"),
     "unknown characters": (changed("texts", unknown=900), "unknown", "warning", "900 of 45,000"),
     "empty rows": (corpus(dropped={"empty prompt": 30}), "rows", "warning", "30 empty prompt"),
     "repeated rows": (corpus(repeated=9), "rows", "note", "9 of 1,000 rows repeat"),
@@ -162,8 +166,9 @@ ILL = {
 def test_a_healthy_study_is_ok_everywhere():
     findings = check(healthy())
     assert {f.level for f in findings} == {"ok"}
-    # What has nothing to say of a healthy study: unknown tokens, trackers, downloads, troubles.
-    assert len({f.check for f in findings}) == len(CHECKS) - 4
+    # What has nothing to say of a healthy study: unknown tokens, other scripts, trackers,
+    # downloads, troubles.
+    assert len({f.check for f in findings}) == len(CHECKS) - 5
 
 
 @pytest.mark.parametrize("name", ILL)

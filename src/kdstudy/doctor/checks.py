@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     check_text.unknown,
     check_text.rows,
     check_text.contamination,
+    check_text.scripts,
     check_text.benchmarks,
     check_models.adapters,
     check_models.teacher,

@@ -175,6 +175,7 @@ class BenchmarkFacts:
         items: Items that the study uses; None where it is nowhere.
         note: What is wrong with it, or where it comes from.
         contaminated: Items whose question the corpus holds, at each of `audit.LEVELS`.
+        foreign: Of texts, items whose references ROUGE-L's published tokenizer hardly reads.
     """
 
     name: str
@@ -183,6 +184,7 @@ class BenchmarkFacts:
     items: int | None = None
     note: str = ""
     contaminated: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    foreign: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

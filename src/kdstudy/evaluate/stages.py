@@ -25,6 +25,7 @@ from kdstudy.records import (
     read_records,
     write_records,
 )
+from kdstudy.study.schema import RougeTokenizer
 from kdstudy.study.stages import Work
 
 EXAMPLES = "examples.parquet"
@@ -107,7 +108,7 @@ def score(work: Work) -> str:
             continue
         items = _pinned(work.inputs[f"items:{name}"])
         answers = read_records(folder / GENERATIONS, Generation)
-        rows += grade(answers, items, work.config["rule"])
+        rows += grade(answers, items, work.config["rule"], _rouge(work))
     write_records(work.out / SCORES, rows, Score)
     texts = [row for row in rows if row.rule.startswith("text-")]
     answers = [row for row in rows if not row.rule.startswith("text-")]
@@ -132,7 +133,7 @@ def compare(work: Work) -> str:
     system, reference = (
         read_records(work.inputs[role] / SCORES, Score) for role in ("system", "reference")
     )
-    rows = pair(system, reference)
+    rows = pair(system, reference, _rouge(work))
     write_records(work.out / PAIRS, rows, PairScore)
     agree = sum(r.agree for r in rows) / len(rows)
     return f"same answer on {100 * agree:.1f}%"
@@ -170,6 +171,10 @@ def token_fidelity(work: Work) -> str:
         f"{100 * facts['top1_agreement']:.1f}%, KL(T||S) {facts['kl_teacher_student']:.4f}, "
         f"KL(S||T) {facts['kl_student_teacher']:.4f} nats"
     )
+
+
+def _rouge(work: Work) -> RougeTokenizer:
+    return work.config.get("rouge_tokenizer", "rouge-score")
 
 
 def _load(work: Work) -> benchmarks.Benchmark:

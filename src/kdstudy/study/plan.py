@@ -360,14 +360,21 @@ class _Planner:
         inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
         inputs |= {f"generations:{n}": k for n, k in generations.items()}
         config = {"rule": self.study.extraction}
+        if "text" in self.kinds.values():
+            config |= self._rouge()
         self.systems[system.label] = system
         self.generated[system.label] = generations
         self.scored[system.label] = self._add("score", system.label, config, inputs)
 
     def _compare(self, label: str, reference: str) -> None:
         inputs = {"system": self.scored[label], "reference": self.scored[reference]}
-        key = self._add("compare", f"{label} with {reference}", {}, inputs)
+        key = self._add("compare", f"{label} with {reference}", self._rouge(), inputs)
         self.pairs[label, reference] = key
+
+    def _rouge(self) -> dict[str, str]:
+        """Return what ROUGE-L takes for words; nothing where it is what it was in older keys."""
+        chosen = self.study.rouge_tokenizer
+        return {} if chosen == "rouge-score" else {"rouge_tokenizer": chosen}
 
     def _token_fidelity(
         self, system: System, model: Resolved, reference: System, reference_model: Resolved
@@ -410,8 +417,9 @@ class _Planner:
         return self._add("results", self.study.name, config, inputs)
 
     def _report(self, results: str) -> str:
+        plain = set() if self._rouge() else {"rouge_tokenizer"}
         config = {
-            "study": self.study.model_dump(mode="json", exclude={"resources"}),
+            "study": self.study.model_dump(mode="json", exclude={"resources", *plain}),
             "protocol_differences": differences(self.study),
         }
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
