@@ -39,9 +39,9 @@ def test_texts_have_a_budget_of_their_own(folder):
     configure(folder / "small", **TABLE)
     (folder / "items.jsonl").write_text('{"question": "a", "references": ["b"]}\n')
     own = [{"name": "own", "path": "items.jsonl", "kind": "text"}]
-    with pytest.raises(InputError, match="text_generation.max_new_tokens: 256"):
+    with pytest.raises(InputError, match=r"text_generation\.max_new_tokens: 256"):
         plan_of(folder, benchmarks=own, methods=["sft", "word_kd"])
-    with pytest.raises(InputError, match="^generation.max_new_tokens: 256"):
+    with pytest.raises(InputError, match=r"^generation\.max_new_tokens: 256"):
         plan_of(folder, benchmarks=own, text_generation={"max_new_tokens": 8})  # seqkd's teacher
 
 
@@ -109,6 +109,6 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_for_every_method(folde
     tokenizer["added_tokens"] = [{"content": "<new>", "id": 3}]
     (folder / "small" / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(
-        InputError, match="small: its tokenizer has 4 tokens, the model emb.* for 3"
+        InputError, match=r"small: its tokenizer has 4 tokens, the model emb.* for 3"
     ):
         plan_of(folder, **given)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kdstudy.doctor.findings import Shown
 from kdstudy.errors import InputError
-from kdstudy.models.checkpoint import Room
+from kdstudy.models.checkpoint import NO_ROOM_NAMED, Room
 from kdstudy.study.plan import Plan, Stage
 from kdstudy.study.schema import Study
 
@@ -78,7 +78,7 @@ class ModelFacts:
     stored: int = 0
     itemsize: int = 4
     width: int = 0
-    room: Room = Room()
+    room: Room = NO_ROOM_NAMED
     hidden: int = 0
     linear: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -55,6 +55,10 @@ class Room:
     fixed: bool = False
 
 
+NO_ROOM_NAMED = Room()
+"""Of a model whose configuration names no limit, or is not here."""
+
+
 def room(config: Mapping[str, Any]) -> Room:
     """Return the room that a configuration names.
 
@@ -65,7 +69,7 @@ def room(config: Mapping[str, Any]) -> Room:
     config = config.get("text_config") or config
     most = next((config[n] for n in _POSITIONS if isinstance(config.get(n), int)), None)
     if most is None or config.get("alibi"):
-        return Room()
+        return NO_ROOM_NAMED
     if config.get("model_type") in _TABLED:
         return Room(most=most, fixed=True)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}

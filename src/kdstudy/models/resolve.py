@@ -65,7 +65,7 @@ class Resolved:
     chat: bool | None = None
     tokens: int = 0
     entries: int | None = None
-    room: checkpoint.Room = checkpoint.Room()
+    room: checkpoint.Room = checkpoint.NO_ROOM_NAMED
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
