@@ -302,3 +302,14 @@ def test_planning_imports_no_torch():
         "sys.exit(bool({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_words_of_rouge_are_in_a_key_only_where_they_are_not_the_published_ones(folder):
+    before = plan_of(folder)
+    assert plan_of(folder, rouge_tokenizer="rouge-score").stages.keys() == before.stages.keys()
+    others = {kind for kind, _ in changed(before, plan_of(folder, rouge_tokenizer="unicode"))}
+    assert others == {"compare", "results", "report"}, "no benchmark is of free texts"
+    (folder / "items.jsonl").write_text('{"question": "a", "references": ["b"]}\n')
+    own = {"benchmarks": [{"name": "own", "path": "items.jsonl", "kind": "text"}]}
+    after = changed(plan_of(folder, **own), plan_of(folder, rouge_tokenizer="unicode", **own))
+    assert {kind for kind, _ in after} == {"score", "compare", "results", "report"}

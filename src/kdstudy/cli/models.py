@@ -13,6 +13,8 @@ from kdstudy.cli.options import (
     AsJson,
     Columns,
     DataDir,
+    RougeName,
+    RougeTokenizer,
     StorePath,
     as_text,
     corpus_fields,
@@ -83,6 +85,8 @@ def distill(
         corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
         methods=["sft"] if method == "sft" else ["sft", method],
         seeds=[seed],
+        # Only a teacher that writes answers anything here: no other budget has to fit a model.
+        generation={} if method == "seqkd" else {"max_new_tokens": 1},
         train={
             "epochs": epochs,
             "learning_rate": learning_rate,
@@ -118,6 +122,7 @@ def evaluate(
     template_arguments: TemplateArguments = "{}",
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 256,
     rule: Annotated[str, typer.Option(help="Extraction: corrected or reference.")] = "corrected",
+    rouge_tokenizer: RougeTokenizer = RougeName.published,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for scores.parquet and eval.json.")
     ] = None,
@@ -141,6 +146,7 @@ def evaluate(
         template=template,
         template_arguments=_arguments(template_arguments),
         extraction=rule,
+        rouge_tokenizer=rouge_tokenizer.value,
         generation={"max_new_tokens": max_new_tokens},
         text_generation={"max_new_tokens": max_new_tokens, "temperature": 1.0, "samples": 5},
     )

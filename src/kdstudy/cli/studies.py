@@ -193,6 +193,8 @@ def planned_study(
         raise
     opened.remember(pins)
     note_edited_benchmarks(planned)
+    for line in planned.notes:
+        note(f"note: {line}")
     return planned, opened
 
 
@@ -286,6 +288,7 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
         "protocol_differences": differences(planned.study),
         "prompts": dict(planned.prompts),
         "unpinned": dict(planned.unreached),
+        "notes": list(planned.notes),
         "stages": rows,
     }
 

@@ -13,6 +13,7 @@ from kdstudy.errors import InputError
 from kdstudy.evaluate import rouge, steps
 from kdstudy.evaluate.agreement import agree
 from kdstudy.records import PairScore, Score
+from kdstudy.study.schema import RougeTokenizer
 
 LOW_BLEU, HIGH_BLEU = 30.0, 70.0
 """Sentence BLEU, 0-100, below which and from which on a text counts as unlike and as alike."""
@@ -50,12 +51,17 @@ class Fidelity:
     steps_signature: str
 
 
-def pair(scores_a: Sequence[Score], scores_b: Sequence[Score]) -> list[PairScore]:
+def pair(
+    scores_a: Sequence[Score],
+    scores_b: Sequence[Score],
+    rouge_tokenizer: RougeTokenizer = "rouge-score",
+) -> list[PairScore]:
     """Return the agreement and the likeness of two systems item by item.
 
     Args:
         scores_a: The system whose text is the hypothesis, such as the student.
         scores_b: The system whose text is the reference, such as the teacher.
+        rouge_tokenizer: What ROUGE-L takes for words.
 
     Returns:
         Rows by (benchmark, example_id, sample). BLEU and ROUGE-L of an empty text, with anything,
@@ -66,7 +72,7 @@ def pair(scores_a: Sequence[Score], scores_b: Sequence[Score]) -> list[PairScore
     """
     a, b = _by_item(scores_a), _by_item(scores_b)
     _check_same_items(a, b)
-    return [_pair(a[key], b[key]) for key in sorted(a)]
+    return [_pair(a[key], b[key], rouge_tokenizer) for key in sorted(a)]
 
 
 def corpus_bleu(counts: Iterable[Sequence[int]]) -> float:
@@ -75,8 +81,10 @@ def corpus_bleu(counts: Iterable[Sequence[int]]) -> float:
     return _bleu(sums, _CORPUS) if sums else math.nan
 
 
-def fidelity(pairs: Sequence[PairScore]) -> Fidelity:
-    """Return the likeness of two systems' texts over some pairs.
+def fidelity(
+    pairs: Sequence[PairScore], rouge_tokenizer: RougeTokenizer = "rouge-score"
+) -> Fidelity:
+    """Return the likeness of two systems' texts over some pairs, made with that tokenizer.
 
     Fidelity given the same answer is that of the pairs that agree:
     `fidelity([p for p in pairs if p.agree])`.
@@ -91,7 +99,7 @@ def fidelity(pairs: Sequence[PairScore]) -> Fidelity:
         n_steps=len(stated),
         signature=signature(),
         sentence_signature=signature(sentence=True),
-        rouge_signature=rouge.signature(),
+        rouge_signature=rouge.signature(rouge_tokenizer),
         steps_signature=steps.SIGNATURE,
     )
 
@@ -128,7 +136,7 @@ def signature(*, sentence: bool = False) -> str:
     return str(bleu.get_signature())
 
 
-def _pair(a: Score, b: Score) -> PairScore:
+def _pair(a: Score, b: Score, rouge_tokenizer: RougeTokenizer) -> PairScore:
     counts = _counts(_words(a.completion), _words(b.completion))
     return PairScore(
         benchmark=a.benchmark,
@@ -138,7 +146,7 @@ def _pair(a: Score, b: Score) -> PairScore:
         outcome_a=a.outcome,
         outcome_b=b.outcome,
         bleu=_bleu(counts, _SENTENCE),
-        rouge_l=rouge.rouge_l(a.completion, [b.completion]),
+        rouge_l=rouge.rouge_l(a.completion, [b.completion], rouge_tokenizer),
         steps=steps.similarity(steps.steps(a.completion), steps.steps(b.completion)),
         counts=counts,
     )

@@ -70,7 +70,7 @@ def _trial(model: parts.PreTrainedModel) -> tuple[list[list[int]], list[list[int
     windows = [getattr(config, name, None) for name in ("window_size", "sliding_window")]
     window = max((w for w in windows if isinstance(w, int) and w <= _LONGEST_WINDOW), default=0)
     spread = max(_SPREAD, window + 4)
-    most = parts.positions(model)
+    most = parts.room(model).most
     if most is not None:
         spread = max(1, min(spread, most - _SHARED - 6))
     generator = torch.Generator().manual_seed(0)

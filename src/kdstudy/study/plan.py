@@ -19,6 +19,7 @@ from kdstudy.models.resolve import (
 )
 from kdstudy.records import System
 from kdstudy.study import schema
+from kdstudy.study.fit import notes, require_fit
 from kdstudy.study.grid import distilled
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
@@ -78,6 +79,7 @@ class Plan:
         report: Key of the report stage.
         prompts: Which template each model is asked in, and why, by its name.
         unreached: Why models are not pinned, by what the study calls them; then nothing can run.
+        notes: What fits the models only as long as no text is too long, in sentences.
     """
 
     study: schema.Study
@@ -89,6 +91,7 @@ class Plan:
     report: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unreached: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -139,7 +142,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._corpus_and_benchmarks()
+        kinds = self.kinds.values()
         for model in self._models():
+            require_fit(self.study, model, kinds, student=model in self.students)
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
         teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
         for seed in self.study.seeds:
@@ -157,6 +162,7 @@ class _Planner:
             results=results,
             report=report,
             prompts={m.name: _prompts(self.study.template, m) for m in self._models()},
+            notes=tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
         )
 
     def _add(
@@ -371,14 +377,21 @@ class _Planner:
         inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
         inputs |= {f"generations:{n}": k for n, k in generations.items()}
         config = {"rule": self.study.extraction}
+        if "text" in self.kinds.values():
+            config |= self._rouge()
         self.systems[system.label] = system
         self.generated[system.label] = generations
         self.scored[system.label] = self._add("score", system.label, config, inputs)
 
     def _compare(self, label: str, reference: str) -> None:
         inputs = {"system": self.scored[label], "reference": self.scored[reference]}
-        key = self._add("compare", f"{label} with {reference}", {}, inputs)
+        key = self._add("compare", f"{label} with {reference}", self._rouge(), inputs)
         self.pairs[label, reference] = key
+
+    def _rouge(self) -> dict[str, str]:
+        """Return what ROUGE-L takes for words; nothing where it is what it was in older keys."""
+        chosen = self.study.rouge_tokenizer
+        return {} if chosen == "rouge-score" else {"rouge_tokenizer": chosen}
 
     def _token_fidelity(
         self, system: System, model: Resolved, reference: System, reference_model: Resolved
@@ -421,8 +434,9 @@ class _Planner:
         return self._add("results", self.study.name, config, inputs)
 
     def _report(self, results: str) -> str:
+        plain = set() if self._rouge() else {"rouge_tokenizer"}
         config = {
-            "study": self.study.model_dump(mode="json", exclude={"resources"}),
+            "study": self.study.model_dump(mode="json", exclude={"resources", *plain}),
             "protocol_differences": differences(self.study),
         }
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}

@@ -69,6 +69,8 @@ Tracker = Literal[
     *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
 ]
 """What transformers.Trainer can report to."""
+RougeTokenizer = Literal["rouge-score", "unicode"]
+"""What ROUGE-L takes for words."""
 
 
 class TemperatureAblation(Strict):
@@ -260,6 +262,9 @@ class Study(Strict):
     """Validation rows on which students are compared with their teacher token by token; 0: none."""
     extraction: Literal["corrected", "reference"] = "corrected"
     """Which rules find the answer in a completion."""
+    rouge_tokenizer: RougeTokenizer = "rouge-score"
+    """What ROUGE-L takes for words. `rouge-score`, the published measure, knows a-z and 0-9 alone;
+    `unicode` knows every script: each Chinese or Japanese character, runs of other letters."""
     resources: Resources = Resources()
     """What stages ask of a cluster's nodes (`--executor ray`). Changes no result."""
 
