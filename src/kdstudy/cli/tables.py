@@ -238,7 +238,9 @@ def _print_scored(document: dict[str, Any]) -> None:
             f"{_percent(same['lower'])} to {_percent(same['upper'])}",
         )
         _line("both wrong", f"{_percent(same['both_wrong_rate'])} of {same['both_wrong_n']} alike")
-    _line("BLEU", f"{close['corpus_bleu']:.1f} corpus, {close['mean_sentence_bleu']:.1f} sentences")
+    whole, sentences = close["corpus_bleu"], close["mean_sentence_bleu"]
+    whole = "undefined" if math.isnan(whole) else f"{whole:.1f}"
+    _line("BLEU", f"{whole} corpus, {sentences:.1f} sentences")
     for field, label in (("rouge_l", "ROUGE-L"), ("steps", "steps")):
         if field in close:
             _line(label, _percent(close[field]))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -131,7 +132,8 @@ def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, st
     return Source(
         name=ref.name or files.named(path).stem,
         fingerprint=fingerprint,
-        path=str(path.resolve()),
+        # A link keeps its name, which says what it holds: the Hub's cache links to hashes.
+        path=os.path.abspath(path),
         kind=files.kind(path),
         columns=ref.columns,
     )

@@ -181,7 +181,7 @@ class _Examination:
 
     def _benchmark(self, ref: BenchmarkRef) -> BenchmarkFacts:
         if ref.path is not None:
-            path = (self.base / Path(ref.path).expanduser()).resolve()
+            path = self.base / Path(ref.path).expanduser()
             source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)
             self.items[ref.name] = source.load(None).examples
             return BenchmarkFacts(

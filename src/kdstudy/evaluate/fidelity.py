@@ -22,6 +22,8 @@ LOW_STEPS, HIGH_STEPS = 0.3, 0.7
 """The same for shared steps, as a fraction."""
 
 _ORDER = 4
+FOUR_GRAMS = 2 * _ORDER - 1
+"""Where `PairScore.counts` says how many 4-grams the first system's text holds."""
 _MAX_WORD = 64  # longer runs are degenerate text: not kept in the cache
 _SENTENCE, _CORPUS = BLEU(effective_order=True), BLEU()
 _Key = tuple[str, str, int]
@@ -32,7 +34,8 @@ class Fidelity:
     """Likeness of the first system's texts to the second's over n items, NaN over none.
 
     Attributes:
-        corpus_bleu: BLEU, 0-100, of all texts together; `signature` is sacrebleu's for it.
+        corpus_bleu: BLEU, 0-100, of all texts together; `signature` is sacrebleu's for it. NaN
+            where no text of the first system holds four words: it would be 0 of equal texts too.
         mean_sentence_bleu: Mean over items; `sentence_signature` is sacrebleu's for each.
         rouge_l: Mean ROUGE-L F1 over items, as a fraction; see `rouge.rouge_l`.
         steps: Mean share of reasoning steps that the two have in common, in order, as a fraction,
@@ -90,8 +93,9 @@ def fidelity(
     `fidelity([p for p in pairs if p.agree])`.
     """
     stated = [p.steps for p in pairs if not math.isnan(p.steps)]
+    long = any(p.counts[FOUR_GRAMS] for p in pairs)
     return Fidelity(
-        corpus_bleu=corpus_bleu(p.counts for p in pairs),
+        corpus_bleu=corpus_bleu(p.counts for p in pairs) if long else math.nan,
         mean_sentence_bleu=_mean([p.bleu for p in pairs]),
         rouge_l=_mean([p.rouge_l for p in pairs]),
         steps=_mean(stated),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ class _Planner:
             config = {"name": name, "fingerprint": benchmarks.fingerprint(name, self.data_dir)}
             local = {"data_dir": str(self.data_dir.absolute()) if self.data_dir else None}
             return name, benchmarks.kind(name), config, local
-        path = (self.base / Path(ref.path).expanduser()).resolve()
+        path = Path(os.path.abspath(self.base / Path(ref.path).expanduser()))
         own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
         source = benchmarks.from_file(path=path, **own)
         source.load(None)  # a malformed row is met here, not once its stage runs
