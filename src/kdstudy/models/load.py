@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -18,7 +17,7 @@ from transformers import (
 )
 
 from kdstudy.errors import InputError, first_line
-from kdstudy.models import checkpoint
+from kdstudy.models import checkpoint, memory
 from kdstudy.models.adapters import (
     add_adapter,
     linear_layers,
@@ -88,9 +87,9 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         tokenizer = _tokenizer_class(folder).from_pretrained(
             folder, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, ImportError) as e:
+    except Exception as e:  # tokenizers and transformers raise whatever a file makes them
         raise InputError(
-            f"{folder}: its tokenizer cannot be loaded ({first_line(e)})",
+            f"{folder}: its tokenizer cannot be loaded ({_said(e)})",
             remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
         ) from e
     require_eos(tokenizer, str(folder))
@@ -142,10 +141,12 @@ def load_model(
             f"{folder}: the model needs a package that is not here ({first_line(e)})",
             remedy="install that package, then run again",
         ) from e
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+    except Exception as e:  # a wrong configuration ends in any error
+        if memory.ran_out(e):
+            raise
         raise InputError(
-            f"{folder}: the model cannot be loaded ({first_line(e)})",
-            remedy="download or save it again: a file may be cut short",
+            f"{folder}: the model cannot be loaded ({_said(e)})",
+            remedy="download or save it again: a file may be cut short, or edited",
         ) from e
     if info["missing_keys"]:
         raise InputError(
@@ -204,8 +205,11 @@ def require_causal_lm(folder: Path, trust_remote_code: bool) -> None:
     checkpoint.check_folder(folder, trust_remote_code=trust_remote_code)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{folder}: config.json cannot be used ({first_line(e)})") from e
+    except Exception as e:
+        raise InputError(
+            f"{folder}: config.json cannot be used ({_said(e)})",
+            remedy="correct it, or save or download the model again",
+        ) from e
 
 
 def open_tokenizer(local: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -264,6 +268,13 @@ def _tokenizer_class(folder: Path) -> type:
     named = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class")
     generic = ("TokenizersBackend", "PreTrainedTokenizerFast")
     return PreTrainedTokenizerFast if named in generic else AutoTokenizer
+
+
+def _said(error: Exception) -> str:
+    """Return what a library says of a file: all of it where the first line ends in a colon."""
+    first = first_line(error)
+    whole = " ".join(str(error).split())[:200] if first.endswith(":") else first
+    return whole if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {whole}"
 
 
 def _require_folder(folder: Path) -> None:
