@@ -7,6 +7,7 @@ import os
 import pytest
 import study_folder
 import tiny_models as tiny
+import torch
 
 from kdstudy.analyze.analysis import analyze
 from kdstudy.analyze.runs import read_runs
@@ -134,3 +135,23 @@ def test_a_broken_model_folder_is_refused_in_words(tmp_path, what):
         load.open_tokenizer(model.local())
         load.open_model(model.local())
     assert "/m" in refused.value.what and refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": False, "temperature": 0.6, "top_p": 0.9},
+        {"num_beams": 1, "early_stopping": True, "length_penalty": 2.0},
+    ],
+)
+def test_settings_that_transformers_reads_and_will_not_write_cost_no_training(tmp_path, settings):
+    """Well-known models have them: to save such a model whole is a ValueError of transformers."""
+    folder = tiny.save(tmp_path / "m", tiny.qwen())
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, **settings}))
+    model, tokenizer = load.load_model(folder), load.load_tokenizer(folder)
+    asked = torch.tensor([[5, 6, 7]])
+    written = model.generate(asked, max_new_tokens=8)
+    load.save(model, tmp_path / "out", tokenizer)
+    again = load.load_model(tmp_path / "out")
+    assert torch.equal(again.generate(asked, max_new_tokens=8), written)
+    assert again.generation_config.eos_token_id == 1
