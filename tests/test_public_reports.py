@@ -113,6 +113,8 @@ BROKEN = {
     "a width in words": lambda m: edited(m, "config.json", hidden_size="wide"),
     "an unknown activation": lambda m: edited(m, "config.json", hidden_act="x"),
     "an unknown type": lambda m: edited(m, "config.json", dtype="float7"),
+    "settings cut short": lambda m: (m / "generation_config.json").write_text('{"eos'),
+    "an end in words": lambda m: edited(m, "generation_config.json", eos_token_id="x"),
     "a folder of weights": lambda m: (
         (m / "model.safetensors").unlink(),
         (m / "model.safetensors").mkdir(),

@@ -33,6 +33,7 @@ _OTHER_WEIGHTS = {
 }
 _SAVED = "give the folder that save_pretrained wrote, or the model's Hub id"
 _POINTER = b"version https://git-lfs"
+_SETTINGS = "generation_config.json"
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> None:
@@ -47,6 +48,8 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> None:
     config = read_json(folder / "config.json")
     check_config(config, str(folder), trust_remote_code=trust_remote_code)
     _check_whole(folder, names)
+    if _SETTINGS in names:
+        _check_ends(read_json(folder / _SETTINGS).get("eos_token_id"), folder)
 
 
 def check_adapter(folder: Path) -> None:
@@ -234,6 +237,15 @@ def _check_whole(folder: Path, names: Collection[str]) -> None:
                     why="the repository was cloned without its large files",
                     remedy=f"git -C {shlex.quote(str(folder))} lfs pull",
                 )
+
+
+def _check_ends(ends: Any, folder: Path) -> None:
+    """Refuse end tokens that are no ids; transformers would go on without them, and never stop."""
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(token) is int for token in ids):
+        raise InputError(
+            f"{folder}: {_SETTINGS} names the end token {ends!r}, which is no id", remedy=_SAVED
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
