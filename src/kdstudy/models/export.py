@@ -14,7 +14,7 @@ from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import CONFIG
 from kdstudy.models.resolve import fetch, public
-from kdstudy.models.save import ends_of
+from kdstudy.models.save import ends_of, leave_ignored
 
 # What the Hub and transformers split a model's files at.
 _SHARD = "5GB"
@@ -119,7 +119,9 @@ def _settings(
         "pad_token_id": tokenizer.pad_token_id,
     }
     if decoding is None:
-        return GenerationConfig.from_dict(known.to_dict() | special)
+        config = GenerationConfig.from_dict(known.to_dict() | special)
+        leave_ignored(config)
+        return config
     # The base's own, a sampling temperature or a repetition penalty, are not what was measured.
     settings: dict[str, Any] = {"do_sample": False}
     if decoding["temperature"]:
