@@ -43,9 +43,6 @@ _STATED_LETTER = re.compile(
     r"|\s+(?:-\s+|\()(?![A-Z]\b)))"
 )
 # "A, B, or C", "either A or B", "both (A) and (C)", "A/B".
-_NEXT_LETTER = (
-    rf"[\"'*)\s]*(?P<sep>,|/|\bor\b|\band\b|&)(?:\s*(?:or|and|maybe|perhaps|also)\b)*\W*{_NAME}?"
-)
 _SEVERAL = re.compile(
     rf"\W*(?:(?:either|both|between|any of|one of)\W+)?{_NAME}{{0,2}}"
     rf"(?P<first>[A-E])(?=[\"'*)\s,/&])"
