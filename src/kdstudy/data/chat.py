@@ -77,6 +77,7 @@ class Voice:
     ):
         self.tokenizer, self.arguments = tokenizer, arguments
         self._date, self._template = datetime.date.fromisoformat(date), template
+        self._dated = functools.cache(self._dating)
 
     def render(
         self, messages: Sequence[Message], tools: Any = None, *, prompt: bool, where: str = ""
@@ -90,7 +91,7 @@ class Voice:
             return self.tokenizer.apply_chat_template(
                 [dict(m) for m in messages],
                 tools=tools,
-                chat_template=self._dated(tools),
+                chat_template=self._dated(tools is not None),
                 tokenize=False,
                 add_generation_prompt=prompt,
                 **self.arguments,
@@ -259,10 +260,10 @@ class Voice:
     def _speaks(self) -> bool:
         return bool(self._template or self.tokenizer.chat_template)
 
-    def _dated(self, tools: Any) -> str | None:
+    def _dating(self, tools: bool) -> str | None:
         template = self._template
         if template is None and "strftime_now" in json.dumps(self.tokenizer.chat_template):
-            template = self.tokenizer.get_chat_template(tools=tools)
+            template = self.tokenizer.get_chat_template(tools=[] if tools else None)
         if template is None or "strftime_now" not in template:
             return template
         # A macro of that name hides transformers' own, whatever its version.

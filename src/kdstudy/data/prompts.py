@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdstudy.data import chat, contract
-from kdstudy.data.tokenise import behind, ids_of, shared
+from kdstudy.data.tokenise import Reading, behind, ids_of
 from kdstudy.errors import InputError
 from kdstudy.records import Example
 
@@ -350,33 +350,25 @@ def _conversation(
     begin, last_only = made.chosen(tokenizer) != "chat", made.loss_turns == "last"
     text, turns = made.voice(tokenizer).turns(messages, tools, last_only, where, given)
     *earlier, last = turns
-    prompt = ids_of(tokenizer, text[: last.start], begin=begin)
+    read = Reading(tokenizer, text[: last.end], begin=begin)
+    prompt = read.upto(last.start)
     if len(prompt) >= max_length:
         # Of a conversation that is too long, the turns that fit are learnt.
-        stops = [i + 1 for i, m in enumerate(messages[:-1]) if m["role"] == "assistant"]
-        if last_only or not stops or stops[-1] <= given:
+        fits = [len(read.upto(turn.start)) < max_length for turn in earlier]
+        if not any(fits):
             return None
-        shorter = messages[: stops[-1]]
+        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= given]
+        shorter = messages[: answers[max(n for n, fit in enumerate(fits) if fit)] + 1]
         row = _conversation(tokenizer, made, shorter, tools, max_length, where, given)
         return row and dataclasses.replace(row, truncated=True)
-    body = behind(tokenizer, text[last.start : last.end])
-    ids, whole = (*prompt, *body), ids_of(tokenizer, text[: last.end], begin=begin)
-    if ids != whole:
-        contract.require_ids(tokenizer.decode(ids), tokenizer.decode(whole), where)
-    spans = [_span(tokenizer, text, turn, prompt, begin) for turn in earlier]
+    ids = (*prompt, *behind(tokenizer, text[last.start : last.end]))
+    if ids != read.ids:
+        contract.require_ids(tokenizer.decode(ids), tokenizer.decode(read.ids), where)
+    spans = [read.span(turn.start, turn.end, prompt) for turn in earlier]
     ids += (tokenizer.eos_token_id,) if last.open else ()
     spans = [*spans, (len(prompt), min(len(ids), max_length))] if spans else []
     cut = len(ids) > max_length
     return Encoded(ids[:max_length], len(prompt), truncated=cut, spans=tuple(spans))
-
-
-def _span(
-    tokenizer: Any, text: str, turn: chat.Turn, prompt: tuple[int, ...], begin: bool
-) -> tuple[int, int]:
-    """Return where an earlier turn lies in a later prompt; a token over its border is outside."""
-    before, upto = (ids_of(tokenizer, text[:at], begin=begin) for at in (turn.start, turn.end))
-    start = shared(before, prompt)
-    return start + (start < len(before)), shared(upto, prompt)
 
 
 def _response(
