@@ -206,8 +206,8 @@ class Voice:
             found = [self._after(self.marked(begun), found[0], messages, whole, where)]
         contract.require_rendered(self, messages, tools, whole, scored, where)
         for i, turn in zip(scored, found, strict=True):
-            said = whole[turn.start - len(self.marked(begun)) : turn.end]
-            contract.require_said(messages[i]["content"], said, where)
+            start = turn.start - len(self.marked(begun))
+            contract.require_said(messages[i]["content"], whole[: turn.end], start, where)
         return whole, found
 
     def prepared(self, messages: Sequence[Message], where: str = "") -> list[dict[str, Any]]:
@@ -240,10 +240,10 @@ class Voice:
         return made
 
     def unended(self, text: str) -> str:
-        """Return a text without the end token that it is written to end with, if it is."""
-        for token in (self.ending.token if self._speaks else "", self.tokenizer.eos_token):
-            if token and text.rstrip().endswith(token):
-                return text.rstrip().removesuffix(token)
+        """Return a text without the end tokens that it is written to end with, if it is."""
+        ends = {self.ending.token if self._speaks else "", self.tokenizer.eos_token} - {"", None}
+        while found := [token for token in ends if text.rstrip().endswith(token)]:
+            text = text.rstrip().removesuffix(found[0])
         return text
 
     def marked(self, value: Any) -> Any:

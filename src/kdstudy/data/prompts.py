@@ -137,6 +137,12 @@ def asked(example: Example) -> tuple[dict[str, Any], str | chat.Message]:
     return {"instruction": before, "tools": held.get("tools") or None}, last
 
 
+def called(example: Example, places: Mapping[str, str]) -> str:
+    """Return what a row is called in a refusal: its place in its file if known, and first words."""
+    place = places.get(example.id, f"row {example.id}")
+    return f"{place} ({' '.join(example.question.split())[:40]!r})"
+
+
 def row_of(
     tokenizer: Any,
     template: str | PromptFormat,
@@ -160,11 +166,9 @@ def row_of(
     response, kind = written or (response, "")
     # Before these messages nothing is learnt: they are the prompt of a row that has one.
     given = json.loads(example.chat).get("prompt", 0) if example.chat else 0
-    if not where:
-        where = f"row {example.id} ({' '.join(example.instruction.split())[:40]!r})"
     return encode(
         tokenizer, template, response=response, max_length=max_length, given=given, written=kind,
-        where=where, **question,
+        where=where or called(example, {}), **question,
     )  # fmt: skip
 
 
@@ -388,5 +392,6 @@ def _bare(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     body = behind(tokenizer, text)
     trimmed = behind(tokenizer, text.rstrip())
     if trimmed and trimmed[-1] in ends:
-        return trimmed[:-1], trimmed[-1:]
+        count = next((n for n, i in enumerate(reversed(trimmed)) if i not in ends), len(trimmed))
+        return trimmed[: len(trimmed) - count], trimmed[-1:]
     return body, (ends[0],)

@@ -85,6 +85,7 @@ class _Examination:
         self.guard = guard
         self.models: list[_Model] = []
         self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
+        self.places: Mapping[str, str] = {}
         self.items: dict[str, Sequence[Example]] = {}
 
     def patient(self, probe_seconds: float | None = None) -> Patient:
@@ -164,7 +165,7 @@ class _Examination:
         data = corpora.load(
             source, rows=ref.rows, validation_rows=ref.validation_rows, seed=ref.seed
         )
-        self.rows = data.train, data.validation
+        self.rows, self.places = (data.train, data.validation), data.places
         within = audit.overlaps(data.train, data.validation)
         return CorpusFacts(
             name=source.name,
@@ -276,7 +277,7 @@ class _Examination:
     def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
         from kdstudy.doctor import text
 
-        return text.read(self.study, tokenizer, names, self.rows[0], self.items)
+        return text.read(self.study, tokenizer, names, self.rows[0], self.items, self.places)
 
     def _probed(self, patient: Patient, clock: Guard) -> Patient:
         """Measure every model that fits into memory, the teachers first."""

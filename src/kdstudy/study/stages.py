@@ -87,14 +87,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=3),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=4),
-    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=2),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=5),
+    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=3),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=3),
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=3),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
-    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=2),
+    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=3),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=4),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=4),
