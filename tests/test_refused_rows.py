@@ -1,5 +1,6 @@
 """Rows that are refused after they were read: file and line are named; what is not there, too."""
 
+import datetime
 import json
 
 import chat_models as models
@@ -10,11 +11,12 @@ from chat_models import CALL, TALK, TOOL, assistant, learnt, user
 
 from kdstudy.data import corpora
 from kdstudy.data.formats import to_example
-from kdstudy.data.prompts import encode_prompt, row_of
+from kdstudy.data.prompts import PromptFormat, encode_prompt, row_of
 from kdstudy.data.stages import corpus
 from kdstudy.distill.rows import encode_dataset, encode_rows, require_enough
 from kdstudy.doctor import text as doctor_text
 from kdstudy.errors import InputError
+from kdstudy.models.export import shown_prompts
 from kdstudy.records import Example, read_records
 from kdstudy.study import schema
 from kdstudy.study.schema import CorpusRef
@@ -240,3 +242,19 @@ def test_a_tool_conversation_is_transformers_own_rendering():
     ):
         assert whole.startswith(tokenizer.decode(row.ids))
         assert [t.count("<tool_call>") for t in learnt(tokenizer, row)] == [1, 0]
+
+
+def test_a_card_shows_the_prompts_that_transformers_renders():
+    for name in ("chatml", "gemma", "llama3"):
+        tokenizer = models.tokenizer(name)
+        shown = shown_prompts(tokenizer, PromptFormat(template="chat"))
+        asked = [user("{question}")]
+        want = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        today = f"{datetime.date.today():%d %b %Y}"
+        assert f"```text\n{want.replace(today, '26 Jul 2024')}\n```" in shown
+        if name == "gemma":
+            assert "no system" in shown.partition("With a system message")[2]
+        else:
+            assert "{system message}" in shown.partition("With a system message")[2]
+    tokenizer.chat_template = "{{ '```' + messages[-1].content + '```' }}"
+    assert "````text\n```{question}```\n````" in shown_prompts(tokenizer, PromptFormat())
