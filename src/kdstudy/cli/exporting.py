@@ -263,17 +263,22 @@ def _card(
 
 def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[str]:
     from kdstudy.data.prompts import TEMPLATES, PromptFormat
+    from kdstudy.models.export import shown_prompts
     from kdstudy.models.load import open_tokenizer
 
     config = model.answering.config
     decoding = config["generation"]
-    template = PromptFormat.of(config).chosen(open_tokenizer(model.local))
+    tokenizer, made = open_tokenizer(model.local), PromptFormat.of(config)
+    template = made.chosen(tokenizer)
     notes = []
     if not model.local["hub_id"]:
         base = Path(model.local["folder"]).name
         notes.append(f"The base, `{base}`, was a folder on the machine that trained this.")
     if template == "chat":
-        notes.append("Prompts in training and evaluation are the tokenizer's chat template.")
+        notes.append(
+            "Prompts in training and evaluation are the tokenizer's chat template. "
+            + shown_prompts(tokenizer, made)
+        )
     else:
         text = TEMPLATES.get(template, template)
         notes.append(

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ def generate(
     *,
     done: Collection[Key] = (),
     progress: Progress = silent,
+    places: Mapping[str, str] | None = None,
 ) -> Iterator[list[Generation]]:
     """Yield finished batches of completions, longest prompts first.
 
@@ -55,11 +56,12 @@ def generate(
             its own longest prompt (`memory.rows_together`).
         done: Generations that exist already.
         progress: Told after every batch, in generations.
+        places: What items are called in a refusal, by id; their ids where it says nothing.
 
     Raises:
         StageError: A single row does not fit into memory.
     """
-    todo = _todo(tokenizer, items, template, settings, done)
+    todo = _todo(tokenizer, items, template, settings, done, places or {})
     write, together = _engine(model, tokenizer, settings)
     total = len(items) * settings.samples
     start, most = 0, len(todo)
@@ -88,6 +90,7 @@ def generate_to(
     settings: schema.Generation,
     *,
     progress: Progress = silent,
+    places: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `generations.parquet`, in item order, and return its path.
 
@@ -98,7 +101,7 @@ def generate_to(
     made = _resume(journal)
     with journal.open("a", encoding="utf-8") as file:
         for batch in generate(
-            model, tokenizer, items, template, settings, done=made, progress=progress
+            model, tokenizer, items, template, settings, done=made, progress=progress, places=places
         ):
             for row in batch:
                 file.write(json.dumps(dataclasses.asdict(row)) + "\n")
@@ -179,6 +182,7 @@ def _todo(
     template: str | PromptFormat,
     settings: schema.Generation,
     done: Collection[Key],
+    places: Mapping[str, str],
 ) -> _Todo:
     todo = []
     for name, example in items:
@@ -186,7 +190,7 @@ def _todo(
         missing = [key for key in keys if key not in done]
         if missing:
             question, _ = asked(example)
-            where = f"{name} {example.id}"
+            where = f"{name} {places.get(example.id, example.id)}"
             prompt = encode_prompt(tokenizer, template, **question, where=where)
             todo += [(key, prompt) for key in missing]
     return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdstudy.data.prompts import PromptFormat, row_of
+from kdstudy.data.corpora import places
+from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.fidelity import pair
@@ -96,7 +97,7 @@ def teacher_text(work: Work) -> str:
             why="seqkd has the teacher answer prompts",
             remedy="give rows with a prompt, or take another method",
         )
-    return _generate(work, examples)
+    return _generate(work, examples, places(corpus))
 
 
 def score(work: Work) -> str:
@@ -235,7 +236,7 @@ _SLOWER = {
 }
 
 
-def _generate(work: Work, examples: list[Example]) -> str:
+def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | None = None) -> str:
     from kdstudy.evaluate.generate import generate_to
     from kdstudy.models.load import open_tokenizer
     from kdstudy.study import schema
@@ -251,6 +252,7 @@ def _generate(work: Work, examples: list[Example]) -> str:
             PromptFormat.of(work.config),
             settings,
             progress=work.progress,
+            places=known,
         )
     (work.out / MODEL).write_text(json.dumps(facts))
     made = read_records(path, Generation)
@@ -295,7 +297,8 @@ def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]
     made, limit = PromptFormat.of(work.config), work.config["max_length"]
     examples = read_records(work.inputs["corpus"] / "validation.parquet", Example)
     examples = examples[: work.config["rows"]]
-    texts = [row_of(tokenizer, made, e, limit) for e in examples]
+    known = places(work.inputs["corpus"])
+    texts = [row_of(tokenizer, made, e, limit, where=called(e, known)) for e in examples]
     rows = [(e.id, text) for e, text in zip(examples, texts, strict=True) if text is not None]
     if not rows:
         raise InputError(

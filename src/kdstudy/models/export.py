@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
+from kdstudy.data.prompts import PromptFormat, render
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import CONFIG
@@ -79,6 +80,28 @@ def name_base(adapter: Path, local: Mapping[str, Any]) -> None:
     config["base_model_name_or_path"] = public(local["hub_id"] or local["folder"])
     config["revision"] = local["revision"]
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def shown_prompts(tokenizer: PreTrainedTokenizerBase, made: PromptFormat) -> str:
+    """Return the prompts of a chat template as Markdown: as it renders them, or how it refuses.
+
+    Args:
+        tokenizer: With a chat template.
+        made: How prompts were made in training: arguments and date.
+    """
+    asked = [{"role": "user", "content": "{question}"}]
+    briefed = [{"role": "system", "content": "{system message}"}, *asked]
+    parts = []
+    for title, messages in (("A question", asked), ("With a system message", briefed)):
+        try:
+            text = render(made, messages, tokenizer)
+        except InputError as e:
+            parts.append(f"{title}: {e.what}.")
+            continue
+        # A fence is longer than any that the template writes.
+        fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+        parts.append(f"{title}:\n\n{fence}text\n{text}\n{fence}")
+    return "\n\n".join(parts)
 
 
 def licence(folder: Path) -> str | None:

@@ -87,7 +87,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=3),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
     "train": Kind(entry="kdstudy.distill.stages:train", version=5),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=3),
