@@ -4,6 +4,8 @@ import json
 import math
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,6 +124,11 @@ def inert(message: str) -> str:
 def note(message: str) -> None:
     """Tell a person something beside a verb's result."""
     typer.echo(inert(message), err=True)
+
+
+def room_for_a_line() -> int:
+    """Return the columns of the terminal; where the output goes elsewhere, no line is too long."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def part(count: int, whole: int) -> str:
