@@ -176,10 +176,18 @@ def _lines_of(rows: list[dict[str, str]]) -> list[str]:
     return lines
 
 
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors."""
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The same as tables to read: docs/study.md.")
+    ] = False,
+) -> None:
+    """Print every field of a study file: as JSON Schema for editors, or as tables."""
+    from kdstudy.study import describe
     from kdstudy.study.schema import Study
 
+    if markdown:
+        typer.echo(describe.markdown(), nl=False)
+        return
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Study.model_json_schema(),
