@@ -272,9 +272,17 @@ def require_rows(source: Source, kept: int, count: int) -> None:
         kept: How many of its rows can.
         count: How many it has.
     """
+    named = source.path or source.name
+    if not count:
+        raise InputError(
+            f"corpus {named}: holds no usable row",
+            why="it is empty: 0 rows were read",
+            remedy="check the path and how the file was written; a JSON Lines file has a row on "
+            'each line, such as {"prompt": "...", "completion": "..."}',
+        )
     if not kept:
         raise InputError(
-            f"corpus {source.path or source.name}: holds no usable row",
+            f"corpus {named}: holds no usable row",
             why=f"{count} rows were read, {count} of them without text to use",
             remedy=REMEDY,
         )

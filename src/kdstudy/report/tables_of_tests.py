@@ -117,9 +117,9 @@ def paper_sheet(tests: Sequence[Test], number: str) -> Sheet:
     """Return one of the paper's Tables 1-5: a statistic and its p in every cell."""
     found = _of(tests, number)
     rows: dict[str, dict[str, str | Cell]] = {}
-    for t in found:
-        if math.isnan(t.statistic):
-            continue
+    # A table without any result names its tests alone; its note says why.
+    told = [t for t in found if not math.isnan(t.statistic)] or found
+    for t in told:
         label = f"{t.name}, {t.subject}"
         link = rows_link(benchmark=t.scope, metric=_METRICS[number])
         rows.setdefault(label, {"Test": label})[t.scope] = Cell(_statistic(t), link)
