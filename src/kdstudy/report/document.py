@@ -264,8 +264,8 @@ def _seconds(made: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
     """Return generation seconds per 1,000 items of the systems whose every benchmark was timed.
 
     A stage `generate` is labelled `<system> on <benchmark>`. Its `pace` leaves out the start-up,
-    which the first stage of a process alone has to bear; where that was not recorded (a stage of an
-    older version) the whole stage counts.
+    which the first stage of a process alone has to bear; of a stage that is given
+    without one the whole time counts, and of an empty one nothing is known.
     """
     stages = [s for s in made.get("stages") or [] if s["kind"] == "generate"]
     timed = {s["label"]: s for s in stages if s.get("seconds") is not None}
@@ -291,6 +291,6 @@ def _seconds_of(
     pace = stage.get("pace")
     if pace is None:
         return stage["seconds"]
-    if not pace:  # an interrupted stage whose last batch was all that was left
+    if not pace:  # of an older version, or resumed with a single batch left
         return None
     return pace["seconds"] / pace["done"] * items * settings.get("samples", 1)

@@ -225,7 +225,7 @@ def _left_out(tests: Sequence[Test]) -> str:
     names = list(dict.fromkeys(t.name for t in tests if t.name not in said))
     if not names:
         return ""
-    return f" Not computable with the students, runs and seeds of this study: {', '.join(names)}."
+    return f" Not computable with the students, runs and seeds of this study: {'; '.join(names)}."
 
 
 def _ends(test: Test, text: Callable[[float], str]) -> str:
