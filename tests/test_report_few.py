@@ -13,6 +13,7 @@ from kdstudy.evaluate.stages import _agreed, _mean_of_benchmarks
 from kdstudy.records import PairScore, Score
 from kdstudy.report import document
 from kdstudy.report.alarms import Alarm, by_system, warnings
+from kdstudy.report.figures import all_figures
 from kdstudy.report.seeds import names_of
 from kdstudy.report.sheet import Sheet
 from kdstudy.report.tables import all_sheets
@@ -64,6 +65,13 @@ def test_one_benchmark_has_no_average_beside_it(few):
         if any("easy" in row for row in cells):
             assert not any(AVERAGE in row for row in cells), name
         assert not {"easy", AVERAGE} <= set(sheet.frame.columns), name
+
+
+def test_one_benchmark_is_one_small_multiple_that_fits_a_phone(few, tmp_path):
+    svg = all_figures(*few)["accuracy"].save(tmp_path)
+    assert ">easy<" in svg and ">average<" not in svg
+    natural = float(svg.split("--natural:")[1].split("px")[0])
+    assert 0.65 * natural <= 388  # 420 pixels less the page's margins
 
 
 def test_a_column_with_one_number_stays():
