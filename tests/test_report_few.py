@@ -8,6 +8,7 @@ from fake_study import fake_study, planned
 from test_report import analysed
 
 from kdstudy.analyze.results import AVERAGE
+from kdstudy.cli.options import wrapped
 from kdstudy.engine.build import Pace
 from kdstudy.evaluate.stages import _agreed, _mean_of_benchmarks
 from kdstudy.records import PairScore, Score
@@ -72,6 +73,18 @@ def test_one_benchmark_is_one_small_multiple_that_fits_a_phone(few, tmp_path):
     assert ">easy<" in svg and ">average<" not in svg
     natural = float(svg.split("--natural:")[1].split("px")[0])
     assert natural <= 388  # 420 pixels less the page's margins
+
+
+def test_long_lines_break_between_words_and_keep_their_indent():
+    text = "a note\n  difference  −41.7 points, 95% interval /a/path/that/is/very/long\nend"
+    assert wrapped(text, 30).split("\n") == [
+        "a note",
+        "  difference  −41.7 points,",
+        "    95% interval",
+        "    /a/path/that/is/very/long",
+        "end",
+    ]
+    assert wrapped(text, 200) == text
 
 
 def test_a_column_with_one_number_stays():
