@@ -134,8 +134,8 @@ class Sheet:
     def of_one_benchmark(self, benchmark: str) -> "Sheet":
         """Return the sheet without averages, which of one benchmark are its own numbers again.
 
-        A row of the average goes where a row of the benchmark has the same other labels; a column
-        of the average goes where the benchmark has one.
+        A row of the average goes where a row of the benchmark has the same other labels, and is
+        named after the benchmark where none has; a column goes where the benchmark has one.
 
         Args:
             benchmark: The only benchmark that the study measures.
@@ -144,7 +144,11 @@ class Sheet:
         labels = [[c.text for c in e.cells[: self.labels]] for e in self.entries]
         own = [row for row in labels if benchmark in row]
         doubled = [[AVERAGE if c == benchmark else c for c in row] for row in own]
-        entries = [e for e, row in zip(self.entries, labels, strict=True) if row not in doubled]
+        kept = [e for e, row in zip(self.entries, labels, strict=True) if row not in doubled]
+        entries = [
+            Entry(self._named(e.cells, benchmark), [self._named(r, benchmark) for r in e.runs])
+            for e in kept
+        ]
         if {benchmark, AVERAGE} <= set(columns):
             at = columns.index(AVERAGE)
             columns = columns[:at] + columns[at + 1 :]
@@ -157,6 +161,11 @@ class Sheet:
             frame=_frame([[c.printed() for c in e.cells] for e in entries], columns),
             links=_frame([[c.href for c in e.cells] for e in entries], columns),
         )
+
+    def _named(self, cells: list[Cell], benchmark: str) -> list[Cell]:
+        """Return a line whose label `average` is the benchmark's name."""
+        named = [c._replace(text=benchmark) if c.text == AVERAGE else c for c in cells]
+        return [*named[: self.labels], *cells[self.labels :]]
 
     @property
     def paper(self) -> str:
