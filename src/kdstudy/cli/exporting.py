@@ -164,7 +164,10 @@ def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluat
     want = [known[e.id] for e in examples]
     got = _texts(model, examples, precision, out)
     same = sum(a == b for a, b in zip(want, got, strict=True))
-    said = f"{same} of {len(want)} texts are the evaluated model's"
+    said = (
+        f"checked on {len(want)} items of a benchmark: {same} of {len(want)} texts are those that "
+        "the evaluated model wrote"
+    )
     if same == len(want):
         return said
     here = _texts(model, examples, evaluated, None)

@@ -55,7 +55,7 @@ def generate(
         settings: How to decode. With `batch_size` None each batch is as large as memory allows for
             its own longest prompt (`memory.rows_together`).
         done: Generations that exist already.
-        progress: Told after every batch, in generations.
+        progress: Told after every batch, in generations, and before the first of all.
         places: What items are called in a refusal, by id; their ids where it says nothing.
 
     Raises:
@@ -65,6 +65,8 @@ def generate(
     write, together = _engine(model, tokenizer, settings)
     total = len(items) * settings.samples
     start, most = 0, len(todo)
+    if len(todo) == total:
+        progress(0, total, "generation")  # starts the clock, even where there is one batch only
     while start < len(todo):
         fit = settings.batch_size or _even(len(todo) - start, together(len(todo[start][1])))
         batch = todo[start : start + min(fit, most)]

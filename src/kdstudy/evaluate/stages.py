@@ -115,18 +115,29 @@ def score(work: Work) -> str:
     answers = [row for row in rows if not row.rule.startswith("text-")]
     parts = []
     if answers:
-        facts = summary(answers)
+        facts, of = _mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
         parts.append(
-            f"accuracy {100 * facts['accuracy']:.1f}%, parsed {100 * facts['parse_rate']:.1f}%, "
+            f"accuracy {100 * facts['accuracy']:.1f}%{of}, "
+            f"parsed {100 * facts['parse_rate']:.1f}%, "
             f"truncated {100 * facts['truncated_rate']:.1f}%"
         )
     if texts:
-        facts = summary(texts)
+        facts, of = _mean_of_benchmarks(texts, "rouge_l", "truncated_rate")
         parts.append(
-            f"ROUGE-L {100 * facts['rouge_l']:.1f}, "
+            f"ROUGE-L {100 * facts['rouge_l']:.1f}{of}, "
             f"{100 * facts['truncated_rate']:.1f}% of texts cut"
         )
     return "; ".join(parts)
+
+
+def _mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float], str]:
+    """Return means over benchmarks, each of the same weight as in every table, and their words."""
+    parts: dict[str, list[Score]] = {}
+    for row in rows:
+        parts.setdefault(row.benchmark, []).append(row)
+    found = [summary(part) for part in parts.values()]
+    means = {name: sum(facts[name] for facts in found) / len(found) for name in names}
+    return means, f" (mean of {len(found)} benchmarks)" if len(found) > 1 else ""
 
 
 def compare(work: Work) -> str:
@@ -136,8 +147,20 @@ def compare(work: Work) -> str:
     )
     rows = pair(system, reference, _rouge(work))
     write_records(work.out / PAIRS, rows, PairScore)
-    agree = sum(r.agree for r in rows) / len(rows)
-    return f"same answer on {100 * agree:.1f}%"
+    return _agreed(rows, {s.benchmark for s in system if s.rule.startswith("text-")})
+
+
+def _agreed(rows: list[PairScore], texts: set[str]) -> str:
+    """Say how often the answers are the same: the mean over benchmarks that have answers."""
+    parts: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.benchmark not in texts:
+            parts.setdefault(row.benchmark, []).append(row.agree)
+    if not parts:
+        return f"{len(rows)} pairs of texts, which have no answers to agree on"
+    shares = [sum(part) / len(part) for part in parts.values()]
+    of = f" (mean of {len(shares)} benchmarks)" if len(shares) > 1 else ""
+    return f"same answer on {100 * sum(shares) / len(shares):.1f}%{of}"
 
 
 def token_fidelity(work: Work) -> str:

@@ -54,6 +54,31 @@ def alarms(
     return [Alarm(system, tuple(found)) for system, found in reasons.items() if found]
 
 
+def by_system(raised: Sequence[Alarm], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each system that raises alarms, with the seeds that do, and their reasons.
+
+    Args:
+        raised: Alarms of runs.
+        names: The system that each run is a draw of, by the run's label (`seeds.names_of`).
+    """
+    runs: dict[str, list[Alarm]] = {}
+    for alarm in raised:
+        runs.setdefault(names.get(alarm.system, alarm.system), []).append(alarm)
+    return [_of_system(name, own, [*names.values()].count(name)) for name, own in runs.items()]
+
+
+def _of_system(name: str, own: Sequence[Alarm], seeds: int) -> tuple[str, str]:
+    reasons = [", ".join(alarm.reasons) for alarm in own]
+    if seeds < 2:
+        return name, reasons[0]
+    numbers = [alarm.system.rpartition("seed=")[2] for alarm in own]
+    which = f"seed{'s' if len(own) > 1 else ''} {', '.join(numbers)} of its {seeds} seeds"
+    if len(set(reasons)) == 1:
+        return f"{name} ({which})", reasons[0]
+    each = (f"seed {n}: {why}" for n, why in zip(numbers, reasons, strict=True))
+    return f"{name} ({which})", "; ".join(each)
+
+
 def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]) -> str:
     """Say how many runs look collapsed and what the mean gain is with and without them."""
     trained = table[(table.kind != "base") & (table.metric == "tokens")]
@@ -69,8 +94,9 @@ def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]
     if not raised:
         text = f"None of {total} trained {unit} raises an alarm ({limits})."
     else:
-        some = "; ".join(f"{a.system} ({', '.join(a.reasons)})" for a in raised[:3])
-        more = f"; and {len(raised) - 3} more" if len(raised) > 3 else ""
+        systems = by_system(raised, names_of(table))
+        some = "; ".join(f"{who} ({why})" for who, why in systems[:3])
+        more = f"; and {len(systems) - 3} more systems" if len(systems) > 3 else ""
         verb = "raises" if len(raised) == 1 else "raise"
         text = f"{len(raised)} of {total} trained {unit} {verb} an alarm ({limits}): {some}{more}."
     return text + _with_and_without(table, raised) + _by_accuracy(tests)
@@ -86,7 +112,7 @@ def warnings(
     """Return what a reader must know before believing a number, most serious first."""
     return [
         *_unfinished(table, systems),
-        *_collapsed(raised),
+        *_collapsed(by_system(raised, names_of(table))),
         *_contaminated(overlaps),
         *_teachers(table),
         *_thin_evidence(table),
@@ -139,13 +165,13 @@ def _unfinished(table: pd.DataFrame, systems: Sequence[System]) -> list[str]:
     return [f"{len(systems) - len(missing)} of {len(systems)} runs finished; missing: {some}."]
 
 
-def _collapsed(raised: Sequence[Alarm]) -> list[str]:
+def _collapsed(systems: Sequence[tuple[str, str]]) -> list[str]:
     found = [
-        f"{a.system} may have collapsed, and its accuracy says little else: {', '.join(a.reasons)}."
-        for a in raised[:5]
+        f"{who} may have collapsed, and its accuracy says little else: {why}."
+        for who, why in systems[:5]
     ]
-    if len(raised) > 5:
-        found.append(f"{len(raised) - 5} more systems raise such an alarm, see collapse.")
+    if len(systems) > 5:
+        found.append(f"{len(systems) - 5} more systems raise such an alarm, see collapse.")
     return found
 
 

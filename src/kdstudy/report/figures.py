@@ -310,8 +310,13 @@ def _strip(rows: Table, title: str, domain: tuple[float, float], **marks: Any) -
 
 
 def _columns(rows: Table) -> list[str]:
-    """Return the benchmarks across, the average last; first where one row cannot hold them all."""
+    """Return the benchmarks across, the average last; first where one row cannot hold them all.
+
+    One benchmark stands alone: the average would be the same picture again.
+    """
     names = scope_order(rows.column)
+    if len(names) == 2 and AVERAGE in names:
+        return names[:1]
     if len(names) <= ACROSS or AVERAGE not in names:
         return names
     return [AVERAGE, *names[:-1]]

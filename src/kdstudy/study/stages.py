@@ -98,5 +98,5 @@ KINDS: dict[str, Kind] = {
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=5),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
     "results": Kind(entry="kdstudy.analyze.stages:results", version=4),
-    "report": Kind(entry="kdstudy.report.stages:report", version=4),
+    "report": Kind(entry="kdstudy.report.stages:report", version=5),
 }
