@@ -61,8 +61,20 @@ def _averages(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     whole = frame[runs.task.transform("size") == frame.task.nunique()].groupby(RUN, dropna=False)
     # A measure that some task lacks has no average: sum / size, not the mean of what is there.
     means = whole[MEASURES].sum(min_count=frame.task.nunique()) / frame.task.nunique()
-    means["baseline_run"] = whole.baseline_run.agg("|".join)
+    # By task, whatever the order of the rows: an SFT run is known by its label on every task.
+    ordered = frame[runs.task.transform("size") == frame.task.nunique()].sort_values("task")
+    of_run = ordered.groupby(RUN, dropna=False)
+    means["baseline_run"] = of_run.baseline_run.agg("|".join)
+    means["baselines"] = of_run.baselines.agg(_mean_baselines)
     return means.reset_index().assign(task=AVERAGE)[frame.columns], runs.ngroups - len(means)
+
+
+def _mean_baselines(parts: pd.Series) -> tuple[float, ...]:
+    """Return the means over tasks of SFT's seeds; () where some task names none, or others."""
+    sizes = {len(scores) for scores in parts}
+    if len(sizes) > 1 or 0 in sizes:
+        return ()
+    return tuple(sum(scores) / len(parts) for scores in zip(*parts, strict=True))
 
 
 def _usual_temperature(frame: pd.DataFrame) -> float:

@@ -36,6 +36,9 @@ NUMBERS = {
     **dict.fromkeys(["temperature", "noise", "value", "low", "high"], "float64"),
 }
 
+_ROUNDING = 1e-12
+"""A mean of thousands of rates is off by less."""
+
 Pairs = Mapping[tuple[str, str], Sequence[PairScore]]
 Overlaps = Mapping[str, Mapping[str, Overlap]]
 Tokens = Mapping[tuple[str, str], pd.DataFrame]
@@ -101,7 +104,12 @@ def collect(
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write the table so that equal tables give equal bytes (ten significant digits, LF)."""
+    """Write the table so that equal tables give equal bytes (ten significant digits, LF).
+
+    What is 0 but for rounding is written as 0.
+    """
+    ends = ["value", "low", "high"]
+    table = table.assign(**table[ends].mask(table[ends].abs() < _ROUNDING, 0.0))
     table.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")
 
 
@@ -135,16 +143,21 @@ def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def own_sft(system: System, systems: Sequence[System]) -> System | None:
-    """Return the SFT run of a distilled system's student: same seed if there is one.
+    """Return the SFT run that a distilled system is compared with item by item.
+
+    That of its student and seed, else the first seed of its student's. Means over seeds are
+    compared with the mean over all of SFT's (`contrasts`, `report.seeds`).
 
     Raises:
-        InputError: Several SFT runs fit and none has the system's seed.
+        InputError: Two SFT runs of a student have one seed.
     """
     if system.kind != "distilled":
         return None
     fits = [s for s in systems if s.kind == "sft" and s.model == system.model]
-    same_seed = [s for s in fits if s.seed == system.seed]
-    found = same_seed or fits
+    found = [s for s in fits if s.seed == system.seed]
+    if not found and fits:
+        first = min(s.seed for s in fits)
+        found = [s for s in fits if s.seed == first]
     if len(found) > 1:
         raise InputError(
             f"{system.label}: {len(found)} SFT runs could be its baseline",
@@ -156,7 +169,8 @@ def own_sft(system: System, systems: Sequence[System]) -> System | None:
 def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
     """Return the pairs a study compares: SFT-teacher, distilled-teacher and distilled-SFT.
 
-    The SFT student is compared with the teachers of the main grid only (paper, Figures 3 and 4).
+    The SFT student is compared with the teachers of the main grid only (paper, Figures 3 and 4);
+    where nothing is distilled, with every fine-tuned teacher.
     """
     wanted: dict[tuple[str, str], None] = {}
     for system in systems:
@@ -167,6 +181,9 @@ def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
             wanted[system.label, sft.label] = None
             if not system.ablation:
                 wanted[sft.label, system.teacher] = None
+    if not wanted:
+        of = {kind: [s.label for s in systems if s.kind == kind] for kind in ("sft", "teacher")}
+        wanted = dict.fromkeys((s, t) for s in of["sft"] for t in of["teacher"])
     return list(wanted)
 
 
@@ -230,7 +247,9 @@ def _pairs_of(
 ) -> Iterator[Row]:
     own = _by_benchmark(scores.get(system.label, ()))
     sft = own_sft(system, systems)
-    for pair in required_pairs(systems):
+    # A teacher that was not fine-tuned is known by what was compared with it.
+    given = [pair for pair in pairs if system.kind == "sft" and pair[0] == system.label]
+    for pair in dict.fromkeys([*required_pairs(systems), *sorted(given)]):
         if pair[0] != system.label:
             continue
         compared = _by_benchmark(pairs.get(pair, ()))
