@@ -75,6 +75,74 @@ def test_given_baselines_that_differ_are_paired(tmp_path):
     assert first.p == pytest.approx(stats.ttest_rel(KD, SFT).pvalue)
 
 
+@pytest.mark.parametrize(
+    ("sft", "kd"),
+    [
+        ((0.40, 0.42), (0.45, 0.47, 0.44)),
+        ((0.40, 0.43, 0.41), (0.45, 0.47)),
+        ((0.40, 0.42, 0.41), (0.45,)),
+    ],
+)
+def test_unequal_seeds_are_compared_with_the_mean_of_all_sft_seeds(tmp_path, sft, kd):
+    path = hand(tmp_path, sft, kd)
+    runs = read_runs(path)
+    assert runs.baseline.to_numpy() == pytest.approx(np.mean(sft))
+    first = lead(analyze(runs))
+    assert first.estimate == pytest.approx(np.mean(kd) - np.mean(sft))
+    if len(kd) == 1:
+        spread = np.var(sft, ddof=1) * (1 + 1 / len(sft))
+        assert first.statistic == pytest.approx(first.estimate / math.sqrt(spread))
+        return
+    expected = stats.ttest_ind(kd, sft, equal_var=False)
+    assert (first.statistic, first.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert f"{len(kd)} seeds of kd and {len(sft)} of SFT" in first.sentence
+
+
+def test_unequal_seeds_of_several_tasks_are_averaged_within_each_sft_seed(tmp_path):
+    sft = np.array([[0.40, 0.60], [0.44, 0.50]])
+    kd = np.array([[0.45, 0.62], [0.47, 0.55], [0.41, 0.66]])
+    rows = [
+        f"s,{m},{t},{i},{x[k]}"
+        for m, of in (("sft", sft), ("kd", kd))
+        for i, x in enumerate(of)
+        for k, t in enumerate("ab")
+    ]
+    path = tmp_path / "hand.csv"
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    first = lead(analyze(read_runs(path)))
+    expected = stats.ttest_ind(kd.mean(axis=1), sft.mean(axis=1), equal_var=False)
+    assert (first.scope, first.p) == ("average", pytest.approx(expected.pvalue))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_rows_changes_nothing(tmp_path, seed):
+    # One SFT run serves both seeds of kd: told by its labels in another order it would be two.
+    rng = np.random.default_rng(7)
+    rows = [f"s,sft,{t},,{rng.random():.3f}" for t in "abc"]
+    rows += [
+        f"s,{m},{t},{i},{rng.random():.3f}" for m in ("kd", "gkd") for i in (0, 1) for t in "abc"
+    ]
+    rows += [
+        f"u,{m},{t},{i},{rng.random():.3f}"
+        for m, n in (("sft", 2), ("kd", 3))
+        for i in range(n)
+        for t in "abc"
+    ]
+    path = tmp_path / "hand.csv"
+    said = []
+    for order in (np.arange(len(rows)), np.random.default_rng(seed).permutation(len(rows))):
+        path.write_text("\n".join([HEADER, *(rows[i] for i in order)]) + "\n")
+        said.append(CliRunner().invoke(app, ["analyze", str(path), "--json"]).stdout)
+    assert said[0] == said[1] and "SFT has one seed" in said[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_item_rows_changes_nothing(seed):
+    rows = item_rows(3)
+    shuffled = rows.sample(frac=1, random_state=seed)
+    assert repr(analyze_items(shuffled)) == repr(analyze_items(rows))
+
+
 def test_several_students_still_lead_and_each_is_told_beside(tmp_path):
     path = tmp_path / "hand.csv"
     rng = np.random.default_rng(0)

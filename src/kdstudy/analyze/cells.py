@@ -21,7 +21,9 @@ def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
         InputError: See `runs.tidy`; or no row has both score and baseline.
     """
     frame = tidy(runs, runs.attrs.get("notes", ()))
+    # Sums of floats, and which of equal rows is the first, depend on order: here that ends.
     notes = list(frame.attrs["notes"])
+    frame = frame.sort_values([*RUN, "task"], ignore_index=True, kind="stable")
     empty = frame.gain.isna()
     if empty.any():
         notes.append(f"{empty.sum()} rows without a score or baseline are left out.")

@@ -22,7 +22,7 @@ from kdstudy.analyze.measures import (
     token_rows,
 )
 from kdstudy.errors import InputError
-from kdstudy.evaluate.agreement import chance
+from kdstudy.evaluate.agreement import chance as chance_agreement
 from kdstudy.records import Overlap, PairScore, Score, System
 
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]
@@ -39,6 +39,9 @@ NUMBERS = {
 _ROUNDING = 1e-12
 """A mean of thousands of rates is off by less."""
 
+_SYSTEM = ["kind", "model", "teacher", "method", "ablation", "temperature", "noise"]
+"""What runs share that are draws of one system."""
+
 Pairs = Mapping[tuple[str, str], Sequence[PairScore]]
 Overlaps = Mapping[str, Mapping[str, Overlap]]
 Tokens = Mapping[tuple[str, str], pd.DataFrame]
@@ -53,6 +56,7 @@ def collect(
     *,
     overlaps: Overlaps | None = None,
     tokens: Tokens | None = None,
+    chance: Mapping[str, float] | None = None,
     partial: bool = False,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> pd.DataFrame:
@@ -73,6 +77,7 @@ def collect(
         study: Name of the study.
         overlaps: How each item occurs in the corpus, by benchmark and item; None if not looked at.
         tokens: Token-level sums by (system label, reference label), as `measures.token_rows` takes.
+        chance: Chance accuracy by benchmark; the signatures of accuracies tell it on.
         partial: Accept systems, benchmarks and pairs that are not there yet.
         bootstrap: How the bootstrap intervals are drawn.
 
@@ -98,6 +103,9 @@ def collect(
             if label == system.label:
                 found += [r | {"reference": reference} for r in token_rows(frame, bootstrap)]
         rows += [base | row for row in found]
+    for row in rows:
+        if row["metric"] == "accuracy" and row["benchmark"] in (chance or {}):
+            row["signature"] += f"|chance:{chance[row['benchmark']]:.10g}"
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(NUMBERS)
     return table.sort_values(KEYS, kind="stable", ignore_index=True)
@@ -187,6 +195,31 @@ def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
     return list(wanted)
 
 
+def names_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the name of the system that each run is a draw of, by the run's label.
+
+    Runs are draws of one system where all but the seed is the same. Its name is their label without
+    the seed at its end; a system of one run has that run's whole label.
+    """
+    runs = table.drop_duplicates("system")
+    labels = list(runs.system)
+    bare = {s: s.removesuffix(f"/seed={seed}") for s, seed in zip(labels, runs.seed, strict=True)}
+    same = runs[_SYSTEM].assign(label=[bare[s] for s in labels])
+    # Two with one seed differ in something that no column tells: there labels decide.
+    twice = runs.assign(twice=runs.duplicated([*_SYSTEM, "seed"], keep=False))
+    twice = twice.groupby(_SYSTEM, dropna=False).twice.transform("any")
+    same["label"] = same.label.where(twice, "")
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for _, part in runs.groupby([same[c] for c in same], sort=False, dropna=False):
+        own = list(part.system)
+        name = bare[own[0]] if len(own) > 1 else own[0]
+        name = own[0] if name in taken else name
+        taken.add(name)
+        found |= dict.fromkeys(own, name)
+    return found
+
+
 def _check_labels(systems: Sequence[System], scores: Mapping, pairs: Pairs) -> None:
     labels = [s.label for s in systems]
     doubled = sorted({x for x in labels if labels.count(x) > 1})
@@ -263,7 +296,7 @@ def _pairs_of(
                 raise InputError(f"{pair[0]}: never compared with {pair[1]} on {benchmark}")
             _check_pair(pair, benchmark, rows, mine)
             text = mine[0].rule.startswith("text-")
-            by_accident = chance(mine, other.get(benchmark, ()))
+            by_accident = chance_agreement(mine, other.get(benchmark, ()))
             found = [*pair_rows(rows, by_accident, text, boot)]
             if benchmark in before and not text:
                 found.append(agreement_change(before[benchmark], rows, boot))

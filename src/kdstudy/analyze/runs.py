@@ -73,7 +73,17 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
             why="a gain is the difference of their accuracies",
             remedy="add sft to the study's methods, and a task whose answers are graded",
         )
-    return tidy(frame[~alone], notes)
+    found = tidy(frame[~alone], notes)
+    found.attrs["chance"] = _chance(table)
+    return found
+
+
+def _chance(table: pd.DataFrame) -> dict[str, float]:
+    """Return the chance accuracy of each benchmark whose rows tell it (`results.collect`)."""
+    rows = table[(table.metric == "accuracy") & (table.benchmark != AVERAGE)]
+    told = rows.signature.str.extract(r"\|chance:([^|]+)")[0]
+    known = told.notna()
+    return dict(zip(rows.benchmark[known], told[known].astype(float), strict=True))
 
 
 def _value(table: pd.DataFrame, metric: str, system, task, reference) -> np.ndarray:
@@ -83,7 +93,7 @@ def _value(table: pd.DataFrame, metric: str, system, task, reference) -> np.ndar
 
 
 def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
-    """Return a frame with exactly `RUN_COLUMNS` in their types, sorted; missing ones are NaN.
+    """Return a frame with exactly `RUN_COLUMNS` in their types; missing ones are NaN.
 
     Raises:
         InputError: A needed column is missing, a score is no fraction, or a cell is there twice.
@@ -108,8 +118,6 @@ def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
     doubled = frame[frame.duplicated([*RUN, "task"])]
     if len(doubled):
         raise InputError(f"two runs are the same: {', '.join(map(str, doubled.iloc[0][:6]))}")
-    # Sums of floats, and which of equal rows is the first, may depend on order: here it ends.
-    frame = frame.sort_values([*RUN, "task"], ignore_index=True, kind="stable")
     frame.attrs["notes"] = list(notes)
     return frame
 

@@ -97,6 +97,6 @@ KINDS: dict[str, Kind] = {
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=2),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=4),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
-    "results": Kind(entry="kdstudy.analyze.stages:results", version=4),
-    "report": Kind(entry="kdstudy.report.stages:report", version=4),
+    "results": Kind(entry="kdstudy.analyze.stages:results", version=5),
+    "report": Kind(entry="kdstudy.report.stages:report", version=5),
 }
