@@ -13,8 +13,11 @@ from kdstudy.analyze.analysis import analyze, analyze_items, lead, leads
 from kdstudy.analyze.results import collect
 from kdstudy.analyze.runs import read_runs
 from kdstudy.analyze.stats import study_tests
+from kdstudy.analyze.verdict import points
 from kdstudy.cli import app
-from kdstudy.report import findings
+from kdstudy.report import figures, findings
+from kdstudy.report.alarms import warnings
+from kdstudy.report.seeds import Seeds
 from kdstudy.report.tables_of_tests import paired_sheet
 
 HEADER = "student,method,task,seed,accuracy"
@@ -232,6 +235,44 @@ def test_the_reports_first_sentence_is_the_methods_gain_on_this_student(one_stud
     for said in (findings.answer(table, tests), findings.generalization(table, tests)):
         assert said.startswith("gkd − SFT on zoo-xs, mean of 3 benchmarks: ")
         assert "120 items and 3 seeds" in said.split(". ")[0] + said
+
+
+def test_a_gain_has_one_interval_wherever_it_is_told(one_student):
+    table, tests = one_student[:2]
+    own = next(t for t in tests if t.table == "student" and t.scope == "average")
+    ends = f"{points(own.low)} to {points(own.high)}"
+    assert ends in findings.answer(table, tests)
+    drawn = figures.gains(Seeds(table, tests)).data["rows"]
+    mean = drawn[(drawn.system == own.subject) & (drawn.benchmark == "average")]
+    mean = mean[mean.part == "mean"].iloc[0]
+    assert (mean.low, mean.high) == pytest.approx((100 * own.low, 100 * own.high))
+    entry = next(
+        e for e in paired_sheet(tests).entries
+        if [c.text for c in e.cells[:2]] == [own.subject, "average"]
+    )  # fmt: skip
+    assert ends in [c.text for c in entry.cells]
+    method = own.subject.split("/")[1]
+    pair = next(
+        t for t in tests
+        if (t.table, t.subject, t.scope) == ("methods", f"{method} − sft", "average")
+    )  # fmt: skip
+    assert (pair.estimate, pair.low, pair.high, pair.p) == pytest.approx(
+        (own.estimate, own.low, own.high, own.p)
+    )
+    said = findings.generalization(table, tests)
+    assert "distilled systems beat" in said and "this many items and seeds" in said
+
+
+def test_what_would_be_missed_fits_the_interval_that_is_told(one_student):
+    table, tests = one_student[:2]
+    own = [t for t in tests if t.table == "student" and t.scope == "average"]
+    # 80% power asks for 0.84 standard errors beyond the interval's half.
+    expected = np.median([
+        (t.high - t.low) / 2 + 0.8416 * abs(t.estimate / t.statistic) for t in own
+    ])  # fmt: skip
+    said = " ".join(warnings(table, [], {}, [], None, tests))
+    assert f"A gain under about {points(expected, sign=False)} points" in said
+    assert "with these items and seeds." in said
 
 
 def test_no_seed_is_the_best_student(one_student):

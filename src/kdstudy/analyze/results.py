@@ -116,7 +116,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
     What is 0 but for rounding is written as 0.
     """
-    ends = ["value", "low", "high"]
+    ends = [c for c in ("value", "difference", "low", "high") if c in table]
     table = table.assign(**table[ends].mask(table[ends].abs() < _ROUNDING, 0.0))
     table.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")
 

@@ -14,7 +14,7 @@ from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
 from kdstudy.analyze.verdict import signed
 from kdstudy.report.seeds import over_seeds
-from kdstudy.report.views import Numbers, ablation_rows, interval, main_rows, printed, shown
+from kdstudy.report.views import Numbers, ablation_rows, main_rows, printed, shown
 
 FACTORS_OF_PAPER = ("2", "3", "4", "5")
 
@@ -151,8 +151,8 @@ def instruction(table: pd.DataFrame) -> str:
     if len(gains):
         up, down = int((gains.low > 0).sum()), int((gains.high < 0).sum())
         text += (
-            f" {up} of {len(gains)} distilled {_units(gains)} come closer than their SFT run, {down} fall "
-            f"behind it; the mean change is {points(gains.value.mean())} points."
+            f" {up} of {len(gains)} distilled {_units(gains)} come closer than their SFT run, "
+            f"{down} fall behind it; the mean change is {points(gains.value.mean())} points."
         )
     return text
 
@@ -373,12 +373,16 @@ def _seeds_overlap(worst: pd.Series, same: pd.Series) -> bool:
 
 def _unaware(plain: pd.DataFrame, changed: pd.DataFrame) -> str:
     both = plain.merge(changed, on=["student", "method"], suffixes=("", "_changed"))
-    both = both.assign(change=both.value_changed - both.value).sort_values("change")
+    both = both.assign(change=both.value_changed - both.value).sort_values(
+        "change", key=lambda change: -change.abs(), kind="stable"
+    )
     if both.empty:
         return ""
     r = both.iloc[0]
-    after = interval("accuracy", r.value_changed, r.low_changed, r.high_changed)
-    before = interval("accuracy", r.value, r.low, r.high)
+    parts = [c for c in ("metric", "value", "low", "high", "sd", "seeds") if c in both]
+    before, after = (
+        printed(r[[c + side for c in parts]].set_axis(parts)) for side in ("", "_changed")
+    )
     return (
         f"Task-unaware teacher: {r.method} on {r.student} reaches {after} instead of {before}, "
         f"the largest change of {len(both)} ({points(r.change)} points)."
