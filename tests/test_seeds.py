@@ -328,3 +328,22 @@ def test_one_free_text_has_no_interval_and_equal_ones_an_exact_one():
     one, four = (levels(Graded(system="s", scores=rated(n)))[0] for n in (1, 4))
     assert math.isnan(one.low) and "nan" not in one.sentence
     assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0
+
+
+def test_an_item_counts_once_however_often_it_was_drawn():
+    from kdstudy.analyze.scores import Graded, levels
+    from kdstudy.records import Score
+
+    # Eight draws of a hard item, one of each of three easy ones: 3/4 of items, not 3/11 of rows.
+    draws = [("hard", i, "wrong") for i in range(8)] + [(x, 0, "correct") for x in "abc"]
+    rows = [
+        Score(
+            benchmark="t", example_id=item, sample=i, completion="x", extracted="1",
+            rule="number-corrected", outcome=outcome, quality=float(outcome == "correct"), tokens=2,
+        )
+        for item, i, outcome in draws
+    ]  # fmt: skip
+    level = levels(Graded(system="s", scores=rows))[0]
+    ends = stats.binomtest(3, 4).proportion_ci(method="wilson")
+    assert (level.value, level.low, level.high) == pytest.approx((0.75, ends.low, ends.high))
+    assert level.n == 4 and "75.0% of 4 items" in level.sentence
