@@ -74,7 +74,7 @@ def generalization(table: pd.DataFrame, tests: Sequence[Test]) -> str:
     text += (
         f"Taken one by one, {up} of {len(rows)} distilled {_units(rows)} beat their student's SFT "
         f"run on the mean of benchmarks, {down} fell below it, and {len(rows) - up - down} cannot "
-        f"be told apart from it with this many {_drawn(rows)}."
+        f"be told apart from it with this many items{' and seeds' * (_units(rows) == 'systems')}."
     )
     test = _one(tests, "1", "one-sample t-test", ALL)
     if test and not math.isnan(test.p):
@@ -192,15 +192,7 @@ def ablations(table: pd.DataFrame) -> list[str]:
 
 def _units(rows: pd.DataFrame) -> str:
     """Return what rows are called: systems, where seeds are averaged in some, else runs."""
-    return "systems" if (_seeds(rows) > 1).any() else "runs"
-
-
-def _drawn(rows: pd.DataFrame) -> str:
-    return "items and seeds" if (_seeds(rows) > 1).any() else "items"
-
-
-def _seeds(rows: pd.DataFrame) -> pd.Series:
-    return rows.seeds if "seeds" in rows else pd.Series(1, index=rows.index)
+    return "systems" if "seeds" in rows and (rows.seeds > 1).any() else "runs"
 
 
 def _of_one_student(tests: Sequence[Test]) -> str:
