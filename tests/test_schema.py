@@ -135,14 +135,6 @@ def test_corrected_differs_in_nothing(tmp_path):
     assert differences(read(tmp_path, GOOD)) == []
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"methods": ["sft", "word_kd"]}, {"methods": ["word_kd"]}],
-)
-def test_fewer_methods_are_no_deviation(tmp_path, fields):
-    assert differences(read(tmp_path, GOOD | fields)) == []
-
-
 def test_a_reason_is_given_where_it_is_the_reason(tmp_path):
     reference = {d["field"]: d["why"] for d in differences(read(tmp_path, GOOD | REFERENCE))}
     assert "released" in reference["methods"] and "indents" in reference["template"]

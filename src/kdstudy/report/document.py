@@ -82,7 +82,7 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "results.csv")
     items.to_parquet(out_dir / "items.parquet", index=False)
-    seen = _look(table, items, systems, made)
+    seen = _look(table, tests, items, systems, made)
     top, teacher = _first(seen.seeds)
     data = browser_data(items, pairs, systems, first=top, max_items=max_items)
     sheets = tables.all_sheets(
@@ -100,7 +100,7 @@ def write(
     page = _render(
         title=title or _name(table, made),
         said=_sentences(table, tests, systems, made, seen),
-        warnings=alarms.warnings(table, systems, made, seen.raised, seen.overlaps),
+        warnings=alarms.warnings(table, systems, made, seen.raised, seen.overlaps, tests),
         sheets=sheets,
         figures=_draw(table, tests, made, seen.seeds.names, out_dir / "figures"),
         of_paper=OF_PAPER,
@@ -126,10 +126,14 @@ class _Seen:
 
 
 def _look(
-    table: pd.DataFrame, items: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]
+    table: pd.DataFrame,
+    tests: Sequence[Test],
+    items: pd.DataFrame,
+    systems: Sequence[System],
+    made: Mapping[str, Any],
 ) -> _Seen:
     return _Seen(
-        seeds=Seeds(table),
+        seeds=Seeds(table, tests),
         kept=against_teacher(items, systems, graded(table)),
         overlaps=overlap_counts(items),
         seconds=_seconds(made, table),

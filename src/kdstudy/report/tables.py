@@ -49,7 +49,7 @@ def all_sheets(
         runs: Distilled runs that the item browser can show.
     """
     seconds, made = seconds or {}, made or {}
-    seeds = Seeds(table)
+    seeds = Seeds(table, tests)
     sheets = [
         systems_sheet(seeds, tests, seconds, runs),
         kept_sheet(kept, seeds.names, runs),
