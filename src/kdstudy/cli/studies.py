@@ -245,6 +245,9 @@ def _unpinned(planned: "Plan") -> set[str]:
 
 
 def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
+    from kdstudy.study.grid import budgets
+    from kdstudy.study.protocols import differences
+
     for row in rows:
         why = f"  {row['why']}" if row["why"] else ""
         typer.echo(
@@ -255,11 +258,11 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
     for name, template in planned.prompts.items():
         typer.echo(inert(f"prompts of {name}: {template}"))
+    for method, said in budgets(planned.study).items():
+        typer.echo(f"{method}: {said}")
     for model, why in planned.unreached.items():
         said = why.removeprefix(f"{model}: ")
         typer.echo(inert(f"unpinned: {model}: {said}; `run` refuses until it is"))
-    from kdstudy.study.protocols import differences
-
     for d in differences(planned.study):
         typer.echo(
             f"differs from corrected: {d['field']} = {d['value']} "
@@ -268,12 +271,14 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
 
 
 def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any]:
+    from kdstudy.study.grid import budgets
     from kdstudy.study.protocols import differences
 
     return {
         "study": planned.study.model_dump(mode="json"),
         "protocol_differences": differences(planned.study),
         "prompts": dict(planned.prompts),
+        "epochs": budgets(planned.study),
         "unpinned": dict(planned.unreached),
         "stages": rows,
     }

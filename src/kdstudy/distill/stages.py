@@ -35,7 +35,8 @@ def train(work: Work) -> str:
     Config: `method`, `train`, `template`, `template_date` and perhaps `template_arguments`, `seed`,
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
     `corpus` (train.parquet and validation.parquet), `teacher` (its finished train stage; without it
-    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd). Aids:
+    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd), `start` (the
+    student's finished train stage that this one goes on from; without it from the base). Aids:
     `teacher_cache`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
     `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
     folder}.
@@ -79,8 +80,9 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     facts = _written(trainer, work, text, watch, settings)
+    after = f" after {facts['start']['steps']} of sft" if "start" in facts else ""
     return (
-        f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
+        f"{facts['steps']} steps{after}, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}{probe.said(facts['probe'])}"
     )
 
@@ -176,7 +178,9 @@ def _models(
     text: Mapping[str, Rows],
 ) -> tuple[parts.Model, Teacher | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
-    student = load.open_model(work.local["models"]["student"], _precision(settings))
+    start = work.inputs.get("start")
+    whole = start if settings.lora is None else None
+    student = load.open_model(work.local["models"]["student"], _precision(settings), whole)
     teacher, note = None, ""
     if method.needs_teacher:
         teacher, note = placement.Run(
@@ -187,7 +191,9 @@ def _models(
             tokenizer=tokenizer,
             student=parts.head(student),
         ).teacher()
-    if settings.lora is not None:
+    if settings.lora is not None and start is not None:
+        student = load.put_adapter(student, start / "adapter", trainable=True)
+    elif settings.lora is not None:
         student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
     return student, teacher, note
 
@@ -215,11 +221,19 @@ def _written(
     if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
         opened = functools.partial(load.open_model, local, _precision(settings), work.out)
         load.require_same(trainer.student, out, opened)
-    facts = _facts(trainer, text, watch)
+    facts = _facts(trainer, text, watch) | _start(work)
     if trainer.is_world_process_zero():
         document = json.dumps(facts, indent=2) + "\n"
         (work.out / "training.json").write_text(document, encoding="utf-8")
     return facts
+
+
+def _start(work: Work) -> dict[str, Any]:
+    """Return what was trained before this run, for training.json; {} from a base model."""
+    if "start" not in work.inputs:
+        return {}
+    facts = json.loads((work.inputs["start"] / "training.json").read_text(encoding="utf-8"))
+    return {"start": {name: facts[name] for name in ("steps", "tokens")}}
 
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def add_adapter(model: PreTrainedModel, lora: schema.Lora, seed: int) -> PeftMod
         return get_peft_model(model, config)
 
 
-def put_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """Return the model with a saved PEFT adapter, frozen and in eval mode.
+def put_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool = False) -> PeftModel:
+    """Return the model with a saved PEFT adapter in eval mode, frozen unless it is `trainable`.
 
     Every weight of the file is compared with the model's: PEFT itself only warns about weights
     that did not load, and the base model would then answer in the adapter's name. An adapter that
@@ -99,7 +99,7 @@ def put_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     try:
         with quiet():
             _fit_vocabulary(model, weights)
-            loaded = PeftModel.from_pretrained(model, adapter, is_trainable=False)
+            loaded = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError, TypeError, KeyError, json.JSONDecodeError) as e:
         raise InputError(
             f"{adapter}: does not fit this model ({first_line(e)})",

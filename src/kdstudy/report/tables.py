@@ -152,6 +152,7 @@ def cost_sheet(seeds: Seeds, seconds: Mapping[str, float], made: Mapping[str, An
         return row | (peak if peaks else {})
 
     note = (
+        "Training seconds hold those of the SFT run that a run starts from. "
         "Memory: the most that training took, of the GPU if it used one, else of its process. "
         "Means over seeds where a system has several."
     )

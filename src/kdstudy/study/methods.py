@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -31,13 +39,69 @@ class Strict(BaseModel):
         return value
 
 
+OF_TRAINING = {"epochs", "start"}
+"""Fields that say from where and how long a method trains; its key has them as such."""
+
+
+class SftRun(Strict):
+    """An sft run that other runs start from."""
+
+    epochs: float = Field(gt=0)
+    """Its passes over the corpus."""
+
+
+class SftStart(Strict):
+    """A start from an sft run of its own length."""
+
+    sft: SftRun
+    """That run; runs with the same start share it."""
+
+
 class Sft(Strict):
     """Cross-entropy on the corpus; no teacher."""
 
     type: Literal["sft"] = "sft"
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus, for students; null means `train.epochs`, which teachers have."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_nowhere(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "start" in value:
+            raise ValueError("start: sft is what other methods start from; leave it out here")
+        return value
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.type
 
 
-class SeqKD(Strict):
+def _start_tag(value: Any) -> str:
+    return START_TAGS[isinstance(value, dict | SftStart)]
+
+
+START_TAGS = ("a start by name", "a start of its own length")
+
+
+class _Distilled(Strict):
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus with this method, after its start; null means `train.epochs`."""
+    start: Annotated[
+        Annotated[Literal["base", "sft"], Tag(START_TAGS[0])]
+        | Annotated[SftStart, Tag(START_TAGS[1])],
+        Discriminator(_start_tag),
+    ] = "base"
+    """Which weights training starts from. `base`: the model's own. `sft`: those that the student's
+    sft run of the same seed ends with. `{sft: {epochs: 8}}`: those of an sft run of 8 epochs."""
+
+    @property
+    def name(self) -> str:
+        """What labels and tables call it: its type, and that it does not start from the base."""
+        return self.type if self.start == "base" else f"{self.type}-from-sft"
+
+
+class SeqKD(_Distilled):
     """Cross-entropy on text the teacher wrote (Kim & Rush 2016; the paper's Eq. 1)."""
 
     type: Literal["seqkd"] = "seqkd"
@@ -45,7 +109,7 @@ class SeqKD(Strict):
     """Temperature at which the teacher writes; 0 is greedy."""
 
 
-class _Divergence(Strict):
+class _Divergence(_Distilled):
     temperature: float = Field(default=1.0, gt=0)
     """Loss temperature: softens both distributions."""
     tau_squared: bool = True

@@ -19,7 +19,8 @@ from kdstudy.models.resolve import (
 )
 from kdstudy.records import System
 from kdstudy.study import schema
-from kdstudy.study.grid import distilled
+from kdstudy.study.grid import budgets, distilled, epochs, own_sft
+from kdstudy.study.methods import OF_TRAINING
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
 
@@ -238,7 +239,7 @@ class _Planner:
         sft = System(
             label=f"{model.name}/sft{tail}", kind="sft", model=model.name, method="sft", seed=seed
         )
-        self._train(sft, schema.Sft(), model)
+        self._train(sft, own_sft(self.study), model)
         for teacher_model, teacher in teachers:
             self._compare(sft.label, teacher.label)
             self._token_fidelity(sft, model, teacher, teacher_model)
@@ -254,14 +255,10 @@ class _Planner:
     def _train(
         self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
     ) -> None:
-        config = {
-            "method": method.model_dump(),
-            "train": self.study.train.model_dump(exclude=_TRAIN_KNOBS),
-            **self._format(),
-            "seed": system.seed,
-            "student": _identity(model),
-        }
+        config = self._training(method, model, system.seed)
         inputs, aids = {"corpus": self.corpus}, {}
+        if getattr(method, "start", "base") != "base":
+            inputs["start"] = self._start(method, model, system.seed)
         models = {"student": model.local()}
         if method.type == "seqkd":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
@@ -271,21 +268,34 @@ class _Planner:
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
             aids = self._teacher_cache(system, method, teacher)
-        knobs = self.study.train.model_dump(include=_TRAIN_KNOBS)
-        label = system.label
-        self.trained[label] = self._add(
-            "train",
-            label,
-            config,
-            inputs,
-            {
-                "models": models,
-                "train": knobs,
-                "tracking": {"study": self.study.name, "label": label},
-            },
-            aids,
-        )
-        self._measure(system, model, self.trained[label])
+        self.trained[system.label] = self._run(system.label, config, inputs, models, aids)
+        self._measure(system, model, self.trained[system.label])
+
+    def _training(self, method: Any, model: Resolved, seed: int) -> dict[str, Any]:
+        train = self.study.train.model_dump(exclude=_TRAIN_KNOBS)
+        return {
+            "method": method.model_dump(exclude=OF_TRAINING),
+            "train": train | {"epochs": epochs(self.study, method)[-1]},
+            **self._format(),
+            "seed": seed,
+            "student": _identity(model),
+        }
+
+    def _start(self, method: Any, model: Resolved, seed: int) -> str:
+        """Return the sft run that a run starts from; one of sft's own length is sft's own."""
+        passes = epochs(self.study, method)[0]
+        config = self._training(schema.Sft(epochs=passes), model, seed)
+        tail = f"/seed={seed}" if len(self.study.seeds) > 1 else ""
+        label = f"{model.name}/sft/epochs={passes:g}{tail}"
+        return self._run(label, config, {"corpus": self.corpus}, {"student": model.local()}, {})
+
+    def _run(self, label: str, config: Any, inputs: Any, models: Any, aids: Any) -> str:
+        local = {
+            "models": models,
+            "train": self.study.train.model_dump(include=_TRAIN_KNOBS),
+            "tracking": {"study": self.study.name, "label": label},
+        }
+        return self._add("train", label, config, inputs, local, aids)
 
     def _teacher_cache(self, system: System, method: Any, teacher: Resolved) -> dict[str, str]:
         """Return the stage that caches the teacher on the corpus, where a run can use it."""
@@ -408,8 +418,16 @@ class _Planner:
             "study": self.study.model_dump(mode="json", exclude={"resources"}),
             "protocol_differences": differences(self.study),
         }
+        if said := budgets(self.study):
+            trained = {key for key, stage in self.stages.items() if stage.kind == "train"}
+            starts = sorted(trained.difference(self.trained.values()))
+            config |= {"epochs": said, "only_starts": starts}
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
-        inputs = {f"stage:{key}": key for key in self.stages if key not in {results, *aids}}
+        inputs = {
+            f"stage:{key} {stage.label}": key
+            for key, stage in self.stages.items()
+            if key not in {results, *aids}
+        }
         return self._add("report", self.study.name, config, inputs | {"results": results})
 
 

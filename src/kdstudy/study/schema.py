@@ -289,7 +289,7 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Study:
-        _refuse_repeats("methods", [m.type for m in self.methods])
+        _refuse_repeats("methods", [m.name for m in self.methods])
         _refuse_repeats("seeds", self.seeds)
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
