@@ -13,6 +13,7 @@ from kdstudy.doctor.patient import (
     Speed,
     TextFacts,
 )
+from kdstudy.models.checkpoint import Room
 from kdstudy.study.plan import Plan, Stage
 from kdstudy.study.schema import Study
 
@@ -45,6 +46,7 @@ def model(name: str, role: str, **fields) -> ModelFacts:
         "parameters": 1000,
         "stored": 4000,
         "width": 4,
+        "room": Room(most=4096),
         "hidden": 8,
         "linear": LINEAR,
         "vocabulary": VOCABULARY,

@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import kdstudy
 from study_folder import STUDY, write_folder
 
 from kdstudy import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def kdstudy(*arguments, cwd=None, env=None):
-    call = [sys.executable, "-m", "kdstudy", *map(str, arguments)]
-    return subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

@@ -81,6 +81,22 @@ def test_labels_in_any_case_and_free_texts(here, kdstudy):
     assert "ROUGE-L     100.0%" in shown
 
 
+def test_texts_of_another_script_are_rated_where_that_is_asked_for(here, kdstudy):
+    lines("zh.jsonl", [{"question": "水果?", "references": ["他昨天吃苹果"]}])
+    lines("a.jsonl", [{"question": "水果?", "completion": "他吃了一个苹果。"}])
+    lines("b.jsonl", [{"question": "水果?", "completion": "他昨天吃苹果"}])
+    asked = ["score", "--benchmark=zh.jsonl", "--kind=text", "--generations=a.jsonl", "--json"]
+    assert json.loads(kdstudy(*asked))["rouge_l"] == 0
+    found = json.loads(kdstudy(*asked, "--rouge-tokenizer=unicode", "--against=b.jsonl", "--out=u"))
+    # Four characters in order of seven and of six.
+    assert found["rouge_l"] == found["fidelity"]["rouge_l"] == pytest.approx(8 / 13)
+    assert found["against"]["rouge_l"] == 1 and found["rule"] == "rouge_l-unicode"
+    assert "tok:unicode" in found["fidelity"]["rouge_signature"]
+    kdstudy(*asked, "--out=p")
+    with pytest.raises(InputError, match="rule"):
+        kdstudy("analyze", "u/scores.parquet", "p/scores.parquet")
+
+
 def test_accuracy_over_a_part_names_the_part_everywhere(here, kdstudy):
     sums("a.jsonl", range(1, 31))
     rows = read("a.jsonl")

@@ -5,9 +5,8 @@ import gzip
 import json
 import math
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import sacrebleu
 from statsmodels.stats.proportion import proportion_confint
@@ -20,10 +19,7 @@ CLEAN_ENV = {k: v for k, v in os.environ.items() if k != "KDSTUDY_DATA"}
 
 
 def kdstudy(*arguments, cwd):
-    call = [sys.executable, "-m", "kdstudy", *map(str, arguments)]
-    return subprocess.run(
-        call, cwd=cwd, env=CLEAN_ENV, capture_output=True, text=True, check=False, timeout=120
-    )
+    return forked.kdstudy(*arguments, cwd=cwd, env=CLEAN_ENV)
 
 
 def answers(right, **fields):

@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
+import forked
 import pandas as pd
 import pytest
 import yaml
@@ -228,8 +227,7 @@ def build(folder, name, rate, skip=()):
 
 
 def kdstudy(folder, *arguments):
-    call = [sys.executable, "-m", "kdstudy", *arguments, "--store", "store"]
-    return subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    return forked.kdstudy(*arguments, "--store", "store", cwd=folder)
 
 
 @pytest.fixture(scope="module")

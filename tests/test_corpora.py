@@ -299,6 +299,19 @@ def test_columns_that_name_no_layout_are_refused_in_the_study(fields, said):
         CorpusRef(path="r.jsonl", **fields)
 
 
+def test_the_varied_corpus_has_the_same_answers_in_seven_wordings(tmp_path):
+    texts = {}
+    for name in ("synthetic", "synthetic_varied"):
+        source = locate(CorpusRef(name=name), tmp_path, None, {})
+        texts[name] = [row["output"] for _, row in corpora.raw_rows(source)]
+    one, seven = ([t.replace("\n", " ") for t in texts[n]] for n in texts)
+    assert len(one) == len(seven) == 2000
+    # Study style always ends alike; of the seven wordings, one in about five endings is that.
+    assert all("The answer is" in t for t in one)
+    assert 0.1 < sum("The answer is" in t for t in seven) / 2000 < 0.9
+    assert len({t.split()[0] for t in seven if not t[0].isdigit()}) > 3
+
+
 def test_the_synthetic_corpus_needs_nothing(tmp_path):
     ref = CorpusRef(name="synthetic", rows=200, validation_rows=50)
     data = load(locate(ref, tmp_path, None, {}), rows=200, validation_rows=50, seed=6)

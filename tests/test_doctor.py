@@ -5,13 +5,13 @@ import functools
 import json
 import math
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import architectures
+import forked
 import pytest
 import tiny_models as tiny
 import yaml
@@ -46,6 +46,7 @@ ROWS = [
     for i in range(10) for n in (3, 40)
 ]  # fmt: skip
 ITEMS = [{"question": f"and {i} times {i}?", "answer": str(i * i)} for i in range(12)]
+FULL = {"lora": None}
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}\n"
 
 
@@ -274,9 +275,8 @@ def test_the_hub_is_asked_only_for_what_is_not_here(tmp_path, monkeypatch):
 )
 def test_the_exit_code_says_the_worst_level(folder, fields, code):
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | fields))
-    call = [sys.executable, "-m", "kdstudy", "doctor", "study.yaml"]
     more = ["--json"] if code == 1 else []
-    done = subprocess.run([*call, *more], cwd=folder, capture_output=True, text=True, check=False)
+    done = forked.kdstudy("doctor", "study.yaml", *more, cwd=folder)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     if more:
@@ -302,3 +302,55 @@ def test_a_probe_out_of_time_is_not_a_model_that_is_not_here(folder, monkeypatch
     said = [f.what for f in of(findings, "doctor")]
     assert len(said) == 2 and all("not measured, needs about" in what for what in said)
     assert of(findings, "time")[0].why == "not measured in time: big, small"
+
+
+def test_a_tokenizer_class_that_contradicts_its_file_is_said(folder):
+    """The folder says what its maker wrote; transformers reads it with GPT-2's rules."""
+    config = folder / "small" / "tokenizer_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps(said | {"tokenizer_class": "GPT2Tokenizer"}))
+    patient, findings = look(folder)
+    found = {f.level: f.what for f in of(findings, "tokenizer")}
+    assert found["note"].startswith("small: Qwen2Tokenizer") and "big" in found["ok"]
+    assert len(patient.texts) == 1, "both are read by the file, and so alike"
+
+
+def test_rows_and_prompts_beyond_the_positions_are_counted(folder):
+    """Lengths in tokens are lengths in characters here, and the end of a row is one more."""
+    short = architectures.build(
+        "gpt2", vocab_size=tiny.VOCABULARY, n_positions=37, max_position_embeddings=37
+    )
+    tiny.save(folder / "small", short)
+    patient, findings = look(folder, methods=["sft"], teachers=[], train=STUDY["train"] | FULL)
+    trained = [len(f"Q: {r['prompt']}\nA: {r['completion']}") + 1 for r in ROWS]
+    asked = [len(f"Q: {item['question']}\nA: ") + 16 for item in ITEMS]
+    (found,) = of(findings, "positions")
+    assert found.level == "error" and patient.plan is not None
+    assert min(trained) > 37, "each of the ten that are trained on"
+    assert [*found.facts["beyond"].values()] == [10, sum(n > 37 for n in asked)]
+    assert 0 < sum(n > 37 for n in asked) < len(ITEMS)
+    # What the probe cannot measure is said in words too.
+    assert all("Error" not in f.what for f in findings)
+
+
+def test_a_tokenizer_larger_than_the_model_is_found_where_no_teacher_is(folder):
+    tiny.save(folder / "small", tiny.qwen(2), tiny.tokenizer(extra="é"))
+    patient, findings = look(folder, methods=["sft"], teachers=[])
+    assert patient.plan is None
+    (refused,) = of(findings, "study")
+    more = tiny.VOCABULARY + 1
+    assert f"{more} tokens, the model embeddings for {tiny.VOCABULARY}" in refused.what
+    assert [f.level for f in of(findings, "vocabulary")] == ["error"]
+
+
+def test_free_texts_in_another_script_are_counted(folder):
+    rows = [
+        {"question": "say it", "references": ["说吧", "ok"]},
+        {"question": "x", "references": ["y"]},
+    ]
+    lines(folder / "items.jsonl", rows)
+    own = {"benchmarks": [{"name": "own", "path": "items.jsonl", "kind": "text"}]}
+    _, findings = look(folder, **own)
+    (found,) = of(findings, "scripts")
+    assert found.level == "note" and "1 of 2 items" in found.what
+    assert not of(look(folder, **own, rouge_tokenizer="unicode")[1], "scripts")

@@ -21,6 +21,7 @@ from kdstudy.doctor.patient import (
     Trouble,
 )
 from kdstudy.doctor.view import document, show
+from kdstudy.models.checkpoint import Room
 
 OTHER = VOCABULARY | {"b": 3, "c": 2}
 ADAPTER = {"folder": "a", "base": "org/small", "tensors": {}}
@@ -42,6 +43,14 @@ def losses(teacher: float, *, finetuned: bool = True):
     return dataclasses.replace(changed("models", finetuned=finetuned), losses=both)
 
 
+def beyond(room: Room, **texts):
+    """A model of 4 rows, 2 of them longer than 50 tokens, and 3 prompts, one longer than 10."""
+    lengths = {"lengths": (40, 50, 51, 90), "prompts": {"synth_addsub": (9, 10, 11)}} | texts
+    return dataclasses.replace(
+        changed("models", 1, room=room), texts=changed("texts", **lengths).texts
+    )
+
+
 def accuracies(teacher: float):
     rows = [("big/teacher", "teacher", "big", teacher), ("small/sft", "sft", "small", 0.5)]
     found = [Accuracy(label=a, kind=b, model=c, value=d, items=300) for a, b, c, d in rows]
@@ -54,6 +63,8 @@ def speeds(**facts):
 
 
 ILL = {
+    "a class that contradicts its file": (
+        changed("models", 1, replaced="GPT2Tokenizer"), "tokenizer", "note", "GPT2Tokenizer"),
     "another tokenizer": (
         changed("models", 1, vocabulary=OTHER), "vocabulary", "error", "'b' is 3"),
     "a narrow head": (changed("models", 1, width=3), "vocabulary", "error", "only 3 entries"),
@@ -73,6 +84,18 @@ ILL = {
     "some rows cut": (
         changed("texts", cut=20, dropped=5), "truncation", "warning", "20 are cut, 5"),
     "few rows cut": (changed("texts", cut=2), "truncation", "note", "2 are cut"),
+    "rows beyond a table of positions": (
+        beyond(Room(most=50, fixed=True)), "positions", "error",
+        "room for 50 positions, and 2 of 4 rows of the corpus are longer (max_length 64)"),
+    "prompts beyond it, with their answers": (
+        beyond(Room(most=266, fixed=True), lengths=()), "positions", "error",
+        "1 of 3 prompts of synth_addsub are longer with 256 new tokens"),
+    "rows beyond what rotary positions were made for": (
+        beyond(Room(most=50)), "positions", "warning", "3 of 3 prompts of synth"),
+    "references in another script": (
+        changed("benchmarks", foreign=200), "scripts", "warning", "200 of 300 items"),
+    "some references in another script": (
+        changed("benchmarks", foreign=20), "scripts", "note", "20 of 300 items"),
     "unknown characters": (changed("texts", unknown=900), "unknown", "warning", "900 of 45,000"),
     "empty rows": (corpus(dropped={"empty prompt": 30}), "rows", "warning", "30 empty prompt"),
     "repeated rows": (corpus(repeated=9), "rows", "note", "9 of 1,000 rows repeat"),
@@ -143,8 +166,9 @@ ILL = {
 def test_a_healthy_study_is_ok_everywhere():
     findings = check(healthy())
     assert {f.level for f in findings} == {"ok"}
-    # What has nothing to say of a healthy study: unknown tokens, trackers, downloads, troubles.
-    assert len({f.check for f in findings}) == len(CHECKS) - 4
+    # What has nothing to say of a healthy study: unknown tokens, other scripts, trackers,
+    # downloads, troubles.
+    assert len({f.check for f in findings}) == len(CHECKS) - 5
 
 
 @pytest.mark.parametrize("name", ILL)

@@ -5,10 +5,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 
@@ -25,23 +25,8 @@ STUDY = {
 }  # fmt: skip
 
 
-# One thread: these models are too small for two, and the machine may be busy.
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def command(folder, *arguments):
-    return [sys.executable, "-m", "kdstudy", *arguments, "--store", str(folder / "store")]
-
-
 def kdstudy(folder, *arguments):
-    return subprocess.run(
-        command(folder, *arguments),
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forked.kdstudy(*arguments, "--store", folder / "store", cwd=folder)
 
 
 def write(folder, **fields):
@@ -131,26 +116,15 @@ def test_the_adapters_load_in_plain_peft_and_plain_transformers(finished):
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_was_ended_goes_on_and_gives_the_same_bytes(finished, tmp_path, sign):
     write(tmp_path)
-    process = subprocess.Popen(
-        command(tmp_path, "run", "study.yaml"),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if line.split("]")[-1].split()[:2] == ["score", "zoo-s/teacher"]:
-            time.sleep(0.3)  # into the training of the next model
-            process.send_signal(sign)
-            break
-    message = process.stderr.read()
-    process.wait()
-    assert process.returncode == (-sign if sign == signal.SIGKILL else 1)
+    running = forked.Running(("run", "study.yaml", "--store", tmp_path / "store"), tmp_path, None)
+    running.wait_for(lambda line: line.split("]")[-1].split()[:2] == ["score", "zoo-s/teacher"])
+    time.sleep(0.3)  # into the training of the next model
+    os.kill(running.process.pid, sign)
+    ended = running.end()
+    assert ended.returncode == (-sign if sign == signal.SIGKILL else 1)
     if sign != signal.SIGKILL:
-        assert "finished stages are kept" in message
-        assert "Traceback" not in message
+        assert "finished stages are kept" in ended.stderr
+        assert "Traceback" not in ended.stderr
     done = run(tmp_path)
     assert "kept from before" in done.stderr
     assert output(tmp_path) == output(finished[0])

@@ -5,10 +5,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import tiny_models as tiny
 import torch
@@ -38,16 +37,12 @@ STUDY = {
               "evaluations": 1, "probe_rows": 0},
     "generation": {"max_new_tokens": 48},
 }  # fmt: skip
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 STUDENT = "zoo-xs/word_kd/zoo-s"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def kdstudy(folder, *arguments):
-    call = [sys.executable, "-m", "kdstudy", *map(str, arguments), "--store", "store"]
-    return subprocess.run(
-        call, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    return forked.kdstudy(*arguments, "--store", "store", cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """Models whose names are alike, or odd: each runs as itself, and each is measured."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
+import forked
 import pandas as pd
 import pytest
 import torch
@@ -47,14 +45,7 @@ def run(folder, **fields):
     """Run a study and return its table, its train stages by method, and its token comparisons."""
     folder.mkdir(exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | fields))
-    done = subprocess.run(
-        [sys.executable, "-m", "kdstudy", "run", "study.yaml", "--store", "store"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.kdstudy("run", "study.yaml", "--store", "store", cwd=folder)
     assert done.returncode == 0, done.stderr
     store = Store(folder / "store")
     plan = make_plan(read_study(folder / "study.yaml"), folder, None, store.pins())

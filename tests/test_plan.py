@@ -225,6 +225,24 @@ def test_a_teacher_used_as_it_is_has_no_training(folder):
     assert {s.kind for s in plan.systems if s.label == "big"} == {"teacher"}
 
 
+def test_a_default_that_is_written_out_changes_no_key(folder):
+    # YAML's 4 and a default of 4 are one number; JSON would write 4.0 and 4.
+    written = plan_of(folder, train={"epochs": 4, "weight_decay": 0, "learning_rate": 3e-4})
+    assert set(written.stages) == set(plan_of(folder, train={}).stages)
+
+
+def test_teachers_may_be_trained_otherwise_than_students(folder):
+    plain = stages(plan_of(folder), "train")
+    trained = stages(plan_of(folder, teacher_train={"epochs": 7, "learning_rate": 1e-5}), "train")
+    assert trained["big/teacher"].config["train"] == plain["big/teacher"].config["train"] | {
+        "epochs": 7.0, "learning_rate": 1e-5,
+    }  # fmt: skip
+    assert trained["small/sft"].key == plain["small/sft"].key
+    assert trained["small/word_kd/big"].config == plain["small/word_kd/big"].config
+    same = plan_of(folder, teacher_train={"epochs": plain["big/teacher"].config["train"]["epochs"]})
+    assert stages(same, "train")["small/word_kd/big"].key == plain["small/word_kd/big"].key
+
+
 def test_seeds_repeat_students_and_share_the_teacher(folder):
     plan = plan_of(folder, seeds=[0, 1], ablations={})
     assert {"small/gkd/big/seed=0", "small/gkd/big/seed=1"} <= set(plan.trained)
@@ -284,3 +302,14 @@ def test_planning_imports_no_torch():
         "sys.exit(bool({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_words_of_rouge_are_in_a_key_only_where_they_are_not_the_published_ones(folder):
+    before = plan_of(folder)
+    assert plan_of(folder, rouge_tokenizer="rouge-score").stages.keys() == before.stages.keys()
+    others = {kind for kind, _ in changed(before, plan_of(folder, rouge_tokenizer="unicode"))}
+    assert others == {"compare", "results", "report"}, "no benchmark is of free texts"
+    (folder / "items.jsonl").write_text('{"question": "a", "references": ["b"]}\n')
+    own = {"benchmarks": [{"name": "own", "path": "items.jsonl", "kind": "text"}]}
+    after = changed(plan_of(folder, **own), plan_of(folder, rouge_tokenizer="unicode", **own))
+    assert {kind for kind, _ in after} == {"score", "compare", "results", "report"}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from kdstudy.evaluate.rouge import rouge_l, signature
+from kdstudy.evaluate.rouge import is_latin, rouge_l, signature
 
 DATA = Path(os.environ.get("KDSTUDY_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SCORER = RougeScorer(["rougeL"], use_stemmer=True)
@@ -83,3 +83,61 @@ def test_nltk_is_not_loaded_before_a_text_is_measured() -> None:
     code = "import sys, kdstudy.evaluate.rouge; print('nltk' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+BY_HAND = [
+    # Characters in order in both, of those of each side: (text, reference, common, words, words)
+    ("我喜欢吃苹果", "我喜欢吃苹果", 6, 6, 6),
+    ("他吃了一个苹果。", "他昨天吃苹果", 4, 7, 6),
+    ("東京タワーへ行く", "京都タワーへ行った", 6, 8, 9),
+    ("Привет, МИР!", "мир привет", 1, 2, 2),
+    ("Straße  gesperrt", "STRASSE war gesperrt", 2, 2, 3),
+    ("다시 만나서 반갑습니다", "만나서 정말 반갑습니다", 2, 3, 3),
+    ("हिन्दी भाषा", "हिन्दी की भाषा", 2, 2, 3),
+    ("مرحبا بالعالم", "مرحبا", 1, 2, 1),
+    ("GPT-4用了１２个token", "gpt 4 用 12 个 tokens", 5, 7, 6),
+    ("cafe\u0301 au lait", "caf\u00e9 au lait", 3, 3, 3),
+    ("running", "runs", 0, 1, 1),
+    ("!? 😀", "!? 😀", 0, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("text", "reference", "common", "mine", "other"), BY_HAND)
+def test_words_of_every_script_by_hand(text, reference, common, mine, other) -> None:
+    expected = 2 * common / (mine + other) if common else 0.0
+    assert rouge_l(text, [reference], "unicode") == pytest.approx(expected)
+    assert rouge_l(reference, ["", text], "unicode") == pytest.approx(expected)
+
+
+class _Characters:
+    """A tokenizer in rouge-score's form for text that is Han characters and nothing else."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return [c for c in text if c.isalpha()]
+
+
+@given(
+    st.text(alphabet="天地玄黄宇宙洪荒，。 ", max_size=30),
+    st.text(alphabet="天地玄黄宇宙，。 ", max_size=30),
+)
+def test_equals_rouge_scores_own_lcs_over_characters(text: str, reference: str) -> None:
+    scorer = RougeScorer(["rougeL"], tokenizer=_Characters())
+    theirs = scorer.score(reference, text)["rougeL"].fmeasure
+    assert rouge_l(text, [reference], "unicode") == pytest.approx(theirs, abs=1e-12)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_any_text_is_wholly_like_itself_and_a_share_of_another(text: str, other: str) -> None:
+    assert rouge_l(text, [text], "unicode") in (0.0, 1.0)
+    assert 0 <= rouge_l(text, [other], "unicode") <= 1
+    assert rouge_l(text, [other], "unicode") == rouge_l(other, [text], "unicode")
+
+
+def test_the_published_measure_sees_nothing_of_other_scripts_and_a_text_of_them_is_told() -> None:
+    assert rouge_l("我喜欢吃苹果", ["我喜欢吃苹果"]) == 0
+    assert not is_latin("我喜欢吃苹果 3 个") and not is_latin("Привет, world")
+    assert is_latin("Der Übersetzer kam spät") and is_latin("12 + 5") and is_latin("😀")
+
+
+def test_the_signature_names_the_words() -> None:
+    assert "tok:unicode" in signature("unicode") and "stem" not in signature("unicode")

@@ -20,6 +20,8 @@ GOOD = {
     "benchmarks": ["synth_addsub"],
 }
 
+REFERENCE = {"protocol": "reference"}
+
 
 def read(tmp_path, text_or_fields):
     text = text_or_fields if isinstance(text_or_fields, str) else yaml.safe_dump(text_or_fields)
@@ -131,6 +133,23 @@ def test_reference_reaches_into_methods_that_the_user_lists(tmp_path):
 
 def test_corrected_differs_in_nothing(tmp_path):
     assert differences(read(tmp_path, GOOD)) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"methods": ["sft", "word_kd"]}, {"methods": ["word_kd"]}, {"template": "Q: {instruction}\n"}],
+)
+def test_fewer_methods_and_a_prompt_of_ones_own_are_no_deviation(tmp_path, fields):
+    assert differences(read(tmp_path, GOOD | fields)) == []
+
+
+def test_a_reason_is_given_where_it_is_the_reason(tmp_path):
+    reference = {d["field"]: d["why"] for d in differences(read(tmp_path, GOOD | REFERENCE))}
+    assert "released" in reference["methods"] and "indents" in reference["template"]
+    own = GOOD | {"generation": {"temperature": 0.7}, "train": {"max_truncated_share": 0.5}}
+    own = {d["field"]: d["why"] for d in differences(read(tmp_path, own))}
+    assert own == dict.fromkeys(("train.max_truncated_share", "generation.temperature"),
+                                "set by the study")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)

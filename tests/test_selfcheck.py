@@ -114,5 +114,29 @@ def test_what_a_model_has_no_positions_or_embeddings_for_is_refused():
     offset = architectures.build("opt")  # its table is larger by 2, and uses them up
     with pytest.raises(InputError, match="model's 128 positions"):
         sample(offset, [[5] * 29], **fits)
+    for kind in ("codegen", "gptj", "ctrl", "mpt", "biogpt", "openai-gpt"):
+        fixed = architectures.build(
+            kind, max_seq_len=128
+        )  # computed once, or one for each distance
+        with pytest.raises(InputError, match="129 tokens is longer than the model's 128 positions"):
+            sample(fixed, [[5] * 29], **fits)
     rotary = architectures.build("llama")  # positions are computed
     assert len(sample(rotary, [[5] * 29], **fits)[0].ids) == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", architectures.kinds())
+def test_every_architecture_reads_beyond_its_positions_or_refuses(kind):
+    """Nothing of a library is met by whoever gives a text that is too long."""
+    names = ("max_position_embeddings", "n_positions", "n_ctx")
+    try:
+        model = architectures.build(kind, **dict.fromkeys(names, 24))
+        selfcheck.decoding(model)
+    except Exception as e:
+        pytest.skip(f"cannot be built small, or is refused: {type(e).__name__}")
+    try:
+        parts.require_room(model, 40, 5)
+    except InputError:
+        return
+    with torch.no_grad():
+        assert model(input_ids=torch.full((1, 40), 5), use_cache=False).logits.shape[1] == 40

@@ -7,10 +7,8 @@ run costs the study's own work and starts within a tenth of a second.
 import contextlib
 import dataclasses
 import fnmatch
-import gc
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -19,20 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
+from forked import fork, settle
 from strikes import Strike
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        *("torch", "pyarrow.parquet", "scipy.stats", "statsmodels.api", "sacrebleu", "vl_convert"),
-        *("rouge_score.rouge_scorer", "peft.utils.transformers_weight_conversion"),
-        *("transformers.models.qwen2.modeling_qwen2", "torch.utils.serialization"),
-        *("kdstudy.cli", "kdstudy.engine.execute", "kdstudy.engine.view", "kdstudy.study.read"),
-        *("kdstudy.data.stages", "kdstudy.distill.stages", "kdstudy.analyze.stages"),
-        *("kdstudy.evaluate.stages", "kdstudy.evaluate.generate", "kdstudy.evaluate.tokens"),
-        "kdstudy.report.stages",
-    ]
-)
 
 # No number divides another: 46 rows in batches of 6, 9 steps of which the second epoch has one,
 # 11 and 53 texts in batches of 4.
@@ -50,9 +36,10 @@ STUDY = {
 }  # fmt: skip
 
 # The most that is done again after a death, by unit of progress: a checkpoint's steps, a batch's
-# texts, a shard's rows.
-INTERVAL = {"step": 5, "generation": 4, "row": 24}
-_SHARD_BYTES = 2**18
+# texts, a shard's rows (53 rows make four shards).
+INTERVAL = {"step": 5, "generation": 4, "row": 14}
+_FIRST = {"step": 1, "generation": 4, "row": 0}  # what a process has done when it first tells
+_SHARD_BYTES = 2**16
 
 # What says when it was made, how long that took, or what was free then; and vl-convert writes a
 # PDF's fonts in any order.
@@ -154,13 +141,6 @@ class Bed:
         return []
 
 
-def fork(function, *arguments):
-    """Start a process that calls a function."""
-    process = _FORKS.Process(target=function, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
 def require_kept(bed: Bed, before: dict[str, dict], whole: Bed) -> None:
     """Nothing finished is lost, and nothing published differs from the uninterrupted run's."""
     now = bed.stages()
@@ -190,8 +170,8 @@ def repeated(work: list[dict]) -> Counter:
         if line["kind"] not in ("train", "teacher_cache", "generate", "teacher_text"):
             continue
         if line["pid"] != process:
-            first = 1 if line["unit"] == "step" else INTERVAL[line["unit"]]
-            most[line["unit"]] = max(most[line["unit"]], done + first - line["done"])
+            again = done + _FIRST[line["unit"]] - line["done"]
+            most[line["unit"]] = max(most[line["unit"]], again)
         reached[line["key"]] = line["pid"], line["done"]
     return most
 
@@ -207,18 +187,12 @@ def _sha256(path: Path) -> str:
 
 
 def _child(folder: str, arguments: tuple[str, ...], strike: Strike | None) -> None:
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread did not survive the fork"
-    os.chdir(folder)
-    number = os.open(f"{os.getpid()}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(number, 1)
-    os.dup2(number, 2)
-    import torch
-
+    name = Path(folder) / f"{os.getpid()}.txt"
+    number = os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    settle(folder, number, number)
     from kdstudy.cli import main
     from kdstudy.distill import cache
 
-    gc.freeze()  # what was forked is not looked through again and again
-    torch.set_num_threads(1)
     cache.build.__kwdefaults__["shard_bytes"] = _SHARD_BYTES
     _tell_of_work()
     if strike is not None:

@@ -7,6 +7,7 @@ from collections import Counter
 
 import harness
 import pytest
+from forked import fork
 from strikes import Strike
 
 from kdstudy.engine.store import Store
@@ -108,7 +109,7 @@ def test_at_every_single_operation_of_building_publishing_and_showing(start, tmp
     for at in itertools.count(1):
         root = tmp_path / str(at)
         shutil.copytree(first, root)
-        process = harness.fork(publish, root, Strike(at=at))
+        process = fork(publish, root, Strike(at=at))
         process.join(60)
         assert process.exitcode in (0, -9)
         store = Store(root)

@@ -10,7 +10,7 @@ import pandas as pd
 from kdstudy.analyze.intervals import Bootstrap, difference, mean_of, mover, wilson
 from kdstudy.errors import InputError
 from kdstudy.evaluate.agreement import agreement, changes
-from kdstudy.evaluate.fidelity import corpus_bleu, signature
+from kdstudy.evaluate.fidelity import FOUR_GRAMS, corpus_bleu, signature
 from kdstudy.records import Overlap, PairScore, Score
 
 AVERAGE = "average"
@@ -27,8 +27,6 @@ GROUPS: dict[str, tuple[Overlap, ...]] = {
 """Items apart by what the corpus holds of them: nothing, the question with other numbers, it."""
 
 _OF_TEXTS = {"rouge_l", "rouge_l_gain"}
-_FOUR_GRAMS = 7
-"""Place in `PairScore.counts` of how many 4-grams a text holds."""
 
 Row = dict[str, Any]
 
@@ -310,7 +308,7 @@ def _corpus_bleu(counts: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float
     Texts of fewer than four words hold no 4-gram, so BLEU is 0 of equal ones too: of texts that
     are all so short it is no measure, and NaN. Where all resamples are alike there is no interval.
     """
-    if not counts[:, _FOUR_GRAMS].any():
+    if not counts[:, FOUR_GRAMS].any():
         return np.nan, np.nan, np.nan
     value = corpus_bleu(counts.tolist())
     if len(counts) < 2:

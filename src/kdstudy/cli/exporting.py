@@ -122,7 +122,7 @@ def hand_over(
 
     evaluated = str(load.dtype(model.answering.config["precision"])).removeprefix("torch.")
     precision = precision or evaluated
-    export.write(
+    tokenizer = export.write(
         model.local,
         model.finished,
         out,
@@ -134,7 +134,8 @@ def hand_over(
     said = ""
     if store is not None:
         said = _compared(model, out, store, precision if whole else evaluated, evaluated)
-    text = _card(model, name, measured or [], said, precision if whole else "")
+    notes = [*_notes(model, measured or [], said), *([f"{tokenizer}."] if tokenizer else [])]
+    text = _card(model, name, measured or [], notes, precision if whole else "")
     (out / "README.md").write_text(text, encoding="utf-8")
     return said
 
@@ -221,7 +222,7 @@ def _texts(
 
 
 def _card(
-    model: Trained, name: str, measured: list[dict[str, Any]], said: str, precision: str
+    model: Trained, name: str, measured: list[dict[str, Any]], notes: list[str], precision: str
 ) -> str:
     from kdstudy import __version__
     from kdstudy.distill import hub
@@ -256,7 +257,7 @@ def _card(
         name,
         told,
         measured,
-        _notes(model, measured, said),
+        notes,
         license=licence(fetch(local)),
     )
 

@@ -13,6 +13,8 @@ from kdstudy.cli.options import (
     AsJson,
     Columns,
     DataDir,
+    RougeName,
+    RougeTokenizer,
     StorePath,
     as_text,
     corpus_fields,
@@ -93,6 +95,8 @@ def distill(
         corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
         methods=["sft", *own],
         seeds=[seed],
+        # Only a teacher that writes answers anything here: no other budget has to fit a model.
+        generation={} if method == "seqkd" else {"max_new_tokens": 1},
         train={
             "epochs": epochs,
             "learning_rate": learning_rate,
@@ -129,6 +133,7 @@ def evaluate(
     template_arguments: TemplateArguments = "{}",
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 256,
     rule: Annotated[str, typer.Option(help="Extraction: corrected or reference.")] = "corrected",
+    rouge_tokenizer: RougeTokenizer = RougeName.published,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for scores.parquet and eval.json.")
     ] = None,
@@ -152,6 +157,7 @@ def evaluate(
         template=template,
         template_arguments=_arguments(template_arguments),
         extraction=rule,
+        rouge_tokenizer=rouge_tokenizer.value,
         generation={"max_new_tokens": max_new_tokens},
         text_generation={"max_new_tokens": max_new_tokens, "temperature": 1.0, "samples": 5},
     )
@@ -179,7 +185,7 @@ def _start(start: str, epochs: float | None) -> Any:
         raise InputError(
             "--start-epochs is the length of an sft run to start from", remedy="add --start sft"
         )
-    return {"sft": {"epochs": epochs}}
+    return {"sft": epochs}
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -196,13 +202,14 @@ def _single_study(**fields: Any) -> Any:
     """Return a study of one run; a study must have a benchmark, and this one is never built."""
     from pydantic import ValidationError
 
+    from kdstudy.study.read import as_written
     from kdstudy.study.schema import Study
 
     try:
         return Study.model_validate({"name": "distill", "benchmarks": ["synth_addsub"], **fields})
     except ValidationError as e:
         error = e.errors()[0]
-        field = ".".join(map(str, error["loc"]))
+        field = ".".join(map(str, as_written(error["loc"])))
         raise InputError(
             f"{field}: {error['msg'].removeprefix('Value error, ')}".lstrip(": ")
         ) from e

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,19 @@ Columns = Annotated[
     typer.Option(
         metavar="NAMES", help="What the data call columns: prompt=question,completion=answer."
     ),
+]
+
+
+class RougeName(StrEnum):
+    """What ROUGE-L takes for words."""
+
+    published = "rouge-score"
+    unicode = "unicode"
+
+
+RougeTokenizer = Annotated[
+    RougeName,
+    typer.Option(help="Words of ROUGE-L: a-z and 0-9 as published, or of every script."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 

@@ -131,7 +131,7 @@ def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
     base = study.absolute().parent
     have = {}
     for ref in read_study(study).benchmarks:
-        path = None if ref.path is None else str((base / Path(ref.path).expanduser()).resolve())
+        path = None if ref.path is None else os.path.abspath(base / Path(ref.path).expanduser())
         have[_bare(ref.name)] = ref.model_copy(update={"path": path})
     if names is None:
         return list(have.values())
@@ -177,7 +177,7 @@ def _own(files: list[str], kind: KindName | None, labels: str | None) -> list["B
     if labels is not None and kind is not KindName.choice:
         raise InputError(f"--labels: are for --kind choice, and --kind is {kind.value}")
     split = [part.strip().lower() for part in (labels or "").split(",") if part.strip()]
-    paths = {file: Path(file).expanduser().resolve() for file in files}
+    paths = {file: Path(os.path.abspath(Path(file).expanduser())) for file in files}
     found = []
     for file, name in zip(files, _own_names(list(paths.values())), strict=True):
         benchmarks.from_file(name, paths[file], kind.value, split)  # refuses labels that cannot be

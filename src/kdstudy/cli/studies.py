@@ -1,6 +1,7 @@
 """The verbs around a study file and its store."""
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +35,7 @@ def demo(
     ] = STORE,
 ) -> None:
     """Run the shipped study on the shipped tiny models: offline, two cores, minutes."""
-    run(_DEMO, store=out, data_dir=None)
+    run(_DEMO, store=out, data_dir=None, jobs=min(2, len(os.sched_getaffinity(0))))
 
 
 class ExecutorName(StrEnum):
@@ -55,6 +56,10 @@ def run(
             metavar="ADDR", help="Ray cluster: auto or host:port; else Ray on this machine."
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(metavar="N", help="Processes that share the stages (small models on a CPU)."),
+    ] = 1,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every byte of what is finished first.")
     ] = False,
@@ -62,10 +67,14 @@ def run(
     """Run or resume a study; what is finished is not done again."""
     if address is not None and executor is not ExecutorName.ray:
         raise InputError("--address: says where Ray is", remedy="add --executor ray")
+    if jobs != 1 and executor is ExecutorName.ray:
+        raise InputError("--jobs: Ray decides how many stages run", remedy="leave out --jobs")
+    from kdstudy.engine.jobs import Jobs
+
     plan, opened = planned_study(study, store, data_dir)
     _claim(plan, study, opened)
     _require_trackers(plan)
-    builds = _on_ray(plan, address) if executor is ExecutorName.ray else None
+    builds = _on_ray(plan, address) if executor is ExecutorName.ray else Jobs(jobs)
     if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
         note(f"{plan.study.name}: {_finished(plan, opened)}")
     folder = _show(plan, opened)
@@ -184,6 +193,8 @@ def planned_study(
         raise
     opened.remember(pins)
     note_edited_benchmarks(planned)
+    for line in planned.notes:
+        note(f"note: {line}")
     return planned, opened
 
 
@@ -280,6 +291,7 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
         "prompts": dict(planned.prompts),
         "epochs": budgets(planned.study),
         "unpinned": dict(planned.unreached),
+        "notes": list(planned.notes),
         "stages": rows,
     }
 

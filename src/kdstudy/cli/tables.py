@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdstudy.cli import sets
-from kdstudy.cli.options import AsJson, Columns, DataDir, corpus_fields, note, part, print_json
+from kdstudy.cli.options import (
+    AsJson,
+    Columns,
+    DataDir,
+    RougeName,
+    RougeTokenizer,
+    corpus_fields,
+    note,
+    part,
+    print_json,
+)
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +63,7 @@ def score(
     rule: Annotated[
         RuleName, typer.Option(help="How answers are found and graded.")
     ] = RuleName.corrected,
+    rouge_tokenizer: RougeTokenizer = RougeName.published,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for scores.parquet, pairs.parquet.")
     ] = None,
@@ -63,13 +74,14 @@ def score(
     from kdstudy.evaluate.completions import compare
 
     items = sets.load(sets.one(sets.chosen(benchmark, kind, labels, study), study), data_dir)
-    scores, found = _scored(generations, items, rule.value)
+    words = rouge_tokenizer.value
+    scores, found = _scored(generations, items, rule.value, words)
     document = {"benchmark": items.name, **found}
     pairs = None
     if against is not None:
-        others, document["against"] = _scored(against, items, rule.value)
-        mine, theirs, pairs = compare(scores, others)
-        document |= _compared(mine, theirs, pairs, items)
+        others, document["against"] = _scored(against, items, rule.value, words)
+        mine, theirs, pairs = compare(scores, others, words)
+        document |= _compared(mine, theirs, pairs, items, words)
     if out is not None:
         _write_scores(out, scores, pairs, items)
     if as_json:
@@ -126,14 +138,16 @@ def audit(
         _print_audit(facts | found)
 
 
-def _scored(path: Path, benchmark: "Benchmark", rule: Any) -> tuple[list["Score"], dict[str, Any]]:
+def _scored(
+    path: Path, benchmark: "Benchmark", rule: Any, words: Any
+) -> tuple[list["Score"], dict[str, Any]]:
     """Return a file's scores, and what they come to."""
     from kdstudy.analyze.scores import Graded, levels
     from kdstudy.evaluate.completions import grade, read
     from kdstudy.evaluate.score import summary
 
     generations, account = read(path, benchmark)
-    scores = grade(generations, benchmark, rule)
+    scores = grade(generations, benchmark, rule, words)
     _note(path, account, len(benchmark.examples))
     (level,) = levels(Graded(system=str(path), scores=scores))
     return scores, {
@@ -147,7 +161,7 @@ def _scored(path: Path, benchmark: "Benchmark", rule: Any) -> tuple[list["Score"
     }
 
 
-def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark") -> dict[str, Any]:
+def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark", words: Any) -> dict[str, Any]:
     from kdstudy.analyze.scores import Graded, against_first
     from kdstudy.evaluate.agreement import agreement, chance
     from kdstudy.evaluate.fidelity import fidelity
@@ -162,7 +176,7 @@ def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark") -> dict[st
         "compared": len(pairs),
         "difference": {name: getattr(test, name) for name in kept},
         "agreement": same,
-        "fidelity": dataclasses.asdict(fidelity(pairs)),
+        "fidelity": dataclasses.asdict(fidelity(pairs, words)),
     }
 
 
@@ -224,7 +238,9 @@ def _print_scored(document: dict[str, Any]) -> None:
             f"{_percent(same['lower'])} to {_percent(same['upper'])}",
         )
         _line("both wrong", f"{_percent(same['both_wrong_rate'])} of {same['both_wrong_n']} alike")
-    _line("BLEU", f"{close['corpus_bleu']:.1f} corpus, {close['mean_sentence_bleu']:.1f} sentences")
+    whole, sentences = close["corpus_bleu"], close["mean_sentence_bleu"]
+    whole = "undefined" if math.isnan(whole) else f"{whole:.1f}"
+    _line("BLEU", f"{whole} corpus, {sentences:.1f} sentences")
     for field, label in (("rouge_l", "ROUGE-L"), ("steps", "steps")):
         if field in close:
             _line(label, _percent(close[field]))

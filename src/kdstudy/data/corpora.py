@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from kdstudy.study.schema import CorpusRef, Study
 
 SYNTHETIC_ROWS = 2000
 _SYNTHETIC_SEED = 0
+_SYNTHETIC = {"synthetic": synthetic.STUDY_STYLE, "synthetic_varied": synthetic.PRETRAIN_STYLES}
+"""Corpora that are drawn, and the wordings of their worked answers."""
 # Corpora known by name, as files under the data folder.
 _FILES = {
     "math10k": "math/train/math_10k.json",
@@ -91,7 +94,7 @@ class Corpus:
 
 def names() -> list[str]:
     """Return the corpora known by name."""
-    return ["synthetic", *_FILES]
+    return [*_SYNTHETIC, *_FILES]
 
 
 def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Source:
@@ -106,8 +109,8 @@ def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, st
     Raises:
         InputError: Unknown name, no such file, or no such data set.
     """
-    if ref.name == "synthetic":
-        return Source(name="synthetic", fingerprint=f"{synthetic.fingerprint()}:{SYNTHETIC_ROWS}")
+    if ref.name in _SYNTHETIC:
+        return Source(name=ref.name, fingerprint=f"{synthetic.fingerprint()}:{SYNTHETIC_ROWS}")
     if ref.dataset is not None:
         commit = _pin_dataset(ref.dataset, ref.revision, pins)
         part = f"{ref.config}:{ref.split}" if ref.config else ref.split
@@ -129,7 +132,8 @@ def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, st
     return Source(
         name=ref.name or files.named(path).stem,
         fingerprint=fingerprint,
-        path=str(path.resolve()),
+        # A link keeps its name, which says what it holds: the Hub's cache links to hashes.
+        path=os.path.abspath(path),
         kind=files.kind(path),
         columns=ref.columns,
     )
@@ -300,8 +304,10 @@ def raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
     if source.dataset is not None:
         yield from _hub_rows(source)
     elif source.path is None:
-        for i, row in enumerate(synthetic.corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED)):
-            yield f"synthetic, row {i + 1}", row
+        style = _SYNTHETIC[source.name]
+        drawn = synthetic.corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED, style=style)
+        for i, row in enumerate(drawn):
+            yield f"{source.name}, row {i + 1}", row
     else:
         wanted = COLUMNS.union(source.columns.values())
         for path in files.shards(Path(source.path)):

@@ -313,9 +313,17 @@ def to_row(problem: Problem) -> dict[str, str]:
     }
 
 
-def corpus_rows(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Return `n` fine-tuning rows of one to three steps, from split "train" in study style."""
-    return [to_row(problem) for problem in take(problems("train", seed), n)]
+def corpus_rows(
+    n: int, seed: int = 0, style: str | Sequence[str] = STUDY_STYLE
+) -> list[dict[str, str]]:
+    """Return `n` fine-tuning rows of one to three steps, from split "train".
+
+    Args:
+        n: How many.
+        seed: Of the draw.
+        style: Wording of the worked answers, or several to draw from.
+    """
+    return [to_row(problem) for problem in take(problems("train", seed, style=style), n)]
 
 
 @dataclass(frozen=True)

@@ -110,20 +110,24 @@ def build(
     unique = _unique(rows, origin.loss_tokens)
     width, item = teacher.head.weight.shape[1], teacher.head.weight.element_size()
     shards = _shards(unique, origin.loss_tokens, shard_bytes // (width * item))
-    done = 0
+    finished = {
+        number
+        for number, keys in enumerate(shards)
+        if _finished(folder / _name(number), _digest(keys, origin))
+    }
+    done = sum(len(shards[number]) for number in finished)
+    progress(done, len(unique), "row")
     for number, keys in enumerate(shards):
-        path, digest = folder / _name(number), _digest(keys, origin)
-        if not _finished(path, digest):
-            states = []
-            mine = [unique[key] for key in keys]
-            for group, hidden_NH in _computed(teacher, mine, origin.loss_tokens, rows_per_pass):
-                states.append(hidden_NH)
-                done += len(group)
-                progress(done, len(unique), "row")
-            _publish(path, save({_STATES: torch.cat(states)}, {"rows": digest}))
-        else:
-            done += len(keys)
+        if number in finished:
+            continue
+        states = []
+        mine = [unique[key] for key in keys]
+        for group, hidden_NH in _computed(teacher, mine, origin.loss_tokens, rows_per_pass):
+            states.append(hidden_NH)
+            done += len(group)
             progress(done, len(unique), "row")
+        found = save({_STATES: torch.cat(states)}, {"rows": _digest(keys, origin)})
+        _publish(folder / _name(number), found)
     index = _index(folder, shards, unique, origin)
     _publish(folder / _INDEX, json.dumps(index).encode())
 

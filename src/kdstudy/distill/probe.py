@@ -179,14 +179,13 @@ def _write(
     student: parts.Model, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, budget: int
 ) -> list[Sampled]:
     """Return the student's greedy texts; every device writes all of them."""
-    config = parts.plain(student).config.get_text_config()
-    room = getattr(config, "max_position_embeddings", None) or math.inf
+    room = parts.room(parts.plain(student)).most or math.inf
     training = student.training
     student.eval()
     texts = sample(
         student,
         [row.prompt for row in rows],
-        max_new_tokens=[min(budget, room - len(row.prompt)) for row in rows],
+        max_new_tokens=[min(budget, max(1, room - len(row.prompt))) for row in rows],
         temperature=0.0,
         eos_ids=load.eos_ids(student, tokenizer),
         pad_id=0,

@@ -35,11 +35,10 @@ def train(work: Work) -> str:
     Config: `method`, `train`, `template`, `template_date` and perhaps `template_arguments`, `seed`,
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
     `corpus` (train.parquet and validation.parquet), `teacher` (its finished train stage; without it
-    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd), `start` (the
-    student's finished train stage that this one goes on from; without it from the base). Aids:
-    `teacher_cache`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
-    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
-    folder}.
+    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd), `start` (a train
+    stage of the same student, whose weights are gone on from). Aids: `teacher_cache`. Local:
+    `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no
+    bytes; and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -80,10 +79,10 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     facts = _written(trainer, work, text, watch, settings)
-    after = f" after {facts['start']['steps']} of sft" if "start" in facts else ""
+    after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
     return (
-        f"{facts['steps']} steps{after}, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{probe.said(facts['probe'])}"
+        f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
+        f"at step {facts['best_step']}{note}{after}{probe.said(facts['probe'])}"
     )
 
 
@@ -178,10 +177,10 @@ def _models(
     text: Mapping[str, Rows],
 ) -> tuple[parts.Model, Teacher | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
-    start = work.inputs.get("start")
+    start, note = work.inputs.get("start"), ""
     whole = start if settings.lora is None else None
     student = load.open_model(work.local["models"]["student"], _precision(settings), whole)
-    teacher, note = None, ""
+    teacher = None
     if method.needs_teacher:
         teacher, note = placement.Run(
             work=work,
@@ -233,7 +232,7 @@ def _start(work: Work) -> dict[str, Any]:
     if "start" not in work.inputs:
         return {}
     facts = json.loads((work.inputs["start"] / "training.json").read_text(encoding="utf-8"))
-    return {"start": {name: facts[name] for name in ("steps", "tokens")}}
+    return {"start": {name: facts[name] for name in ("steps", "best_step", "tokens")}}
 
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:

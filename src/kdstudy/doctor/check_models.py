@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from kdstudy.doctor.findings import Finding, Level, many
-from kdstudy.doctor.patient import Accuracy, ModelFacts, Patient
+from kdstudy.doctor.patient import Accuracy, ModelFacts, Patient, TextFacts
 from kdstudy.study.methods import WITH_DISTRIBUTION
 
 # A teacher that is still to be fine-tuned may need this much more nats than its student.
@@ -17,6 +17,27 @@ def _pairs(patient: Patient) -> list[tuple[ModelFacts, ModelFacts]]:
         for student in patient.students()
         if student.name != teacher.name
     ]
+
+
+def tokenizer(patient: Patient) -> Iterator[Finding]:
+    """Every tokenizer gives the ids of its own tokenizer.json."""
+    here = [m for m in patient.models if m.here]
+    for model in here:
+        if model.replaced:
+            yield Finding(
+                level="note",
+                check="tokenizer",
+                what=f"{model.name}: {model.replaced}, which transformers reads its tokenizer as, "
+                "gives other ids than its tokenizer.json says; the file is followed",
+                why="the class has splitting rules of its own; what was made with it elsewhere "
+                "(a training, a serving engine) may have other ids",
+                remedy="nothing, if the model was trained with the file's rules; else save the "
+                "tokenizer again as the class reads it",
+            )
+    fine = [m.name for m in here if not m.replaced]
+    if fine:
+        what = f"read as their files say: {', '.join(fine)}"
+        yield Finding(level="ok", check="tokenizer", what=what)
 
 
 def vocabulary(patient: Patient) -> Iterator[Finding]:
@@ -40,7 +61,7 @@ def vocabulary(patient: Patient) -> Iterator[Finding]:
             )
         else:
             fine.append((student, teacher))
-    for model in {m.name: m for pair in _pairs(patient) for m in pair}.values():
+    for model in [m for m in patient.models if m.here]:
         needed = max(model.vocabulary.values(), default=-1) + 1
         if model.width < needed:
             yield Finding(
@@ -48,7 +69,7 @@ def vocabulary(patient: Patient) -> Iterator[Finding]:
                 check="vocabulary",
                 what=f"{model.name}: the tokenizer has {needed:,} tokens, its output layer only "
                 f"{model.width:,} entries",
-                why="some tokens could never be predicted",
+                why="some tokens could be neither read nor predicted",
                 remedy="use the tokenizer the model was trained with",
             )
             fine = [pair for pair in fine if model not in pair]
@@ -147,6 +168,74 @@ def template(patient: Patient) -> Iterator[Finding]:
             used += " (auto: the tokenizer's own where it has one)"
         what = f"{used}; before the prompt: {', '.join(starts) or 'nothing'}"
         yield Finding(level="ok", check="template", what=what)
+
+
+def positions(patient: Patient) -> Iterator[Finding]:
+    """Every row and every prompt with its answer is within what a model can read."""
+    fine = []
+    for model in [m for m in patient.models if m.here]:
+        text, most = patient.reader(model.name), model.room.most
+        if text is None or most is None:
+            continue
+        beyond = {what: longer for what, longer in _beyond(patient, model, text, most) if longer}
+        if not beyond:
+            fine.append(f"{model.name} {most:,}")
+            continue
+        told = "; ".join(f"{longer} {what}" for what, longer in beyond.items())
+        limit = patient.study.train.max_length
+        yield Finding(
+            level="error" if model.room.fixed else "warning",
+            check="positions",
+            what=f"{model.name} has room for {most:,} positions, and {told}",
+            why="it has no others: `run` refuses the first such text"
+            if model.room.fixed
+            else "it was made for texts of that length; beyond it its answers may mean nothing, "
+            "and nothing else would say so",
+            remedy=(f"set train.max_length to {most} or less; " if limit > most else "")
+            + "lower max_new_tokens, leave such items out, or choose a model for longer texts",
+            facts={"model": model.name, "positions": most, "beyond": beyond},
+        )
+    if fine:
+        what = f"texts and answers fit the models' positions: {', '.join(fine)}"
+        yield Finding(level="ok", check="positions", what=what)
+
+
+def _beyond(
+    patient: Patient, model: ModelFacts, text: TextFacts, most: int
+) -> Iterator[tuple[str, int]]:
+    """Yield how many texts are longer than `most` tokens, by what they are."""
+    study = patient.study
+    limit, answers = study.train.max_length, study.generation.max_new_tokens
+    types = [m.type for m in study.methods]
+    student, taught = "student" in model.roles, any(t in WITH_DISTRIBUTION for t in types)
+    if student or taught or model.finetuned:
+        longer = sum(min(n, limit) > most for n in text.lengths)
+        yield (
+            f"of {many(len(text.lengths), 'row')} of the corpus are longer (max_length {limit})",
+            (longer),
+        )
+    sampled = any(getattr(m, "lmbda", 0) > 0 for m in study.methods)
+    if sampled and limit > most:
+        yield (
+            f"of {many(len(text.asked), 'row')} are sampled up to max_length {limit}",
+            (len(text.asked)),
+        )
+    if "teacher" in model.roles and "seqkd" in types:
+        longer = sum(n + answers > most for n in text.asked)
+        yield (
+            f"of {many(len(text.asked), 'prompt')} of the corpus are longer with {answers} new "
+            "tokens",
+            longer,
+        )
+    for benchmark in patient.benchmarks:
+        asked = text.prompts.get(benchmark.name, ())
+        kind = study.text_generation if benchmark.kind == "text" else study.generation
+        longer = sum(n + kind.max_new_tokens > most for n in asked)
+        yield (
+            f"of {many(len(asked), 'prompt')} of {benchmark.name} are longer with "
+            f"{kind.max_new_tokens} new tokens",
+            longer,
+        )
 
 
 def adapters(patient: Patient) -> Iterator[Finding]:

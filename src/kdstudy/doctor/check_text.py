@@ -231,6 +231,21 @@ def _clean_name(patient: Patient) -> str:
     return f"clean{files.named(Path(path)).suffix if path else '.jsonl'}"
 
 
+def scripts(patient: Patient) -> Iterator[Finding]:
+    """ROUGE-L reads the scripts that free texts are written in."""
+    for b in patient.benchmarks:
+        if b.foreign and patient.study.rouge_tokenizer == "rouge-score":
+            yield Finding(
+                level="warning" if 2 * b.foreign > (b.items or 0) else "note",
+                check="scripts",
+                what=f"{b.name}: the references of {b.foreign} of {many(b.items or 0, 'item')} are "
+                "mostly in other letters than a-z",
+                why="the published words of ROUGE-L are of a-z and 0-9: of such texts it sees "
+                "nothing, or names and numbers alone",
+                remedy="set rouge_tokenizer: unicode; scores then compare with no published ones",
+            )
+
+
 def benchmarks(patient: Patient) -> Iterator[Finding]:
     """Benchmark files at hand, and as published."""
     whole = []

@@ -23,7 +23,8 @@ from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.stages import SCORES
+from kdstudy.evaluate.rouge import is_latin
+from kdstudy.evaluate.stages import SCORES, limited
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.records import Example, Score, read_records
 from kdstudy.study.plan import Plan, make_plan
@@ -180,11 +181,15 @@ class _Examination:
 
     def _benchmark(self, ref: BenchmarkRef) -> BenchmarkFacts:
         if ref.path is not None:
-            path = (self.base / Path(ref.path).expanduser()).resolve()
+            path = self.base / Path(ref.path).expanduser()
             source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)
             self.items[ref.name] = source.load(None).examples
             return BenchmarkFacts(
-                name=ref.name, kind=ref.kind or "", found="own file", items=self._used(ref.name)
+                name=ref.name,
+                kind=ref.kind or "",
+                found="own file",
+                items=self._used(ref.name),
+                foreign=self._foreign(ref.name),
             )
         known = benchmarks.overview(ref.name, self.data_dir)
         if known.found == "nowhere":
@@ -200,7 +205,13 @@ class _Examination:
             found=known.found,
             items=self._used(known.name) if known.items is not None else None,
             note=known.note,
+            foreign=self._foreign(known.name),
         )
+
+    def _foreign(self, name: str) -> int:
+        """Return how many of a text benchmark's items are in other scripts than ROUGE-L reads."""
+        used = limited(self.items.get(name, ()), self.study.limit)
+        return sum(bool(e.references) and not all(map(is_latin, e.references)) for e in used)
 
     def _used(self, name: str) -> int:
         count = len(self.items[name])
@@ -276,7 +287,8 @@ class _Examination:
     def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
         from kdstudy.doctor import text
 
-        return text.read(self.study, tokenizer, names, self.rows[0], self.items)
+        items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
+        return text.read(self.study, tokenizer, names, self.rows[0], items)
 
     def _probed(self, patient: Patient, clock: Guard) -> Patient:
         """Measure every model that fits into memory, the teachers first."""

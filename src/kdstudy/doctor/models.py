@@ -62,6 +62,7 @@ def facts(
         stored=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         itemsize=load.dtype(precision).itemsize,
         width=head.weight.shape[0],
+        room=parts.room(bones),
         hidden=head.weight.shape[1],
         linear=load.linear_layers(bones),
         vocabulary=tokenizer.get_vocab(),
@@ -71,6 +72,7 @@ def facts(
         ends=_ends(folder, bones),
         bos=tokenizer.bos_token if first == [tokenizer.bos_token_id] else "",
         chat=bool(getattr(tokenizer, "chat_template", None)),
+        replaced=load.replaced_class(tokenizer),
         trusted=model.trust_remote_code,
         adapter=_adapter(Path(model.adapter)) if model.adapter else None,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from kdstudy.doctor.findings import Shown
 from kdstudy.errors import InputError
+from kdstudy.models.checkpoint import NO_ROOM_NAMED, Room
 from kdstudy.study.plan import Plan, Stage
 from kdstudy.study.schema import Study
 
@@ -54,6 +55,7 @@ class ModelFacts:
         stored: Bytes of its weights on disk.
         itemsize: Bytes of a parameter as the study computes with it.
         width: Entries of its output layer.
+        room: How long a text it can read.
         hidden: Width of its final hidden state.
         linear: (outputs, inputs) of each linear layer but the output layer, by module name.
         vocabulary: Token -> id.
@@ -63,6 +65,7 @@ class ModelFacts:
         ends: Ids that the model's own configuration says end a text.
         bos: Token that its tokenizer puts before every text; empty for none.
         chat: Its tokenizer has a chat template.
+        replaced: The class of its tokenizer that contradicts tokenizer.json and is not followed.
         trusted: It runs Python code of its own.
         adapter: A user's adapter, or None.
     """
@@ -75,6 +78,7 @@ class ModelFacts:
     stored: int = 0
     itemsize: int = 4
     width: int = 0
+    room: Room = NO_ROOM_NAMED
     hidden: int = 0
     linear: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -84,6 +88,7 @@ class ModelFacts:
     ends: tuple[int, ...] = ()
     bos: str = ""
     chat: bool = False
+    replaced: str = ""
     trusted: bool = False
     adapter: AdapterFacts | None = None
 
@@ -132,7 +137,9 @@ class TextFacts:
         unparted: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
         longest: The one at which all do.
-        prompts: Mean tokens of a prompt, per benchmark.
+        lengths: Tokens of each row that is encoded, uncut.
+        asked: Tokens of each of their prompts.
+        prompts: Tokens of each prompt, per benchmark; of the first ones where it is long.
         parity: One prompt as training and as evaluation read it.
         masks: A few rows with what is scored.
     """
@@ -150,7 +157,9 @@ class TextFacts:
     unparted: int = 0
     needed: int = 0
     longest: int = 0
-    prompts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    asked: tuple[int, ...] = ()
+    prompts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     parity: tuple[Shown, Shown] | None = None
     masks: tuple[Shown, ...] = ()
 
@@ -166,6 +175,7 @@ class BenchmarkFacts:
         items: Items that the study uses; None where it is nowhere.
         note: What is wrong with it, or where it comes from.
         contaminated: Items whose question the corpus holds, at each of `audit.LEVELS`.
+        foreign: Of texts, items whose references ROUGE-L's published tokenizer hardly reads.
     """
 
     name: str
@@ -174,6 +184,7 @@ class BenchmarkFacts:
     items: int | None = None
     note: str = ""
     contaminated: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    foreign: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,8 @@ def probe(study: schema.Study, subject: Subject, found: Measured) -> None:
     full = study.train.lora is None and subject.trains
     model = load.open_model(subject.local, "float32" if full else study.train.precision)
     loading = time.perf_counter() - started
+    ids = [row.ids for row in (*subject.rows, *subject.held_out)]
+    parts.require_room(model, max(map(len, ids)), max(map(max, ids)))
     found.losses = _losses(model, subject)
     micro = _micro(study, subject.rows)
     some = _some(subject.rows, study.train.batch_size, micro)

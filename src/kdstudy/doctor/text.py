@@ -17,7 +17,6 @@ from kdstudy.study.schema import Study
 
 # Rows that are encoded: enough for a share of 1% to be told from one of 2%.
 ROWS = 5000
-_PROMPTS = 50
 _NO_LIMIT = 10**9
 
 
@@ -45,7 +44,10 @@ def read(
     weighing = Weighing(loss_tokens=study.train.loss_tokens)
     lengths = sorted(len(row.ids) for row in whole.values())
     masks = [_mask(tokenizer, e, row, whole[e.id], weighing) for e, row in _telling(kept)]
-    prompts = {n: _mean_prompt(study, tokenizer, items) for n, items in benchmarks.items()}
+    prompts = {
+        name: tuple(len(prompt(study, tokenizer, e)) for e in items[:ROWS])
+        for name, items in benchmarks.items()
+    }
     return TextFacts(
         models=tuple(models),
         rows=len(rows) + len(refusals),
@@ -65,6 +67,8 @@ def read(
         ),
         needed=lengths[max(0, math.ceil(0.99 * len(lengths)) - 1)] if lengths else 0,
         longest=lengths[-1] if lengths else 0,
+        lengths=tuple(lengths),
+        asked=tuple(map(len, prompted.values())),
         prompts=prompts,
         parity=_parity(tokenizer, kept[0][1], prompted[kept[0][0].id]) if kept else None,
         masks=tuple(masks),
@@ -133,13 +137,6 @@ def encoded(
     made, limit = prompt_format(study), study.train.max_length
     rows = [e for e in rows if e.id in _whole(made, tokenizer, [e])[0]]
     return list(encode_rows(rows, tokenizer, made, limit).rows)
-
-
-def _mean_prompt(
-    study: Study, tokenizer: PreTrainedTokenizerBase, items: Sequence[Example]
-) -> float:
-    some = items[:: max(1, len(items) // _PROMPTS)]
-    return sum(len(prompt(study, tokenizer, e)) for e in some) / len(some)
 
 
 def _parity(

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from kdstudy.engine.build import View, build_stage
@@ -19,11 +19,19 @@ class Executor(Protocol):
     def __call__(self, todo: Sequence[Stage], store: Store, view: View) -> None: ...
 
 
-def inline(todo: Sequence[Stage], store: Store, view: View) -> None:
+def inline(
+    todo: Sequence[Stage], store: Store, view: View, heed: Callable[[], None] = lambda: None
+) -> None:
     """Build stages one after another in this process.
 
     What another process builds is left to it, and the next stage that can be built is taken: any
     number of processes with one store share a study's work.
+
+    Args:
+        todo: What to build.
+        store: Where.
+        view: Told how it goes.
+        heed: Called between stages; may raise.
 
     Raises:
         StageError: A stage failed; everything finished before is kept.
@@ -31,6 +39,7 @@ def inline(todo: Sequence[Stage], store: Store, view: View) -> None:
     left = {stage.key: stage for stage in todo}
     pause = _SHORTEST_WAIT
     while left:
+        heed()
         for stage in ready(left):
             if build_stage(stage, store, view, wait=False):
                 del left[stage.key]

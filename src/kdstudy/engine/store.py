@@ -254,7 +254,9 @@ class Store:
                 known = _read_object(path) | {study: mine}
                 _write_durably(path, json.dumps(known, indent=1, sort_keys=True))
         except OSError as e:
-            raise self._unwritable(e) from e
+            # Where nothing can be written nothing is replaced, and what is finished can be read.
+            if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise self._unwritable(e) from e
 
     def show(self, study: str, report: Path) -> Path:
         """Copy a finished report into the study's output folder, unless it is there as it is.

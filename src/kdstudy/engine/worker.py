@@ -73,7 +73,7 @@ def build_on_node(stage: Stage, key: str, site: Site, gpus: float) -> Outcome:
     """
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    _take_threads()
+    take_threads()
     if error := unfit(site, sorted(paths(stage.local)), {key: stage}):
         return Outcome(error=error)
     store, view = Store(Path(site.store)), _Witness()
@@ -142,8 +142,8 @@ def _await_inputs(stage: Stage, store: Store) -> None:
             time.sleep(_LOOK_SECONDS)
 
 
-def _take_threads() -> None:
-    """Use as many threads as Ray says; it says so where torch only looks when it is imported."""
+def take_threads() -> None:
+    """Use as many threads as the environment says; torch looks only when it is imported."""
     torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
     if torch and threads.isdecimal():
         torch.set_num_threads(int(threads))

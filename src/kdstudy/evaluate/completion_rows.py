@@ -62,7 +62,7 @@ def answers(path: Path, benchmark: str) -> Iterator[Answer]:
         InputError: The file cannot be read, or a row is malformed or of another benchmark; its line
             is named.
     """
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         for i, g in enumerate(read_records(path, Generation), start=1):
             where = f"{path}, row {i}"
             _check_benchmark(g.benchmark, benchmark, where)

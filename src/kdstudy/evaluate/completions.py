@@ -14,6 +14,7 @@ from kdstudy.evaluate.extract import Rule
 from kdstudy.evaluate.fidelity import pair
 from kdstudy.evaluate.score import score
 from kdstudy.records import Generation, PairScore, Score
+from kdstudy.study.schema import RougeTokenizer
 
 _SHOWN = 5  # rows of each kind left out that are named
 _END = ".?!…。？！"  # marks that end a sentence
@@ -85,13 +86,19 @@ def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
     return found, account
 
 
-def grade(generations: Sequence[Generation], benchmark: Benchmark, rule: Rule) -> list[Score]:
+def grade(
+    generations: Sequence[Generation],
+    benchmark: Benchmark,
+    rule: Rule,
+    rouge_tokenizer: RougeTokenizer = "rouge-score",
+) -> list[Score]:
     """Return the scores of the items that are there, in benchmark order, then by sample.
 
     Args:
         generations: From `read`.
         benchmark: Their benchmark.
         rule: `reference` or `corrected`.
+        rouge_tokenizer: What ROUGE-L of free texts takes for words.
     """
     samples: defaultdict[int, dict[str, Generation]] = defaultdict(dict)
     for generation in generations:
@@ -99,13 +106,16 @@ def grade(generations: Sequence[Generation], benchmark: Benchmark, rule: Rule) -
     scores = []
     for rows in samples.values():
         there = tuple(e for e in benchmark.examples if e.id in rows)
-        scores += score(rows.values(), dataclasses.replace(benchmark, examples=there), rule)
+        some = dataclasses.replace(benchmark, examples=there)
+        scores += score(rows.values(), some, rule, rouge_tokenizer)
     place = {example.id: i for i, example in enumerate(benchmark.examples)}
     return sorted(scores, key=lambda s: (place[s.example_id], s.sample))
 
 
 def compare(
-    scores_a: Sequence[Score], scores_b: Sequence[Score]
+    scores_a: Sequence[Score],
+    scores_b: Sequence[Score],
+    rouge_tokenizer: RougeTokenizer = "rouge-score",
 ) -> tuple[list[Score], list[Score], list[PairScore]]:
     """Return the scores of the items that both systems answered, of each, and their comparison.
 
@@ -125,7 +135,7 @@ def compare(
     if not both:
         raise InputError("the two systems have no item in common")
     a, b = ([s for s in x if (s.example_id, s.sample) in both] for x in (scores_a, scores_b))
-    return a, b, pair(a, b)
+    return a, b, pair(a, b, rouge_tokenizer)
 
 
 _Left = Literal["doubled", "ambiguous", "unknown"]

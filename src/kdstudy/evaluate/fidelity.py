@@ -13,6 +13,7 @@ from kdstudy.errors import InputError
 from kdstudy.evaluate import rouge, steps
 from kdstudy.evaluate.agreement import agree
 from kdstudy.records import PairScore, Score
+from kdstudy.study.schema import RougeTokenizer
 
 LOW_BLEU, HIGH_BLEU = 30.0, 70.0
 """Sentence BLEU, 0-100, below which and from which on a text counts as unlike and as alike."""
@@ -21,6 +22,8 @@ LOW_STEPS, HIGH_STEPS = 0.3, 0.7
 """The same for shared steps, as a fraction."""
 
 _ORDER = 4
+FOUR_GRAMS = 2 * _ORDER - 1
+"""Where `PairScore.counts` says how many 4-grams the first system's text holds."""
 _MAX_WORD = 64  # longer runs are degenerate text: not kept in the cache
 _SENTENCE, _CORPUS = BLEU(effective_order=True), BLEU()
 _Key = tuple[str, str, int]
@@ -31,7 +34,8 @@ class Fidelity:
     """Likeness of the first system's texts to the second's over n items, NaN over none.
 
     Attributes:
-        corpus_bleu: BLEU, 0-100, of all texts together; `signature` is sacrebleu's for it.
+        corpus_bleu: BLEU, 0-100, of all texts together; `signature` is sacrebleu's for it. NaN
+            where no text of the first system holds four words: it would be 0 of equal texts too.
         mean_sentence_bleu: Mean over items; `sentence_signature` is sacrebleu's for each.
         rouge_l: Mean ROUGE-L F1 over items, as a fraction; see `rouge.rouge_l`.
         steps: Mean share of reasoning steps that the two have in common, in order, as a fraction,
@@ -50,12 +54,17 @@ class Fidelity:
     steps_signature: str
 
 
-def pair(scores_a: Sequence[Score], scores_b: Sequence[Score]) -> list[PairScore]:
+def pair(
+    scores_a: Sequence[Score],
+    scores_b: Sequence[Score],
+    rouge_tokenizer: RougeTokenizer = "rouge-score",
+) -> list[PairScore]:
     """Return the agreement and the likeness of two systems item by item.
 
     Args:
         scores_a: The system whose text is the hypothesis, such as the student.
         scores_b: The system whose text is the reference, such as the teacher.
+        rouge_tokenizer: What ROUGE-L takes for words.
 
     Returns:
         Rows by (benchmark, example_id, sample). BLEU and ROUGE-L of an empty text, with anything,
@@ -66,7 +75,7 @@ def pair(scores_a: Sequence[Score], scores_b: Sequence[Score]) -> list[PairScore
     """
     a, b = _by_item(scores_a), _by_item(scores_b)
     _check_same_items(a, b)
-    return [_pair(a[key], b[key]) for key in sorted(a)]
+    return [_pair(a[key], b[key], rouge_tokenizer) for key in sorted(a)]
 
 
 def corpus_bleu(counts: Iterable[Sequence[int]]) -> float:
@@ -75,15 +84,18 @@ def corpus_bleu(counts: Iterable[Sequence[int]]) -> float:
     return _bleu(sums, _CORPUS) if sums else math.nan
 
 
-def fidelity(pairs: Sequence[PairScore]) -> Fidelity:
-    """Return the likeness of two systems' texts over some pairs.
+def fidelity(
+    pairs: Sequence[PairScore], rouge_tokenizer: RougeTokenizer = "rouge-score"
+) -> Fidelity:
+    """Return the likeness of two systems' texts over some pairs, made with that tokenizer.
 
     Fidelity given the same answer is that of the pairs that agree:
     `fidelity([p for p in pairs if p.agree])`.
     """
     stated = [p.steps for p in pairs if not math.isnan(p.steps)]
+    long = any(p.counts[FOUR_GRAMS] for p in pairs)
     return Fidelity(
-        corpus_bleu=corpus_bleu(p.counts for p in pairs),
+        corpus_bleu=corpus_bleu(p.counts for p in pairs) if long else math.nan,
         mean_sentence_bleu=_mean([p.bleu for p in pairs]),
         rouge_l=_mean([p.rouge_l for p in pairs]),
         steps=_mean(stated),
@@ -91,7 +103,7 @@ def fidelity(pairs: Sequence[PairScore]) -> Fidelity:
         n_steps=len(stated),
         signature=signature(),
         sentence_signature=signature(sentence=True),
-        rouge_signature=rouge.signature(),
+        rouge_signature=rouge.signature(rouge_tokenizer),
         steps_signature=steps.SIGNATURE,
     )
 
@@ -128,7 +140,7 @@ def signature(*, sentence: bool = False) -> str:
     return str(bleu.get_signature())
 
 
-def _pair(a: Score, b: Score) -> PairScore:
+def _pair(a: Score, b: Score, rouge_tokenizer: RougeTokenizer) -> PairScore:
     counts = _counts(_words(a.completion), _words(b.completion))
     return PairScore(
         benchmark=a.benchmark,
@@ -138,7 +150,7 @@ def _pair(a: Score, b: Score) -> PairScore:
         outcome_a=a.outcome,
         outcome_b=b.outcome,
         bleu=_bleu(counts, _SENTENCE),
-        rouge_l=rouge.rouge_l(a.completion, [b.completion]),
+        rouge_l=rouge.rouge_l(a.completion, [b.completion], rouge_tokenizer),
         steps=steps.similarity(steps.steps(a.completion), steps.steps(b.completion)),
         counts=counts,
     )

@@ -9,9 +9,15 @@ from kdstudy.errors import InputError
 from kdstudy.evaluate.benchmarks.base import Benchmark
 from kdstudy.evaluate.extract import Rule
 from kdstudy.records import OUTCOMES, Example, Generation, Outcome, Score
+from kdstudy.study.schema import RougeTokenizer
 
 
-def score(generations: Iterable[Generation], benchmark: Benchmark, rule: Rule) -> list[Score]:
+def score(
+    generations: Iterable[Generation],
+    benchmark: Benchmark,
+    rule: Rule,
+    rouge_tokenizer: RougeTokenizer = "rouge-score",
+) -> list[Score]:
     """Return one score per generation, in benchmark order, then by sample.
 
     A completion that the token budget ended (`stop == "length"`) is graded like any other under
@@ -24,6 +30,7 @@ def score(generations: Iterable[Generation], benchmark: Benchmark, rule: Rule) -
         generations: Every item of the benchmark exactly once per sample number.
         benchmark: The items and how they are graded.
         rule: `reference` or `corrected`.
+        rouge_tokenizer: What ROUGE-L of free texts takes for words.
 
     Raises:
         InputError: Generations are missing, repeated, or of something else than this benchmark.
@@ -31,7 +38,7 @@ def score(generations: Iterable[Generation], benchmark: Benchmark, rule: Rule) -
     rows = {(g.example_id, g.sample): g for g in _checked(list(generations), benchmark)}
     samples = sorted({sample for _, sample in rows})
     return [
-        _grade(rows[example.id, sample], example, benchmark, rule)
+        _grade(rows[example.id, sample], example, benchmark, rule, rouge_tokenizer)
         for example in benchmark.examples
         for sample in samples
     ]
@@ -65,10 +72,18 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _grade(generation: Generation, example: Example, benchmark: Benchmark, rule: Rule) -> Score:
+def _grade(
+    generation: Generation,
+    example: Example,
+    benchmark: Benchmark,
+    rule: Rule,
+    rouge_tokenizer: RougeTokenizer,
+) -> Score:
     cut = generation.stop == "length" and (benchmark.kind == "text" or rule == "corrected")
     extracted = benchmark.extract(generation.completion, example, rule, cut=cut)
-    quality = benchmark.grade(extracted, example, rule) if extracted else 0.0
+    quality = benchmark.grade(extracted, example, rule, rouge_tokenizer) if extracted else 0.0
+    # Texts rated by other words are not compared with each other.
+    measure = "rouge_l" if rouge_tokenizer == "rouge-score" else f"rouge_l-{rouge_tokenizer}"
     outcome: Outcome
     if cut and (benchmark.kind == "text" or not extracted):
         outcome = "truncated"
@@ -85,7 +100,7 @@ def _grade(generation: Generation, example: Example, benchmark: Benchmark, rule:
         completion=generation.completion,
         # A free text is its own answer: it is not stored twice.
         extracted="" if benchmark.kind == "text" else extracted,
-        rule="text-rouge_l" if benchmark.kind == "text" else f"{benchmark.kind}-{rule}",
+        rule=f"text-{measure}" if benchmark.kind == "text" else f"{benchmark.kind}-{rule}",
         outcome=outcome,
         quality=quality,
         tokens=generation.tokens,

@@ -6,7 +6,7 @@ import functools
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from kdstudy.records import (
     read_records,
     write_records,
 )
+from kdstudy.study.schema import RougeTokenizer
 from kdstudy.study.stages import Work
 
 EXAMPLES = "examples.parquet"
@@ -44,7 +45,10 @@ def benchmark(work: Work) -> str:
     `kind` and `labels`. Local: `data_dir`, or `path` of that file.
     """
     whole = _load(work)
-    found = _limited(whole, work.config["limit"])
+    found = whole
+    if work.config["limit"] is not None:
+        chosen = limited(whole.examples, work.config["limit"])
+        found = dataclasses.replace(whole, examples=tuple(chosen))
     write_records(work.out / EXAMPLES, found.examples, Example)
     facts = {
         "name": found.name,
@@ -64,7 +68,7 @@ def benchmark(work: Work) -> str:
     guess = (
         "" if found.kind == "text" else f", majority answer right on {100 * found.majority:.1f}%"
     )
-    of = "" if found is whole else f" of {len(whole.examples)}"
+    of = "" if facts["n"] == facts["of"] else f" of {len(whole.examples)}"
     return f"{len(found.examples)}{of} items{guess}"
 
 
@@ -104,7 +108,7 @@ def score(work: Work) -> str:
             continue
         items = _pinned(work.inputs[f"items:{name}"])
         answers = read_records(folder / GENERATIONS, Generation)
-        rows += grade(answers, items, work.config["rule"])
+        rows += grade(answers, items, work.config["rule"], _rouge(work))
     write_records(work.out / SCORES, rows, Score)
     texts = [row for row in rows if row.rule.startswith("text-")]
     answers = [row for row in rows if not row.rule.startswith("text-")]
@@ -129,7 +133,7 @@ def compare(work: Work) -> str:
     system, reference = (
         read_records(work.inputs[role] / SCORES, Score) for role in ("system", "reference")
     )
-    rows = pair(system, reference)
+    rows = pair(system, reference, _rouge(work))
     write_records(work.out / PAIRS, rows, PairScore)
     agree = sum(r.agree for r in rows) / len(rows)
     return f"same answer on {100 * agree:.1f}%"
@@ -169,6 +173,10 @@ def token_fidelity(work: Work) -> str:
     )
 
 
+def _rouge(work: Work) -> RougeTokenizer:
+    return work.config.get("rouge_tokenizer", "rouge-score")
+
+
 def _load(work: Work) -> benchmarks.Benchmark:
     config, local = work.config, work.local
     if "path" in local:
@@ -197,14 +205,18 @@ def _as_published(config: Mapping[str, Any]) -> bool | None:
     return benchmarks.published(config["name"], config["fingerprint"])
 
 
-def _limited(found: benchmarks.Benchmark, limit: int | None) -> benchmarks.Benchmark:
-    """Return a choice of the items that depends on their content alone, in file order."""
-    if limit is None or limit >= len(found.examples):
-        return found
-    drawn = sorted(found.examples, key=lambda e: content_id("limit", e.id))[:limit]
+def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
+    """Return a choice of items that depends on their content alone, in their order.
+
+    Args:
+        examples: A benchmark's items.
+        limit: How many to choose; None for all.
+    """
+    if limit is None:
+        return [*examples]
+    drawn = sorted(examples, key=lambda e: content_id("limit", e.id))[:limit]
     chosen = {example.id for example in drawn}
-    kept = tuple(example for example in found.examples if example.id in chosen)
-    return dataclasses.replace(found, examples=kept)
+    return [example for example in examples if example.id in chosen]
 
 
 def _pinned(folder: Path) -> benchmarks.Benchmark:

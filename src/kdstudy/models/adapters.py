@@ -85,7 +85,7 @@ def add_adapter(model: PreTrainedModel, lora: schema.Lora, seed: int) -> PeftMod
 
 
 def put_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool = False) -> PeftModel:
-    """Return the model with a saved PEFT adapter in eval mode, frozen unless it is `trainable`.
+    """Return the model with a saved PEFT adapter in eval mode, frozen or `trainable`.
 
     Every weight of the file is compared with the model's: PEFT itself only warns about weights
     that did not load, and the base model would then answer in the adapter's name. An adapter that

@@ -3,6 +3,7 @@
 Never imports torch for the families listed here: a plan that names others takes two seconds more.
 """
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Collection, Mapping
@@ -32,7 +33,62 @@ _OTHER_WEIGHTS = {
     ".msgpack": "Flax's (.msgpack)",
 }
 _SAVED = "give the folder that save_pretrained wrote, or the model's Hub id"
+# Families with a table of positions, learnt or computed once: a text beyond it cannot be read.
+_TABLED = frozenset({
+    *("biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mpt", "openai-gpt"),
+    "opt",
+})  # fmt: skip
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 _POINTER = b"version https://git-lfs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Room:
+    """How long a text a model can read, prompt and answer together.
+
+    Attributes:
+        most: Tokens; None where its configuration names no limit.
+        fixed: No longer one can be read. Otherwise the model reads on, where it has learnt nothing.
+    """
+
+    most: int | None = None
+    fixed: bool = False
+
+
+NO_ROOM_NAMED = Room()
+"""Of a model whose configuration names no limit, or is not here."""
+
+
+def room(config: Mapping[str, Any]) -> Room:
+    """Return the room that a configuration names.
+
+    Args:
+        config: config.json, or the configuration of transformers as a dictionary. Rotary positions
+            that are scaled reach as far as the scaling says.
+    """
+    config = config.get("text_config") or config
+    most = next((config[n] for n in _POSITIONS if isinstance(config.get(n), int)), None)
+    if most is None or config.get("alibi"):
+        return NO_ROOM_NAMED
+    if config.get("model_type") in _TABLED:
+        return Room(most=most, fixed=True)
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # One for all layers, or one for each kind of layer.
+    for rule in (scaling, *(v for v in scaling.values() if isinstance(v, dict))):
+        base = rule.get("original_max_position_embeddings") or most
+        most = max(most, int(base * (rule.get("factor") or 1)))
+    return Room(most=most)
+
+
+def entries(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a configuration says that the model has embeddings for, or None."""
+    return config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a path that is no folder, with an InputError."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such model folder", remedy="check the path")
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> None:

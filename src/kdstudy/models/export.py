@@ -28,7 +28,7 @@ def write(
     merge: bool,
     precision: str,
     decoding: Mapping[str, Any] | None,
-) -> None:
+) -> str:
     """Fill a folder with an adapter or a whole model, tokenizer and generation settings.
 
     A merge is done in float32 on this machine's memory, and rounded once, to `precision`; the
@@ -42,6 +42,9 @@ def write(
         precision: Type of a whole model's weights; an adapter keeps the one it was trained in.
         decoding: How it was measured: `max_new_tokens`, `temperature`, `top_p`; None keeps the
             base's own settings, where all that ends a text is named.
+
+    Returns:
+        A sentence on how to load the tokenizer, where AutoTokenizer would read it otherwise.
 
     Raises:
         InputError: An adapter alone would not give the trained model, or cannot be merged.
@@ -59,13 +62,14 @@ def write(
         load.require_same(
             model, out, lambda: load.load_model(out, precision=precision, trust_remote_code=trust)
         )
-        return
+        return load.read_otherwise(tokenizer, out)
     _require_adapter_alone(local)
     shutil.copytree(finished / "adapter", out, dirs_exist_ok=True)
     tokenizer.save_pretrained(out)
     name_base(out, local)
     known = _known_settings(fetch(local), local["trust_remote_code"])
     _settings(known, tokenizer, decoding).save_pretrained(out)
+    return load.read_otherwise(tokenizer, out)
 
 
 def name_base(adapter: Path, local: Mapping[str, Any]) -> None:

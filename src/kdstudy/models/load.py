@@ -1,6 +1,5 @@
 """Hugging Face models, tokenizers and LoRA adapters: load, check, save, merge."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from kdstudy.errors import InputError, first_line
@@ -30,8 +27,14 @@ from kdstudy.models.adapters import (
 from kdstudy.models.parts import Model, trial_logits
 from kdstudy.models.resolve import fetch
 from kdstudy.models.save import align, eos_ids, home_of, require_same, restore, save
+from kdstudy.models.tokenizer import (
+    load_tokenizer,
+    read_otherwise,
+    replaced_class,
+    require_eos,
+)
 
-# The one door to a model's files: adapters and saving lie behind it.
+# The one door to a model's files: adapters, tokenizers and saving lie behind it.
 __all__ = [
     "DTYPES",
     "add_adapter",
@@ -47,7 +50,9 @@ __all__ = [
     "open_model",
     "open_tokenizer",
     "put_adapter",
+    "read_otherwise",
     "ready_to_answer",
+    "replaced_class",
     "require_causal_lm",
     "require_eos",
     "require_same",
@@ -72,41 +77,6 @@ def dtype(precision: str) -> torch.dtype:
         supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if supported else torch.float32
     return DTYPES[precision]
-
-
-def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Return the folder's tokenizer, with an end-of-sequence and a padding token.
-
-    A missing padding token becomes the end-of-sequence token: the vocabulary stays as it is, and
-    no mask of this package looks at padding ids.
-
-    Raises:
-        InputError: There is no tokenizer, or it has no end-of-sequence token.
-    """
-    _require_folder(folder)
-    try:
-        tokenizer = _tokenizer_class(folder).from_pretrained(
-            folder, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        raise InputError(
-            f"{folder}: its tokenizer cannot be loaded ({first_line(e)})",
-            remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
-        ) from e
-    require_eos(tokenizer, str(folder))
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def require_eos(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse a tokenizer without an end-of-sequence token, with an InputError."""
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"{name}: the tokenizer has no end-of-sequence token",
-            why="a student could neither learn to stop nor be told apart from a truncated one",
-            remedy="set eos_token (in tokenizer_config.json) to a token of the vocabulary",
-        )
 
 
 def load_model(
@@ -200,7 +170,7 @@ def require_causal_lm(folder: Path, trust_remote_code: bool) -> None:
     Raises:
         InputError: It lacks a configuration or weights, or holds another kind of model.
     """
-    _require_folder(folder)
+    checkpoint.require_folder(folder)
     checkpoint.check_folder(folder, trust_remote_code=trust_remote_code)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -250,22 +220,3 @@ def ready_to_answer(model: Model) -> tuple[Model, int]:
     if model.dtype == torch.float32:
         model = merge(model)
     return model, sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
-
-
-def _tokenizer_class(folder: Path) -> type:
-    """Return AutoTokenizer, or the class that follows tokenizer.json where Auto would not.
-
-    For some architectures (qwen2 among them) transformers 5 distrusts the class a folder names
-    and puts its own splitting rules in place of tokenizer.json's, without a word.
-    """
-    config = folder / "tokenizer_config.json"
-    if not config.is_file() or not (folder / "tokenizer.json").is_file():
-        return AutoTokenizer
-    named = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class")
-    generic = ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return PreTrainedTokenizerFast if named in generic else AutoTokenizer
-
-
-def _require_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such model folder", remedy="check the path")

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from kdstudy.errors import InputError
+from kdstudy.models import checkpoint
+from kdstudy.models.checkpoint import Room
 
 Model = PreTrainedModel | PeftModel
 
@@ -115,7 +117,8 @@ def require_known_head(model: Model) -> None:
     """Refuse a model whose logits are not its `Head` applied to its last hidden state.
 
     Raises:
-        InputError: A trial run differs, or a later token changes an earlier one's logits.
+        InputError: A trial run differs or gives no finite numbers, or a later token changes an
+            earlier one's logits.
     """
     base = plain(model)
     at_N = torch.arange(4, device=base.device)
@@ -127,12 +130,7 @@ def require_known_head(model: Model) -> None:
         whole_NV = logits(base, ids_BL)[0]
         split_NV = head(model).logits(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
     model.train(training)
-    if not whole_NV.isfinite().all():
-        raise InputError(
-            f"{name(base)}: its logits are not finite numbers",
-            why="a weight of it is broken, or too large for its type",
-            remedy="download or save the model again",
-        )
+    require_finite(base, whole_NV)
     if not alike(whole_NV, split_NV):
         gap = (whole_NV.float() - split_NV.float()).abs().max()
         raise InputError(
@@ -141,6 +139,20 @@ def require_known_head(model: Model) -> None:
             "does not say, and the loss would miss that",
             remedy="choose a model whose logits come from its output layer, scaled or soft-capped "
             "at most",
+        )
+
+
+def require_finite(model: Model, logits: Tensor) -> None:
+    """Refuse a model that gave these logits, if any of them is NaN or infinite.
+
+    Raises:
+        InputError: One is.
+    """
+    if not logits.isfinite().all():
+        raise InputError(
+            f"{name(model)}: its logits are not finite numbers",
+            why="a weight of it is broken, or too large for its type",
+            remedy="download or save the model again",
         )
 
 
@@ -197,24 +209,26 @@ def require_room(model: Model, longest: int, highest: int) -> None:
             remedy="give the tokenizer that the model was made with, or "
             "model.resize_token_embeddings(len(tokenizer))",
         )
-    for place, module in base.named_modules():
-        if isinstance(module, nn.Embedding) and place.rsplit(".", 1)[-1] in _TABLES:
-            table = module.num_embeddings - getattr(module, "offset", 0)
-            if longest > table:
-                raise InputError(
-                    f"{name(base)}: a text of {longest} tokens is longer than the model's {table} "
-                    "positions",
-                    why="prompt and answer together must fit; it has learnt no others",
-                    remedy="lower max_length for training, max_new_tokens for answers, or choose a "
-                    "model for longer texts",
-                )
+    known = room(base)
+    if known.fixed and known.most is not None and longest > known.most:
+        raise InputError(
+            f"{name(base)}: a text of {longest} tokens is longer than the model's {known.most} "
+            "positions",
+            why="prompt and answer together must fit; it has no others",
+            remedy="lower max_length for training, max_new_tokens for answers, or choose a model "
+            "for longer texts",
+        )
 
 
-def positions(model: PreTrainedModel) -> int | None:
-    """Return how many positions a model's configuration names, or None."""
-    config = model.config.get_text_config(decoder=True)
-    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-    return next((n for n in (getattr(config, name, None) for name in names) if n), None)
+def room(model: PreTrainedModel) -> Room:
+    """Return how long a text a model can read: by its table of positions, else as it names it."""
+    tables = [
+        module.num_embeddings - getattr(module, "offset", 0)
+        for place, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and place.rsplit(".", 1)[-1] in _TABLES
+    ]
+    named = checkpoint.room(model.config.get_text_config(decoder=True).to_dict())
+    return Room(most=min(tables), fixed=True) if tables else named
 
 
 def _trial(model: PreTrainedModel) -> Tensor:

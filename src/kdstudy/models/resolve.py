@@ -48,6 +48,9 @@ class Resolved:
         files: Hash of every file that was hashed, with the state (`_state`) it was hashed in, by
             path; `fetch` holds the files against it.
         chat: Its tokenizer has a chat template; None where it is not here yet.
+        tokens: Its tokenizer's highest id and one; 0 where that is not known.
+        entries: Tokens that it has embeddings for; None where that is not known.
+        room: How long a text it can read.
     """
 
     name: str
@@ -60,6 +63,9 @@ class Resolved:
     trust_remote_code: bool = False
     files: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     chat: bool | None = None
+    tokens: int = 0
+    entries: int | None = None
+    room: checkpoint.Room = checkpoint.NO_ROOM_NAMED
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
@@ -102,13 +108,15 @@ def resolve(
         return Resolved(
             name=folder.name + named,
             fingerprint=_fingerprint(own) + suffix,
-            vocabulary=_vocabulary(folder),
             folder=str(folder),
             files=own | files,
             chat=has_template(folder),
+            **_sizes(folder / "config.json", adapted=adapter is not None),
+            **_vocabulary(folder),
             **common,
         )
     commit = _pin_hub(ref, pins, unreached)
+    config = _cached(ref.model, commit, "config.json")
     return Resolved(
         name=ref.model.split("/")[-1] + named,
         fingerprint=f"hub:{ref.model}@{commit}{suffix}",
@@ -116,6 +124,7 @@ def resolve(
         revision=commit,
         files=files,
         chat=_cached_template(ref.model, commit),
+        **(_sizes(config, adapted=adapter is not None) if config else {}),
         **common,
     )
 
@@ -316,10 +325,11 @@ def _with_fingerprint(model: Resolved) -> str:
     return f"{model.name}#{hashlib.sha256(model.fingerprint.encode()).hexdigest()[:8]}"
 
 
-def _vocabulary(folder: Path) -> str:
+def _vocabulary(folder: Path) -> dict[str, Any]:
+    """Return the fields of `Resolved` that a tokenizer.json tells."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        return ""
+        return {}
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     vocab = tokenizer.get("model", {}).get("vocab", {})
     pairs = (
@@ -328,7 +338,19 @@ def _vocabulary(folder: Path) -> str:
         else [(t, i) for i, (t, *_) in enumerate(vocab)]
     )
     added = sorted((t["content"], t["id"]) for t in tokenizer.get("added_tokens", []))
-    return hashlib.sha256(json.dumps([pairs, added]).encode()).hexdigest()[:32]
+    return {
+        "vocabulary": hashlib.sha256(json.dumps([pairs, added]).encode()).hexdigest()[:32],
+        "tokens": max((i for _, i in (*pairs, *added)), default=-1) + 1,
+    }
+
+
+def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
+    """Return the fields of `Resolved` that a config.json tells; an adapter may bring embeddings."""
+    said = json.loads(config.read_text(encoding="utf-8"))
+    return {
+        "entries": None if adapted else checkpoint.entries(said),
+        "room": checkpoint.room(said),
+    }
 
 
 def _pin_hub(ref: Any, pins: dict[str, str], unreached: dict[str, str] | None) -> str:

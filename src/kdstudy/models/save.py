@@ -3,9 +3,11 @@
 import contextlib
 import copy
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -15,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kdstudy.data.chat import end_ids
 from kdstudy.errors import KdstudyError, StageError
-from kdstudy.models import memory
+from kdstudy.models import checkpoint, memory
 from kdstudy.models.adapters import (
     CONFIG,
     WEIGHTS,
@@ -25,9 +27,11 @@ from kdstudy.models.adapters import (
     quiet,
 )
 from kdstudy.models.parts import Model, plain, trial_logits
+from kdstudy.models.tokenizer import read_otherwise
 
 # One file: a checkpoint is read back whole.
 _WHOLE = "1TB"
+_read_again: WeakSet[PreTrainedTokenizerBase] = WeakSet()
 
 
 def save(
@@ -42,7 +46,7 @@ def save(
 
     A whole model's configuration names the tokens that end a text, the tokenizer's first. An
     adapter is the active one, in `out` itself whatever its name, and holds the embedding where the
-    vocabulary was resized.
+    vocabulary was resized. A warning says so where AutoTokenizer will read the tokenizer otherwise.
 
     Args:
         model: What to save.
@@ -58,6 +62,11 @@ def save(
         with quiet():
             model.save_pretrained(out, max_shard_size=shard)
     tokenizer.save_pretrained(out)
+    # Once is enough: checkpoints of one run are read alike.
+    if tokenizer not in _read_again:
+        _read_again.add(tokenizer)
+        if said := read_otherwise(tokenizer, out):
+            logging.getLogger(__name__).warning("%s: %s", out, said)
 
 
 def align(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -218,7 +227,7 @@ def _is_resized(model: PeftModel) -> bool:
     if home is None:
         return False
     config = json.loads((home / "config.json").read_text(encoding="utf-8"))
-    known = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    known = checkpoint.entries(config)
     return known is not None and known != len(plain(model).get_input_embeddings().weight)
 
 

@@ -30,7 +30,7 @@ def decoding(model: parts.Model) -> How:
     for small models, and is done once for each.
 
     Raises:
-        InputError: A later token changes an earlier one's logits, or no way gives them.
+        InputError: A later token changes an earlier one's logits, or they are no finite numbers.
     """
     base = parts.plain(model)
     if base not in _known:
@@ -51,6 +51,7 @@ def _tried(model: parts.PreTrainedModel) -> How:
             f"{parts.name(model)}: cannot be run on token ids alone ({type(e).__name__}: {e})",
             remedy="choose a decoder-only language model",
         ) from e
+    parts.require_finite(model, torch.cat(wanted))
     for how in HOWS[:-1]:
         try:
             found = _together(model, prompts, told, how)
@@ -69,7 +70,7 @@ def _trial(model: parts.PreTrainedModel) -> tuple[list[list[int]], list[list[int
     windows = [getattr(config, name, None) for name in ("window_size", "sliding_window")]
     window = max((w for w in windows if isinstance(w, int) and w <= _LONGEST_WINDOW), default=0)
     spread = max(_SPREAD, window + 4)
-    most = parts.positions(model)
+    most = parts.room(model).most
     if most is not None:
         spread = max(1, min(spread, most - _SHARED - 6))
     generator = torch.Generator().manual_seed(0)

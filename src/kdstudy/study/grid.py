@@ -17,7 +17,7 @@ def epochs(study: schema.Study, method: schema.Method) -> tuple[float, ...]:
         return (own,)
     if start == "sft":
         return (*epochs(study, own_sft(study)), own)
-    return (start.sft.epochs, own)
+    return (start.sft, own)
 
 
 def budgets(study: schema.Study) -> dict[str, str]:

@@ -43,20 +43,6 @@ OF_TRAINING = {"epochs", "start"}
 """Fields that say from where and how long a method trains; its key has them as such."""
 
 
-class SftRun(Strict):
-    """An sft run that other runs start from."""
-
-    epochs: float = Field(gt=0)
-    """Its passes over the corpus."""
-
-
-class SftStart(Strict):
-    """A start from an sft run of its own length."""
-
-    sft: SftRun
-    """That run; runs with the same start share it."""
-
-
 class Sft(Strict):
     """Cross-entropy on the corpus; no teacher."""
 
@@ -77,23 +63,38 @@ class Sft(Strict):
         return self.type
 
 
-def _start_tag(value: Any) -> str:
-    return START_TAGS[isinstance(value, dict | SftStart)]
+class SftStart(Strict):
+    """A start of its own: so many epochs of sft, which no system is measured on."""
+
+    sft: float = Field(gt=0)
+    """Passes over the corpus before the method's own."""
+
+    @field_validator("sft", mode="before")
+    @classmethod
+    def _epochs_alone(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError("write its epochs alone: {sft: 8}")
+        return value
 
 
 START_TAGS = ("a start by name", "a start of its own length")
 
 
-class _Distilled(Strict):
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the corpus with this method, after its start; null means `train.epochs`."""
+def _start_tag(value: Any) -> str:
+    return START_TAGS[isinstance(value, dict | SftStart)]
+
+
+class _Taught(Strict):
     start: Annotated[
         Annotated[Literal["base", "sft"], Tag(START_TAGS[0])]
         | Annotated[SftStart, Tag(START_TAGS[1])],
         Discriminator(_start_tag),
     ] = "base"
-    """Which weights training starts from. `base`: the model's own. `sft`: those that the student's
-    sft run of the same seed ends with. `{sft: {epochs: 8}}`: those of an sft run of 8 epochs."""
+    """Which weights training starts from: the student's as given; those of its own sft run (as in
+    GKD, MiniLLM and DistiLLM); or {sft: 8}, those after eight epochs of sft with a schedule of
+    their own."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus with this method, the start's not counted; null: train.epochs."""
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class _Distilled(Strict):
         return self.type if self.start == "base" else f"{self.type}-from-sft"
 
 
-class SeqKD(_Distilled):
+class SeqKD(_Taught):
     """Cross-entropy on text the teacher wrote (Kim & Rush 2016; the paper's Eq. 1)."""
 
     type: Literal["seqkd"] = "seqkd"
@@ -109,7 +110,7 @@ class SeqKD(_Distilled):
     """Temperature at which the teacher writes; 0 is greedy."""
 
 
-class _Divergence(_Distilled):
+class _Divergence(_Taught):
     temperature: float = Field(default=1.0, gt=0)
     """Loss temperature: softens both distributions."""
     tau_squared: bool = True

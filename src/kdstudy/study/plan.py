@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from kdstudy.models.resolve import (
 )
 from kdstudy.records import System
 from kdstudy.study import schema
-from kdstudy.study.grid import budgets, distilled, epochs, own_sft
+from kdstudy.study.fit import notes, require_fit
+from kdstudy.study.grid import budgets, distilled, own_sft
 from kdstudy.study.methods import OF_TRAINING
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
@@ -79,6 +81,7 @@ class Plan:
         report: Key of the report stage.
         prompts: Which template each model is asked in, and why, by its name.
         unreached: Why models are not pinned, by what the study calls them; then nothing can run.
+        notes: What fits the models only as long as no text is too long, in sentences.
     """
 
     study: schema.Study
@@ -90,6 +93,7 @@ class Plan:
     report: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unreached: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -140,7 +144,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._corpus_and_benchmarks()
+        kinds = self.kinds.values()
         for model in self._models():
+            require_fit(self.study, model, kinds, student=model in self.students)
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
         teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
         for seed in self.study.seeds:
@@ -158,6 +164,7 @@ class _Planner:
             results=results,
             report=report,
             prompts={m.name: _prompts(self.study.template, m) for m in self._models()},
+            notes=tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
         )
 
     def _add(
@@ -200,7 +207,7 @@ class _Planner:
             config = {"name": name, "fingerprint": benchmarks.fingerprint(name, self.data_dir)}
             local = {"data_dir": str(self.data_dir.absolute()) if self.data_dir else None}
             return name, benchmarks.kind(name), config, local
-        path = (self.base / Path(ref.path).expanduser()).resolve()
+        path = Path(os.path.abspath(self.base / Path(ref.path).expanduser()))
         own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
         source = benchmarks.from_file(path=path, **own)
         source.load(None)  # a malformed row is met here, not once its stage runs
@@ -255,10 +262,25 @@ class _Planner:
     def _train(
         self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
     ) -> None:
-        config = self._training(method, model, system.seed)
-        inputs, aids = {"corpus": self.corpus}, {}
-        if getattr(method, "start", "base") != "base":
-            inputs["start"] = self._start(method, model, system.seed)
+        train = self.study.training_of(system.kind)
+        if method.epochs is not None:
+            train = train.model_copy(update={"epochs": method.epochs})
+        key = self._fit(system, method, train, model, teacher)
+        self.trained[system.label] = key
+        self._measure(system, model, key)
+
+    def _fit(
+        self, system: System, method: Any, train: schema.Train, model: Resolved,
+        teacher: Resolved | None = None,
+    ) -> str:  # fmt: skip
+        config = {
+            "method": method.model_dump(exclude=OF_TRAINING),
+            "train": train.model_dump(exclude=_TRAIN_KNOBS),
+            **self._format(),
+            "seed": system.seed,
+            "student": _identity(model),
+        }
+        inputs, aids = {"corpus": self.corpus} | self._start(system, method, model), {}
         models = {"student": model.local()}
         if method.type == "seqkd":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
@@ -268,34 +290,27 @@ class _Planner:
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
             aids = self._teacher_cache(system, method, teacher)
-        self.trained[system.label] = self._run(system.label, config, inputs, models, aids)
-        self._measure(system, model, self.trained[system.label])
-
-    def _training(self, method: Any, model: Resolved, seed: int) -> dict[str, Any]:
-        train = self.study.train.model_dump(exclude=_TRAIN_KNOBS)
-        return {
-            "method": method.model_dump(exclude=OF_TRAINING),
-            "train": train | {"epochs": epochs(self.study, method)[-1]},
-            **self._format(),
-            "seed": seed,
-            "student": _identity(model),
-        }
-
-    def _start(self, method: Any, model: Resolved, seed: int) -> str:
-        """Return the sft run that a run starts from; one of sft's own length is sft's own."""
-        passes = epochs(self.study, method)[0]
-        config = self._training(schema.Sft(epochs=passes), model, seed)
-        tail = f"/seed={seed}" if len(self.study.seeds) > 1 else ""
-        label = f"{model.name}/sft/epochs={passes:g}{tail}"
-        return self._run(label, config, {"corpus": self.corpus}, {"student": model.local()}, {})
-
-    def _run(self, label: str, config: Any, inputs: Any, models: Any, aids: Any) -> str:
         local = {
             "models": models,
-            "train": self.study.train.model_dump(include=_TRAIN_KNOBS),
-            "tracking": {"study": self.study.name, "label": label},
+            "train": train.model_dump(include=_TRAIN_KNOBS),
+            "tracking": {"study": self.study.name, "label": system.label},
         }
-        return self._add("train", label, config, inputs, local, aids)
+        return self._add("train", system.label, config, inputs, local, aids)
+
+    def _start(self, system: System, method: Any, model: Resolved) -> dict[str, str]:
+        """Return the train stage whose weights a run goes on from, where it has one."""
+        start = getattr(method, "start", "base")
+        if start == "base":
+            return {}
+        tail = f"/seed={system.seed}" if len(self.study.seeds) > 1 else ""
+        sft = f"{model.name}/sft{tail}"
+        if start == "sft":
+            return {"start": self.trained[sft]}
+        own = dataclasses.replace(
+            self.systems[sft], label=f"{model.name}/sft for {start.sft:g} epochs{tail}"
+        )
+        train = self.study.train.model_copy(update={"epochs": start.sft})
+        return {"start": self._fit(own, schema.Sft(), train, model)}
 
     def _teacher_cache(self, system: System, method: Any, teacher: Resolved) -> dict[str, str]:
         """Return the stage that caches the teacher on the corpus, where a run can use it."""
@@ -364,14 +379,21 @@ class _Planner:
         inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
         inputs |= {f"generations:{n}": k for n, k in generations.items()}
         config = {"rule": self.study.extraction}
+        if "text" in self.kinds.values():
+            config |= self._rouge()
         self.systems[system.label] = system
         self.generated[system.label] = generations
         self.scored[system.label] = self._add("score", system.label, config, inputs)
 
     def _compare(self, label: str, reference: str) -> None:
         inputs = {"system": self.scored[label], "reference": self.scored[reference]}
-        key = self._add("compare", f"{label} with {reference}", {}, inputs)
+        key = self._add("compare", f"{label} with {reference}", self._rouge(), inputs)
         self.pairs[label, reference] = key
+
+    def _rouge(self) -> dict[str, str]:
+        """Return what ROUGE-L takes for words; nothing where it is what it was in older keys."""
+        chosen = self.study.rouge_tokenizer
+        return {} if chosen == "rouge-score" else {"rouge_tokenizer": chosen}
 
     def _token_fidelity(
         self, system: System, model: Resolved, reference: System, reference_model: Resolved
@@ -414,8 +436,9 @@ class _Planner:
         return self._add("results", self.study.name, config, inputs)
 
     def _report(self, results: str) -> str:
+        plain = set() if self._rouge() else {"rouge_tokenizer"}
         config = {
-            "study": self.study.model_dump(mode="json", exclude={"resources"}),
+            "study": self.study.model_dump(mode="json", exclude={"resources", *plain}),
             "protocol_differences": differences(self.study),
         }
         if said := budgets(self.study):

@@ -69,23 +69,25 @@ def _method_under(of_methods: dict[str, dict[str, Any]], method: Any) -> Any:
 
 
 def differences(study: Study) -> list[dict[str, str]]:
-    """Return each protocol field whose value is not `corrected`'s: field, value, corrected, why."""
+    """Return each protocol field whose value is not `corrected`'s: field, value, corrected, why.
+
+    Which methods a study compares, and in words of its own, is its question, not its protocol:
+    these fields count where `reference` has set them.
+    """
     rows = []
     for field, why in WHY.items():
-        value, default = study, Study.model_fields
+        value, default, released = study, Study.model_fields, PRESETS["reference"]
         for part in field.split("."):
-            value = getattr(value, part)
+            value, released = getattr(value, part), released[part]
         head, _, tail = field.partition(".")
         default = default[head].default
         default = getattr(default, tail) if tail else default
         if field == "methods":
             value, default = [m.type for m in value], [m.type for m in default]
-            if "seqkd" in value or "word_kd" not in value:
-                continue
-        if value != default:
-            rows.append(
-                {"field": field, "value": str(value), "corrected": str(default), "why": why}
-            )
+        if value == default or (field in ("methods", "template") and value != released):
+            continue
+        why = why if value == released else "set by the study"
+        rows.append({"field": field, "value": str(value), "corrected": str(default), "why": why})
     return rows + [row for method in study.methods for row in _method_differences(method)]
 
 

@@ -221,7 +221,7 @@ def read_text(path: Path) -> str:
 
 
 def _message(path: Path, tree: Node | None, error: Any) -> str:
-    loc = _as_written(error["loc"])
+    loc = as_written(error["loc"])
     if error["type"] == "unknown_key":
         text = f"unknown key; {_known(loc, **error['ctx'])}"
         loc = (*loc, error["ctx"]["key"])
@@ -238,7 +238,7 @@ def _message(path: Path, tree: Node | None, error: Any) -> str:
     return f"{path}, line {_line(tree, at)}: {field + ': ' if field else ''}{_brief(text, 600)}"
 
 
-def _as_written(loc: tuple[Any, ...]) -> tuple[Any, ...]:
+def as_written(loc: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return an error's path without the branch names that pydantic puts into it."""
     return tuple(
         part

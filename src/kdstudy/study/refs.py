@@ -53,7 +53,8 @@ class CorpusRef(Strict):
     """The training set: exactly one of `name`, `path` and `dataset`."""
 
     name: str | None = None
-    """A corpus kdstudy knows: `synthetic`, or `math_standin` and the like under the data folder."""
+    """A corpus kdstudy knows: `synthetic` (word problems, their worked answers in one wording),
+    `synthetic_varied` (in seven), or `math_standin` and the like under the data folder."""
     path: PathText | None = None
     """A file of rows, JSON Lines, JSON, CSV, TSV or Parquet, also .gz and .zst; or a folder of such
     files. A row has messages, prompt and completion, conversations, instruction and output,

@@ -16,7 +16,7 @@ _SMALLEST = 1e-4  # Ray counts in these
 class Needs(Strict):
     """What one stage has to itself while it runs."""
 
-    cpus: float = Field(default=1, ge=_SMALLEST)
+    cpus: float = Field(default=1.0, ge=_SMALLEST)
     """Cores, and threads of a model that runs on them; a fraction lets stages share one."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs; a fraction lets stages share one. null: 1 to run a model where the cluster has any."""

@@ -69,6 +69,8 @@ Tracker = Literal[
     *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
 ]
 """What transformers.Trainer can report to."""
+RougeTokenizer = Literal["rouge-score", "unicode"]
+"""What ROUGE-L takes for words."""
 
 
 class TemperatureAblation(Strict):
@@ -125,9 +127,9 @@ class Lora(Strict):
 
 
 class Train(Strict):
-    """How every model of the study is trained, teachers and students alike."""
+    """How every model of the study is trained; for teachers see `teacher_train`."""
 
-    epochs: float = Field(default=4, gt=0)
+    epochs: float = Field(default=4.0, gt=0)
     """Passes over the corpus."""
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step, over all devices."""
@@ -181,6 +183,15 @@ class Train(Strict):
     def _yaml_off(cls, value: Any) -> Any:
         # `false` is what people write who think of YAML 1.1, where a bare `off` means it.
         return "off" if value is False else value
+
+
+class TeacherTrain(Strict):
+    """Where the fine-tuning of teachers differs from `train`; what is null is as there."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of AdamW."""
 
 
 class Generation(Strict):
@@ -241,6 +252,8 @@ class Study(Strict):
     """What chat templates are handed, in training and evaluation: `{enable_thinking: false}`."""
     train: Train = Train()
     """Training."""
+    teacher_train: TeacherTrain = TeacherTrain()
+    """Where teachers are fine-tuned otherwise: {epochs: 6, learning_rate: 2e-4}."""
     generation: Generation = Generation()
     """Decoding of answers."""
     text_generation: Generation = Generation(temperature=1.0, samples=5)
@@ -249,8 +262,16 @@ class Study(Strict):
     """Validation rows on which students are compared with their teacher token by token; 0: none."""
     extraction: Literal["corrected", "reference"] = "corrected"
     """Which rules find the answer in a completion."""
+    rouge_tokenizer: RougeTokenizer = "rouge-score"
+    """What ROUGE-L takes for words. `rouge-score`, the published measure, knows a-z and 0-9 alone;
+    `unicode` knows every script: each Chinese or Japanese character, runs of other letters."""
     resources: Resources = Resources()
     """What stages ask of a cluster's nodes (`--executor ray`). Changes no result."""
+
+    def training_of(self, kind: str) -> Train:
+        """Return how systems of a kind (records.System.kind) are trained."""
+        changed = self.teacher_train.model_dump(exclude_none=True) if kind == "teacher" else {}
+        return self.train.model_copy(update=changed)
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from kdstudy.evaluate import numerals
 from kdstudy.evaluate.extract import Rule, choice, label, number, same_number
 from kdstudy.records import Example
+from kdstudy.study.schema import RougeTokenizer
 
 Kind = Literal["number", "choice", "text"]
 KINDS: tuple[Kind, ...] = ("number", "choice", "text")
@@ -62,17 +63,23 @@ class Benchmark:
         find = number if self.kind == "number" else choice
         return find(completion, rule, example.question, cut=cut)
 
-    def grade(self, extracted: str, example: Example, rule: Rule) -> float:
+    def grade(
+        self,
+        extracted: str,
+        example: Example,
+        rule: Rule,
+        rouge_tokenizer: RougeTokenizer = "rouge-score",
+    ) -> float:
         """Return the quality of an extracted answer: 1 when it is the gold one, else 0.
 
         Under `reference` numbers may differ by 0.001; `corrected` is `numerals.equal`. Of a free
-        text it is ROUGE-L, whatever the rule.
+        text it is ROUGE-L, whatever the rule, over the words of `rouge_tokenizer`.
         """
         if self.kind == "text":
             # Its stemmer takes a second to import, which a plan should not cost.
             from kdstudy.evaluate.rouge import rouge_l
 
-            return rouge_l(extracted, example.references)
+            return rouge_l(extracted, example.references, rouge_tokenizer)
         return float(self._right(extracted, example, rule))
 
     def _right(self, extracted: str, example: Example, rule: Rule) -> bool:

@@ -43,7 +43,7 @@ class OwnFile:
             InputError: The file cannot be read, is empty or has a malformed row.
         """
         where = str(self.path)
-        rows = parse(self._data(), where, lines=self.path.suffix == ".jsonl")
+        rows = parse(self._data(), where, lines=self.path.suffix.lower() == ".jsonl")
         return from_rows(self.name, rows, self.kind, labels=self.labels, where=where)
 
     def _data(self) -> bytes:

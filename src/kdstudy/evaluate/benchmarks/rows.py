@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import statistics
 from collections import Counter
@@ -265,10 +266,14 @@ def _optional(row: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a text without blanks at its ends, or a number or truth value as JSON writes it."""
+    """Return a text without blanks at its ends, or a number or truth value as JSON writes it.
+
+    NaN and infinity are neither: tables write them where there is nothing.
+    """
     if isinstance(value, str):
         return value.strip()
-    return json.dumps(value) if isinstance(value, bool | int | float) else ""
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return json.dumps(value) if number else ""
 
 
 def _json(text: str, where: str, line: int) -> Any:
