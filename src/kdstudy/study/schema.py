@@ -162,7 +162,7 @@ class Train(Strict):
     normalisation_group: int = Field(default=4, ge=1)
     """Rows of such a group; the released code's micro-batch is 4."""
     lora: Lora | None = Lora()
-    """Adapters; null means full fine-tuning."""
+    """Adapters; null or false trains all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, float32 on a CPU."""
     teacher_cache: Literal["auto", "memory", "disk", "off"] = "auto"
@@ -183,6 +183,11 @@ class Train(Strict):
     def _yaml_off(cls, value: Any) -> Any:
         # `false` is what people write who think of YAML 1.1, where a bare `off` means it.
         return "off" if value is False else value
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _without_lora(cls, value: Any) -> Any:
+        return None if value is False else value
 
 
 class TeacherTrain(Strict):
