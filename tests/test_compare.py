@@ -306,6 +306,14 @@ def test_study_files_are_compared_field_by_field():
     assert study_differences(a, a).empty
 
 
+def test_two_entries_of_one_name_do_not_hide_each_other():
+    gkd = [{"type": "gkd", "start": start, "epochs": 3} for start in ("base", "sft")]
+    first, second = ({"methods": [*gkd[:1], gkd[1] | {"epochs": e}]} for e in (3, 4))
+    a, b = study("a", [], study=first), study("b", [], study=second)
+    (row,) = study_differences(a, b).to_numpy().tolist()
+    assert row[0] == "methods" and '"epochs": 4' in row[2] and '"epochs": 4' not in row[1]
+
+
 def test_one_name_for_two_models_is_noticed():
     a, b = (study(n, [], models={"xs": n, "l": "same"}) for n in "ab")
     assert other_models(a, b) == ["xs"]

@@ -144,6 +144,12 @@ def test_knobs_that_change_no_result_train_and_generate_nothing_again(folder, fi
     assert kinds <= {"report", "teacher_cache"}
 
 
+def test_no_lora_is_written_as_null_or_as_false(folder):
+    off, null = (plan_of(folder, train={"lora": value}) for value in (False, None))
+    assert off.study.train.lora is None and set(off.stages) == set(null.stages)
+    assert ("train", "small/sft") in changed(plan_of(folder), off)
+
+
 def test_a_models_own_code_is_on_record_and_part_of_the_key_where_it_may_run(folder):
     trusted = {"model": "big", "trust_remote_code": True}
     off, on = plan_of(folder), plan_of(folder, teachers=[trusted])

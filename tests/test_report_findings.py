@@ -13,7 +13,7 @@ from test_report import analysed
 from kdstudy.analyze.measures import repetition
 from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS
 from kdstudy.analyze.stats import study_tests
-from kdstudy.report import alarms, findings, likeness, stages
+from kdstudy.report import alarms, document, findings, likeness, stages
 from kdstudy.report.items import against_teacher, overlap_counts, telling_items
 from kdstudy.report.views import Numbers, graded, texts
 from kdstudy.study.stages import Work
@@ -418,3 +418,31 @@ def test_stages_built_with_other_versions_or_elsewhere_are_told(tmp_path):
     assert "different versions (torch 2.12 and 2.13)" in said
     found["versions"] = {"torch": "2.13"}
     assert "versions" not in " ".join(alarms.warnings(made(*systems()), [], found, []))
+
+
+def test_runs_have_this_studys_names_and_the_time_of_what_they_started_from(tmp_path):
+    """Three runs of three seconds: one that another study built, a start, a run from it."""
+
+    def stage(key, label, **inputs):
+        facts = {"key": key, "kind": "train", "label": "as another study calls it", "seconds": 3}
+        facts |= {"started": 0, "summary": "", "environment": {"versions": {}, "hardware": {}}}
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "manifest.json").write_text(json.dumps(facts | {"inputs": inputs}))
+        (tmp_path / key / "training.json").write_text(json.dumps({"tokens": 60}))
+        return f"stage:{key} {label}", tmp_path / key
+
+    inputs = dict(
+        [
+            stage("a", "small/sft/seed=0"),
+            stage("b", "small/sft for 2 epochs"),
+            stage("c", "small/gkd-from-sft/big", start="b"),
+        ]
+    )
+    config = {"study": {}, "protocol_differences": [], "only_starts": ["b"]}
+    config |= {"epochs": {"gkd-from-sft": "starts from the sft run: 2 + 4 epochs"}}
+    found = stages._provenance(Work(config=config, inputs=inputs, local={}, out=tmp_path))
+    told = [(r["system"], r["seconds"], r["tokens_per_second"]) for r in found["training"]]
+    assert told == [("small/sft/seed=0", 3, 20), ("small/gkd-from-sft/big", 6, 20)]
+    assert [s["label"] for s in found["stages"]] == [role.split(" ", 1)[1] for role in inputs]
+    facts = dict(document._facts(made(*systems()), [], found))
+    assert facts["epochs"] == "gkd-from-sft: starts from the sft run: 2 + 4 epochs"

@@ -155,7 +155,7 @@ class System:
         kind: `base` (as published), `teacher` (fine-tuned or as it is), `sft` or `distilled`.
         model: Short name of the base model.
         teacher: Label of the teacher system; empty unless distilled.
-        method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`; empty for a base model.
+        method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`, `gkd-from-sft`; empty for a base model.
         ablation: Which ablation the run belongs to; empty for a run of the main grid.
         temperature: Loss temperature.
         noise: Scale of the Gaussian noise on the teacher's logits.

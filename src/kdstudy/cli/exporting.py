@@ -246,6 +246,7 @@ def _card(
         + (f" at commit {local['revision']}" if local["revision"] else ""),
         "rows": facts["rows"],
         "optimizer steps": facts["steps"],
+        **({"steps of sft before": facts["start"]["steps"]} if "start" in facts else {}),
         "scored tokens": facts["tokens"],
         "best validation loss": f"{facts['best_loss']:.4f} at step {facts['best_step']}",
         "learning rate": config["train"]["learning_rate"],

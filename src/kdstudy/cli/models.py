@@ -49,6 +49,12 @@ def distill(
     teacher: Annotated[str | None, typer.Option(help="Model to learn from; used as it is.")] = None,
     method: Annotated[str, typer.Option(help="`kdstudy ls methods` names them.")] = "word_kd",
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 4,
+    start: Annotated[
+        str, typer.Option(help="`base`, or `sft`: train on from the student's own sft run.")
+    ] = "base",
+    start_epochs: Annotated[
+        float | None, typer.Option(help="Passes of that sft run; --epochs if left out.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
     batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 16,
     max_length: Annotated[int, typer.Option(help="Tokens per row.")] = 256,
@@ -79,11 +85,15 @@ def distill(
     if method != "sft" and not teacher:
         raise InputError(f"--method {method} needs a --teacher", remedy="or choose --method sft")
     require_new(out)
+    begin = _start(start, start_epochs)
+    if method == "sft" and begin != "base":
+        raise InputError("--start: sft is what other methods start from", remedy="leave it out")
+    own = [] if method == "sft" else [{"type": method, "start": begin}]
     study = _single_study(
         teachers=[{"model": teacher, "finetune": False}] if teacher else [],
         students=[student],
         corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
-        methods=["sft"] if method == "sft" else ["sft", method],
+        methods=["sft", *own],
         seeds=[seed],
         # Only a teacher that writes answers anything here: no other budget has to fit a model.
         generation={} if method == "seqkd" else {"max_new_tokens": 1},
@@ -101,7 +111,8 @@ def distill(
     pins = opened.pins()
     planned = make_plan(study, Path.cwd(), None, pins)
     opened.remember(pins)
-    (system,) = (s for s in planned.systems if s.method == method and s.kind != "teacher")
+    kind = "distilled" if own else "sft"
+    (system,) = (s for s in planned.systems if s.kind == kind)
     build(f"{method} {student}", planned, planned.trained[system.label], opened)
     with new_folder(out) as fresh:
         hand_over(trained(planned, opened, system), fresh, out.name, merge=merge)
@@ -167,6 +178,16 @@ def evaluate(
         _print_measured(found)
 
 
+def _start(start: str, epochs: float | None) -> Any:
+    if epochs is None:
+        return start
+    if start != "sft":
+        raise InputError(
+            "--start-epochs is the length of an sft run to start from", remedy="add --start sft"
+        )
+    return {"sft": epochs}
+
+
 def _arguments(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
@@ -181,13 +202,14 @@ def _single_study(**fields: Any) -> Any:
     """Return a study of one run; a study must have a benchmark, and this one is never built."""
     from pydantic import ValidationError
 
+    from kdstudy.study.read import as_written
     from kdstudy.study.schema import Study
 
     try:
         return Study.model_validate({"name": "distill", "benchmarks": ["synth_addsub"], **fields})
     except ValidationError as e:
         error = e.errors()[0]
-        field = ".".join(map(str, error["loc"]))
+        field = ".".join(map(str, as_written(error["loc"])))
         raise InputError(
             f"{field}: {error['msg'].removeprefix('Value error, ')}".lstrip(": ")
         ) from e

@@ -293,6 +293,9 @@ _MEANING = {
 
 def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     """Print a line per stage: with its key and reason where the terminal is wide enough."""
+    from kdstudy.study.grid import budgets
+    from kdstudy.study.protocols import differences
+
     widths = {c: max(len(r[c]) for r in rows) for c in ("kind", "label")}
     room = room_for_a_line()
     for row in rows:
@@ -307,13 +310,11 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     typer.echo("; ".join(_MEANING[s] for s, n in counts.items() if n))
     for name, template in planned.prompts.items():
         typer.echo(inert(f"prompts of {name}: {template}"))
-    for budget in planned.study.starts():
-        typer.echo(budget)
+    for method, said in budgets(planned.study).items():
+        typer.echo(f"{method}: {said}")
     for model, why in planned.unreached.items():
         said = why.removeprefix(f"{model}: ")
         typer.echo(inert(f"unpinned: {model}: {said}; `run` refuses until it is"))
-    from kdstudy.study.protocols import differences
-
     for d in differences(planned.study):
         typer.echo(
             f"differs from corrected: {d['field']} = {d['value']} "
@@ -322,12 +323,14 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
 
 
 def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any]:
+    from kdstudy.study.grid import budgets
     from kdstudy.study.protocols import differences
 
     return {
         "study": planned.study.model_dump(mode="json"),
         "protocol_differences": differences(planned.study),
         "prompts": dict(planned.prompts),
+        "epochs": budgets(planned.study),
         "unpinned": dict(planned.unreached),
         "notes": list(planned.notes),
         "stages": rows,

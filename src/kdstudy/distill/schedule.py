@@ -13,6 +13,7 @@ from kdstudy.distill import batches
 from kdstudy.distill.config import DistillConfig
 from kdstudy.errors import StageError
 from kdstudy.study import schema
+from kdstudy.study.methods import OF_TRAINING
 from kdstudy.study.stages import Progress
 
 # Positions that take about as long as what a forward and backward pass costs whatever its size.
@@ -66,7 +67,7 @@ def study_config(
         )
     share = train.batch_size // world
     micro = _micro_batch(share, train.micro_batch_size, [len(row.ids) for row in rows])
-    fields = method.model_dump(exclude={"type", "normalisation", "start", "epochs"})
+    fields = method.model_dump(exclude={"type", "normalisation", *OF_TRAINING})
     steps = max(1, round(len(rows) * train.epochs / train.batch_size))
     return DistillConfig(
         output_dir=str(folder),

@@ -80,9 +80,10 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     facts = _written(trainer, work, text, watch, settings)
+    after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{probe.said(facts['probe'])}"
+        f"at step {facts['best_step']}{note}{after}{probe.said(facts['probe'])}"
     )
 
 
@@ -191,19 +192,11 @@ def _models(
             tokenizer=tokenizer,
             student=parts.head(student),
         ).teacher()
-    if settings.lora is not None:
-        if start is None:
-            student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
-        else:
-            student = load.put_adapter(student, start / "adapter", trainable=True)
-    return student, teacher, note + _started(start)
-
-
-def _started(start: Path | None) -> str:
-    if start is None:
-        return ""
-    steps = json.loads((start / "training.json").read_text(encoding="utf-8"))["best_step"]
-    return f", after {steps} steps of sft"
+    if settings.lora is not None and start is not None:
+        student = load.put_adapter(student, start / "adapter", trainable=True)
+    elif settings.lora is not None:
+        student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
+    return student, teacher, note
 
 
 def _precision(settings: schema.Train) -> str:
@@ -229,11 +222,19 @@ def _written(
     if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
         opened = functools.partial(load.open_model, local, _precision(settings), work.out)
         load.require_same(trainer.student, out, opened)
-    facts = _facts(trainer, text, watch)
+    facts = _facts(trainer, text, watch) | _start(work)
     if trainer.is_world_process_zero():
         document = json.dumps(facts, indent=2) + "\n"
         (work.out / "training.json").write_text(document, encoding="utf-8")
     return facts
+
+
+def _start(work: Work) -> dict[str, Any]:
+    """Return what was trained before this run, for training.json; {} from a base model."""
+    if "start" not in work.inputs:
+        return {}
+    facts = json.loads((work.inputs["start"] / "training.json").read_text(encoding="utf-8"))
+    return {"start": {name: facts[name] for name in ("steps", "best_step", "tokens")}}
 
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:

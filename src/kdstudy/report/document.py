@@ -254,6 +254,7 @@ def _facts(
     students = table[table.student != ""].student.nunique()
     benchmarks = [*graded(table), *texts(table)]
     methods = sorted(set(table[table.kind == "distilled"].method))
+    epochs = "; ".join(f"{m}: {said}" for m, said in (made.get("epochs") or {}).items())
     return [
         ("teachers", str(kinds.get("teacher", 0))),
         ("students", str(students)),
@@ -261,6 +262,7 @@ def _facts(
         ("benchmarks", ", ".join(benchmarks) or "none yet"),
         ("runs", f"{len(measured(table))} of {max(len(systems), len(measured(table)))}"),
         ("protocol", str(_study(made).get("protocol", "not recorded"))),
+        *([("epochs", epochs)] if epochs else []),
     ]
 
 

@@ -116,8 +116,8 @@ def shapes(students: Sequence[str]) -> alt.Scale:
 
 def order_of(method: str) -> tuple[int, str]:
     """Return the sort key of a method: SFT first, the published ones, then any other by name."""
-    names = list(PALETTE)
-    return (names.index(method) if method in names else len(names), method)
+    names, kind = list(PALETTE), method.removesuffix("-from-sft")
+    return (names.index(kind) if kind in names else len(names), method)
 
 
 def percent_axis(title: str | None) -> alt.Axis:

@@ -70,11 +70,13 @@ def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
 
 def _provenance(work: Work) -> dict[str, Any]:
     """Gather how it was made from the manifests of the stages."""
-    stages, training, benchmarks, aids = [], [], {}, {}
+    stages, trained, benchmarks, aids = [], {}, {}, {}
     corpus: dict[str, Any] = {}
     environments = []
-    for _, folder in work.inputs_of("stage"):
+    for name, folder in work.inputs_of("stage"):
         manifest = json.loads((folder / "manifest.json").read_text())
+        # Another study may have built the stage, and calls it otherwise.
+        manifest["label"] = name.partition(" ")[2] or manifest["label"]
         environments.append(manifest["environment"])
         keys = ("key", "kind", "label", "seconds", "started", "summary")
         # Older manifests have no pace, and their seconds hold the start-up: no speed is known.
@@ -88,14 +90,19 @@ def _provenance(work: Work) -> dict[str, Any]:
             facts = json.loads((folder / BENCHMARK).read_text())
             benchmarks[facts["name"]] = facts
         elif manifest["kind"] == "train":
-            training.append(_training(folder, manifest))
+            trained[manifest["key"]] = (folder, manifest)
     return {
         "study": work.config["study"],
         "protocol_differences": work.config["protocol_differences"],
+        "epochs": work.config.get("epochs", {}),
         "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
         "benchmarks": benchmarks,
-        "training": training,
+        "training": [
+            _training(folder, manifest, trained)
+            for folder, manifest in trained.values()
+            if manifest["key"] not in work.config.get("only_starts", ())
+        ],
         "versions": _merged(e["versions"] for e in environments),
         "hardware": _merged(e["hardware"] for e in environments),
     }
@@ -110,13 +117,21 @@ def _merged(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: " and ".join(str(v) for v in found if v != "") for name, found in values.items()}
 
 
-def _training(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _training(
+    folder: Path, manifest: Mapping[str, Any], trained: Mapping[str, tuple[Path, Any]]
+) -> dict[str, Any]:
+    """Return what is told of a run; its time holds that of the run that it started from."""
     facts = json.loads((folder / "training.json").read_text())
-    seconds = manifest["seconds"] + manifest.get("earlier_seconds", 0.0)
+    seconds = _spent(manifest)
+    _, start = trained.get(manifest["inputs"].get("start"), (None, None))
     return {
         "system": manifest["label"],
-        "seconds": seconds,
+        "seconds": seconds + (_spent(start) if start else 0.0),
         "peak_memory_gib": manifest.get("peak_memory_gib"),
         "tokens_per_second": facts["tokens"] / seconds if seconds else 0.0,
         **facts,
     }
+
+
+def _spent(manifest: Mapping[str, Any]) -> float:
+    return manifest["seconds"] + manifest.get("earlier_seconds", 0.0)

@@ -156,7 +156,8 @@ def cost_sheet(seeds: Seeds, seconds: Mapping[str, float], made: Mapping[str, An
 
     note = (
         "Seconds per 1,000 items: generation alone, without importing packages and loading the "
-        "model. Training seconds: the whole stage, loading and validation included. Memory: the "
+        "model. Training seconds: the whole stage, loading and validation included, and those of "
+        "the SFT run that a run starts from. Memory: the "
         "most that training took, of the GPU if it used one, else of its process. Means over seeds "
         "where a system has several."
     )

@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -31,11 +39,29 @@ class Strict(BaseModel):
         return value
 
 
+OF_TRAINING = {"epochs", "start"}
+"""Fields that say from where and how long a method trains; its key has them as such."""
+
+
 class Sft(Strict):
     """Cross-entropy on the corpus; no teacher."""
 
     type: Literal["sft"] = "sft"
     """Which method this is."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus, for students; null means `train.epochs`, which teachers have."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_nowhere(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "start" in value:
+            raise ValueError("start: sft is what other methods start from; leave it out here")
+        return value
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.type
 
 
 class SftStart(Strict):
@@ -44,14 +70,37 @@ class SftStart(Strict):
     sft: float = Field(gt=0)
     """Passes over the corpus before the method's own."""
 
+    @field_validator("sft", mode="before")
+    @classmethod
+    def _epochs_alone(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError("write its epochs alone: {sft: 8}")
+        return value
+
+
+START_TAGS = ("a start by name", "a start of its own length")
+
+
+def _start_tag(value: Any) -> str:
+    return START_TAGS[isinstance(value, dict | SftStart)]
+
 
 class _Taught(Strict):
-    start: Literal["base", "sft"] | SftStart = "base"
+    start: Annotated[
+        Annotated[Literal["base", "sft"], Tag(START_TAGS[0])]
+        | Annotated[SftStart, Tag(START_TAGS[1])],
+        Discriminator(_start_tag),
+    ] = "base"
     """Which weights training starts from: the student's as given; those of its own sft run (as in
     GKD, MiniLLM and DistiLLM); or {sft: 8}, those after eight epochs of sft with a schedule of
     their own."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the corpus with this method, the start's not counted; null: train.epochs."""
+
+    @property
+    def name(self) -> str:
+        """What labels and tables call it: its type, and that it does not start from the base."""
+        return self.type if self.start == "base" else f"{self.type}-from-sft"
 
 
 class SeqKD(_Taught):

@@ -21,7 +21,8 @@ from kdstudy.models.resolve import (
 from kdstudy.records import System
 from kdstudy.study import schema
 from kdstudy.study.fit import notes, require_fit
-from kdstudy.study.grid import distilled
+from kdstudy.study.grid import budgets, distilled, own_sft
+from kdstudy.study.methods import OF_TRAINING
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
 
@@ -261,7 +262,7 @@ class _Planner:
         sft = System(
             label=f"{model.name}/sft{tail}", kind="sft", model=model.name, method="sft", seed=seed
         )
-        self._train(sft, schema.Sft(), model)
+        self._train(sft, own_sft(self.study), model)
         for teacher_model, teacher in teachers:
             self._compare(sft.label, teacher.label)
             self._token_fidelity(sft, model, teacher, teacher_model)
@@ -278,7 +279,7 @@ class _Planner:
         self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
     ) -> None:
         train = self.study.training_of(system.kind)
-        if getattr(method, "epochs", None):
+        if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
         key = self._fit(system, method, train, model, teacher)
         self.trained[system.label] = key
@@ -289,7 +290,7 @@ class _Planner:
         teacher: Resolved | None = None,
     ) -> str:  # fmt: skip
         config = {
-            "method": method.model_dump(exclude={"start", "epochs"}),
+            "method": method.model_dump(exclude=OF_TRAINING),
             "train": train.model_dump(exclude=_TRAIN_KNOBS),
             **self._format(),
             "seed": system.seed,
@@ -456,8 +457,16 @@ class _Planner:
             "study": self.study.model_dump(mode="json", exclude={"resources", *plain}),
             "protocol_differences": differences(self.study),
         }
+        if said := budgets(self.study):
+            trained = {key for key, stage in self.stages.items() if stage.kind == "train"}
+            starts = sorted(trained.difference(self.trained.values()))
+            config |= {"epochs": said, "only_starts": starts}
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
-        inputs = {f"stage:{key}": key for key in self.stages if key not in {results, *aids}}
+        inputs = {
+            f"stage:{key} {stage.label}": key
+            for key, stage in self.stages.items()
+            if key not in {results, *aids}
+        }
         return self._add("report", self.study.name, config, inputs | {"results": results})
 
 

@@ -13,11 +13,10 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from yaml.reader import ReaderError
 
 from kdstudy.errors import InputError
+from kdstudy.study.methods import METHODS, START_TAGS
 from kdstudy.study.protocols import PRESETS, expand
-from kdstudy.study.schema import METHODS, Generation, Study, Train
+from kdstudy.study.schema import Generation, Study, Train
 
-# Branch names that pydantic puts into an error's path and that no user ever wrote.
-_TAGS = frozenset(METHODS)
 # Far above any study, far below what a slip such as `kdstudy run model.safetensors` would read.
 _MOST_BYTES = 100_000
 _MOST_VALUES = 20_000
@@ -222,7 +221,7 @@ def read_text(path: Path) -> str:
 
 
 def _message(path: Path, tree: Node | None, error: Any) -> str:
-    loc = tuple(part for part in error["loc"] if part not in _TAGS)
+    loc = as_written(error["loc"])
     if error["type"] == "unknown_key":
         text = f"unknown key; {_known(loc, **error['ctx'])}"
         loc = (*loc, error["ctx"]["key"])
@@ -237,6 +236,15 @@ def _message(path: Path, tree: Node | None, error: Any) -> str:
     named = _FIELD.match(text) if not loc else None
     at = _location(named[1]) if named else loc
     return f"{path}, line {_line(tree, at)}: {field + ': ' if field else ''}{_brief(text, 600)}"
+
+
+def as_written(loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return an error's path without the branch names that pydantic puts into it."""
+    return tuple(
+        part
+        for i, part in enumerate(loc)
+        if part not in START_TAGS and not (loc[0] == "methods" and i == 2 and part in METHODS)
+    )
 
 
 def _location(field: str) -> tuple[Any, ...]:

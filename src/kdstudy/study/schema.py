@@ -162,7 +162,7 @@ class Train(Strict):
     normalisation_group: int = Field(default=4, ge=1)
     """Rows of such a group; the released code's micro-batch is 4."""
     lora: Lora | None = Lora()
-    """Adapters; null means full fine-tuning."""
+    """Adapters; null or false trains all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, float32 on a CPU."""
     teacher_cache: Literal["auto", "memory", "disk", "off"] = "auto"
@@ -183,6 +183,11 @@ class Train(Strict):
     def _yaml_off(cls, value: Any) -> Any:
         # `false` is what people write who think of YAML 1.1, where a bare `off` means it.
         return "off" if value is False else value
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _without_lora(cls, value: Any) -> Any:
+        return None if value is False else value
 
 
 class TeacherTrain(Strict):
@@ -274,15 +279,6 @@ class Study(Strict):
         changed = self.teacher_train.model_dump(exclude_none=True) if kind == "teacher" else {}
         return self.train.model_copy(update=changed)
 
-    def starts(self) -> Iterator[str]:
-        """Yield, for each method that does not start from the student as given, what it does."""
-        for method in self.methods:
-            start = getattr(method, "start", "base")
-            if start != "base":
-                first = self.train.epochs if start == "sft" else start.sft
-                then = method.epochs or self.train.epochs
-                yield f"{method.type}: {first:g} epochs of sft, then {then:g} of {method.type}"
-
     @field_validator("methods", mode="before")
     @classmethod
     def _short_methods(cls, value: Any) -> Any:
@@ -320,7 +316,7 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Study:
-        _refuse_repeats("methods", [m.type for m in self.methods])
+        _refuse_repeats("methods", [m.name for m in self.methods])
         _refuse_repeats("seeds", self.seeds)
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]

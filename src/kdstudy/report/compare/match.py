@@ -144,7 +144,8 @@ def _by_name(value: Any) -> Any:
     if not (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
         return value
     names = [next((str(v[k]) for k in ("type", "model", "name") if v.get(k)), "") for v in value]
-    return dict(zip(names, value, strict=True)) if all(names) else value
+    told = all(names) and len(set(names)) == len(names)
+    return dict(zip(names, value, strict=True)) if told else value
 
 
 def _written(value: Any) -> str:
