@@ -442,3 +442,30 @@ def test_arguments_of_a_call_are_an_object_however_they_are_given():
         made.append(to_example({"messages": messages}, "here")[0].chat)
     assert made[0] == made[1]
     assert json.loads(made[0])["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+TALK = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Two."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TALK, "chat_template_kwargs": {"enable_thinking": False}},
+        {"messages": TALK, "functions": [{"name": "add"}]},
+        {"prompt": TALK[:1], "completion": TALK[1:], "documents": [{"text": "Ann has two."}]},
+        {"messages": [TALK[0], TALK[1] | {"weight": 0}]},
+        {"messages": [*TALK, TALK[0], TALK[1] | {"train": False}]},
+        {"messages": [TALK[0], {"role": "assistant", "content": None,
+                                "function_call": {"name": "add", "arguments": "{}"}}]},
+    ],
+)  # fmt: skip
+def test_what_other_programs_read_in_a_row_is_not_dropped_without_a_word(row):
+    with pytest.raises(InputError, match="row 7") as refused:
+        to_example(row, "row 7")
+    assert refused.value.remedy
+
+
+def test_what_they_say_by_default_is_no_reason_to_refuse_a_row():
+    row = {"messages": [TALK[0], TALK[1] | {"weight": 1}], "functions": [], "documents": None}
+    example, reason = to_example(row, "row 7")
+    assert example is not None and not reason

@@ -142,6 +142,7 @@ def _message(given: Any, where: str) -> dict[str, Any]:
             f"{where}: says not who speaks (it has {', '.join(message) or 'nothing'})",
             remedy='write {"role": "user", "content": ...}, or {"from": "human", "value": ...}',
         )
+    _require_read(message, where)
     if role.lower() in _CALLS:
         message = _called(message, where)
     elif spoken and role.lower() not in _ROLES:
@@ -155,6 +156,23 @@ def _message(given: Any, where: str) -> dict[str, Any]:
         message["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     message["content"] = _content(message, where)
     return message
+
+
+def _require_read(message: Mapping[str, Any], where: str) -> None:
+    """Refuse a message with what other programs read in it and this one does not."""
+    if message.get("function_call"):
+        raise InputError(
+            f"{where}: has a function_call",
+            why="templates render tool_calls; it would be left out",
+            remedy='write "tool_calls": [{"type": "function", "function": {...}}]',
+        )
+    for name, plain in (("weight", 1), ("train", True)):
+        if message.get(name, plain) != plain:
+            raise InputError(
+                f"{where}: has {name}: {message[name]}",
+                why="kdstudy learns every turn of the assistant, or the last alone",
+                remedy="choose by train.loss_turns, or split the row before turns to leave out",
+            )
 
 
 def _call(call: Any) -> Any:

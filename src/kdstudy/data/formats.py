@@ -53,7 +53,13 @@ LAYOUTS = (
 """What a row may be: TRL's conversations, ShareGPT's, prompt and completion as texts or as lists of
 messages, Alpaca's and LLM-Adapters', Dolly's, question and answer, plain text without a prompt."""
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-COLUMNS = frozenset(name for layout in LAYOUTS for name in layout.columns) | {*_MEDIA}
+# Of single rows, in other programs: they would change a prompt, and are not read.
+_UNREAD = {
+    "chat_template_kwargs": "write them for all rows: `template_arguments`, --template-arguments",
+    "functions": "write them as `tools`: [{type: function, function: ...}, ...]",
+    "documents": "write them into the message that they belong to",
+}
+COLUMNS = frozenset(name for layout in LAYOUTS for name in layout.columns) | {*_MEDIA, *_UNREAD}
 """Every column that is looked at."""
 _TEXT = LAYOUTS[-1]
 _KNOWN = "; ".join(" and ".join(layout.needed) for layout in LAYOUTS)
@@ -75,7 +81,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
     Raises:
         ValueError: They name no layout.
     """
-    known = sorted(COLUMNS.difference(_MEDIA))
+    known = sorted(COLUMNS.difference(_MEDIA, _UNREAD))
     for name in columns:
         if name not in known:
             raise ValueError(
@@ -245,6 +251,13 @@ def _chat(
             why="kdstudy reads text; trained without them, the model would learn to make things up",
             remedy="leave such rows out, or remove the column where it means nothing",
         )
+    for name, remedy in _UNREAD.items():
+        if name in row and not _is_empty(row[name]):
+            raise InputError(
+                f"{where}: has {name} beside its messages",
+                why="kdstudy does not read them, and the prompt would be another one",
+                remedy=f"{remedy}; or remove the column",
+            )
     if _is_empty(completion):
         return None, "empty conversation"
     asked = messages_of(prompt, where)

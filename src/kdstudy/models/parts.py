@@ -4,6 +4,7 @@ Shapes: B rows, L positions, N scored tokens, H hidden width, V vocabulary entri
 """
 
 import dataclasses
+import re
 
 import torch
 from peft import PeftModel
@@ -243,7 +244,10 @@ def room(model: PreTrainedModel) -> Room:
     tables = [
         module.num_embeddings - getattr(module, "offset", 0)
         for place, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and place.rsplit(".", 1)[-1] in _TABLES
+        if isinstance(module, nn.Embedding)
+        and place.rsplit(".", 1)[-1] in _TABLES
+        # A picture's positions are none of the text's.
+        and not re.search("vision|visual|image|audio", place)
     ]
     named = checkpoint.room(model.config.get_text_config(decoder=True).to_dict())
     return Room(most=min(tables), fixed=True) if tables else named
