@@ -7,6 +7,7 @@ import shlex
 import pandas as pd
 import pytest
 import yaml
+from refusals import call
 from scipy.stats import binomtest
 
 from kdstudy.cli import app
@@ -280,3 +281,15 @@ def test_the_audit_that_doctor_recommends_runs_as_printed(here, kdstudy, monkeyp
     again = json.loads(kdstudy("audit", "--study", folder / "s.yaml", "--benchmark=sums", "--json"))
     assert again["rows"] == 8
     assert again["benchmarks"]["sums"]["masked"] == 0
+
+
+def test_one_text_has_no_interval_and_says_so(tmp_path):
+    item = {"question": "What is rain?", "references": ["Water that falls."]}
+    (tmp_path / "one.jsonl").write_text(json.dumps(item))
+    row = {"question": item["question"], "completion": "Water falls.", "stop": "stop"}
+    (tmp_path / "said.jsonl").write_text(json.dumps(row))
+    given = ("--generations", tmp_path / "said.jsonl", "--against", tmp_path / "said.jsonl")
+    own = ("--benchmark", tmp_path / "one.jsonl", "--kind", "text")
+    done = call("score", *given, *own)
+    assert done.code == 0, done.err
+    assert "nan" not in done.out and "no interval" in done.out and "1 item." in done.out

@@ -239,12 +239,13 @@ def _texts(
 
 
 def _effect(test: Test) -> str:
-    return f"{points(test.estimate)} points, 95% interval {points(test.low)} to {points(test.high)}"
+    ends = f"95% interval {points(test.low)} to {points(test.high)}"
+    return f"{points(test.estimate)} points, {'no interval' if math.isnan(test.low) else ends}"
 
 
 def _items(count: int, whole: int | None) -> str:
     part = f"{count:,}" if whole in (None, count) else f"{count:,} of {whole:,}"
-    return f"{part} items"
+    return f"{part} item" if part == "1" else f"{part} items"
 
 
 def _flow(mine: Sequence[Score], theirs: Sequence[Score]) -> tuple[int, int]:
