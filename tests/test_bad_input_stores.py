@@ -10,7 +10,7 @@ from study_folder import STUDY, write_folder
 
 from kdstudy.engine.store import Store
 
-CORPUS = "corpus        rows"
+CORPUS = "corpus rows"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def corpus(store):
 
 
 def line(shown, start):
-    return next(row for row in shown.split("\n") if start in row)
+    rows = (" ".join(row.split()) for row in shown.split("\n"))
+    return next(row for row in rows if start in row)
 
 
 MANIFESTS = {

@@ -126,7 +126,7 @@ def test_texts_have_references() -> None:
         ({"instruction": "x"}, '"answer" is missing'),
         (item(answer="four"), "\"answer\" is 'four', not a number"),
         (item(answer=True), "'true', not a number"),
-        (item(answer=math.nan), "not a number"),
+        (item(answer=math.nan), "not a text"),
         (item(answer="1e99999"), "not a number"),
         (item(answer="1e400"), "not a number"),
         (item(answer="2/3"), "not a number"),

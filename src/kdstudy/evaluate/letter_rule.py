@@ -76,6 +76,7 @@ _MENTION = re.compile(
     r"|^[ \t*\"'`]*(?P<alone>[A-E])[ \t*\"'`]*$",
     re.MULTILINE,
 )
+_LONGEST_ALONE = 80  # characters of "I think it is most likely option C"
 _ALONE = re.compile(
     rf"\W*(?:{HEDGES}\W+)*(?:(?:option|choice|answer)\W+)?(?-i:([A-E]))\W*", re.IGNORECASE
 )
@@ -349,7 +350,9 @@ def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered)
 def _whole(text: str, offered: _Offered) -> str:
     """Return the letter of a text that begins with it and its option, or is an option's text."""
     line = text.strip().partition("\n")[0]
-    alone = re.fullmatch(r"\W*([A-Ea-e])\W*", text) or _ALONE.fullmatch(text)
+    alone = re.fullmatch(r"\W*([A-Ea-e])\W*", text)
+    # Not of any length: what is no letter could be divided between its parts in many ways.
+    alone = alone or (len(text) <= _LONGEST_ALONE and _ALONE.fullmatch(text))
     if alone and alone[1].upper() in offered.letters:
         return alone[1].upper()
     match = _OPENING_LETTER.match(line)
