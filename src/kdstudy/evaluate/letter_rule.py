@@ -360,7 +360,8 @@ def _whole(text: str, offered: _Offered) -> str:
         behind = line[match.end() :].lstrip(" ).:,;*]}-(")
         if option_said(behind, {match[1]: offered.said[match[1]]}):
             return match[1]
-    return option_said(_IT_IS.sub("", line, count=1), offered.said, whole=True)
+    told = _IT_IS.match(line)
+    return option_said(line[told.end() :] if told else line, offered.said, whole=True)
 
 
 def _sentence(text: str, match: re.Match[str]) -> str:
