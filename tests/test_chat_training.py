@@ -133,6 +133,15 @@ def test_the_plan_and_the_key_follow_the_models_own_files(tmp_path):
     planned = plan()
     assert planned.prompts["own"].startswith("chat (auto")
     assert planned.prompts["none"].startswith("alpaca (auto")
+    # A student and its teacher in different prompts: said by the plan, unless the study sets one.
+    study = schema.Study(
+        name="t", teachers=[str(tmp_path / "own")], students=[str(tmp_path / "none")],
+        corpus="synthetic", benchmarks=["synth_addsub"], methods=["seqkd"],
+    )  # fmt: skip
+    told = make_plan(study, tmp_path, None, {}).prompts
+    assert told["none and own differ"].startswith("alpaca and chat; word-level")
+    alpaca = study.model_copy(update={"template": "alpaca"})
+    assert set(make_plan(alpaca, tmp_path, None, {}).prompts) == {"none", "own"}
     trained = [s for s in planned.stages.values() if s.kind == "train"]
     assert {s.config["template_date"] for s in trained} == {chat.DATE}
     keys = [set(p.trained.values()) for p in (

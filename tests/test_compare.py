@@ -1,6 +1,7 @@
 """Two studies side by side: matched as told, differences and p as outside oracles have them."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -182,17 +183,33 @@ def test_what_is_decided_goes_by_holms_p_and_without_one_by_the_interval():
     assert "1 had a higher ROUGE-L of free texts in B" in said[1]
 
 
-def test_averages_pool_items_for_p_and_benchmarks_for_the_interval():
+def test_an_averages_estimate_interval_and_p_are_of_the_mean_of_benchmarks():
     first, second = answers(20, 2, 10, 8), answers(50, 9, 6, 35)
     a = study("a", graded(KD, "x", first[0]) + graded(KD, "y", second[0]))
     b = study("b", graded(KD, "x", first[1]) + graded(KD, "y", second[1]))
     table = compare(a, b)
     x, y, mean = (one(table, benchmark=name) for name in ("x", "y", "average"))
     assert mean["difference"] == pytest.approx((8 / 40 - 3 / 100) / 2)
-    assert mean["p"] == pytest.approx(stats.binomtest(16, 27, 0.5).pvalue)
+    # All flips: 10 of 12 changed items of x and 6 of 15 of y helped, each x item worth 1/40.
+    ups = np.array(list(itertools.product(range(13), range(16))))
+    sums = (2 * ups[:, 0] - 12) / 40 / 2 + (2 * ups[:, 1] - 15) / 100 / 2
+    ways = stats.binom.pmf(ups[:, 0], 12, 0.5) * stats.binom.pmf(ups[:, 1], 15, 0.5)
+    exact = ways[np.abs(sums) >= abs((8 / 40 - 3 / 100) / 2) - 1e-12].sum()
+    assert mean["p"] == pytest.approx(exact, rel=0.01) and exact < 0.1
+    assert stats.binomtest(16, 27, 0.5).pvalue > 0.3  # pooled items are another quantity
+    assert (mean["better"], mean["worse"]) == (16, 11)
     below = math.hypot(x["difference"] - x["low"], y["difference"] - y["low"]) / 2
     assert mean["difference"] - mean["low"] == pytest.approx(below)
     assert mean["n"] == 140
+
+
+@pytest.mark.parametrize("up", range(8, 21))
+def test_interval_and_p_of_a_difference_say_the_same(up):
+    first, second = answers(30, 8, up, 62 - up), answers(5, 1, 6, 8)
+    a = study("a", graded(KD, "x", first[0]) + graded(KD, "y", second[0]))
+    b = study("b", graded(KD, "x", first[1]) + graded(KD, "y", second[1]))
+    for row in compare(a, b).itertuples():
+        assert (row.p < 0.05) == (not row.low <= 0 <= row.high)
 
 
 def test_holm_corrects_each_family_for_itself():

@@ -356,6 +356,25 @@ def test_another_question_is_not_matched_by_wording_alike(tmp_path, question):
     assert (account.matched, account.alike, account.unknown) == (1, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("question", "matched", "alike"),
+    [
+        ("What is 1 + 17?", 0, 0),
+        ("What is 2 + 2?", 0, 0),
+        ("what is  1 + 1", 1, 1),
+        ("Answer in one word.\n\nWhat is 1 + 1?\nAnswer:", 1, 0),
+        ("What is 1 + 1?", 1, 0),
+        ("", 1, 0),
+    ],
+)
+def test_an_id_is_not_believed_against_the_rows_own_question(tmp_path, question, matched, alike):
+    row = {"id": "id0", "question": question, "completion": "2"}
+    found, account = read(given(tmp_path, {"id": "id3", "completion": "x"}, row), TOY)
+    assert len(found) == 1 + matched
+    assert (account.alike, account.unknown) == (alike, 1 - matched)
+    assert [("id0" in said) for said in account.left_out] == [True] * (1 - matched)
+
+
 def test_items_that_differ_in_no_more_than_wording_are_told_apart_or_left_out(tmp_path):
     rows = [
         {"question": "Is it so?", "completion": "to the letter"},

@@ -133,7 +133,7 @@ CORRECTED = [
     ("```python\nprint(3 * 4)\n```\nOutput: 12", "12"),
     ("```\nanswer = 12\n```\nas 3 * 4 = 12 and 5 are left", "12"),
     ("The answer is `12`", "12"),
-    ("The answer is either 5 or 6", "5"),
+    ("The answer is either 5 or 6", ""),
     ("Answer: He has 5 apples. He eats 2, so 3 are left", "3"),
     ("Answer: He has 5 apples and eats 2, which leaves 3.", "3"),
     ("Answer: 5 - 2 = 3. He then has 3 + 1 = 4.", "4"),

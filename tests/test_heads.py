@@ -1,7 +1,9 @@
 """The head alone, read from every kind of checkpoint, against the whole model's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import architectures
 import pytest
 import tiny_models as tiny
 import torch
@@ -9,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from kdstudy.errors import InputError
 from kdstudy.models import heads, load, parts
 
 
@@ -143,3 +146,25 @@ def test_the_head_of_a_fully_finetuned_model_is_the_new_one(tmp_path, no_body):
     no_body(local, "float32", tmp_path / "finished")
     got = heads.load_head(local, "float32", tmp_path / "finished")
     assert torch.equal(got.weight, parts.head(tiny.qwen(5)).weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("llama4_text", {"num_hidden_layers": 4, "interleave_moe_layer_step": 2}),
+        ("recurrent_gemma", {"num_hidden_layers": 3, "lru_width": 32, "logits_soft_cap": 2.0}),
+    ],
+)
+def test_a_body_and_a_soft_cap_of_another_name_are_known(kind, fields):
+    model = architectures.build(kind, **fields)
+    parts.require_known_head(model)
+
+
+def test_a_model_whose_body_cannot_be_asked_is_refused_in_words():
+    model = architectures.build("llama")
+    model.model.forward = lambda **_: (None,)
+    model.forward = lambda input_ids, use_cache: SimpleNamespace(
+        logits=torch.zeros(*input_ids.shape, architectures.VOCABULARY)
+    )
+    with pytest.raises(InputError, match="cannot be asked for apart from its logits"):
+        parts.require_known_head(model)

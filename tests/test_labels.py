@@ -136,7 +136,7 @@ def test_corrected_label_of_two_options(text: str, expected: str) -> None:
         ("answer1, answer2, and answer3 are all possible", ""),
         ("answer1/answer2/answer3/answer4/answer5", ""),
         ("answer1/answer2", ""),
-        ("answer2 and answer3 are both possible", "answer2"),
+        ("answer2 and answer3 are both possible", ""),
         ("Answer: The days", ""),
     ],
 )

@@ -33,7 +33,7 @@ def test_the_key_of_a_stage_is_pinned():
     stage = Stage(
         kind="score", label="x", config={"rule": "corrected"}, inputs={"a": "k1", "b": "k2"}
     )
-    assert stage.key == "d8b2ef15efdc3f04485602e0b7f58cd9"
+    assert stage.key == "398d48ccaa7115a13094dff7ba28259b"
 
 
 def test_roles_are_part_of_the_key():

@@ -2,15 +2,22 @@
 
 import json
 import math
+import os
 
 import pytest
 import study_folder
+import tiny_models as tiny
+import torch
 
+from kdstudy.analyze.analysis import analyze
+from kdstudy.analyze.runs import read_runs
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks, fidelity
+from kdstudy.models import load
+from kdstudy.models.resolve import resolve
 from kdstudy.records import Score
-from kdstudy.study.refs import CorpusRef
+from kdstudy.study.refs import CorpusRef, ModelRef
 
 ROW = {"prompt": "1 + 1?", "completion": "2"}
 ITEM = {"question": "1 + 1?", "answer": "2"}
@@ -71,3 +78,82 @@ def test_texts_too_short_for_bleu_have_none():
     assert short.mean_sentence_bleu == pytest.approx(100)
     one_long = scored("Paris", "it is not so")
     assert fidelity.fidelity(fidelity.pair(one_long, one_long)).corpus_bleu == pytest.approx(100)
+
+
+def test_a_pipe_is_no_benchmark(tmp_path):
+    os.mkfifo(tmp_path / "mine.jsonl")
+    with pytest.raises(InputError, match="is no file"):
+        benchmarks.from_file("mine", tmp_path / "mine.jsonl", "number", ()).load(None)
+
+
+def test_methods_that_differ_alike_in_every_student_do_not_end_the_analysis(tmp_path):
+    """Here scipy's noncentral F is NaN; an interval of a share that is all but 1 is left out."""
+    rows = ["student,teacher,method,task,score"]
+    for i, student in enumerate("abcd"):
+        for method, gain in (("sft", 0), ("kd", 0.02), ("rkd", 0.04 - 1e-6 * (i == 3))):
+            rows.append(f"{student},T,{method},g,{0.3 + 0.01 * i + gain:.6f}")
+    (tmp_path / "x.csv").write_text("\n".join(rows) + "\n")
+    tests = analyze(read_runs(tmp_path / "x.csv"))
+    (whole,) = [t for t in tests if t.name == "repeated-measures ANOVA" and t.scope == "average"]
+    assert whole.estimate == pytest.approx(1)
+    assert math.isnan(whole.low) and math.isnan(whole.high)
+
+
+def edited(folder, name, **fields):
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+
+
+BROKEN = {
+    "a tokenizer.json cut short": lambda m: (m / "tokenizer.json").write_text('{"model": {'),
+    "a tokenizer.json that is a list": lambda m: (m / "tokenizer.json").write_text("[]"),
+    "a tokenizer.json of bytes": lambda m: (m / "tokenizer.json").write_bytes(b"\xb7\xff"),
+    "no vocabulary": lambda m: edited(m, "tokenizer.json", added_tokens=[{"id": 0}]),
+    "an unknown part": lambda m: edited(m, "tokenizer.json", pre_tokenizer={"type": "X"}),
+    "no heads": lambda m: edited(m, "config.json", num_attention_heads=0),
+    "a width in words": lambda m: edited(m, "config.json", hidden_size="wide"),
+    "an unknown activation": lambda m: edited(m, "config.json", hidden_act="x"),
+    "an unknown type": lambda m: edited(m, "config.json", dtype="float7"),
+    "settings cut short": lambda m: (m / "generation_config.json").write_text('{"eos'),
+    "an end in words": lambda m: edited(m, "generation_config.json", eos_token_id="x"),
+    "a folder of weights": lambda m: (
+        (m / "model.safetensors").unlink(),
+        (m / "model.safetensors").mkdir(),
+    ),
+    "a pipe of weights": lambda m: (
+        (m / "model.safetensors").unlink(),
+        os.mkfifo(m / "model.safetensors"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_model_folder_is_refused_in_words(tmp_path, what):
+    """At planning or when it is opened, and never by the library's own error."""
+    folder = tmp_path / "m"
+    tiny.save(folder, tiny.qwen())
+    BROKEN[what](folder)
+    with pytest.raises(InputError) as refused:
+        model = resolve(ModelRef(model="./m"), tmp_path, {})
+        load.open_tokenizer(model.local())
+        load.open_model(model.local())
+    assert "/m" in refused.value.what and refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": False, "temperature": 0.6, "top_p": 0.9},
+        {"num_beams": 1, "early_stopping": True, "length_penalty": 2.0},
+    ],
+)
+def test_settings_that_transformers_reads_and_will_not_write_cost_no_training(tmp_path, settings):
+    """Well-known models have them: to save such a model whole is a ValueError of transformers."""
+    folder = tiny.save(tmp_path / "m", tiny.qwen())
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, **settings}))
+    model, tokenizer = load.load_model(folder), load.load_tokenizer(folder)
+    asked = torch.tensor([[5, 6, 7]])
+    written = model.generate(asked, max_new_tokens=8)
+    load.save(model, tmp_path / "out", tokenizer)
+    again = load.load_model(tmp_path / "out")
+    assert torch.equal(again.generate(asked, max_new_tokens=8), written)
+    assert again.generation_config.eos_token_id == 1

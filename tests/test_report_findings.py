@@ -86,6 +86,19 @@ def test_the_answer_says_what_was_gained_lost_and_spent():
         assert words in said
 
 
+def test_what_a_system_keeps_is_told_of_items_not_of_items_times_seeds():
+    # 13 items that the teacher has right, three seeds: 10, 11 and 12 of them are kept.
+    both = [row(s, m, v) for s, m, v in ((TEACHER, "accuracy", 0.9), (BEST, "accuracy", 0.8))]
+    runs = [r | {"system": f"{BEST}/seed={i}", "seed": i} for i in range(3) for r in both[1:]]
+    kept = pd.DataFrame(
+        [(f"{BEST}/seed={i}", TEACHER, 20, k, 13 - k, i) for i, k in enumerate((10, 11, 12))],
+        columns=["system", "teacher", "items", "kept", "lost", "gained"],
+    )
+    said = findings.answer(made(both[0], *runs), [], kept)
+    expected = "keeps 84.6% of the 13 items its teacher gets right (2.0 lost, 1.0 others gained, "
+    assert expected + "mean of 3 seeds)" in said and "39" not in said
+
+
 def test_generalization_counts_runs_by_their_intervals():
     rows = [row(f"{s}/{m}", "gain", v, reference=f"{s}/sft") for s, m, v in (
         ("m", "gkd", 0.05), ("m", "revkd", 0.01), ("s", "gkd", -0.05), ("s", "revkd", 0.03),
@@ -277,7 +290,8 @@ def test_contamination_sets_clean_items_apart(compared):
     rows = [row(BEST, "gain", 0.05, **where), row(BEST, "gain_clean", 0.02, **where)]
     said = findings.contamination(made(*rows), counts)
     assert "Of 12 test items the training corpus holds 1 and another 1 with other" in said
-    assert "1 runs is +2.0 points, on all their items +5.0" in said
+    assert "On the clean items of this benchmark the mean gain over SFT of one run is +2.0" in said
+    assert "on all items of this benchmark +5.0" in said
     assert "No benchmark was searched" in findings.contamination(made(), counts.iloc[:0])
 
 

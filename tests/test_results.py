@@ -10,8 +10,11 @@ from sacrebleu.metrics import BLEU
 from scipy import stats
 
 from kdstudy.analyze import results
+from kdstudy.analyze.analysis import analyze
 from kdstudy.analyze.intervals import Bootstrap, difference, mover, wilson
-from kdstudy.analyze.results import AVERAGE, collect
+from kdstudy.analyze.results import AVERAGE, collect, own_sft, required_pairs, write_csv
+from kdstudy.analyze.runs import read_runs
+from kdstudy.analyze.stats import study_tests
 from kdstudy.errors import InputError
 
 
@@ -256,3 +259,56 @@ def test_items_that_all_change_alike_leave_doubt_about_the_others(step):
     share = 0.025 ** (1 / 20)  # Clopper and Pearson: 20 of 20
     assert value == step
     assert sorted([low, high]) == pytest.approx(sorted([step * share, step]))
+
+
+def test_what_is_zero_but_for_rounding_is_written_as_zero(table, tmp_path):
+    near = table.assign(low=-3.47e-18, high=-0.0, value=table.value)
+    write_csv(near, tmp_path / "results.csv")
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    low = lines[0].split(",").index("low")
+    assert {tuple(line.split(",")[low : low + 2]) for line in lines[1:]} == {("0", "0")}
+
+
+def test_plain_fine_tuning_alone_is_still_compared_with_its_teacher(study):
+    systems = [s for s in study.systems if s.kind in ("sft", "teacher")]
+    labels = {s.label for s in systems}
+    scores = {k: v for k, v in study.scores.items() if k in labels}
+    pairs = {k: v for k, v in study.pairs.items() if set(k) <= labels}
+    students = {s.label for s in systems if s.kind == "sft"}
+    teachers = {s.label for s in systems if s.kind == "teacher"}
+    assert set(required_pairs(systems)) == {(s, t) for s in students for t in teachers}
+    alone = gather(study, systems=systems, scores=scores, pairs=pairs)
+    rows = alone[(alone.metric == "agreement") & (alone.benchmark != AVERAGE)]
+    found = set(zip(rows.system, rows.reference, strict=True))
+    assert found == set(required_pairs(systems))
+
+
+def test_an_sft_run_of_another_seed_serves_where_there_is_none_of_the_same(study):
+    kd = next(s for s in study.systems if s.kind == "distilled")
+    sft = next(s for s in study.systems if s.kind == "sft" and s.model == kd.model)
+    others = [dataclasses.replace(sft, label=f"{sft.label}/{i}", seed=i) for i in (7, 3)]
+    assert own_sft(dataclasses.replace(kd, seed=5), others).label == f"{sft.label}/3"
+    assert own_sft(dataclasses.replace(kd, seed=7), others).label == f"{sft.label}/7"
+    with pytest.raises(InputError, match="2 SFT runs could be"):
+        own_sft(kd, [dataclasses.replace(sft, label=x) for x in "ab"])
+
+
+def test_chance_is_told_on_by_the_table_so_that_collapse_is_one_sentence(study, tmp_path):
+    chance = dict.fromkeys({s.benchmark for rows in study.scores.values() for s in rows}, 0.9)
+    table = gather(study, chance=chance)
+    write_csv(table, tmp_path / "results.csv")
+    again = analyze(read_runs(tmp_path / "results.csv"))
+    first = study_tests(table, study.systems, study.scores, chance)
+    said, told = (
+        [t.sentence for t in tests if t.table == "collapse" and t.scope == AVERAGE]
+        for tests in (first, again)
+    )
+    assert said == told and "runs collapsed on average (under chance" in said[0]
+    unknown = analyze(read_runs_of(gather(study), tmp_path))
+    said = next(t.sentence for t in unknown if t.table == "collapse")
+    assert "what chance gives is not known here" in said
+
+
+def read_runs_of(table, folder):
+    write_csv(table, folder / "plain.csv")
+    return read_runs(folder / "plain.csv")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kdstudy.errors import InputError
-from kdstudy.study import schema
+from kdstudy.study import describe, schema
 from kdstudy.study.protocols import differences
 from kdstudy.study.read import read_study
 
@@ -135,21 +135,13 @@ def test_corrected_differs_in_nothing(tmp_path):
     assert differences(read(tmp_path, GOOD)) == []
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"methods": ["sft", "word_kd"]}, {"methods": ["word_kd"]}, {"template": "Q: {instruction}\n"}],
-)
-def test_fewer_methods_and_a_prompt_of_ones_own_are_no_deviation(tmp_path, fields):
-    assert differences(read(tmp_path, GOOD | fields)) == []
-
-
 def test_a_reason_is_given_where_it_is_the_reason(tmp_path):
     reference = {d["field"]: d["why"] for d in differences(read(tmp_path, GOOD | REFERENCE))}
     assert "released" in reference["methods"] and "indents" in reference["template"]
     own = GOOD | {"generation": {"temperature": 0.7}, "train": {"max_truncated_share": 0.5}}
     own = {d["field"]: d["why"] for d in differences(read(tmp_path, own))}
     assert own == dict.fromkeys(("train.max_truncated_share", "generation.temperature"),
-                                "set by the study")  # fmt: skip
+                                "chosen in the study file")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
@@ -168,4 +160,45 @@ def test_every_field_is_described():
     document = schema.Study.model_json_schema()
     for part in (document, *document["$defs"].values()):
         for name, field in part["properties"].items():
-            assert field.get("description") or name == "type", (part["title"], name)
+            assert field.get("description"), (part["title"], name)
+
+
+def test_the_docs_list_every_field_as_it_is():
+    docs = Path(__file__).parents[1] / "docs"
+    written = (docs / "study.md").read_text("utf-8")
+    assert written == describe.markdown(), "kdstudy schema --markdown > docs/study.md"
+    document = schema.Study.model_json_schema()
+    for part in (document, *document["$defs"].values()):
+        for name, field in part["properties"].items():
+            assert f"| `{name}` |" in written, name
+            assert " ".join(field["description"].replace("|", "\\|").split()) in written, name
+
+
+@pytest.mark.parametrize("methods", [["sft"], ["sft", "word_kd"], ["word_kd", "revkd", "gkd"]])
+def test_fewer_methods_are_no_deviation(tmp_path, methods):
+    assert differences(read(tmp_path, GOOD | {"methods": methods})) == []
+    study = read(tmp_path, GOOD | {"protocol": "reference", "methods": methods})
+    assert "methods" not in {d["field"] for d in differences(study)}
+
+
+def test_reference_says_that_its_own_list_has_word_kd_for_seqkd(tmp_path):
+    rows = {d["field"]: d for d in differences(read(tmp_path, GOOD | {"protocol": "reference"}))}
+    assert "SeqKD" in rows["methods"]["why"]
+    assert "micro-batch" in rows["train.normalisation"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"generation": {"temperature": 0.7}}, "generation.temperature"),
+        ({"template": "alpaca"}, "template"),
+        ({"train": {"max_truncated_share": 0.25}}, "train.max_truncated_share"),
+        ({"train": {"loss_tokens": "all"}}, "train.loss_tokens"),
+        ({"methods": ["sft", {"type": "word_kd", "probability_epsilon": 1e-6}]},
+         "methods.word_kd.probability_epsilon"),
+    ],
+)  # fmt: skip
+def test_a_users_own_value_is_not_explained_by_the_released_code(tmp_path, fields, field):
+    (row,) = differences(read(tmp_path, GOOD | fields))
+    assert row["field"] == field
+    assert row["why"] == "chosen in the study file"

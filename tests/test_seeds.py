@@ -13,8 +13,11 @@ from kdstudy.analyze.analysis import analyze, analyze_items, lead, leads
 from kdstudy.analyze.results import collect
 from kdstudy.analyze.runs import read_runs
 from kdstudy.analyze.stats import study_tests
+from kdstudy.analyze.verdict import points
 from kdstudy.cli import app
-from kdstudy.report import findings
+from kdstudy.report import figures, findings
+from kdstudy.report.alarms import warnings
+from kdstudy.report.seeds import Seeds
 from kdstudy.report.tables_of_tests import paired_sheet
 
 HEADER = "student,method,task,seed,accuracy"
@@ -73,6 +76,74 @@ def test_given_baselines_that_differ_are_paired(tmp_path):
     path.write_text("\n".join([f"{HEADER},baseline", *rows]) + "\n")
     first = lead(analyze(read_runs(path)))
     assert first.p == pytest.approx(stats.ttest_rel(KD, SFT).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("sft", "kd"),
+    [
+        ((0.40, 0.42), (0.45, 0.47, 0.44)),
+        ((0.40, 0.43, 0.41), (0.45, 0.47)),
+        ((0.40, 0.42, 0.41), (0.45,)),
+    ],
+)
+def test_unequal_seeds_are_compared_with_the_mean_of_all_sft_seeds(tmp_path, sft, kd):
+    path = hand(tmp_path, sft, kd)
+    runs = read_runs(path)
+    assert runs.baseline.to_numpy() == pytest.approx(np.mean(sft))
+    first = lead(analyze(runs))
+    assert first.estimate == pytest.approx(np.mean(kd) - np.mean(sft))
+    if len(kd) == 1:
+        spread = np.var(sft, ddof=1) * (1 + 1 / len(sft))
+        assert first.statistic == pytest.approx(first.estimate / math.sqrt(spread))
+        return
+    expected = stats.ttest_ind(kd, sft, equal_var=False)
+    assert (first.statistic, first.p) == pytest.approx((expected.statistic, expected.pvalue))
+    assert f"{len(kd)} seeds of kd and {len(sft)} of SFT" in first.sentence
+
+
+def test_unequal_seeds_of_several_tasks_are_averaged_within_each_sft_seed(tmp_path):
+    sft = np.array([[0.40, 0.60], [0.44, 0.50]])
+    kd = np.array([[0.45, 0.62], [0.47, 0.55], [0.41, 0.66]])
+    rows = [
+        f"s,{m},{t},{i},{x[k]}"
+        for m, of in (("sft", sft), ("kd", kd))
+        for i, x in enumerate(of)
+        for k, t in enumerate("ab")
+    ]
+    path = tmp_path / "hand.csv"
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    first = lead(analyze(read_runs(path)))
+    expected = stats.ttest_ind(kd.mean(axis=1), sft.mean(axis=1), equal_var=False)
+    assert (first.scope, first.p) == ("average", pytest.approx(expected.pvalue))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_rows_changes_nothing(tmp_path, seed):
+    # One SFT run serves both seeds of kd: told by its labels in another order it would be two.
+    rng = np.random.default_rng(7)
+    rows = [f"s,sft,{t},,{rng.random():.3f}" for t in "abc"]
+    rows += [
+        f"s,{m},{t},{i},{rng.random():.3f}" for m in ("kd", "gkd") for i in (0, 1) for t in "abc"
+    ]
+    rows += [
+        f"u,{m},{t},{i},{rng.random():.3f}"
+        for m, n in (("sft", 2), ("kd", 3))
+        for i in range(n)
+        for t in "abc"
+    ]
+    path = tmp_path / "hand.csv"
+    said = []
+    for order in (np.arange(len(rows)), np.random.default_rng(seed).permutation(len(rows))):
+        path.write_text("\n".join([HEADER, *(rows[i] for i in order)]) + "\n")
+        said.append(CliRunner().invoke(app, ["analyze", str(path), "--json"]).stdout)
+    assert said[0] == said[1] and "SFT has one seed" in said[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_item_rows_changes_nothing(seed):
+    rows = item_rows(3)
+    shuffled = rows.sample(frac=1, random_state=seed)
+    assert repr(analyze_items(shuffled)) == repr(analyze_items(rows))
 
 
 def test_several_students_still_lead_and_each_is_told_beside(tmp_path):
@@ -166,6 +237,44 @@ def test_the_reports_first_sentence_is_the_methods_gain_on_this_student(one_stud
         assert "120 items and 3 seeds" in said.split(". ")[0] + said
 
 
+def test_a_gain_has_one_interval_wherever_it_is_told(one_student):
+    table, tests = one_student[:2]
+    own = next(t for t in tests if t.table == "student" and t.scope == "average")
+    ends = f"{points(own.low)} to {points(own.high)}"
+    assert ends in findings.answer(table, tests)
+    drawn = figures.gains(Seeds(table, tests)).data["rows"]
+    mean = drawn[(drawn.system == own.subject) & (drawn.benchmark == "average")]
+    mean = mean[mean.part == "mean"].iloc[0]
+    assert (mean.low, mean.high) == pytest.approx((100 * own.low, 100 * own.high))
+    entry = next(
+        e for e in paired_sheet(tests).entries
+        if [c.text for c in e.cells[:2]] == [own.subject, "average"]
+    )  # fmt: skip
+    assert ends in [c.text for c in entry.cells]
+    method = own.subject.split("/")[1]
+    pair = next(
+        t for t in tests
+        if (t.table, t.subject, t.scope) == ("methods", f"{method} − sft", "average")
+    )  # fmt: skip
+    assert (pair.estimate, pair.low, pair.high, pair.p) == pytest.approx(
+        (own.estimate, own.low, own.high, own.p)
+    )
+    said = findings.generalization(table, tests)
+    assert "distilled systems beat" in said and "this many items and seeds" in said
+
+
+def test_what_would_be_missed_fits_the_interval_that_is_told(one_student):
+    table, tests = one_student[:2]
+    own = [t for t in tests if t.table == "student" and t.scope == "average"]
+    # 80% power asks for 0.84 standard errors beyond the interval's half.
+    expected = np.median([
+        (t.high - t.low) / 2 + 0.8416 * abs(t.estimate / t.statistic) for t in own
+    ])  # fmt: skip
+    said = " ".join(warnings(table, [], {}, [], None, tests))
+    assert f"A gain under about {points(expected, sign=False)} points" in said
+    assert "with these items and seeds." in said
+
+
 def test_no_seed_is_the_best_student(one_student):
     table, tests, *_ = one_student
     said = findings.answer(table, tests)
@@ -219,3 +328,22 @@ def test_one_free_text_has_no_interval_and_equal_ones_an_exact_one():
     one, four = (levels(Graded(system="s", scores=rated(n)))[0] for n in (1, 4))
     assert math.isnan(one.low) and "nan" not in one.sentence
     assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0
+
+
+def test_an_item_counts_once_however_often_it_was_drawn():
+    from kdstudy.analyze.scores import Graded, levels
+    from kdstudy.records import Score
+
+    # Eight draws of a hard item, one of each of three easy ones: 3/4 of items, not 3/11 of rows.
+    draws = [("hard", i, "wrong") for i in range(8)] + [(x, 0, "correct") for x in "abc"]
+    rows = [
+        Score(
+            benchmark="t", example_id=item, sample=i, completion="x", extracted="1",
+            rule="number-corrected", outcome=outcome, quality=float(outcome == "correct"), tokens=2,
+        )
+        for item, i, outcome in draws
+    ]  # fmt: skip
+    level = levels(Graded(system="s", scores=rows))[0]
+    ends = stats.binomtest(3, 4).proportion_ci(method="wilson")
+    assert (level.value, level.low, level.high) == pytest.approx((0.75, ends.low, ends.high))
+    assert level.n == 4 and "75.0% of 4 items" in level.sentence

@@ -36,7 +36,8 @@ def analyze(
         runs: From `runs.read_runs` or `runs.from_results`.
         protocol: `paper`: the paper's Tables 1 to 5. `corrected`: first the tests that know which
             runs share a student, then the paper's beside them.
-        chance: Chance accuracy by task, under which a run counts as collapsed.
+        chance: Chance accuracy by task, under which a run counts as collapsed; without it what
+            `runs.attrs["chance"]` says, as it does of a study's own table.
         by_student: Tests of `methods.student_tests`, which know the items; without them those of
             `seeds.seed_gains`, where there is one student or a run has several seeds.
 
@@ -48,6 +49,7 @@ def analyze(
     """
     if protocol not in ("corrected", "paper"):
         raise InputError(f"no protocol {protocol!r}", remedy="use corrected or paper")
+    chance = runs.attrs.get("chance") if chance is None else chance
     frame = main_runs(runs)
     rows = cells(frame)
     found = pooled_tests(rows)

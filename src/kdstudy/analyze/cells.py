@@ -21,7 +21,9 @@ def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
         InputError: See `runs.tidy`; or no row has both score and baseline.
     """
     frame = tidy(runs, runs.attrs.get("notes", ()))
+    # Sums of floats, and which of equal rows is the first, depend on order: here that ends.
     notes = list(frame.attrs["notes"])
+    frame = frame.sort_values([*RUN, "task"], ignore_index=True, kind="stable")
     empty = frame.gain.isna()
     if empty.any():
         notes.append(f"{empty.sum()} rows without a score or baseline are left out.")
@@ -61,8 +63,20 @@ def _averages(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     whole = frame[runs.task.transform("size") == frame.task.nunique()].groupby(RUN, dropna=False)
     # A measure that some task lacks has no average: sum / size, not the mean of what is there.
     means = whole[MEASURES].sum(min_count=frame.task.nunique()) / frame.task.nunique()
-    means["baseline_run"] = whole.baseline_run.agg("|".join)
+    # By task, whatever the order of the rows: an SFT run is known by its label on every task.
+    ordered = frame[runs.task.transform("size") == frame.task.nunique()].sort_values("task")
+    of_run = ordered.groupby(RUN, dropna=False)
+    means["baseline_run"] = of_run.baseline_run.agg("|".join)
+    means["baselines"] = of_run.baselines.agg(_mean_baselines)
     return means.reset_index().assign(task=AVERAGE)[frame.columns], runs.ngroups - len(means)
+
+
+def _mean_baselines(parts: pd.Series) -> tuple[float, ...]:
+    """Return the means over tasks of SFT's seeds; () where some task names none, or others."""
+    sizes = {len(scores) for scores in parts}
+    if len(sizes) > 1 or 0 in sizes:
+        return ()
+    return tuple(sum(scores) / len(parts) for scores in zip(*parts, strict=True))
 
 
 def _usual_temperature(frame: pd.DataFrame) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from kdstudy.analyze.flips import flip_p, least_p
+from kdstudy.analyze.flips import agreed, flip_p, least_p, reaching
 from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, difference, mover
 
 Run = Mapping[str, np.ndarray]
@@ -23,7 +23,11 @@ Run = Mapping[str, np.ndarray]
 _NONE = 1e-24
 """A variance below this is rounding."""
 
-_CALIBRATED = 0.05
+_LEAST_SHARE = 0.7
+"""Least share of the items' variance that the whole has."""
+
+_KNOWN = 0.25
+"""Share of what seeds and single items do together that counts as known in the seeds' variance."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Contrast:
         inner: 90% interval, for two one-sided tests at 5%.
         statistic: Estimate over its standard error.
         p: Two-sided. With seeds by t on `freedom` degrees, else by all flips of items (mid-p).
+            It is below 5% where the 95% interval leaves 0 out, and nowhere else.
         freedom: Degrees of freedom; infinite over items alone.
         seeds: Runs of the smallest and of the largest group.
         items: Number of items, and how many of them `changed`.
@@ -76,8 +81,8 @@ def contrast(groups: Sequence[Group]) -> Contrast:
     Its variance is that of the seeds plus that of the items. The first is each group's variance of
     runs' mean accuracies over seeds, which holds what seeds and single items do together. The
     second is the variance over items of the difference, less what seeds and items do together,
-    else that would count twice. Degrees of freedom are `_freedom`. With one run everywhere there
-    is no variance over seeds: items alone are drawn.
+    else that would count twice (`_over_both`). With one run everywhere there is no variance over
+    seeds: items alone are drawn.
 
     Args:
         groups: Every group's runs hold the same items in the same order.
@@ -105,12 +110,37 @@ def contrast(groups: Sequence[Group]) -> Contrast:
     items = sum(float(c.var(ddof=1)) / len(c) for c in changes) / len(common) ** 2
     if max(counts) == 1:
         return _over_items(shared, changes, items)
-    seeds, both, freedom = _over_seeds(groups, blocks)
-    rest = max(items - both, 0.0)
-    if seeds + rest < _NONE:
+    variance, freedom = _over_both(groups, blocks, items, shared["items"] - len(common))
+    if variance < _NONE:
         return _over_items(shared, changes, 0.0)
-    freedom = (seeds + rest) / (seeds / freedom + rest / (shared["items"] - len(common)))
-    return _by_t(shared, math.sqrt(seeds + rest), freedom, math.sqrt(items))
+    return _by_t(shared, math.sqrt(variance), freedom)
+
+
+def _over_both(
+    groups: Sequence[Group], blocks: Sequence[Sequence[np.ndarray]], items: float, many: int
+) -> tuple[float, float]:
+    """Return the variance of the difference over seeds and items, and its degrees of freedom.
+
+    Few seeds may spread by chance as if there were none, but the variance over items is known well,
+    and seeds can only add to it: so the whole is at least `_LEAST_SHARE` of that. At all of it a
+    null without seed effects would be refused 2% of the time at 5%. The degrees of freedom are
+    those of the seeds' variance, more where it is a small part of the whole; what is `_KNOWN` of it
+    from all items is no part. Where a group's variance is borrowed nothing counts as known: the
+    loan itself is unsure. `bench/calibration.py` has the rates that this leaves.
+
+    Args:
+        groups: What is compared.
+        blocks: Per group and benchmark, runs by items.
+        items: Variance of the difference over items.
+        many: Degrees of freedom of that.
+    """
+    alone = any(len(g.runs) == 1 for g in groups)
+    seeds, both, few = _over_seeds(groups, blocks)
+    whole = max(seeds + max(items - both, 0.0), _LEAST_SHARE * items)
+    if whole < _NONE:
+        return 0.0, math.inf
+    unsure = seeds if alone else max(seeds - _KNOWN * both, 0.0)
+    return whole, 1 / ((unsure / whole) ** (few / (few + 1)) / few + 1 / many)
 
 
 def _over_seeds(
@@ -158,34 +188,31 @@ def _components(rows: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(means.var(ddof=1)), both
 
 
-def _by_t(shared: dict, error: float, freedom: float, items: float) -> Contrast:
+def _by_t(shared: dict, error: float, freedom: float) -> Contrast:
     mean = shared["estimate"]
     t = mean / error
-    (low, high), inner = (_ends(mean, error, freedom, level) for level in (0.95, 0.90))
     p = max(float(2 * stats.t.sf(abs(t), freedom)), least_p(shared["changed"]))
-    # Few seeds may spread by chance as if there were none. What is calibrated is 5%; below that the
-    # items alone must say so as well.
-    alone = float(2 * stats.norm.sf(abs(mean) / items)) if items else 0.0
-    p = max(p, min(alone, _CALIBRATED))
+    low, high = reaching(*_ends(mean, error, freedom, 0.95), p, 0.05)
+    inner = reaching(*_ends(mean, error, freedom, 0.90), p, 0.10)
     return Contrast(**shared, low=low, high=high, inner=inner, statistic=t, p=p, freedom=freedom)
 
 
 def _over_items(shared: dict, changes: Sequence[np.ndarray], variance: float) -> Contrast:
     """Return the difference of these very runs: flips for p, a normal interval over items.
 
-    Where so few items changed that no flips could refuse 0, the interval reaches it. Where all
-    items changed alike it is the exact one of `intervals.difference`.
+    The two are `agreed`. Where all items changed alike the interval is the exact one of
+    `intervals.difference`.
     """
     mean, p = shared["estimate"], flip_p(changes, mid=True)
     if variance < _NONE:
         ends = mover(*zip(*(difference(c, DEFAULT_BOOTSTRAP) for c in changes), strict=True))
-        low, high, inner, z = ends[1], ends[2], ends[1:], math.nan
+        outer, inner, z = ends[1:], ends[1:], math.nan
     else:
         error = math.sqrt(variance)
-        (low, high), inner = (_ends(mean, error, math.inf, level) for level in (0.95, 0.90))
         z = mean / error
-    if least_p(shared["changed"]) > 0.05:
-        low, high = min(low, 0.0), max(high, 0.0)
+        outer, inner = (_ends(mean, error, math.inf, level) for level in (0.95, 0.90))
+    low, high, p = agreed(changes, *outer, p)
+    inner = reaching(*inner, p, 0.10)
     return Contrast(**shared, low=low, high=high, inner=inner, statistic=z, p=p, freedom=math.inf)
 
 

@@ -66,9 +66,10 @@ def collapse_tests(frame: pd.DataFrame, chance: Mapping[str, float] | None = Non
     tasks = [t for t in scopes(frame) if t != AVERAGE]
     if tasks and all(t in chance for t in tasks):
         chance.setdefault(AVERAGE, float(np.mean([chance[t] for t in tasks])))
-    floor = frame.task.map(chance).astype(float).fillna(0)
+    floor = frame.task.map(chance).astype(float)
     frame = frame.assign(
-        bad=(frame.score < floor) | (frame.score < COLLAPSED_SHARE * frame.baseline)
+        bad=(frame.score < floor) | (frame.score < COLLAPSED_SHARE * frame.baseline),
+        floor=floor,
     )
     found = [_collapse(frame[frame.task == scope], scope) for scope in scopes(frame)]
     return [t for t in found if t.scope == AVERAGE or t.statistic]
@@ -165,13 +166,17 @@ def _collapse(part: pd.DataFrame, scope: str) -> Test:
         "signature": f"chance or under {COLLAPSED_SHARE} of SFT|t|student means|n:{len(rest)}",
     }
     before = student_mean(cells(part)).estimate if n else math.nan
+    told = part.floor.notna().all()
+    limit = "under chance, or under a quarter of SFT" if told else "under a quarter of SFT"
+    limit += "" if told else "; what chance gives is not known here"
     if not bad:
-        text = f"None of {n} runs collapsed {on(scope)}, so none is left out and nothing is tested."
+        text = f"None of {n} runs collapsed {on(scope)} ({limit}), so none is left out and nothing"
+        text += " is tested."
         return empty(shared, text, statistic=0.0, estimate=before)
     after = student_mean(cells(rest))
     text = (
-        f"{bad} of {n} runs collapsed {on(scope)} (under chance, or under a quarter of SFT): mean "
-        f"gain {points(before)} points with them"
+        f"{bad} of {n} runs collapsed {on(scope)} ({limit}): mean gain {points(before)} points "
+        f"with them"
     )
     if math.isnan(after.error):
         text += "; without them it cannot be tested."

@@ -50,6 +50,40 @@ def flip_p(changes: Sequence[np.ndarray], *, mid: bool = False) -> float:
     return min(1.0, max(least, beyond + level / (2 if mid else 1)))
 
 
+def reaching(low: float, high: float, p: float, level: float) -> tuple[float, float]:
+    """Return an interval that holds 0 wherever a test of 0 at this level does not refuse it.
+
+    An interval and a p that were found in two ways may disagree near the level; a reader who is
+    told both must not be told two things.
+    """
+    return (min(low, 0.0), max(high, 0.0)) if p >= level else (low, high)
+
+
+def agreed(
+    changes: Sequence[np.ndarray], low: float, high: float, p: float
+) -> tuple[float, float, float]:
+    """Return the 95% interval and the p of a mean of means, so that both say the same of 0.
+
+    Flips count, an interval over items measures: near 5% they may differ. Both must refuse 0, so
+    the interval reaches 0 where p does not. Where p refuses 0 and the interval holds it, as one of
+    resamples may by a hair, the normal one over items decides for both.
+
+    Args:
+        changes: Per benchmark, each item's change.
+        low, high: An interval for their mean of means, however it was found.
+        p: From `flip_p`; NaN where nothing changed.
+    """
+    if math.isnan(p) or p >= 0.05:
+        return *reaching(low, high, p, 0.05), p
+    if not low <= 0 <= high:
+        return low, high, p
+    parts = [np.asarray(c, float) for c in changes]
+    mean = float(np.mean([c.mean() for c in parts]))
+    error = math.sqrt(sum(c.var(ddof=1) / len(c) for c in parts)) / len(parts)
+    half = error * float(stats.norm.ppf(0.975))
+    return mean - half, mean + half, max(p, float(2 * stats.norm.sf(abs(mean) / error)))
+
+
 def _counts(changes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the sizes that an item adds to the mean, and how many items add or take them."""
     parts = [np.asarray(c, float) / len(c) / len(changes) for c in changes]

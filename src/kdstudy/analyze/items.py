@@ -46,7 +46,7 @@ def analyze_items(
         for system, part in items.groupby("system")
     }
     known = {"student", "method"} <= set(items.columns)
-    facts = items.drop_duplicates("system").set_index("system")
+    facts = items.drop_duplicates("system").set_index("system").sort_index()
     pairs = _against(list(right), facts, baseline, known)
     draws = int(items["sample"].nunique())
     rows = [

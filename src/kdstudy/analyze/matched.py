@@ -209,8 +209,8 @@ def _rank_p(ranks: np.ndarray, exact: bool) -> float:
 
 def _eta_interval(f: float, top: int, bottom: int) -> tuple[float, float]:
     ends = [_noncentrality(f, top, bottom, tail) for tail in (0.975, 0.025)]
-    if ends[1] == 0:
-        return math.nan, math.nan  # F is smaller than any true effect explains
+    if ends[1] == 0 or any(map(math.isnan, ends)):
+        return math.nan, math.nan  # F is smaller than any true effect explains, or beyond scipy
     low, high = (x / (x + top + bottom + 1) for x in ends)
     return low, high
 
@@ -222,4 +222,9 @@ def _noncentrality(f: float, top: int, bottom: int, tail: float) -> float:
     most = 10.0 * (f * top + 10)
     while stats.ncf.cdf(f, top, bottom, most) > tail:
         most *= 2
-    return float(optimize.brentq(lambda x: stats.ncf.cdf(f, top, bottom, x) - tail, 1e-12, most))
+    try:
+        return float(
+            optimize.brentq(lambda x: stats.ncf.cdf(f, top, bottom, x) - tail, 1e-12, most)
+        )
+    except ValueError:  # scipy's noncentral F is NaN where F is huge: runs that hardly differ
+        return math.nan

@@ -48,17 +48,15 @@ def runs_of(systems: Sequence[System], scores: Mapping[str, Sequence[Score]]) ->
     return {m: {c: list(seeds.values()) for c, seeds in v.items()} for m, v in found.items()}
 
 
-def names_of(systems: Sequence[System]) -> dict[tuple[str, str, str], str]:
+def called(systems: Sequence[System], names: Mapping[str, str]) -> dict[tuple[str, str, str], str]:
     """Return what the runs of a student, teacher and method are called together.
 
-    The label of the one run, or of several without the seed at its end.
+    Args:
+        systems: The study's systems.
+        names: From `results.names_of`.
     """
-    labels: dict[tuple[str, str, str], list[str]] = {}
-    for s in systems:
-        if s.kind == "distilled" and not s.ablation:
-            bare = s.label.removesuffix(f"/seed={s.seed}")
-            labels.setdefault((s.model, s.teacher, s.method), []).extend((s.label, bare))
-    return {k: v[0] if len(v) == 2 else v[1] for k, v in labels.items()}
+    main = [s for s in systems if s.kind == "distilled" and not s.ablation and s.label in names]
+    return {(s.model, s.teacher, s.method): names[s.label] for s in main}
 
 
 def student_tests(
@@ -71,7 +69,7 @@ def student_tests(
 
     Args:
         runs: From `runs_of`, or made of item rows.
-        names: From `names_of`; else a system is called by its student, method and teacher.
+        names: From `called`; else a system is called by its student, method and teacher.
     """
     names = names or {}
     found = []

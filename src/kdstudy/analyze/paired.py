@@ -1,12 +1,13 @@
 """Item-by-item tests of one run: each distilled system against its own SFT run."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.families import corrected
-from kdstudy.analyze.flips import flip_p
+from kdstudy.analyze.flips import agreed, flip_p
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test, empty, format_p, points
 
@@ -18,8 +19,9 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
     """Return exact McNemar tests of every distilled system against its own SFT run.
 
     An average weighs every benchmark alike, and so do the flips of its items' outcomes behind its
-    p. Holm's correction covers two families apart: all benchmarks of the main grid, and its
-    averages. Ablations are not corrected.
+    p. The interval is the table's, brought to agree with p (`flips.agreed`). Holm's correction
+    covers two families apart: all benchmarks of the main grid, and its averages. Ablations are not
+    corrected.
     """
     gains = table[table.metric == "gain"]
     flow = table[table.metric.isin(["newly_right", "newly_wrong"])]
@@ -53,19 +55,21 @@ def _mcnemar(row: Any, up: pd.Series, down: pd.Series, items: pd.Series, single:
         "signature": f"mcnemar|exact|{row.signature}",
         "family": "" if row.ablation else f"gain over SFT by item, {where}",
     }
-    effect = {"estimate": float(row.value), "low": float(row.low), "high": float(row.high)}
-    text = f"{row.system} on {row.benchmark}: {points(row.value)} points over SFT"
-    interval = f"95% interval {points(row.low)} to {points(row.high)}"
     better, worse = int(up.sum()), int(down.sum())
-    if not single or better + worse == 0:
-        why = "no item changed its outcome" if single else "several draws per item"
-        return empty(shared, f"{text} ({interval}); no McNemar test: {why}.", **effect)
-    p = flip_p(
-        [
+    tested = single and better + worse > 0
+    low, high, p = float(row.low), float(row.high), math.nan
+    if tested:
+        changes = [
             np.repeat([1.0, -1.0, 0.0], [u, d, k - u - d])
             for u, d, k in zip(up, down, items, strict=True)
         ]
-    )
+        low, high, p = agreed(changes, low, high, flip_p(changes))
+    effect = {"estimate": float(row.value), "low": low, "high": high}
+    text = f"{row.system} on {row.benchmark}: {points(row.value)} points over SFT"
+    interval = f"95% interval {points(low)} to {points(high)}"
+    if not tested:
+        why = "no item changed its outcome" if single else "several draws per item"
+        return empty(shared, f"{text} ({interval}); no McNemar test: {why}.", **effect)
     sentence = (
         f"{text} ({interval}); of {n} items {better} became right and {worse} wrong, "
         f"p = {format_p(p)}."

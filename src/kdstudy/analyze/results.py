@@ -22,7 +22,7 @@ from kdstudy.analyze.measures import (
     token_rows,
 )
 from kdstudy.errors import InputError
-from kdstudy.evaluate.agreement import chance
+from kdstudy.evaluate.agreement import chance as chance_agreement
 from kdstudy.records import Overlap, PairScore, Score, System
 
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]
@@ -35,6 +35,12 @@ NUMBERS = {
     **dict.fromkeys(["parameters", "seed", "n"], "Int64"),
     **dict.fromkeys(["temperature", "noise", "value", "low", "high"], "float64"),
 }
+
+_ROUNDING = 1e-12
+"""A mean of thousands of rates is off by less."""
+
+_SYSTEM = ["kind", "model", "teacher", "method", "ablation", "temperature", "noise"]
+"""What runs share that are draws of one system."""
 
 Pairs = Mapping[tuple[str, str], Sequence[PairScore]]
 Overlaps = Mapping[str, Mapping[str, Overlap]]
@@ -50,6 +56,7 @@ def collect(
     *,
     overlaps: Overlaps | None = None,
     tokens: Tokens | None = None,
+    chance: Mapping[str, float] | None = None,
     partial: bool = False,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> pd.DataFrame:
@@ -70,6 +77,7 @@ def collect(
         study: Name of the study.
         overlaps: How each item occurs in the corpus, by benchmark and item; None if not looked at.
         tokens: Token-level sums by (system label, reference label), as `measures.token_rows` takes.
+        chance: Chance accuracy by benchmark; the signatures of accuracies tell it on.
         partial: Accept systems, benchmarks and pairs that are not there yet.
         bootstrap: How the bootstrap intervals are drawn.
 
@@ -95,13 +103,21 @@ def collect(
             if label == system.label:
                 found += [r | {"reference": reference} for r in token_rows(frame, bootstrap)]
         rows += [base | row for row in found]
+    for row in rows:
+        if row["metric"] == "accuracy" and row["benchmark"] in (chance or {}):
+            row["signature"] += f"|chance:{chance[row['benchmark']]:.10g}"
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.astype(NUMBERS)
     return table.sort_values(KEYS, kind="stable", ignore_index=True)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write the table so that equal tables give equal bytes (ten significant digits, LF)."""
+    """Write the table so that equal tables give equal bytes (ten significant digits, LF).
+
+    What is 0 but for rounding is written as 0.
+    """
+    ends = [c for c in ("value", "difference", "low", "high") if c in table]
+    table = table.assign(**table[ends].mask(table[ends].abs() < _ROUNDING, 0.0))
     table.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")
 
 
@@ -135,16 +151,21 @@ def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def own_sft(system: System, systems: Sequence[System]) -> System | None:
-    """Return the SFT run of a distilled system's student: same seed if there is one.
+    """Return the SFT run that a distilled system is compared with item by item.
+
+    That of its student and seed, else the first seed of its student's. Means over seeds are
+    compared with the mean over all of SFT's (`contrasts`, `report.seeds`).
 
     Raises:
-        InputError: Several SFT runs fit and none has the system's seed.
+        InputError: Two SFT runs of a student have one seed.
     """
     if system.kind != "distilled":
         return None
     fits = [s for s in systems if s.kind == "sft" and s.model == system.model]
-    same_seed = [s for s in fits if s.seed == system.seed]
-    found = same_seed or fits
+    found = [s for s in fits if s.seed == system.seed]
+    if not found and fits:
+        first = min(s.seed for s in fits)
+        found = [s for s in fits if s.seed == first]
     if len(found) > 1:
         raise InputError(
             f"{system.label}: {len(found)} SFT runs could be its baseline",
@@ -156,7 +177,8 @@ def own_sft(system: System, systems: Sequence[System]) -> System | None:
 def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
     """Return the pairs a study compares: SFT-teacher, distilled-teacher and distilled-SFT.
 
-    The SFT student is compared with the teachers of the main grid only (paper, Figures 3 and 4).
+    The SFT student is compared with the teachers of the main grid only (paper, Figures 3 and 4);
+    where nothing is distilled, with every fine-tuned teacher.
     """
     wanted: dict[tuple[str, str], None] = {}
     for system in systems:
@@ -167,7 +189,35 @@ def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
             wanted[system.label, sft.label] = None
             if not system.ablation:
                 wanted[sft.label, system.teacher] = None
+    if not wanted:
+        of = {kind: [s.label for s in systems if s.kind == kind] for kind in ("sft", "teacher")}
+        wanted = dict.fromkeys((s, t) for s in of["sft"] for t in of["teacher"])
     return list(wanted)
+
+
+def names_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the name of the system that each run is a draw of, by the run's label.
+
+    Runs are draws of one system where all but the seed is the same. Its name is their label without
+    the seed at its end; a system of one run has that run's whole label.
+    """
+    runs = table.drop_duplicates("system")
+    labels = list(runs.system)
+    bare = {s: s.removesuffix(f"/seed={seed}") for s, seed in zip(labels, runs.seed, strict=True)}
+    same = runs[_SYSTEM].assign(label=[bare[s] for s in labels])
+    # Two with one seed differ in something that no column tells: there labels decide.
+    twice = runs.assign(twice=runs.duplicated([*_SYSTEM, "seed"], keep=False))
+    twice = twice.groupby(_SYSTEM, dropna=False).twice.transform("any")
+    same["label"] = same.label.where(twice, "")
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for _, part in runs.groupby([same[c] for c in same], sort=False, dropna=False):
+        own = list(part.system)
+        name = bare[own[0]] if len(own) > 1 else own[0]
+        name = own[0] if name in taken else name
+        taken.add(name)
+        found |= dict.fromkeys(own, name)
+    return found
 
 
 def _check_labels(systems: Sequence[System], scores: Mapping, pairs: Pairs) -> None:
@@ -230,7 +280,9 @@ def _pairs_of(
 ) -> Iterator[Row]:
     own = _by_benchmark(scores.get(system.label, ()))
     sft = own_sft(system, systems)
-    for pair in required_pairs(systems):
+    # A teacher that was not fine-tuned is known by what was compared with it.
+    given = [pair for pair in pairs if system.kind == "sft" and pair[0] == system.label]
+    for pair in dict.fromkeys([*required_pairs(systems), *sorted(given)]):
         if pair[0] != system.label:
             continue
         compared = _by_benchmark(pairs.get(pair, ()))
@@ -244,7 +296,7 @@ def _pairs_of(
                 raise InputError(f"{pair[0]}: never compared with {pair[1]} on {benchmark}")
             _check_pair(pair, benchmark, rows, mine)
             text = mine[0].rule.startswith("text-")
-            by_accident = chance(mine, other.get(benchmark, ()))
+            by_accident = chance_agreement(mine, other.get(benchmark, ()))
             found = [*pair_rows(rows, by_accident, text, boot)]
             if benchmark in before and not text:
                 found.append(agreement_change(before[benchmark], rows, boot))

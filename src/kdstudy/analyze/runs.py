@@ -12,12 +12,15 @@ from kdstudy.analyze.results import AVERAGE
 from kdstudy.errors import InputError
 
 RUN_COLUMNS = [
-    *("student", "teacher", "method", "task", "seed", "temperature", "baseline_run"),
+    *("student", "teacher", "method", "task", "seed", "temperature"),
+    *("baseline_run", "baselines"),
     *("score", "baseline", "gain", "size", "teacher_score"),
     *("agreement", "agreement_sft", "fidelity"),
 ]
 RUN = ["student", "teacher", "method", "seed", "temperature"]
-MEASURES = RUN_COLUMNS[7:]
+MEASURES = RUN_COLUMNS[8:]
+_DRAWS = ["student", "teacher", "method", "temperature", "task"]
+"""What runs share that differ by their seed alone."""
 _TYPES = {
     **dict.fromkeys(["student", "teacher", "method", "task", "baseline_run"], "str"),
     "seed": "Int64",
@@ -34,7 +37,8 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns `RUN_COLUMNS`; scores, agreements and fidelity (corpus BLEU / 100) are fractions;
-        `baseline_run` is the SFT run's label. `attrs["notes"]` says in sentences what was left out.
+        `baseline_run` is the SFT run's label, `baselines` see `_over_all_seeds`. `attrs["notes"]`
+        says in sentences what was left out.
 
     Raises:
         InputError: No distilled run has an SFT run to compare it with.
@@ -55,6 +59,9 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
         agreement_sft=_value(table, "agreement", sft, rows.task, rows.teacher),
         fidelity=_value(table, "bleu_corpus", rows.system, rows.task, rows.teacher) / 100,
     )
+    trained = table[(table.kind == "sft") & (table.metric == "accuracy")]
+    trained = trained.assign(task=trained.benchmark, score=trained.value, teacher="")
+    frame = _over_all_seeds(frame, trained[trained.benchmark != AVERAGE])
     alone = frame.baseline.isna()
     notes = [f"{alone.sum()} rows have no SFT run and are left out."] if alone.any() else []
     texts = sorted(set(distilled[distilled.metric == "rouge_l"].benchmark))
@@ -66,7 +73,17 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
             why="a gain is the difference of their accuracies",
             remedy="add sft to the study's methods, and a task whose answers are graded",
         )
-    return tidy(frame[~alone], notes)
+    found = tidy(frame[~alone], notes)
+    found.attrs["chance"] = _chance(table)
+    return found
+
+
+def _chance(table: pd.DataFrame) -> dict[str, float]:
+    """Return the chance accuracy of each benchmark whose rows tell it (`results.collect`)."""
+    rows = table[(table.metric == "accuracy") & (table.benchmark != AVERAGE)]
+    told = rows.signature.str.extract(r"\|chance:([^|]+)")[0]
+    known = told.notna()
+    return dict(zip(rows.benchmark[known], told[known].astype(float), strict=True))
 
 
 def _value(table: pd.DataFrame, metric: str, system, task, reference) -> np.ndarray:
@@ -88,6 +105,7 @@ def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
     frame = frame.reindex(columns=RUN_COLUMNS)
     frame["teacher"] = frame.teacher.fillna("")
     frame["baseline_run"] = frame.baseline_run.astype(object).fillna("")
+    frame["baselines"] = [x if isinstance(x, tuple) else () for x in frame.baselines]
     frame = frame.astype(_TYPES)
     for column in _RATES:
         # A mean of shares may be above 1 by rounding.
@@ -102,6 +120,38 @@ def tidy(frame: pd.DataFrame, notes: Iterable[str] = ()) -> pd.DataFrame:
         raise InputError(f"two runs are the same: {', '.join(map(str, doubled.iloc[0][:6]))}")
     frame.attrs["notes"] = list(notes)
     return frame
+
+
+def _over_all_seeds(runs: pd.DataFrame, sft: pd.DataFrame) -> pd.DataFrame:
+    """Return runs whose baselines are all seeds of SFT, where theirs are not the same seeds.
+
+    A run is compared with the SFT run of its seed, which has the mean of them all for a mean where
+    both have the same seeds. Where they have not, the baseline is that mean itself, and `baselines`
+    holds the scores it is of, by seed: seeds of SFT are draws too.
+
+    Args:
+        runs: Columns `_DRAWS`, seed, baseline.
+        sft: Columns student, teacher ("" serves every teacher), task, seed and score.
+    """
+    known = sft.dropna(subset=["seed", "score"]).sort_values("seed")
+    drawn = {
+        key: part
+        for key, part in known.groupby(["student", "teacher", "task"], sort=False)
+        if part.seed.nunique() == len(part) > 1
+    }
+    runs = runs.assign(baselines=[()] * len(runs))
+    if not drawn:
+        return runs
+    keys = runs.assign(teacher=runs.teacher.fillna(""))
+    for (student, teacher, *_, task), part in keys.groupby(_DRAWS, dropna=False, sort=False):
+        own = drawn.get((student, teacher, task), drawn.get((student, "", task)))
+        if own is None or (part.seed.notna().all() and set(part.seed) == set(own.seed)):
+            continue
+        runs.loc[part.index, "baseline"] = float(own.score.mean())
+        runs.loc[part.index, "baseline_run"] = f"{len(own)} seeds"
+        for place in part.index:
+            runs.at[place, "baselines"] = tuple(map(float, own.score))
+    return runs
 
 
 def _looked_up(values: Iterable, keys: list, wanted: list) -> np.ndarray:
@@ -122,8 +172,9 @@ def read_runs(path: Path) -> pd.DataFrame:
 
     Rows of the method `sft` are baselines, not runs: a run's baseline is its column, else the SFT
     row of the same student and task and, where SFT rows differ by them, of the same teacher and
-    seed. Without teacher_score, a teacher that has an SFT row of its own has that score. Rows of
-    the method `base` (an untrained model) are left out.
+    seed; where a method has other seeds than SFT, the mean over all SFT seeds. Without
+    teacher_score, a teacher that has an SFT row of its own has that score. Rows of the method
+    `base` (an untrained model) are left out.
 
     Returns:
         Columns `RUN_COLUMNS`; `attrs["notes"]` says what was converted and left out.
@@ -262,11 +313,15 @@ def _fractions(column: str, value: pd.Series, path: Path, notes: list[str]) -> p
 def _with_baselines(runs: pd.DataFrame, sft: pd.DataFrame, path: Path) -> pd.DataFrame:
     found, several, which = _baseline(runs, sft)
     given = runs.baseline.notna()
-    runs = runs.assign(baseline=runs.baseline.fillna(found), baseline_run=which.mask(given, ""))
-    agreement = _baseline(runs, sft.assign(score=sft.agreement), [["student", "teacher", "task"]])[
-        0
-    ]
-    runs["agreement_sft"] = runs.agreement_sft.fillna(agreement)
+    drawn = _over_all_seeds(runs.assign(baseline=found, baseline_run=which), sft)
+    drawn = drawn.assign(
+        baseline=runs.baseline.fillna(drawn.baseline),
+        baseline_run=drawn.baseline_run.mask(given, ""),
+        baselines=drawn.baselines.where(~given, None),
+    )
+    agreed = sft.groupby(["student", "teacher", "task"]).agreement.mean().rename("mean")
+    own = runs.merge(agreed, left_on=agreed.index.names, right_index=True, how="left")
+    runs = drawn.assign(agreement_sft=runs.agreement_sft.fillna(own["mean"]))
     alone = runs[runs.baseline.isna()]
     if len(alone):
         first = alone.iloc[0]

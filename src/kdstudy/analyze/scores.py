@@ -40,8 +40,8 @@ class Level:
 
     Attributes:
         metric: `accuracy`, or `rouge_l` of free texts.
-        value, low, high: Mean over items with its 95% interval, as fractions: Wilson's for an
-            accuracy, bootstrap for ROUGE-L.
+        value, low, high: Mean over items (of each one's mean over its draws, however many) with
+            its 95% interval, as fractions: Wilson's for an accuracy, bootstrap for ROUGE-L.
         n: Items that are scored.
         of: Items that the benchmark has; None where nothing says it.
         draws: Most answers to one item.
@@ -95,9 +95,8 @@ def levels(graded: Graded) -> list[Level]:
     for benchmark, rows in _by_benchmark(graded.scores).items():
         shares = _shares(rows)
         text = _is_text(rows)
-        mean = sum(row.quality for row in rows) / len(rows)
         quality = np.array(list(shares.values()))
-        drawn = mean_of(quality, DEFAULT_BOOTSTRAP)[1:]
+        mean, *drawn = mean_of(quality, DEFAULT_BOOTSTRAP)
         low, high = drawn if text else wilson(mean, len(shares))
         found.append(
             Level(
@@ -265,11 +264,11 @@ def _frame(system: str, rows: Sequence[Score]) -> pd.DataFrame:
 
 
 def _shares(rows: Sequence[Score]) -> dict[str, float]:
-    """Return each item's mean quality over its draws."""
+    """Return each item's mean quality over its draws, in the order of the items' ids."""
     drawn: dict[str, list[float]] = {}
     for row in rows:
         drawn.setdefault(row.example_id, []).append(row.quality)
-    return {item: sum(quality) / len(quality) for item, quality in drawn.items()}
+    return {item: sum(quality) / len(quality) for item, quality in sorted(drawn.items())}
 
 
 def _by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:

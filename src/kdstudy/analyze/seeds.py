@@ -18,9 +18,9 @@ def seed_gains(frame: pd.DataFrame) -> list[Test]:
     """Return, per task, student, teacher and method, the difference from SFT over their seeds.
 
     Welch's (1947) t-test of the method's runs against the SFT runs that they are compared with,
-    since seeds are draws of each; with one SFT run, that is taken to vary over seeds as the
-    method's do. Where a table gives baselines but not whose they are, runs are paired with them.
-    The items stay the same: nothing is said of others.
+    since seeds are draws of each, and need not be the same; with one SFT run, that is taken to vary
+    over seeds as the method's do. Where a table gives baselines but not whose they are, runs are
+    paired with them. The items stay the same: nothing is said of others.
 
     Args:
         frame: From `cells.main_runs`.
@@ -35,10 +35,14 @@ def seed_gains(frame: pd.DataFrame) -> list[Test]:
 
 def _gain(runs: pd.DataFrame, cell: dict[str, str], scope: str) -> Test:
     named = runs[runs.baseline_run != ""].drop_duplicates("baseline_run")
-    known = len(runs) > 0 and (runs.baseline_run != "").all()
+    known = (runs.baseline_run != "").all()
     before = named.baseline if known else runs.baseline
+    if known and all(runs.baselines):  # every run has the same: all seeds of SFT
+        before = pd.Series(runs.baselines.iloc[0])
     estimate, error, freedom, told = _error(runs.score, before, known)
     counts = f"{len(runs)} seeds" if len(runs) > 1 else "one seed"
+    if known and len(before) not in (1, len(runs)):
+        counts += f" of {cell['method']} and {len(before)} of SFT"
     student, method = cell["student"], cell["method"]
     shared = {
         "table": "student",

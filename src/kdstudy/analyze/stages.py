@@ -40,6 +40,10 @@ def results(work: Work) -> str:
         name: {r.example_id: r.overlap for r in read_records(folder / CONTAMINATION, Contamination)}
         for name, folder in work.inputs_of("contamination")
     }
+    chance = {
+        name: json.loads((folder / BENCHMARK).read_text())["chance"]
+        for name, folder in work.inputs_of("items")
+    }
     table = collect(
         systems,
         scores,
@@ -48,12 +52,9 @@ def results(work: Work) -> str:
         work.config["study"],
         overlaps=overlaps,
         tokens={pair: pd.read_parquet(folder / TOKENS) for pair, folder in work.pairs_of("tokens")},
+        chance=chance,
         partial=work.local.get("partial", False),
     )
-    chance = {
-        name: json.loads((folder / BENCHMARK).read_text())["chance"]
-        for name, folder in work.inputs_of("items")
-    }
     tests = study_tests(table, systems, scores, chance)
     write_csv(table, work.out / RESULTS)
     _item_rows(scores, examples, overlaps).to_parquet(work.out / ITEMS, index=False)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from kdstudy.analyze.analysis import analyze
-from kdstudy.analyze.methods import compare_methods, names_of, runs_of, student_tests
+from kdstudy.analyze.methods import called, compare_methods, runs_of, student_tests
 from kdstudy.analyze.paired import EQUIVALENCE_MARGIN, paired_tests
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.runs import from_results
 from kdstudy.analyze.verdict import Test, format_p, points
 from kdstudy.records import Score, System
@@ -39,7 +39,7 @@ def study_tests(
         chance: Chance accuracy by benchmark, under which a run counts as collapsed.
     """
     runs = runs_of(systems, scores or {})
-    found = run_tests(table, chance, student_tests(runs, names_of(systems)))
+    found = run_tests(table, chance, student_tests(runs, called(systems, names_of(table))))
     return [*found, *paired_tests(table), *compare_methods(runs)]
 
 

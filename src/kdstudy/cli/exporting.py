@@ -188,7 +188,10 @@ def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluat
     want = [known[e.id] for e in examples]
     got = _texts(model, examples, precision, out)
     same = sum(a == b for a, b in zip(want, got, strict=True))
-    said = f"{same} of {len(want)} texts are the evaluated model's"
+    said = (
+        f"checked on {len(want)} items of a benchmark: {same} of {len(want)} texts are those that "
+        "the evaluated model wrote"
+    )
     if same == len(want):
         return said
     here = _texts(model, examples, evaluated, None)
@@ -289,17 +292,22 @@ def _card(
 
 def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[str]:
     from kdstudy.data.prompts import TEMPLATES, PromptFormat
+    from kdstudy.models.export import shown_prompts
     from kdstudy.models.load import open_tokenizer
 
     config = model.answering.config
     decoding = config["generation"]
-    template = PromptFormat.of(config).chosen(open_tokenizer(model.local))
+    tokenizer, made = open_tokenizer(model.local), PromptFormat.of(config)
+    template = made.chosen(tokenizer)
     notes = []
     if not model.source["hub_id"]:
         base = Path(model.source["folder"]).name
         notes.append(f"The base, `{base}`, was a folder on the machine that trained this.")
     if template == "chat":
-        notes.append("Prompts in training and evaluation are the tokenizer's chat template.")
+        notes.append(
+            "Prompts in training and evaluation are the tokenizer's chat template. "
+            + shown_prompts(tokenizer, made)
+        )
     else:
         text = TEMPLATES.get(template, template)
         notes.append(

@@ -4,9 +4,12 @@ import json
 import math
 import os
 import re
+import shutil
+import sys
+import textwrap
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -135,7 +138,29 @@ def inert(message: str) -> str:
 
 def note(message: str) -> None:
     """Tell a person something beside a verb's result."""
-    typer.echo(inert(message), err=True)
+    typer.echo(wrapped(inert(message), room_for_a_line(sys.stderr)), err=True)
+
+
+def wrapped(text: str, room: int) -> str:
+    """Return text whose long lines go on below, broken between words alone."""
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        cut = textwrap.wrap(
+            line,
+            room,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += cut if len(line) > room else [line]
+    return "\n".join(lines)
+
+
+def room_for_a_line(stream: TextIO | None = None) -> int:
+    """Return the columns of the terminal; where the output goes elsewhere, no line is too long."""
+    shown = (stream or sys.stdout).isatty()
+    return shutil.get_terminal_size().columns if shown else sys.maxsize
 
 
 def part(count: int, whole: int) -> str:

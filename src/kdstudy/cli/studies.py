@@ -1,7 +1,9 @@
 """The verbs around a study file and its store."""
 
+import itertools
 import json
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +20,7 @@ from kdstudy.cli.options import (
     inert,
     note,
     note_edited_benchmarks,
+    room_for_a_line,
 )
 from kdstudy.errors import InputError, KdstudyError, StageError
 
@@ -80,7 +83,7 @@ def run(
     folder = _show(plan, opened)
     _print_summary(folder)
     at = "" if store == STORE else f" --store {store}"
-    note(f"\nwhere each model lies: kdstudy models {study}{at} (and kdstudy export)")
+    note(f"\nnext: kdstudy models {study}{at} lists the trained models and their folders")
     typer.echo(str(folder / "report.html"))
 
 
@@ -104,8 +107,11 @@ def plan(
         )
     if as_json:
         typer.echo(json.dumps(_plan_document(planned, rows), indent=1))
-    else:
-        _print_plan(planned, rows)
+        return
+    _print_plan(planned, rows)
+    if todo:
+        at = "" if store == STORE else f" --store {store}"
+        note(f"next: kdstudy doctor {study}{at} looks for faults, kdstudy run {study}{at} runs it")
 
 
 def report(
@@ -156,19 +162,41 @@ def ls(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    columns = list(rows[0]) if rows else []
-    shown = [dict(zip(columns, columns, strict=True)), *rows] if len(columns) > 4 else rows
-    widths = {c: max(len(str(r[c])) for r in shown) for c in columns}
-    for row in shown:
-        typer.echo(inert("  ".join(str(v).ljust(widths[c]) for c, v in row.items()).rstrip()))
+    for line in _lines_of(rows):
+        typer.echo(inert(line))
     if not rows:
         typer.echo(f"no {kind.value} in {store}", err=True)
 
 
-def schema() -> None:
-    """Print the JSON Schema of a study file, for editors."""
+def _lines_of(rows: list[dict[str, str]]) -> list[str]:
+    """Return a table; what is wider than the terminal goes below its row, with its names."""
+    columns = [c for c in rows[0] if any(str(r[c]) for r in rows)] if rows else []
+    headed = len(rows[0]) > 4 if rows else False
+    heads = [dict(zip(columns, columns, strict=True))] if headed else []
+    widths = {c: max(len(str(r[c])) for r in (*heads, *rows)) for c in columns}
+    ends = itertools.accumulate(widths[c] + 2 for c in columns)
+    beside = [c for c, end in zip(columns, ends, strict=True) if end - 2 <= room_for_a_line()]
+    below = columns[len(beside) :]
+    lines = []
+    for row in (*heads, *rows):
+        lines.append("  ".join(str(row[c]).ljust(widths[c]) for c in beside).rstrip())
+        if below and row not in heads:
+            lines.append("    " + ", ".join(f"{c} {row[c]}" for c in below if str(row[c])))
+    return lines
+
+
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The same as tables to read: docs/study.md.")
+    ] = False,
+) -> None:
+    """Print every field of a study file: as JSON Schema for editors, or as tables."""
+    from kdstudy.study import describe
     from kdstudy.study.schema import Study
 
+    if markdown:
+        typer.echo(describe.markdown(), nl=False)
+        return
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Study.model_json_schema(),
@@ -255,18 +283,31 @@ def _unpinned(planned: "Plan") -> set[str]:
     return found
 
 
+_MEANING = {
+    "hit": "hit: finished",
+    "miss": "miss: to be built",
+    "not needed": "not needed: nothing missing reads it",
+    "unpinned": "unpinned: its model could not be asked for its commit",
+}
+
+
 def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
+    """Print a line per stage: with its key and reason where the terminal is wide enough."""
     from kdstudy.study.grid import budgets
     from kdstudy.study.protocols import differences
 
+    widths = {c: max(len(r[c]) for r in rows) for c in ("kind", "label")}
+    room = room_for_a_line()
     for row in rows:
-        why = f"  {row['why']}" if row["why"] else ""
-        typer.echo(
-            f"{row['status']:<10} {row['kind']:<13} {row['label']:<40} {row['key'][:12]}{why}"
-        )
+        line = f"{row['status']:<10} {row['kind']:<{widths['kind']}} {row['label']}"
+        whole = f"{line:<{sum(widths.values()) + 12}}  {row['key'][:12]}  {row['why']}".rstrip()
+        # What was never built is what one expects of a stage to be built.
+        short = f"{line}  {row['why']}" if row["why"] not in ("", "never built") else line
+        typer.echo(inert(whole if len(whole) <= room else short))
     statuses = ("hit", "miss", "not needed", "unpinned")
     counts = {s: sum(r["status"] == s for r in rows) for s in statuses}
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
+    typer.echo("; ".join(_MEANING[s] for s, n in counts.items() if n))
     for name, template in planned.prompts.items():
         typer.echo(inert(f"prompts of {name}: {template}"))
     for method, said in budgets(planned.study).items():
@@ -298,5 +339,16 @@ def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any
 
 def _print_summary(folder: Path) -> None:
     """Print accuracy, gain and agreement of every system: the few numbers that matter."""
-    for line in ("", *(folder / "summary.txt").read_text(encoding="utf-8").splitlines()):
+    lines = (folder / "summary.txt").read_text(encoding="utf-8").splitlines()
+    if max(map(len, lines), default=0) > room_for_a_line():
+        lines = _names_above(lines)
+    for line in ("", *lines):
         note(line)
+
+
+def _names_above(lines: list[str]) -> list[str]:
+    """Return the table with each system's name on a line of its own, its numbers below it."""
+    names = [re.split(" {2,}", line)[0] for line in lines]
+    rest = [line[max(map(len, names)) :].removeprefix("  ") for line in lines]
+    head, *others = zip(names, rest, strict=True)
+    return [f"    {head[1]}", *(part for name, cells in others for part in (name, f"    {cells}"))]

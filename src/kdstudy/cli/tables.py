@@ -22,6 +22,8 @@ from kdstudy.cli.options import (
     note,
     part,
     print_json,
+    room_for_a_line,
+    wrapped,
 )
 from kdstudy.errors import InputError
 
@@ -271,7 +273,7 @@ def _print_system(found: dict[str, Any]) -> None:
 
 
 def _line(label: str, text: str) -> None:
-    typer.echo(f"  {label:<10}  {text}")
+    typer.echo(wrapped(f"  {label:<10}  {text}", room_for_a_line()))
 
 
 def _kappa(kappa: float) -> str:
@@ -371,10 +373,15 @@ def _print_audit(document: dict[str, Any]) -> None:
             f"{n['masked']:>6}"
         )
     held = sum(n["normalised"] > 0 for n in counts.values())
-    typer.echo(
+    said = (
         f"{document['corpus']} holds questions of {held} of {len(counts)} benchmarks; "
         f"{document['clean_rows']} of its {document['rows']} rows are clean: no item matches them "
         f"({document['level']})."
+    )
+    typer.echo(wrapped(said, room_for_a_line()))
+    note(
+        "exact: the same question; normalised: the same but for case, spacing and punctuation; "
+        "masked: the same but for these and its numbers"
     )
     if document["dropped"]:
         note(f"note: {document['dropped']} rows without text were left out")

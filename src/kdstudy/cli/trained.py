@@ -38,6 +38,10 @@ def models(
         print_json(rows)
     else:
         _print(rows)
+        at = "" if store == STORE else f" --store {store}"
+        note(
+            f"\nnext: kdstudy export {study} SYSTEM --out DIR{at} writes one as a folder for others"
+        )
 
 
 class Precision(StrEnum):
@@ -227,13 +231,16 @@ def _near(path: str) -> str:
 def _print(rows: list[dict[str, Any]]) -> None:
     width = max(6, *(len(r["system"]) for r in rows))
     methods = max(6, *(len(r["method"] or "-") for r in rows))
-    typer.echo(f"{'system':<{width}}  {'size':>6}  accuracy  ROUGE-L  {'method':<{methods}}  seed")
+    texts = any(r["rouge_l"] is not None for r in rows)
+    head = "  ROUGE-L" if texts else ""
+    typer.echo(f"{'system':<{width}}  {'size':>6}  accuracy{head}  {'method':<{methods}}  seed")
     for row in rows:
         size, seed = _size(row["parameters"]), "-" if row["seed"] is None else row["seed"]
-        accuracy, rouge = _percent(row["accuracy"]), _percent(row["rouge_l"])
+        accuracy = _percent(row["accuracy"])
+        rouge = f"  {_percent(row['rouge_l']):>7}" if texts else ""
         typer.echo(
             inert(
-                f"{row['system']:<{width}}  {size:>6}  {accuracy:>8}  {rouge:>7}  "
+                f"{row['system']:<{width}}  {size:>6}  {accuracy:>8}{rouge}  "
                 f"{row['method'] or '-':<{methods}}  {seed:>4}"
             )
         )

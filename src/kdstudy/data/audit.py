@@ -186,13 +186,15 @@ def read(source: Source) -> tuple[list[Row], int]:
     Raises:
         InputError: The file is malformed (its line or row is named) or holds no usable row.
     """
-    rows, number = [], 0
-    for number, example, _ in corpora.read(source):
-        if example is not None:
+    rows, dropped = [], Counter[str]()
+    for number, example, reason in corpora.read(source):
+        if example is None:
+            dropped[reason] += 1
+        else:
             example = dataclasses.replace(example, id=str(number))
             rows.append(Row(number=number, example=example))
-    corpora.require_rows(source, len(rows), number)
-    return rows, number - len(rows)
+    corpora.require_rows(source, len(rows), dropped)
+    return rows, dropped.total()
 
 
 def matched(row: Example, item: Example) -> str:

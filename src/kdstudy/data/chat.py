@@ -77,6 +77,7 @@ class Voice:
     ):
         self.tokenizer, self.arguments = tokenizer, arguments
         self._date, self._template = datetime.date.fromisoformat(date), template
+        self._dated = functools.cache(self._dating)
 
     def render(
         self, messages: Sequence[Message], tools: Any = None, *, prompt: bool, where: str = ""
@@ -90,7 +91,7 @@ class Voice:
             return self.tokenizer.apply_chat_template(
                 [dict(m) for m in messages],
                 tools=tools,
-                chat_template=self._dated(tools),
+                chat_template=self._dated(tools is not None),
                 tokenize=False,
                 add_generation_prompt=prompt,
                 **self.arguments,
@@ -205,8 +206,8 @@ class Voice:
             found = [self._after(self.marked(begun), found[0], messages, whole, where)]
         contract.require_rendered(self, messages, tools, whole, scored, where)
         for i, turn in zip(scored, found, strict=True):
-            said = whole[turn.start - len(self.marked(begun)) : turn.end]
-            contract.require_said(messages[i]["content"], said, where)
+            start = turn.start - len(self.marked(begun))
+            contract.require_said(messages[i]["content"], whole[: turn.end], start, where)
         return whole, found
 
     def prepared(self, messages: Sequence[Message], where: str = "") -> list[dict[str, Any]]:
@@ -239,10 +240,10 @@ class Voice:
         return made
 
     def unended(self, text: str) -> str:
-        """Return a text without the end token that it is written to end with, if it is."""
-        for token in (self.ending.token if self._speaks else "", self.tokenizer.eos_token):
-            if token and text.rstrip().endswith(token):
-                return text.rstrip().removesuffix(token)
+        """Return a text without the end tokens that it is written to end with, if it is."""
+        ends = {self.ending.token if self._speaks else "", self.tokenizer.eos_token} - {"", None}
+        while found := [token for token in ends if text.rstrip().endswith(token)]:
+            text = text.rstrip().removesuffix(found[0])
         return text
 
     def marked(self, value: Any) -> Any:
@@ -259,10 +260,10 @@ class Voice:
     def _speaks(self) -> bool:
         return bool(self._template or self.tokenizer.chat_template)
 
-    def _dated(self, tools: Any) -> str | None:
+    def _dating(self, tools: bool) -> str | None:
         template = self._template
         if template is None and "strftime_now" in json.dumps(self.tokenizer.chat_template):
-            template = self.tokenizer.get_chat_template(tools=tools)
+            template = self.tokenizer.get_chat_template(tools=[] if tools else None)
         if template is None or "strftime_now" not in template:
             return template
         # A macro of that name hides transformers' own, whatever its version.

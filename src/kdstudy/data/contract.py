@@ -76,9 +76,23 @@ def require_rendered(
         raise _left_out("the tools", where)
 
 
-def require_said(content: str, said: str, where: str) -> None:
-    """Refuse an answer of which the template renders a part, with an InputError."""
-    if _squeeze(content) not in _squeeze(said):
+def require_said(content: str, text: str, start: int, where: str) -> None:
+    """Refuse an answer of which the template renders a part, with an InputError.
+
+    The prompt may end in what the answer begins with, such as a thought that it opens.
+
+    Args:
+        content: What the row says.
+        text: The rendered text up to the answer's end.
+        start: Where the answer begins in it.
+        where: What the row is called.
+    """
+    said = text[start:]
+    heads = range(min(len(content), start, _AROUND), -1, -1)
+    head = next(n for n in heads if content[:n] == text[start - n : start])
+    if _squeeze(content) not in _squeeze(said) and (
+        not head or not _squeeze(said).startswith(_squeeze(content[head:]))
+    ):
         raise InputError(
             f"{at(where)}the chat template leaves out a part of an answer",
             why=f"the row says {content[:_AROUND]!r}, the template {said[:_AROUND]!r}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdstudy.data import files, synthetic
-from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, to_example
+from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, needed_of, require_columns, to_example
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.records import Example
 from kdstudy.study.schema import CorpusRef, Study
@@ -28,7 +28,8 @@ _FILES = {
     "dolly": "instruct/dolly/train.jsonl",
 }
 _MOST_VALIDATION = 500
-_READER = 1  # raised when `to_example` takes or drops other rows: old counts are then forgotten
+PLACES = "places.json"
+_READER = 2  # raised when `to_example` takes or drops other rows: old counts are then forgotten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class Corpus:
         dropped: How many rows were left out, by reason.
         repeated: Rows whose prompt and response stand in the source before (they are kept).
         shortened: Conversations that were kept up to the assistant's last message.
+        places: Where each row stands, by its id: `rows.jsonl, line 3`.
     """
 
     train: tuple[Example, ...]
@@ -90,6 +92,7 @@ class Corpus:
     dropped: dict[str, int]
     repeated: int
     shortened: int
+    places: Mapping[str, str] = dataclasses.field(compare=False)
 
 
 def names() -> list[str]:
@@ -174,16 +177,14 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
         return Contents(**json.loads(pins[key]))
     except (KeyError, ValueError, TypeError):
         pass
-    counts: Counter[str] = Counter()
+    counts, dropped = Counter[str](), Counter[str]()
     for _, example, reason in read(source):
-        counts["read"] += 1
-        if example is not None:
-            counts["rows"] += 1
-            counts["unprompted"] += not (example.instruction or example.chat)
-            counts["chats"] += bool(example.chat)
-        else:
-            counts[reason] += 1
-    require_rows(source, counts["rows"], counts["read"])
+        if example is None:
+            dropped[reason] += 1
+            continue
+        counts.update(rows=1, chats=bool(example.chat))
+        counts["unprompted"] += not (example.instruction or example.chat)
+    require_rows(source, counts["rows"], dropped)
     found = Contents(**{f.name: counts[f.name] for f in dataclasses.fields(Contents)})
     pins[key] = json.dumps(dataclasses.asdict(found))
     return found
@@ -240,11 +241,13 @@ def load(source: Source, *, rows: int | None, validation_rows: int | None, seed:
     Raises:
         InputError: A malformed row (its line is named), an empty corpus, or too few rows.
     """
-    dropped: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
+    dropped, seen = Counter[str](), Counter[str]()
     kept: list[Example] = []
+    places: dict[str, str] = {}
+    folder = f"{Path(source.path).parent}{os.sep}" if source.path else ""
     shortened = 0
-    for _, example, reason in read(source):
+    for where, row in raw_rows(source):
+        example, reason = to_example(row, where, source.columns)
         if example is None:
             dropped[reason] += 1
             continue
@@ -253,8 +256,9 @@ def load(source: Source, *, rows: int | None, validation_rows: int | None, seed:
         if seen[example.id] > 1:
             example = dataclasses.replace(example, id=f"{example.id}-{seen[example.id]}")
         kept.append(example)
+        places[example.id] = where.removeprefix(folder)
     count = len(kept) + sum(dropped.values())
-    require_rows(source, len(kept), count)
+    require_rows(source, len(kept), dropped)
     kept.sort(key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
     kept = kept[:rows]
     part = held_out(source, len(kept), validation_rows)
@@ -265,23 +269,38 @@ def load(source: Source, *, rows: int | None, validation_rows: int | None, seed:
         dropped=dict(sorted(dropped.items())),
         repeated=sum(n - 1 for n in seen.values()),
         shortened=shortened,
+        places={e.id: places[e.id] for e in kept},
     )
 
 
-def require_rows(source: Source, kept: int, count: int) -> None:
+def places(folder: Path) -> dict[str, str]:
+    """Return where the rows of a `corpus` stage stand in their file, by id; {} if unknown."""
+    path = folder / PLACES
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def require_rows(source: Source, kept: int, dropped: Mapping[str, int]) -> None:
     """Refuse a corpus of which no row can be learnt from.
 
     Args:
         source: The corpus.
         kept: How many of its rows can.
-        count: How many it has.
+        dropped: How many cannot, by reason.
     """
-    if not kept:
-        raise InputError(
-            f"corpus {source.path or source.name}: holds no usable row",
-            why=f"{count} rows were read, {count} of them without text to use",
-            remedy=REMEDY,
-        )
+    if kept:
+        return
+    count = sum(dropped.values())
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
+    raise InputError(
+        f"corpus {source.path or source.name}: holds no usable row",
+        why=f"{count} rows were read, {count} of them without text to use ({reasons})"
+        if count
+        else "it is empty: no row was read",
+        remedy="fill in what is empty, or say which columns hold the text: `columns: {prompt: ..., "
+        "completion: ...}`"
+        if count
+        else f"check that it is the file that you mean; {REMEDY}",
+    )
 
 
 def _named_file(name: str, data_dir: Path | None) -> Path:
@@ -300,7 +319,22 @@ def _named_file(name: str, data_dir: Path | None) -> Path:
 
 
 def raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
-    """Yield (where, row) as the source has it; `where` names file and line for error messages."""
+    """Yield (where, row) as the source has it; `where` names file and line for error messages.
+
+    Raises:
+        InputError: A column that `columns` names is in no row.
+    """
+    unseen, seen = set(source.columns.values()), {}
+    for where, row in _rows(source):
+        if unseen and isinstance(row, Mapping):
+            unseen -= row.keys()
+            seen |= dict.fromkeys(row)
+        yield where, row
+    if seen:
+        require_columns(sorted(unseen), seen, f"corpus {source.path or source.name}")
+
+
+def _rows(source: Source) -> Iterator[tuple[str, Any]]:
     if source.dataset is not None:
         yield from _hub_rows(source)
     elif source.path is None:
@@ -311,6 +345,8 @@ def raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
     else:
         wanted = COLUMNS.union(source.columns.values())
         for path in files.shards(Path(source.path)):
+            if source.kind == "parquet":
+                require_columns(needed_of(source.columns), files.columns_of(path), str(path))
             for place, row in files.read(path, wanted):
                 yield f"{path}, {place}", row
 
@@ -326,6 +362,7 @@ def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
         # What is not read need not be decoded: images, sound.
         read_columns = COLUMNS.union(source.columns.values())
         wanted: Iterable[str] = [c for c in data.column_names if c in read_columns]
+        there = data.column_names
         data = data.select_columns(wanted) if wanted else data
     except Exception as e:
         raise KdstudyError(
@@ -333,6 +370,7 @@ def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
             f"{(str(e).splitlines() or [''])[0]})",
             remedy="check id, config, split and network, then run again",
         ) from e
+    require_columns(needed_of(source.columns), there, source.dataset or "")
     for i, row in enumerate(data):
         yield f"{source.dataset}, row {i + 1}", files.table_row(row)
 

@@ -139,6 +139,17 @@ def read(path: Path, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
             yield from _table(path, records(path, stream))
 
 
+def columns_of(path: Path) -> list[str]:
+    """Return the names of all columns of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as e:
+        raise InputError(f"{path}: is not Parquet that can be read ({e})") from e
+
+
 def is_null(value: Any) -> bool:
     """Return whether a value says that there is none: null, or the number that is none."""
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -6,7 +6,7 @@ will be put into (`prompts`). Never imports torch.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdstudy.data.conversations import answered, as_text, messages_of, tools_of, with_system
@@ -121,6 +121,32 @@ def to_example(
         raise InputError(f"{where}: is nested too deeply to be a row") from e
 
 
+def needed_of(columns: Mapping[str, str]) -> list[str]:
+    """Return which of the columns named every row must have; the others it may."""
+    optional = {*_CHAT, *(layout.context for layout in LAYOUTS)}
+    return [column for name, column in columns.items() if name not in optional]
+
+
+def require_columns(wanted: Iterable[str], names: Iterable[str], where: str) -> None:
+    """Refuse columns that are named and not there.
+
+    Args:
+        wanted: What `columns` calls them.
+        names: The columns that there are.
+        where: Whose they are: a row, a file.
+
+    Raises:
+        InputError: Names those that are there.
+    """
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise InputError(
+            f"{where}: has no column {', '.join(missing)}",
+            why=f"`columns` names it; there are {_names(names)}",
+            remedy="correct `columns`",
+        )
+
+
 def questions(example: Example) -> list[str]:
     """Return all that an example asks: every user's turn of a conversation, else its question.
 
@@ -135,14 +161,7 @@ def questions(example: Example) -> list[str]:
 def _renamed(raw: Mapping[str, Any], where: str, columns: Mapping[str, str]) -> dict[str, Any]:
     if not columns:
         return dict(raw)
-    optional = {*_CHAT, *(layout.context for layout in LAYOUTS)}
-    missing = [c for name, c in columns.items() if c not in raw and name not in optional]
-    if missing:
-        raise InputError(
-            f"{where}: has no column {', '.join(missing)}",
-            why=f"columns names it; the row has {_names(raw)}",
-            remedy="correct `columns`",
-        )
+    require_columns(needed_of(columns), raw, where)
     taken = {*columns, *columns.values()}
     kept = {name: value for name, value in raw.items() if name not in taken}
     return kept | {name: raw[c] for name, c in columns.items() if c in raw}
@@ -187,6 +206,14 @@ def _plain(row: Mapping[str, Any], layout: Layout, where: str) -> tuple[Example 
             why="they are both texts or both lists of messages",
             remedy="correct the row or leave it out",
         )
+    for name in _CHAT:
+        if name in row and not (_is_empty(row[name]) or row[name] == "[]"):
+            raise InputError(
+                f"{where}: has {name} beside texts",
+                why=f"only a conversation has a place for {name}: it would be dropped",
+                remedy="give messages, or prompt and completion as lists of messages; or remove "
+                "the column where it means nothing",
+            )
     if is_null(context):
         context = ""
     if not isinstance(context, str):
@@ -239,7 +266,7 @@ def _chat(
     ), CUT_OFF if len(messages) < len(whole) else ""
 
 
-def _names(row: Mapping[str, Any]) -> str:
+def _names(row: Iterable[str]) -> str:
     return ", ".join(map(str, row)) or "(none)"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdstudy.data import chat, contract
-from kdstudy.data.tokenise import behind, ids_of, shared
+from kdstudy.data.tokenise import Reading, behind, ids_of
 from kdstudy.errors import InputError
 from kdstudy.records import Example
 
@@ -137,6 +137,12 @@ def asked(example: Example) -> tuple[dict[str, Any], str | chat.Message]:
     return {"instruction": before, "tools": held.get("tools") or None}, last
 
 
+def called(example: Example, places: Mapping[str, str]) -> str:
+    """Return what a row is called in a refusal: its place in its file if known, and first words."""
+    place = places.get(example.id, f"row {example.id}")
+    return f"{place} ({' '.join(example.question.split())[:40]!r})"
+
+
 def row_of(
     tokenizer: Any,
     template: str | PromptFormat,
@@ -160,11 +166,9 @@ def row_of(
     response, kind = written or (response, "")
     # Before these messages nothing is learnt: they are the prompt of a row that has one.
     given = json.loads(example.chat).get("prompt", 0) if example.chat else 0
-    if not where:
-        where = f"row {example.id} ({' '.join(example.instruction.split())[:40]!r})"
     return encode(
         tokenizer, template, response=response, max_length=max_length, given=given, written=kind,
-        where=where, **question,
+        where=where or called(example, {}), **question,
     )  # fmt: skip
 
 
@@ -350,33 +354,25 @@ def _conversation(
     begin, last_only = made.chosen(tokenizer) != "chat", made.loss_turns == "last"
     text, turns = made.voice(tokenizer).turns(messages, tools, last_only, where, given)
     *earlier, last = turns
-    prompt = ids_of(tokenizer, text[: last.start], begin=begin)
+    read = Reading(tokenizer, text[: last.end], begin=begin)
+    prompt = read.upto(last.start)
     if len(prompt) >= max_length:
         # Of a conversation that is too long, the turns that fit are learnt.
-        stops = [i + 1 for i, m in enumerate(messages[:-1]) if m["role"] == "assistant"]
-        if last_only or not stops or stops[-1] <= given:
+        fits = [len(read.upto(turn.start)) < max_length for turn in earlier]
+        if not any(fits):
             return None
-        shorter = messages[: stops[-1]]
+        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= given]
+        shorter = messages[: answers[max(n for n, fit in enumerate(fits) if fit)] + 1]
         row = _conversation(tokenizer, made, shorter, tools, max_length, where, given)
         return row and dataclasses.replace(row, truncated=True)
-    body = behind(tokenizer, text[last.start : last.end])
-    ids, whole = (*prompt, *body), ids_of(tokenizer, text[: last.end], begin=begin)
-    if ids != whole:
-        contract.require_ids(tokenizer.decode(ids), tokenizer.decode(whole), where)
-    spans = [_span(tokenizer, text, turn, prompt, begin) for turn in earlier]
+    ids = (*prompt, *behind(tokenizer, text[last.start : last.end]))
+    if ids != read.ids:
+        contract.require_ids(tokenizer.decode(ids), tokenizer.decode(read.ids), where)
+    spans = [read.span(turn.start, turn.end, prompt) for turn in earlier]
     ids += (tokenizer.eos_token_id,) if last.open else ()
     spans = [*spans, (len(prompt), min(len(ids), max_length))] if spans else []
     cut = len(ids) > max_length
     return Encoded(ids[:max_length], len(prompt), truncated=cut, spans=tuple(spans))
-
-
-def _span(
-    tokenizer: Any, text: str, turn: chat.Turn, prompt: tuple[int, ...], begin: bool
-) -> tuple[int, int]:
-    """Return where an earlier turn lies in a later prompt; a token over its border is outside."""
-    before, upto = (ids_of(tokenizer, text[:at], begin=begin) for at in (turn.start, turn.end))
-    start = shared(before, prompt)
-    return start + (start < len(before)), shared(upto, prompt)
 
 
 def _response(
@@ -396,5 +392,6 @@ def _bare(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     body = behind(tokenizer, text)
     trimmed = behind(tokenizer, text.rstrip())
     if trimmed and trimmed[-1] in ends:
-        return trimmed[:-1], trimmed[-1:]
+        count = next((n for n, i in enumerate(reversed(trimmed)) if i not in ends), len(trimmed))
+        return trimmed[: len(trimmed) - count], trimmed[-1:]
     return body, (ends[0],)

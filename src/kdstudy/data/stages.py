@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 from kdstudy.data.audit import overlaps
-from kdstudy.data.corpora import Source, is_unchanged, load
+from kdstudy.data.corpora import PLACES, Source, is_unchanged, load
 from kdstudy.errors import StageError
 from kdstudy.records import Contamination, Example, read_records, write_records
 from kdstudy.study.stages import Work
@@ -14,6 +14,8 @@ CONTAMINATION = "contamination.parquet"
 
 def corpus(work: Work) -> str:
     """Write `train.parquet`, `validation.parquet` and `corpus.json`, the account of every row.
+
+    `places.json` says where each row stands in its file, for whoever has to refuse it later.
 
     Raises:
         StageError: The file is not the one that the study was planned with.
@@ -29,6 +31,7 @@ def corpus(work: Work) -> str:
     _require_unchanged(source)  # it may have been replaced while it was read
     write_records(work.out / "train.parquet", data.train, Example)
     write_records(work.out / "validation.parquet", data.validation, Example)
+    (work.out / PLACES).write_text(json.dumps(data.places, ensure_ascii=False), encoding="utf-8")
     account = {
         "name": work.config["name"],
         "read": data.read,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data.formats import REMEDY, to_example
-from kdstudy.data.prompts import BARE, Encoded, PromptFormat, row_of
+from kdstudy.data.prompts import BARE, Encoded, PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.records import Example, Generation
 
@@ -21,7 +21,8 @@ class Rows:
         rows: Encoded rows.
         truncated: How many lost their end at max_length.
         unended: How many the teacher did not end within its token budget.
-        dropped: How many could not be used: no room for a response, or nothing written.
+        dropped: How many could not be used: no room for a response, or nothing to learn.
+        empty: How many of those hold nothing to learn, or have nothing written for them.
         numbers: Each row's place in the dataset it came from, counted from 0.
     """
 
@@ -30,6 +31,7 @@ class Rows:
     unended: int
     dropped: int
     numbers: tuple[int, ...] = ()
+    empty: int = 0
 
 
 def encode_rows(
@@ -38,6 +40,7 @@ def encode_rows(
     template: str | PromptFormat,
     max_length: int,
     teacher_text: Mapping[str, Generation] | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> Rows:
     """Return examples as training rows, with the teacher's text in the response's place if given.
 
@@ -51,13 +54,14 @@ def encode_rows(
         template: How prompts are made.
         max_length: Limit on tokens of prompt and response.
         teacher_text: Teacher's text by example id; None trains on the corpus.
+        places: Where each row stands in its file, by example id, for a refusal.
 
     Raises:
         InputError: The template cannot render a row.
         StageError: The teacher wrote nothing for an example.
     """
     rows: list[Encoded] = []
-    truncated = unended = dropped = 0
+    truncated = unended = dropped = empty = 0
     for example in examples:
         written = None
         if teacher_text is not None:
@@ -70,14 +74,18 @@ def encode_rows(
             written = _written(teacher_text[example.id])
         row = None
         if written is None or written[0].strip():
-            row = row_of(tokenizer, template, example, max_length, written=written)
+            where = called(example, places or {})
+            row = row_of(tokenizer, template, example, max_length, written=written, where=where)
         if row is None:
             dropped += 1
+            empty += written is not None and not written[0].strip()
             continue
         truncated += row.truncated
         unended += written is not None and written[1] == "cut"
         rows.append(row)
-    return Rows(rows=tuple(rows), truncated=truncated, unended=unended, dropped=dropped)
+    return Rows(
+        rows=tuple(rows), truncated=truncated, unended=unended, dropped=dropped, empty=empty
+    )
 
 
 def _written(made: Generation) -> tuple[str, Literal["ended", "cut"]]:
@@ -115,11 +123,13 @@ def encode_dataset(
             remedy='choose one split, such as load_dataset(...)["train"]',
         )
     rows: dict[int, Encoded] = {}
-    truncated = dropped = 0
+    truncated = dropped = empty = 0
     for number, given in enumerate(dataset):
         row = given
         if not isinstance(row, Encoded):
-            row = _encode_one(given, tokenizer, max_length, number, chats)
+            example = _example(given, f"row {number}")
+            empty += example is None
+            row = example and _encode_one(given, example, tokenizer, max_length, number, chats)
         if row is None:
             dropped += 1
             continue
@@ -131,6 +141,7 @@ def encode_dataset(
         unended=0,
         dropped=dropped,
         numbers=tuple(rows),
+        empty=empty,
     )
 
 
@@ -162,15 +173,13 @@ def read_dataset(
 
 def _encode_one(
     row: Mapping[str, Any],
+    example: Example,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     number: int,
     chats: PromptFormat | None,
 ) -> Encoded | None:
     where = f"row {number}"
-    example = _example(row, where)
-    if example is None:
-        return None
     if example.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(
             f"{where} holds messages, and the tokenizer has no chat template",
@@ -218,9 +227,17 @@ def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_shar
         total = len(found.rows) + found.dropped
         lost = found.truncated + found.dropped
         remedy = f"raise max_length above {max_length}"
+        if not found.rows and found.empty == total:
+            raise InputError(
+                f"none of the {total} {part} rows holds anything to learn",
+                why=f"{total} rows were read, {found.empty} of them without text to use",
+                remedy="give rows with a prompt and a response",
+            )
         if not found.rows:
             raise InputError(
-                f"none of the {total} {part} rows leaves room for a response", remedy=remedy
+                f"none of the {total} {part} rows leaves room for a response",
+                why=f"{total - found.empty} are too long, {found.empty} hold nothing to learn",
+                remedy=remedy,
             )
         if lost > max_truncated_share * total:
             raise InputError(

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
+from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import methods, placement, probe
 from kdstudy.distill.config import DistillConfig
@@ -118,6 +119,7 @@ def _text(
             _format(work),
             max_length,
             teacher_text,
+            places(work.inputs["corpus"]),
         )
         for part in ("train", "validation")
     }

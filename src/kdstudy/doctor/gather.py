@@ -86,6 +86,7 @@ class _Examination:
         self.guard = guard
         self.models: list[_Model] = []
         self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
+        self.places: Mapping[str, str] = {}
         self.items: dict[str, Sequence[Example]] = {}
 
     def patient(self, probe_seconds: float | None = None) -> Patient:
@@ -165,7 +166,7 @@ class _Examination:
         data = corpora.load(
             source, rows=ref.rows, validation_rows=ref.validation_rows, seed=ref.seed
         )
-        self.rows = data.train, data.validation
+        self.rows, self.places = (data.train, data.validation), data.places
         within = audit.overlaps(data.train, data.validation)
         return CorpusFacts(
             name=source.name,
@@ -288,7 +289,7 @@ class _Examination:
         from kdstudy.doctor import text
 
         items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
-        return text.read(self.study, tokenizer, names, self.rows[0], items)
+        return text.read(self.study, tokenizer, names, self.rows[0], items, self.places)
 
     def _probed(self, patient: Patient, clock: Guard) -> Patient:
         """Measure every model that fits into memory, the teachers first."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data import chat
-from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, encode_prompt, row_of
+from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, called, encode_prompt, row_of
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.rows import encode_rows
 from kdstudy.doctor.findings import Shown, Span
@@ -26,6 +26,7 @@ def read(
     models: Sequence[str],
     rows: Sequence[Example],
     benchmarks: Mapping[str, Sequence[Example]],
+    places: Mapping[str, str] | None = None,
 ) -> TextFacts:
     """Encode rows as training and evaluation do, and count what becomes of them.
 
@@ -35,9 +36,10 @@ def read(
         models: Their names.
         rows: Corpus rows; the first `ROWS` are encoded.
         benchmarks: Items by benchmark.
+        places: Where each row stands in its file, by its id.
     """
     made = prompt_format(study)
-    whole, refusals = _whole(made, tokenizer, rows[:ROWS])
+    whole, refusals = _whole(made, tokenizer, rows[:ROWS], places or {})
     rows = [e for e in rows[:ROWS] if e.id in whole]
     kept = _kept(study, tokenizer, rows)
     prompted = {e.id: prompt(study, tokenizer, e) for e in rows}
@@ -91,14 +93,18 @@ def prompt(study: Study, tokenizer: PreTrainedTokenizerBase, example: Example) -
 
 
 def _whole(
-    made: PromptFormat, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
+    made: PromptFormat,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Example],
+    places: Mapping[str, str],
 ) -> tuple[dict[str, Encoded], list[InputError]]:
     """Return rows without a limit on their length, and what is said of those that are refused."""
     found: dict[str, Encoded] = {}
     refusals: list[InputError] = []
     for example in rows:
         try:
-            found[example.id] = row_of(tokenizer, made, example, _NO_LIMIT)
+            where = called(example, places)
+            found[example.id] = row_of(tokenizer, made, example, _NO_LIMIT, where=where)
         except InputError as e:
             refusals.append(e)
     return found, refusals
@@ -135,7 +141,7 @@ def encoded(
 ) -> list[Encoded]:
     """Return rows as the study trains on them; those without room for a response are left out."""
     made, limit = prompt_format(study), study.train.max_length
-    rows = [e for e in rows if e.id in _whole(made, tokenizer, [e])[0]]
+    rows = [e for e in rows if e.id in _whole(made, tokenizer, [e], {})[0]]
     return list(encode_rows(rows, tokenizer, made, limit).rows)
 
 

@@ -33,6 +33,30 @@ class View(Protocol):
     def wait(self, stage: Stage, owner: str) -> None: ...
 
 
+class Pace:
+    """How fast a stage worked once it had begun: its start-up and its end are left out.
+
+    The clock runs from the first report of progress to the last, so importing packages and opening
+    models do not count, nor does what an earlier try had finished.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+        self._last, self._unit = (0.0, 0), ""
+
+    def told(self, done: int, unit: str) -> None:
+        """Progress was reported: `done` units are finished."""
+        self._last, self._unit = (time.monotonic(), done), unit
+        self._first = self._first or self._last
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many units were finished in how many seconds; empty where none were."""
+        if self._first is None or self._last[1] <= self._first[1]:
+            return {}
+        seconds, done = (b - a for a, b in zip(self._first, self._last, strict=True))
+        return {"done": done, "unit": self._unit, "seconds": round(seconds, 4)}
+
+
 class Unseen:
     """A `View` that shows nothing: the log has it all."""
 
@@ -66,6 +90,7 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
     """
     log = StageLog(store.log(stage.key))
     before: list[float] = []
+    pace = Pace()
 
     def fill(out: Path) -> str:
         before.append(spent(store.log(stage.key)))
@@ -73,6 +98,7 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
         view.begin(stage)
 
         def progress(done: int, total: int, unit: str, **numbers: float) -> None:
+            pace.told(done, unit)
             log.progress(done, total, unit, **numbers)
             view.progress(stage, done, total, unit, **numbers)
 
@@ -88,7 +114,7 @@ def build_stage(stage: Stage, store: Store, view: View, *, wait: bool = True) ->
         return call(stage, work)
 
     def facts() -> dict[str, Any]:
-        return _facts(stage, store) | {"earlier_seconds": before[0]}
+        return _facts(stage, store) | {"earlier_seconds": before[0], "pace": pace.facts()}
 
     try:
         if store.build(stage.key, facts, fill, wait=wait) is None:

@@ -111,10 +111,12 @@ class StudyView:
         self.overall.update(self.study_task, completed=self.done)
         width = len(str(self.total))
         seconds = duration(manifest.get("seconds", 0.0)) if here else "elsewhere"
-        self._print(
-            f"[{self.done:{width}}/{self.total}] {stage.kind:<14} {stage.label:<40} {seconds:>10}  "
-            f"{manifest.get('summary', '')}"
+        head = (
+            f"[{self.done:{width}}/{self.total}] {stage.kind:<14} {stage.label:<40} {seconds:>10}"
         )
+        said = manifest.get("summary", "")
+        narrow = self.console.is_terminal and len(head) + 2 + len(said) > self.console.width
+        self._print(f"{head}\n{' ' * (2 * width + 4)}{said}" if narrow else f"{head}  {said}")
 
     def _tick(self) -> None:
         clock = duration(time.monotonic() - self.started)

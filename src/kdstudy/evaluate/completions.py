@@ -32,7 +32,8 @@ class Account:
         doubled: Rows left out because an earlier row answers the same item and sample.
         ambiguous: Rows left out because several items could be meant, which differ in no more than
             that, and neither the row's text nor its id says which.
-        unknown: Rows left out because no item has their id or question.
+        unknown: Rows left out because no item has their id or question, or because the item with
+            their id has another question.
         unstated: Matched rows that do not say how they ended; they count as ended.
         left_out: The first rows of each kind that is left out, in words, with their lines.
     """
@@ -53,7 +54,7 @@ def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
     A row belongs to the item with its id; else to the item with its question: the same text, or
     the same but for case, spacing and the marks that end a sentence, or but for what the benchmark
     appends (options, context). An id of the benchmark file's own tells items with equal questions
-    apart, and stands for the item where the row's question is none of the benchmark's. Rows for a
+    apart. A row that has an item's id and another question belongs to no item. Rows for a
     question that the benchmark repeats belong to the repetitions in order of appearance.
 
     Raises:
@@ -180,7 +181,7 @@ class _Items:
         """
         ours = [i for i in row.ids if i in self._questions][:1]
         if ours:
-            return ours, "exact"
+            return self._agreed(ours, row.question)
         own = [item for i in row.ids for item in self._own.get(i, ())]
         asked = row.question.strip()
         found = self._exact.get(asked, []) if asked else []
@@ -195,7 +196,23 @@ class _Items:
                 return found, "alike"
         if len({self._questions[item] for item in own}) > 1:
             return [], "ambiguous"
-        return own, "exact" if own else "unknown"
+        return self._agreed(own, asked) if own else ([], "unknown")
+
+    def _agreed(
+        self, items: list[str], asked: str
+    ) -> tuple[list[str], Literal["exact", "alike"] | _Left]:
+        """Return the items that an id names; none where the row asks something else.
+
+        A row without a question is taken at its id's word, as is a prompt in which the item's
+        question stands as it is and ends a line or a turn.
+        """
+        asked = asked.strip()
+        wording = _wording(asked)
+        if not asked or any(_holds(asked, self._questions[item].strip()) for item in items):
+            return items, "exact"
+        if any(item in index.get(wording, ()) for index in self._alike for item in items):
+            return items, "alike"
+        return [], "unknown"
 
 
 def _generation(row: Answer, benchmark: str, item: str) -> Generation:
@@ -221,9 +238,16 @@ def _refuse(path: Path, benchmark: str, rows: dict[str, int]) -> NoReturn:
         )
     raise InputError(
         f"{path}: no row matches an item of {benchmark}",
-        why=f"{rows['unknown']} rows have ids or questions that it does not have",
+        why=f"{rows['unknown']} rows have ids or questions that it does not have, or an item's id "
+        "with another question",
         remedy="name the right benchmark, or give each row the item's question as it stands there",
     )
+
+
+def _holds(prompt: str, question: str) -> bool:
+    """Return whether a prompt holds a question, behind which a line or a turn ends."""
+    behind = prompt.rpartition(question)[2].lstrip(" ")
+    return question in prompt and behind[:1] in ("", "\n", "<", "[")
 
 
 def _wording(question: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ def generate(
     *,
     done: Collection[Key] = (),
     progress: Progress = silent,
+    places: Mapping[str, str] | None = None,
 ) -> Iterator[list[Generation]]:
     """Yield finished batches of completions, longest prompts first.
 
@@ -54,15 +55,18 @@ def generate(
         settings: How to decode. With `batch_size` None each batch is as large as memory allows for
             its own longest prompt (`memory.rows_together`).
         done: Generations that exist already.
-        progress: Told after every batch, in generations.
+        progress: Told after every batch, in generations, and before the first of all.
+        places: What items are called in a refusal, by id; their ids where it says nothing.
 
     Raises:
         StageError: A single row does not fit into memory.
     """
-    todo = _todo(tokenizer, items, template, settings, done)
+    todo = _todo(tokenizer, items, template, settings, done, places or {})
     write, together = _engine(model, tokenizer, settings)
     total = len(items) * settings.samples
     start, most = 0, len(todo)
+    if len(todo) == total:
+        progress(0, total, "generation")  # starts the clock, even where there is one batch only
     while start < len(todo):
         fit = settings.batch_size or _even(len(todo) - start, together(len(todo[start][1])))
         batch = todo[start : start + min(fit, most)]
@@ -88,6 +92,7 @@ def generate_to(
     settings: schema.Generation,
     *,
     progress: Progress = silent,
+    places: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `generations.parquet`, in item order, and return its path.
 
@@ -98,7 +103,7 @@ def generate_to(
     made = _resume(journal)
     with journal.open("a", encoding="utf-8") as file:
         for batch in generate(
-            model, tokenizer, items, template, settings, done=made, progress=progress
+            model, tokenizer, items, template, settings, done=made, progress=progress, places=places
         ):
             for row in batch:
                 file.write(json.dumps(dataclasses.asdict(row)) + "\n")
@@ -179,6 +184,7 @@ def _todo(
     template: str | PromptFormat,
     settings: schema.Generation,
     done: Collection[Key],
+    places: Mapping[str, str],
 ) -> _Todo:
     todo = []
     for name, example in items:
@@ -186,7 +192,7 @@ def _todo(
         missing = [key for key in keys if key not in done]
         if missing:
             question, _ = asked(example)
-            where = f"{name} {example.id}"
+            where = f"{name} {places.get(example.id, example.id)}"
             prompt = encode_prompt(tokenizer, template, **question, where=where)
             todo += [(key, prompt) for key in missing]
     return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)

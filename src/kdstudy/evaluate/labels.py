@@ -20,6 +20,7 @@ from kdstudy.evaluate.label_names import (
 from kdstudy.evaluate.option_text import option_said
 from kdstudy.evaluate.statements import (
     CHOSEN,
+    CORRECTED,
     DENIED,
     HEDGES,
     MAX_STATEMENTS,
@@ -28,6 +29,7 @@ from kdstudy.evaluate.statements import (
     Statement,
     is_closed,
     is_supposed,
+    sentence_start,
     statements,
 )
 from kdstudy.evaluate.turns import Answers, first_response, own_words
@@ -35,7 +37,7 @@ from kdstudy.evaluate.turns import Answers, first_response, own_words
 _PHRASE = re.compile(
     r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim|conclusion"
     r"|verdict)s?\b(?!\s+(?:choices|format))[^.\n\d]{0,40}?"
-    r"(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
+    r"(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))|" + CORRECTED,
     re.IGNORECASE,
 )
 
@@ -68,6 +70,13 @@ _BARE_NUMBER = re.compile(
     rf"(?:(\d+)|((?-i:[A-E]))(?![\w'])|({'|'.join(RANKS)}|[1-5](?:st|nd|rd|th))"
     rf"(?:\s+(?:{NOUNS}|one))?)"
     r"(?=[\W_]*$|\s*(?:[):;\]}*]|[.,](?!\d))|\s+(?:because|since|as|which|with)\b)",
+    re.IGNORECASE,
+)
+# "Some say it is true, but ..."
+_REPORTED = re.compile(
+    r"\b(?:some|many|most|few|people|others|they|critics)\s+(?:\w+\s+){0,2}"
+    r"(?:say|think|believe|claim|argue|assume)\b(?:\s+(?:that|it|this|is|it's|the\s+answer))*"
+    r"[\s,:*_`\"']*$",
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(r"\W*(?:both|either|neither|all|none|any)\b", re.IGNORECASE)
@@ -152,16 +161,22 @@ def _mentions(text: str, spelling: Spelling, offered: dict[str, str]) -> list[_M
 def _judged(text: str, match: re.Match[str], name: str, opposite: str) -> _Mention:
     """Return a label with what the words round it say of it; `opposite` for truths only."""
     before = text[max(0, match.start() - _BEFORE) : match.start()]
-    denied = bool(DENIED.search(before))
+    denied, reported = bool(DENIED.search(before)), bool(_REPORTED.search(before))
     verdict = None if opposite else VERDICT.match(text, match.end())
     wrong = verdict is not None and bool(verdict["wrong"] or verdict["negated"])
-    supposed = verdict is not None and is_supposed(text, match.start(), verdict.end())
+    if opposite:
+        begin = sentence_start(text, match.start())
+        supposed = not before.rstrip().endswith((":", "=")) and is_supposed(
+            text, begin, match.end()
+        )
+    else:
+        supposed = verdict is not None and is_supposed(text, match.start(), verdict.end())
     neither = denied and bool(_NEITHER.search(before))
     return _Mention(
         start=match.start(),
         # "It is not true" says that it is false; "not option1" names no other option.
         label=opposite if denied and opposite else name,
-        refused=wrong or supposed or neither or (denied and not opposite),
+        refused=wrong or supposed or neither or reported or (denied and not opposite),
         stated=bool(verdict or CHOSEN.search(before)),
         closed=is_closed(text, match.end()),
     )
@@ -250,7 +265,7 @@ def _unstated(text: str, mentions: list[_Mention], offered: dict[str, str]) -> s
     if first or concluded:
         return first or concluded[-1]
     named = [mention for mention in mentions if not mention.refused]
-    if len(named) > 1 and named[0].joined == "or" and named[0].label != named[1].label:
+    if len(named) > 1 and named[0].joined and named[0].label != named[1].label:
         return ""
     return named[0].label if named else ""
 
@@ -261,6 +276,8 @@ def _concluded(text: str, offered: dict[str, str]) -> list[tuple[int, bool, str]
         return []
     found = []
     for match in deque(_CONCLUDED.finditer(text), maxlen=MAX_STATEMENTS):
+        if _REPORTED.search(text[max(0, match.start("truth") - _BEFORE) : match.start("truth")]):
+            continue
         truth = TRUTH[match["truth"].lower()]
         label = next((label for label in offered if TRUTH[label] is truth), "")
         found += [(match.start("truth"), bool(match["word"]), label)] if label else []

@@ -7,11 +7,13 @@ from functools import lru_cache
 from itertools import islice, pairwise
 
 from kdstudy.evaluate import numerals
+from kdstudy.evaluate.label_names import RANKS
 from kdstudy.evaluate.number_rule import (
     ASIDE,
     NOT_A_VALUE,
     PHRASE,
     PROSE,
+    is_contrary,
     read_number,
     unstated_number,
 )
@@ -25,7 +27,11 @@ from kdstudy.evaluate.statements import (
     VERDICT,
     Rule,
     Statement,
+    condition_of,
     is_closed,
+    is_of_another_question,
+    sentence_end,
+    sentence_start,
     statements,
 )
 from kdstudy.evaluate.turns import CHOICES_HEAD, Answers, first_response, own_words
@@ -43,9 +49,6 @@ _STATED_LETTER = re.compile(
     r"|\s+(?:-\s+|\()(?![A-Z]\b)))"
 )
 # "A, B, or C", "either A or B", "both (A) and (C)", "A/B".
-_NEXT_LETTER = (
-    rf"[\"'*)\s]*(?P<sep>,|/|\bor\b|\band\b|&)(?:\s*(?:or|and|maybe|perhaps|also)\b)*\W*{_NAME}?"
-)
 _SEVERAL = re.compile(
     rf"\W*(?:(?:either|both|between|any of|one of)\W+)?{_NAME}{{0,2}}"
     rf"(?P<first>[A-E])(?=[\"'*)\s,/&])"
@@ -65,11 +68,18 @@ _MENTION = re.compile(
     r"|\b(?i:option|choice)(?:\s+|:[\s*]*)\(?(?P<named>[A-E])\b"
     r"|\b(?i:choose|chose|picks?|select|go with|going with)\s+(?:the\s+)?"
     r"[(\"'*]*(?P<picked>[A-E])\b"
+    r"|\b(?i:so|thus|hence|therefore)[,:]?\s+(?:(?i:it(?:'s|\s+is|\s+must\s+be))\s+)?"
+    r"[(\"'*]*(?P<left>[A-E])(?=\W*\Z)"
+    rf"|\b(?P<rank>(?i:{'|'.join(RANKS)}|[1-5](?:st|nd|rd|th)))\s+(?i:option|choice|answer)\b"
     r"|(?<![\w'(°])(?P<bare>[A-E])(?:\)|\.(?=\s|$))"
     r"|(?<![\w'(°])(?P<judged>[A-E])(?=\s+is\s+(?:the\s+)?(?:\w+\s+)?(?:correct|right|answer)\b)"
     r"|^[ \t*\"'`]*(?P<alone>[A-E])[ \t*\"'`]*$",
     re.MULTILINE,
 )
+_ALONE = re.compile(
+    rf"\W*(?:{HEDGES}\W+)*(?:(?:option|choice|answer)\W+)?(?-i:([A-E]))\W*", re.IGNORECASE
+)
+_IT_IS = re.compile(r"\W*(?:it|that|this)(?:'s|\s+is)\s+", re.IGNORECASE)
 _ALLOWED_BEFORE = re.compile(rf"{_BEFORE_BARE}[\s*_\"'`]*$", re.IGNORECASE)
 _BETWEEN = re.compile(
     rf"[\"'*)\].\s]*(?:,|/|&|\bor\b|\band\b|\bnor\b)+(?:\s*(?:or|and|nor)\b)?[\"'*(\s]*{_NAME}?",
@@ -168,7 +178,9 @@ def _answers(text: str, offered: _Offered) -> Answers:
     found = [s.begin for s in statements(text, PHRASE, cut=False) if _read(s, offered) is not None]
     _, mentions = _mentions(text, offered)
     found += [m.start for m in mentions if m.stated and not m.refused]
-    return Answers(min(found, default=end), min((m.start for m in mentions), default=end))
+    # Not `mentions`: what stands before another task's list of options may be an answer.
+    named = (m.start() for m in _MENTION.finditer(text) if _letter(m) in offered.letters)
+    return Answers(min(found, default=end), next(named, end))
 
 
 def _last_stated(
@@ -186,11 +198,11 @@ def _last_stated(
 
 def _read(statement: Statement, offered: _Offered) -> str | None:
     """Return the letter that a statement gives, "" for none or several, None if it says nothing."""
-    if statement.of_another_question:
+    if statement.condition and is_contrary(statement, offered.asked):
         return None
     body = _HEDGED.sub("", statement.text, count=1)
     if not statement.denies:
-        heads = {m[m.lastgroup].upper() for m in _MENTION.finditer(body)}
+        heads = {_letter(m) for m in _MENTION.finditer(body)}
         several = _several(body, offered) or len(heads & set(offered.letters)) > _MOST_HEADS
         if several:
             return ""
@@ -255,8 +267,8 @@ def _mentions(text: str, offered: _Offered) -> tuple[str, list[_Mention]]:
     """Return the text after its last list of all options, and the choices named outside one."""
     letters = offered.letters
     matches = deque(_MENTION.finditer(text), maxlen=MAX_STATEMENTS)
-    found = [m for m in matches if m[m.lastgroup].upper() in letters and _is_a_name(text, m)]
-    names = [m[m.lastgroup].upper() for m in found]
+    found = [m for m in matches if _letter(m) in letters and _is_a_name(text, m)]
+    names = [_letter(m) for m in found]
     width, rest = len(letters), text
     for i in range(len(names) - width, -1, -1):
         if names[i : i + width] == letters:
@@ -265,6 +277,15 @@ def _mentions(text: str, offered: _Offered) -> tuple[str, list[_Mention]]:
             found = found[i + width :]
             break
     return rest, [mention for group in _groups(text, found) for mention in _judged(text, group)]
+
+
+def _letter(match: re.Match[str]) -> str:
+    """Return the letter that a mention names, by itself or as "the third option"."""
+    said = match[match.lastgroup or 0]
+    if match.lastgroup != "rank":
+        return said.upper()
+    rank = RANKS.index(said.lower()) if said.lower() in RANKS else int(said[0]) - 1
+    return _LETTERS[rank]
 
 
 def _is_a_name(text: str, match: re.Match[str]) -> bool:
@@ -293,15 +314,16 @@ def _judged(text: str, group: list[re.Match[str]]) -> list[_Mention]:
     denied = bool(DENIED.search(re.sub(r"(?:[A-E]\W*(?:,|\bor\b|\bnor\b)\W*)+$", "", before)))
     verdict = VERDICT.match(text, last.end())
     wrong = bool(verdict and (verdict["wrong"] or verdict["negated"]))
-    names = {match[match.lastgroup].upper() for match in group}
+    names = {_letter(match) for match in group}
     other = _OR.search(before)
     names |= {other["other"]} if other else set()
-    stated = bool(verdict) or first.lastgroup in ("picked", "judged")
+    stated = bool(verdict) or first.lastgroup in ("picked", "judged", "left")
+    elsewhere = is_of_another_question(condition_of(_sentence(text, first)))
     return [
         _Mention(
             start=first.start(),
             letter=names.pop() if len(names) == 1 else "",
-            refused=denied or wrong,
+            refused=denied or wrong or elsewhere,
             stated=stated and not wrong,
             closed=is_closed(text, last.end()),
         )
@@ -310,7 +332,7 @@ def _judged(text: str, group: list[re.Match[str]]) -> list[_Mention]:
 
 def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered) -> str:
     whole = _whole(text, offered)
-    others = {m[m.lastgroup].upper() for m in islice(_MENTION.finditer(text), MAX_STATEMENTS)}
+    others = {_letter(m) for m in islice(_MENTION.finditer(text), MAX_STATEMENTS)}
     if "\n" in text.strip() and others - {whole}:
         whole = ""
     if whole:
@@ -327,7 +349,7 @@ def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered)
 def _whole(text: str, offered: _Offered) -> str:
     """Return the letter of a text that begins with it and its option, or is an option's text."""
     line = text.strip().partition("\n")[0]
-    alone = re.fullmatch(r"\W*([A-Ea-e])\W*", text)
+    alone = re.fullmatch(r"\W*([A-Ea-e])\W*", text) or _ALONE.fullmatch(text)
     if alone and alone[1].upper() in offered.letters:
         return alone[1].upper()
     match = _OPENING_LETTER.match(line)
@@ -335,7 +357,11 @@ def _whole(text: str, offered: _Offered) -> str:
         behind = line[match.end() :].lstrip(" ).:,;*]}-(")
         if option_said(behind, {match[1]: offered.said[match[1]]}):
             return match[1]
-    return option_said(line, offered.said, whole=True)
+    return option_said(_IT_IS.sub("", line, count=1), offered.said, whole=True)
+
+
+def _sentence(text: str, match: re.Match[str]) -> str:
+    return text[sentence_start(text, match.start()) : sentence_end(text, match.end())]
 
 
 def _said_last(text: str, offered: _Offered) -> str:

@@ -10,13 +10,17 @@ import re
 from collections.abc import Iterable
 
 from kdstudy.evaluate import numerals
-from kdstudy.evaluate.quantities import ORDINAL, Asked, asked, quantities, spelled
+from kdstudy.evaluate.number_words import number_words
+from kdstudy.evaluate.quantities import ORDINAL, Asked, Quantity, asked, quantities, spelled
 from kdstudy.evaluate.sentences import counted, in_words, the_answer
 from kdstudy.evaluate.statements import (
+    CORRECTED,
     MAX_STATEMENT,
     UNDETERMINED,
     Rule,
     Statement,
+    condition_of,
+    is_of_another_question,
     sentence_end,
     sentence_start,
     statements,
@@ -25,7 +29,7 @@ from kdstudy.evaluate.turns import Answers, first_response, own_words
 
 PHRASE = re.compile(
     r"\b(?<!to )(?:answer|correct (?:option|choice)|final (?:result|solution))s?\b(?!\s+choices)"
-    r"[^.\n\d]{0,40}?(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))",
+    r"[^.\n\d]{0,40}?(?:\b(?:is|are|was|be|equals)\b|(?P<sign>[:=]))|" + CORRECTED,
     re.IGNORECASE,
 )
 # "The answer is found by adding 5 and 3": what follows is no answer.
@@ -47,15 +51,19 @@ _RANK = re.compile(r"\W*(?:(?:in|on|at|the)\s+)*(\d+)(?:st|nd|rd|th)\b", re.IGNO
 ASIDE = re.compile(r"\b(?:because|since|as|so|but)\b|[,;]\s")
 # "12 000", but not the "5 100" of "5 100-dollar bills".
 _SPACED = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/-])")
-# "If the question had asked for cents, it would be 3100."
-_SUPPOSES = re.compile(
-    r"\b(?:if|had|were)\b.*\b(?:question|asked|meant)\b.*\bwould\b", re.IGNORECASE | re.DOTALL
+# "either 8 or 9", "more than 9"
+_RANGE = re.compile(
+    r"\W*(?:strictly\s+)?(?:(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than"
+    r"|between|somewhere|anywhere)\b",
+    re.IGNORECASE,
 )
+_OR = re.compile(r"[ ]?\w*[ ]*,? or (?:maybe |perhaps |possibly |even )?[$€£₹]?", re.IGNORECASE)
+_MAY = re.compile(r"\b(?:may|might)\b", re.IGNORECASE)
 _POLITE = re.compile(
     r"\W*(?:let me know|feel free|please|i hope|hope this|if you (?:have|need|want|would))\b",
     re.IGNORECASE,
 )
-_BRIEF = 6  # words of a text that is an answer in words and nothing else
+_BRIEF = 8  # words of a text that is an answer in words and nothing else
 _FACTORS = frozenset({7, 12, 24, 36, 60, 100, 1000, 3600})  # of one unit and another
 _FIELD = re.compile(r"[\"']?\s*:\s*[\"']")
 
@@ -116,7 +124,7 @@ def _stated(text: str, given: Asked, *, cut: bool) -> str | None:
 
 def _value(statement: Statement, given: Asked) -> str | None:
     """Return the number that a statement gives, "" if it says there is none, None if neither."""
-    if statement.condition and _is_contrary(statement, given):
+    if statement.condition and is_contrary(statement, given):
         return None
     if statement.gives_none:
         return ""
@@ -135,11 +143,32 @@ def _value(statement: Statement, given: Asked) -> str | None:
     return read_number(span, given, apart=statement.detached) or None
 
 
-def _is_contrary(statement: Statement, given: Asked) -> bool:
+def is_contrary(statement: Statement, given: Asked) -> bool:
     """Return whether a condition is none of this question: it has numbers that are not given."""
-    named = numerals.numerals(statement.condition)
-    novel = given.numbers and any(n.text not in given.numbers for n in named)
-    return bool(novel) or statement.of_another_question
+    return _is_novel(statement.condition, given) or statement.of_another_question
+
+
+def _is_novel(condition: str, given: Asked) -> bool:
+    named = numerals.numerals(condition)
+    return bool(given.numbers) and any(n.text not in given.numbers for n in named)
+
+
+def supposes(sentence: str, given: Asked) -> bool:
+    """Return whether a sentence says what would be if something else were asked or given."""
+    condition = condition_of(sentence)
+    return bool(condition) and (_is_novel(condition, given) or is_of_another_question(condition))
+
+
+def _offers_several(text: str, found: list[Quantity]) -> bool:
+    """Return whether a text ends with a choice of numbers: "8 or 9", but not "0.5 or 1/2"."""
+    if len(found) < 2:
+        return False
+    a, b = found[-2:]
+    if not _OR.fullmatch(text[a.end : b.start]) or a.result or b.result:
+        return False
+    x, y = numerals.value(a.text), numerals.value(b.text)
+    same = not x or not y or x == y or max(x / y, y / x) in _FACTORS
+    return not same and not numerals.equal(a.text, b.text)
 
 
 def read_number(
@@ -148,6 +177,10 @@ def read_number(
     """Return the answer in a statement's span; what follows "because" or a comma comes second."""
     for part in (ASIDE.split(span, maxsplit=1)[0], span):
         found = quantities(part, given)
+        if found and not whole_sentence:
+            several = len(found) == 2 and _offers_several(part, found)
+            if several or _RANGE.match(part):
+                return ""
         if found:
             return the_answer(part, found, given, whole_sentence=whole_sentence, apart=apart)
     rank = _RANK.match(span)
@@ -177,6 +210,7 @@ def _units_of(statement: Statement, given: Asked) -> set[str]:
 
 def unstated_number(text: str, given: Asked) -> str:
     """Return the number of the last sentence with numbers, or of words behind it."""
+    spare = ""
     places: Iterable[int] = (number.start for number in numerals.backwards(text))
     if given.place:
         places = sorted([*places, *(m.start() for m in ORDINAL.finditer(text))], reverse=True)
@@ -185,10 +219,12 @@ def unstated_number(text: str, given: Asked) -> str:
         if place < limit:
             begin, end = sentence_start(text, place), sentence_end(text, place)
             answer = _in_sentence(text, begin, end, limit, given)
-            if answer is not None:
+            if answer is not None and not _MAY.search(text, begin, end):
                 return answer
+            # "In 5 years there may be 20" answers only where nothing else does.
+            spare = spare or answer or ""
             limit = begin
-    return "" if place is not None else _in_words_alone(text, given)
+    return spare if place is not None else _in_words_alone(text, given)
 
 
 def _in_sentence(text: str, begin: int, end: int, limit: int, given: Asked) -> str | None:
@@ -201,8 +237,10 @@ def _in_sentence(text: str, begin: int, end: int, limit: int, given: Asked) -> s
     words = [word.text for word in counted(behind, given)]
     if words:
         return words[-1]
-    if begin > 0 and (_SUPPOSES.search(sentence) or _POLITE.match(sentence)):
+    if supposes(sentence, given) or (begin > 0 and _POLITE.match(sentence)):
         return None
+    if _offers_several(sentence, found):
+        return ""
     return the_answer(sentence, found, given, whole_sentence=True) or None
 
 
@@ -211,7 +249,10 @@ def _in_words_alone(text: str, given: Asked) -> str:
     if UNDETERMINED.search(tail):
         return ""
     words = [word.text for word in counted(tail, given)]
-    return words[-1] if words else (in_words(tail, given) if len(tail.split()) <= _BRIEF else "")
+    if words or len(tail.split()) > _BRIEF:
+        return words[-1] if words else ""
+    alone = [word.text for word in number_words(tail)]
+    return in_words(tail, given) or (alone[0] if len(alone) == 1 and alone != ["1"] else "")
 
 
 def _is_denied(text: str, start: int) -> bool:

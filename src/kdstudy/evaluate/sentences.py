@@ -18,6 +18,10 @@ _PART_OF = re.compile(
     r"(?:\bout of|\bof (?:the|his|her|their|its|all|these|those)|(?:%| percent) of)\s*[$€£₹]?$",
     re.IGNORECASE,
 )
+_ROUNDED = re.compile(
+    r"[,(]\s*(?:or\s+)?(?:nearly|almost|about|around|roughly|approximately|close to)\s+[$€£₹]?$",
+    re.IGNORECASE,
+)
 _RESTATED = re.compile(r"\b(?:which|that) (?:is|equals|makes)\b|\bor\b|=", re.IGNORECASE)
 _REASON = re.compile(
     r"\b(?:because|since|as (?:you|he|she|they|it|we|there)|given that)\b", re.IGNORECASE
@@ -71,11 +75,14 @@ def _told(text: str, found: list[Quantity], question: Asked) -> list[Quantity]:
     Asides stand in brackets, are the whole of a part ("9 of the 12"), or a percentage that is not
     asked for.
     """
+    first = found[0]
     asides = [span.span() for span in _BRACKETS.finditer(text)]
     for is_aside in (
         lambda q: any(begin < q.start < end for begin, end in asides),
         lambda q: not q.result and bool(_PART_OF.search(text[: q.start])),
         lambda q: q.unit in ("%", "percent") and not question.percent,
+        # "39, nearly 40"; but 12.6 is rounded where things are counted.
+        lambda q: first.text.isdecimal() and bool(_ROUNDED.search(text[: q.start])),
     ):
         found = [q for q in found if not is_aside(q)] or found
     return found

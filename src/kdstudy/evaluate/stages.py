@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdstudy.data.prompts import PromptFormat, row_of
+from kdstudy.data.corpora import places
+from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.fidelity import pair
@@ -96,7 +97,7 @@ def teacher_text(work: Work) -> str:
             why="seqkd has the teacher answer prompts",
             remedy="give rows with a prompt, or take another method",
         )
-    return _generate(work, examples)
+    return _generate(work, examples, places(corpus))
 
 
 def score(work: Work) -> str:
@@ -114,18 +115,29 @@ def score(work: Work) -> str:
     answers = [row for row in rows if not row.rule.startswith("text-")]
     parts = []
     if answers:
-        facts = summary(answers)
+        facts, of = _mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
         parts.append(
-            f"accuracy {100 * facts['accuracy']:.1f}%, parsed {100 * facts['parse_rate']:.1f}%, "
+            f"accuracy {100 * facts['accuracy']:.1f}%{of}, "
+            f"parsed {100 * facts['parse_rate']:.1f}%, "
             f"truncated {100 * facts['truncated_rate']:.1f}%"
         )
     if texts:
-        facts = summary(texts)
+        facts, of = _mean_of_benchmarks(texts, "rouge_l", "truncated_rate")
         parts.append(
-            f"ROUGE-L {100 * facts['rouge_l']:.1f}, "
+            f"ROUGE-L {100 * facts['rouge_l']:.1f}{of}, "
             f"{100 * facts['truncated_rate']:.1f}% of texts cut"
         )
     return "; ".join(parts)
+
+
+def _mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float], str]:
+    """Return means over benchmarks, each of the same weight as in every table, and their words."""
+    parts: dict[str, list[Score]] = {}
+    for row in rows:
+        parts.setdefault(row.benchmark, []).append(row)
+    found = [summary(part) for part in parts.values()]
+    means = {name: sum(facts[name] for facts in found) / len(found) for name in names}
+    return means, f" (mean of {len(found)} benchmarks)" if len(found) > 1 else ""
 
 
 def compare(work: Work) -> str:
@@ -135,8 +147,20 @@ def compare(work: Work) -> str:
     )
     rows = pair(system, reference, _rouge(work))
     write_records(work.out / PAIRS, rows, PairScore)
-    agree = sum(r.agree for r in rows) / len(rows)
-    return f"same answer on {100 * agree:.1f}%"
+    return _agreed(rows, {s.benchmark for s in system if s.rule.startswith("text-")})
+
+
+def _agreed(rows: list[PairScore], texts: set[str]) -> str:
+    """Say how often the answers are the same: the mean over benchmarks that have answers."""
+    parts: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.benchmark not in texts:
+            parts.setdefault(row.benchmark, []).append(row.agree)
+    if not parts:
+        return f"{len(rows)} pairs of texts, which have no answers to agree on"
+    shares = [sum(part) / len(part) for part in parts.values()]
+    of = f" (mean of {len(shares)} benchmarks)" if len(shares) > 1 else ""
+    return f"same answer on {100 * sum(shares) / len(shares):.1f}%{of}"
 
 
 def token_fidelity(work: Work) -> str:
@@ -235,7 +259,7 @@ _SLOWER = {
 }
 
 
-def _generate(work: Work, examples: list[Example]) -> str:
+def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | None = None) -> str:
     from kdstudy.evaluate.generate import generate_to
     from kdstudy.models.load import open_tokenizer
     from kdstudy.study import schema
@@ -251,6 +275,7 @@ def _generate(work: Work, examples: list[Example]) -> str:
             PromptFormat.of(work.config),
             settings,
             progress=work.progress,
+            places=known,
         )
     (work.out / MODEL).write_text(json.dumps(facts))
     made = read_records(path, Generation)
@@ -295,7 +320,8 @@ def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]
     made, limit = PromptFormat.of(work.config), work.config["max_length"]
     examples = read_records(work.inputs["corpus"] / "validation.parquet", Example)
     examples = examples[: work.config["rows"]]
-    texts = [row_of(tokenizer, made, e, limit) for e in examples]
+    known = places(work.inputs["corpus"])
+    texts = [row_of(tokenizer, made, e, limit, where=called(e, known)) for e in examples]
     rows = [(e.id, text) for e, text in zip(examples, texts, strict=True) if text is not None]
     if not rows:
         raise InputError(

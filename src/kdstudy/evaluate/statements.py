@@ -44,11 +44,18 @@ CHOSEN = re.compile(
 
 DENIED = re.compile(
     r"(?:\bnot|\bcannot|n't|\bneither|\bnor|\bthan|\binstead of|\bunlike)"
-    r"(?:\s+(?:be|necessarily|likely|really|the|is|are|either))?(?:\s+(?:option|choice|answer))?"
-    r"[\s*_`\"'(\[{]*$",
+    r"(?:\s+(?:be|necessarily|likely|really|the|is|are|either|choose|pick|select|go\s+with|say"
+    r"|recommend|call\s+it))?(?:\s+(?:the\s+)?(?:option|choice|answer))?[\s*_`\"'(\[{]*$",
     re.IGNORECASE,
 )
 """What stands directly before a choice that is denied."""
+
+CORRECTED = (
+    r"(?:\b(?:wait|actually|sorry|oops)\b[\s,.!—-]{0,4}(?:(?:no|wait|sorry|actually)\b[\s,.!—-]{0,4})"
+    r"{0,3}(?:(?:it|that)(?:'s|\s+(?:is|should\s+be|must\s+be))|should\s+be|make\s+(?:it|that)"
+    r"|I\s+meant?)(?!\w)|\bcorrection\b[\s:,-]{0,4}(?:(?:it|that)(?:'s|\s+(?:is|should\s+be)))?)"
+)
+"""What takes an answer back and gives another: "no wait, it's", "correction:"."""
 
 _VERB = r"\b(?:is|are|was|be|seems?|looks?|appears?|sounds?|makes?|fits?)\b"
 VERDICT = re.compile(
@@ -110,7 +117,7 @@ _CONDITION = re.compile(
 _MODAL = re.compile(r"\b(?:would|could|might|'d)\b", re.IGNORECASE)
 _CONTRARY = re.compile(r"\b(?:instead|had|were|asked|meant)\b", re.IGNORECASE)
 _OTHER_QUESTION = re.compile(
-    r"\b(?:question|problem|task|ask(?:ed|s|ing)?|meant|means?|interpret\w*|instead|otherwise"
+    r"\b(?:question|problem|task|answer\w*|express\w*|report\w*|ask(?:ed|s|ing)?|meant|means?|interpret\w*|instead|otherwise"
     r"|wanted|wants|intended|considered|read|rather|unless|different\w*|other)\b",
     re.IGNORECASE,
 )
@@ -162,7 +169,7 @@ class Statement:
     @property
     def of_another_question(self) -> bool:
         """Its condition changes what is asked: "if the question were about cents, ..."."""
-        return bool(_OTHER_QUESTION.search(self.condition))
+        return is_of_another_question(self.condition)
 
     @property
     def blank(self) -> bool:
@@ -215,6 +222,20 @@ def sentence_end(text: str, place: int) -> int:
     limit = place + MAX_STATEMENT
     stop = SENTENCE_END.search(text, place, limit + 1)
     return stop.start() if stop else min(limit, len(text))
+
+
+def condition_of(sentence: str) -> str:
+    """Return the part of a sentence that says "if ..." of what it says would be, "" without."""
+    modal = _MODAL.search(sentence)
+    found = _CONDITION.search(sentence) if modal else None
+    if not modal or not found:
+        return ""
+    return sentence[: modal.start()] if found.start() < modal.start() else sentence[found.start() :]
+
+
+def is_of_another_question(condition: str) -> bool:
+    """Return whether a condition changes what is asked: "if the question were about cents"."""
+    return bool(_OTHER_QUESTION.search(condition))
 
 
 def is_supposed(text: str, begin: int, end: int) -> bool:

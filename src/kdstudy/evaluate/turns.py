@@ -58,6 +58,12 @@ _HEADING = re.compile(
 _NOT_BARE = re.compile(r"\b(?:step|part|first|let)\b|:\s*$", re.IGNORECASE)
 
 
+# Words of any question.
+_ASKING_WORDS = """
+what which when where many much there does have will were this that with each they from would could
+should whom whose total altogether more
+"""
+_ASKING = frozenset(_ASKING_WORDS.split())
 _ROLE_SIGNS = ("user", "human", "system", "inst")
 _TURN_SIGNS = ("###", "human", "user", "assistant", "<", "[", "below is an")
 _TASK_SIGNS = (
@@ -185,6 +191,7 @@ def _is_novel(asks: str, question: str) -> bool:
 def _is_own(asks: str, question: str) -> bool:
     """Return whether half of the telling words of what is asked are the item's own."""
     words = {w for w in re.findall(r"\w+", asks.casefold()) if len(w) > 3 or w.isdigit()}
+    words -= _ASKING
     own = words & set(re.findall(r"\w+", question.casefold()))
     return bool(words) and 2 * len(own) >= len(words)
 

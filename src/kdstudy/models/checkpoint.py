@@ -40,6 +40,7 @@ _TABLED = frozenset({
 })  # fmt: skip
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 _POINTER = b"version https://git-lfs"
+_SETTINGS = "generation_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,11 +98,14 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> None:
     Raises:
         InputError: It lacks a configuration or weights, or holds another kind of model.
     """
-    names = sorted(path.name for path in folder.iterdir())
+    # A folder or a pipe in the place of a file is not that file.
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
     check_names(names, str(folder), str(folder))
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     check_config(config, str(folder), trust_remote_code=trust_remote_code)
     _check_whole(folder, names)
+    if _SETTINGS in names:
+        _check_ends(read_json(folder / _SETTINGS).get("eos_token_id"), folder)
 
 
 def check_adapter(folder: Path) -> None:
@@ -270,7 +274,10 @@ def _check_whole(folder: Path, names: Collection[str]) -> None:
     """Refuse shards that are missing, and pointers in the place of weights."""
     shards = {_WHOLE}
     if _WHOLE not in names:
-        shards = set(_read(folder / _INDEX).get("weight_map", {}).values())
+        placed = read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(placed, dict) or not all(isinstance(n, str) for n in placed.values()):
+            raise InputError(f"{folder}: {_INDEX} names no files of weights", remedy=_SAVED)
+        shards = set(placed.values())
     missing = sorted(shards - set(names))
     if missing:
         raise InputError(
@@ -288,7 +295,21 @@ def _check_whole(folder: Path, names: Collection[str]) -> None:
                 )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _check_ends(ends: Any, folder: Path) -> None:
+    """Refuse end tokens that are no ids; transformers would go on without them, and never stop."""
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(token) is int for token in ids):
+        raise InputError(
+            f"{folder}: {_SETTINGS} names the end token {ends!r}, which is no id", remedy=_SAVED
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a model's folder.
+
+    Raises:
+        InputError: The file cannot be read, or is something else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:

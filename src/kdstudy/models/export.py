@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
+from kdstudy.data.prompts import PromptFormat, render
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import CONFIG
 from kdstudy.models.resolve import fetch, public
-from kdstudy.models.save import ends_of
+from kdstudy.models.save import ends_of, leave_ignored
 
 # What the Hub and transformers split a model's files at.
 _SHARD = "5GB"
@@ -81,6 +82,28 @@ def name_base(adapter: Path, local: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
+def shown_prompts(tokenizer: PreTrainedTokenizerBase, made: PromptFormat) -> str:
+    """Return the prompts of a chat template as Markdown: as it renders them, or how it refuses.
+
+    Args:
+        tokenizer: With a chat template.
+        made: How prompts were made in training: arguments and date.
+    """
+    asked = [{"role": "user", "content": "{question}"}]
+    briefed = [{"role": "system", "content": "{system message}"}, *asked]
+    parts = []
+    for title, messages in (("A question", asked), ("With a system message", briefed)):
+        try:
+            text = render(made, messages, tokenizer)
+        except InputError as e:
+            parts.append(f"{title}: {e.what}.")
+            continue
+        # A fence is longer than any that the template writes.
+        fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+        parts.append(f"{title}:\n\n{fence}text\n{text}\n{fence}")
+    return "\n\n".join(parts)
+
+
 def licence(folder: Path) -> str | None:
     """Return the licence that a model's own card names, or None."""
     card = folder / "README.md"
@@ -119,7 +142,9 @@ def _settings(
         "pad_token_id": tokenizer.pad_token_id,
     }
     if decoding is None:
-        return GenerationConfig.from_dict(known.to_dict() | special)
+        config = GenerationConfig.from_dict(known.to_dict() | special)
+        leave_ignored(config)
+        return config
     # The base's own, a sampling temperature or a repetition penalty, are not what was measured.
     settings: dict[str, Any] = {"do_sample": False}
     if decoding["temperature"]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from kdstudy.errors import InputError, first_line
-from kdstudy.models import checkpoint
+from kdstudy.models import checkpoint, memory
 from kdstudy.models.adapters import (
     add_adapter,
     linear_layers,
@@ -114,10 +113,12 @@ def load_model(
             f"{folder}: the model needs a package that is not here ({first_line(e)})",
             remedy="install that package, then run again",
         ) from e
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+    except Exception as e:  # a wrong configuration ends in any error
+        if memory.ran_out(e):
+            raise
         raise InputError(
-            f"{folder}: the model cannot be loaded ({first_line(e)})",
-            remedy="download or save it again: a file may be cut short",
+            f"{folder}: the model cannot be loaded ({_said(e)})",
+            remedy="download or save it again: a file may be cut short, or edited",
         ) from e
     if info["missing_keys"]:
         raise InputError(
@@ -176,8 +177,11 @@ def require_causal_lm(folder: Path, trust_remote_code: bool) -> None:
     checkpoint.check_folder(folder, trust_remote_code=trust_remote_code)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{folder}: config.json cannot be used ({first_line(e)})") from e
+    except Exception as e:
+        raise InputError(
+            f"{folder}: config.json cannot be used ({_said(e)})",
+            remedy="correct it, or save or download the model again",
+        ) from e
 
 
 def open_tokenizer(local: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -225,3 +229,10 @@ def ready_to_answer(model: Model) -> tuple[Model, int]:
     if model.dtype == torch.float32:
         model = merge(model)
     return model, sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+
+
+def _said(error: Exception) -> str:
+    """Return what a library says of a file: all of it where the first line ends in a colon."""
+    first = first_line(error)
+    whole = " ".join(str(error).split())[:200] if first.endswith(":") else first
+    return whole if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {whole}"

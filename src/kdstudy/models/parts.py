@@ -30,7 +30,8 @@ class Head:
         weight: [V, H].
         bias: [V], or None.
         scale: Factor on the logits (Cohere, Granite, Falcon-H1); 1 elsewhere.
-        softcap: Logits become softcap * tanh(logits / softcap) (Gemma 2); None for none.
+        softcap: Logits become softcap * tanh(logits / softcap) (Gemma 2, RecurrentGemma); None for
+            none.
     """
 
     weight: Tensor
@@ -84,7 +85,16 @@ def after_head(config: PreTrainedConfig) -> tuple[float, float | None]:
     for factor in ("logit_scale", "lm_head_multiplier"):
         scale *= getattr(config, factor, None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
-    return scale, getattr(config, "final_logit_softcapping", None)
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return scale, next((cap for cap in caps if cap is not None), None)
+
+
+def body(model: PreTrainedModel) -> nn.Module:
+    """Return what turns token ids into final hidden states."""
+    none = (None, model, model.get_output_embeddings())
+    # Some families call their output layer a decoder, or the whole (Llama 4).
+    known = (model.get_decoder(), model.base_model, getattr(model, "model", None))
+    return next((module for module in known if module not in none), model)
 
 
 def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
@@ -96,8 +106,7 @@ def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Ten
         rows_N: Row of each scored token.
         positions_N: Position whose output predicts it.
     """
-    body = plain(model).get_decoder()
-    hidden_BLH = body(input_ids=ids_BL, use_cache=False).last_hidden_state
+    hidden_BLH = body(plain(model))(input_ids=ids_BL, use_cache=False).last_hidden_state
     return hidden_BLH[rows_N, positions_N]
 
 
@@ -128,7 +137,16 @@ def require_known_head(model: Model) -> None:
         require_causal(base)
         ids_BL = _trial(base)[:, :4]
         whole_NV = logits(base, ids_BL)[0]
-        split_NV = head(model).logits(scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N))
+        try:
+            hidden_NH = scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N)
+        except (AttributeError, TypeError, ValueError) as e:
+            raise InputError(
+                f"{name(base)}: its hidden states cannot be asked for apart from its logits "
+                f"({type(e).__name__}: {e})",
+                why="the loss is computed from them in chunks",
+                remedy="choose a decoder-only model whose body gives last_hidden_state",
+            ) from e
+        split_NV = head(model).logits(hidden_NH)
     model.train(training)
     require_finite(base, whole_NV)
     if not alike(whole_NV, split_NV):

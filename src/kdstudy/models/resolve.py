@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdstudy.data.prompts import has_template
-from kdstudy.errors import InputError, KdstudyError, StageError
+from kdstudy.errors import InputError, KdstudyError, StageError, first_line
 from kdstudy.models import checkpoint, layers, zoo
 
 _UNPINNED = "unpinned"
@@ -383,23 +383,30 @@ def _vocabulary(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    vocab = tokenizer.get("model", {}).get("vocab", {})
-    pairs = (
-        sorted(vocab.items())
-        if isinstance(vocab, dict)
-        else [(t, i) for i, (t, *_) in enumerate(vocab)]
-    )
-    added = sorted((t["content"], t["id"]) for t in tokenizer.get("added_tokens", []))
+    tokenizer = checkpoint.read_json(path)
+    try:
+        vocab = tokenizer.get("model", {}).get("vocab", {})
+        pairs = (
+            sorted(vocab.items())
+            if isinstance(vocab, dict)
+            else [(t, i) for i, (t, *_) in enumerate(vocab)]
+        )
+        added = sorted((t["content"], t["id"]) for t in tokenizer.get("added_tokens", []))
+        tokens = max((i for _, i in (*pairs, *added)), default=-1) + 1
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise InputError(
+            f"{folder}: tokenizer.json holds no vocabulary ({first_line(e)})",
+            remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
+        ) from e
     return {
         "vocabulary": hashlib.sha256(json.dumps([pairs, added]).encode()).hexdigest()[:32],
-        "tokens": max((i for _, i in (*pairs, *added)), default=-1) + 1,
+        "tokens": tokens,
     }
 
 
 def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
     """Return the fields of `Resolved` that a config.json tells; an adapter may bring embeddings."""
-    said = json.loads(config.read_text(encoding="utf-8"))
+    said = checkpoint.read_json(config)
     return {
         "entries": None if adapted else checkpoint.entries(said),
         "room": checkpoint.room(said),

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,10 +84,23 @@ def align(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
         own.eos_token_id = ends[0]
     if base.generation_config is not None:
         base.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
+        leave_ignored(base.generation_config)
     for name in ("bos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             for config in filter(None, (own, base.generation_config)):
                 setattr(config, name, getattr(tokenizer, name))
+
+
+def leave_ignored(config: GenerationConfig) -> None:
+    """Take out settings that `generate` ignores, such as a temperature of greedy decoding.
+
+    transformers reads folders that have them, and refuses to write them.
+    """
+    try:
+        config.validate(strict=True)
+    except ValueError as e:
+        for name in re.findall(r"^- `(\w+)`", str(e), re.MULTILINE):
+            setattr(config, name, None)
 
 
 def eos_ids(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -11,10 +11,10 @@ from kdstudy.analyze.collapse import (
     LENGTH_FACTOR,
     LOW_PARSE_RATE,
 )
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.stats import Test, points
 from kdstudy.records import System
-from kdstudy.report.seeds import names_of, over_seeds, sft_of
+from kdstudy.report.seeds import over_seeds, sft_of
 from kdstudy.report.views import Numbers, graded, main_rows, measured, printed, shown
 
 FEW_ITEMS = 200
@@ -54,6 +54,31 @@ def alarms(
     return [Alarm(system, tuple(found)) for system, found in reasons.items() if found]
 
 
+def by_system(raised: Sequence[Alarm], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each system that raises alarms, with the seeds that do, and their reasons.
+
+    Args:
+        raised: Alarms of runs.
+        names: The system that each run is a draw of, by the run's label (`seeds.names_of`).
+    """
+    runs: dict[str, list[Alarm]] = {}
+    for alarm in raised:
+        runs.setdefault(names.get(alarm.system, alarm.system), []).append(alarm)
+    return [_of_system(name, own, [*names.values()].count(name)) for name, own in runs.items()]
+
+
+def _of_system(name: str, own: Sequence[Alarm], seeds: int) -> tuple[str, str]:
+    reasons = [", ".join(alarm.reasons) for alarm in own]
+    if seeds < 2:
+        return name, reasons[0]
+    numbers = [alarm.system.rpartition("seed=")[2] for alarm in own]
+    which = f"seed{'s' if len(own) > 1 else ''} {', '.join(numbers)} of its {seeds} seeds"
+    if len(set(reasons)) == 1:
+        return f"{name} ({which})", reasons[0]
+    each = (f"seed {n}: {why}" for n, why in zip(numbers, reasons, strict=True))
+    return f"{name} ({which})", "; ".join(each)
+
+
 def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]) -> str:
     """Say how many runs look collapsed and what the mean gain is with and without them."""
     trained = table[(table.kind != "base") & (table.metric == "tokens")]
@@ -69,8 +94,9 @@ def collapse(table: pd.DataFrame, tests: Sequence[Test], raised: Sequence[Alarm]
     if not raised:
         text = f"None of {total} trained {unit} raises an alarm ({limits})."
     else:
-        some = "; ".join(f"{a.system} ({', '.join(a.reasons)})" for a in raised[:3])
-        more = f"; and {len(raised) - 3} more" if len(raised) > 3 else ""
+        systems = by_system(raised, names_of(table))
+        some = "; ".join(f"{who} ({why})" for who, why in systems[:3])
+        more = f"; and {len(systems) - 3} more systems" if len(systems) > 3 else ""
         verb = "raises" if len(raised) == 1 else "raise"
         text = f"{len(raised)} of {total} trained {unit} {verb} an alarm ({limits}): {some}{more}."
     return text + _with_and_without(table, raised) + _by_accuracy(tests)
@@ -82,14 +108,15 @@ def warnings(
     provenance: Mapping[str, Any],
     raised: Sequence[Alarm],
     overlaps: pd.DataFrame | None = None,
+    tests: Sequence[Test] = (),
 ) -> list[str]:
     """Return what a reader must know before believing a number, most serious first."""
     return [
         *_unfinished(table, systems),
-        *_collapsed(raised),
+        *_collapsed(by_system(raised, names_of(table))),
         *_contaminated(overlaps),
         *_teachers(table),
-        *_thin_evidence(table),
+        *_thin_evidence(table, tests),
         *_dropped(provenance),
         *_mixed(provenance),
     ]
@@ -139,13 +166,13 @@ def _unfinished(table: pd.DataFrame, systems: Sequence[System]) -> list[str]:
     return [f"{len(systems) - len(missing)} of {len(systems)} runs finished; missing: {some}."]
 
 
-def _collapsed(raised: Sequence[Alarm]) -> list[str]:
+def _collapsed(systems: Sequence[tuple[str, str]]) -> list[str]:
     found = [
-        f"{a.system} may have collapsed, and its accuracy says little else: {', '.join(a.reasons)}."
-        for a in raised[:5]
+        f"{who} may have collapsed, and its accuracy says little else: {why}."
+        for who, why in systems[:5]
     ]
-    if len(raised) > 5:
-        found.append(f"{len(raised) - 5} more systems raise such an alarm, see collapse.")
+    if len(systems) > 5:
+        found.append(f"{len(systems) - 5} more systems raise such an alarm, see collapse.")
     return found
 
 
@@ -200,7 +227,7 @@ def _base_of(table: pd.DataFrame, model: str) -> str:
     return str(rows.system.iloc[0]) if len(rows) else ""
 
 
-def _thin_evidence(table: pd.DataFrame) -> list[str]:
+def _thin_evidence(table: pd.DataFrame, tests: Sequence[Test]) -> list[str]:
     found = []
     trained = table[table.kind == "distilled"]
     if len(trained) and trained[trained.ablation == ""].seed.nunique() == 1:
@@ -212,15 +239,30 @@ def _thin_evidence(table: pd.DataFrame) -> list[str]:
     if len(small):
         names = ", ".join(sorted(small))
         found.append(f"Few items: {names} hold fewer than {FEW_ITEMS}; read their intervals.")
-    gains = main_rows(table, "gain")
-    if len(gains) and graded(table):
-        error = float(((gains.high - gains.low) / 3.92).median())
-        smallest = points(POWER_FACTOR * error, sign=False)
-        found.append(
-            f"A gain under about {smallest} points on the mean of benchmarks would be missed more "
-            "than one time in five with these items."
-        )
-    return found
+    return [*found, *_smallest_gain(table, tests)]
+
+
+def _smallest_gain(table: pd.DataFrame, tests: Sequence[Test]) -> list[str]:
+    """Say what gain of one system would be missed, from the intervals that the report gives.
+
+    An interval reaches its quantile of t times the error; power of 80% asks for 0.84 errors more.
+    """
+    gains = main_rows(over_seeds(table, tests), "gain")
+    if gains.empty or not graded(table):
+        return []
+    errors = {
+        t.subject: abs(t.estimate / t.statistic)
+        for t in tests
+        if (t.table, t.scope) == ("student", AVERAGE) and t.statistic
+    }
+    half = (gains.high - gains.low) / 2
+    error = gains.system.map(errors).astype(float).fillna(half / 1.96)
+    smallest = points(float((half + (POWER_FACTOR - 1.96) * error).median()), sign=False)
+    drawn = " and seeds" if gains.system.isin(errors).any() and (gains.seeds > 1).any() else ""
+    return [
+        f"A gain under about {smallest} points on the mean of benchmarks would be missed more "
+        f"than one time in five with these items{drawn}."
+    ]
 
 
 def _dropped(provenance: Mapping[str, Any]) -> list[str]:

@@ -84,7 +84,7 @@ def rows_data(table: pd.DataFrame, names: Mapping[str, str] | None = None) -> di
 
     Args:
         table: From `results.collect`.
-        names: The system that each run is a draw of, by its label (`seeds.names_of`).
+        names: The system that each run is a draw of, by its label (`results.names_of`).
 
     Returns:
         For system, benchmark, metric, reference and signature the `values` that occur and a code

@@ -168,7 +168,7 @@ def training(
 
     Args:
         runs: Each run's `training.json`, with its label as `system`.
-        names: The system that a run is a draw of, by its label (`seeds.names_of`).
+        names: The system that a run is a draw of, by its label (`results.names_of`).
     """
     names = names or {}
     rows = pd.DataFrame(

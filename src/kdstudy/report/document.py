@@ -82,7 +82,7 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
     write_csv(table, out_dir / "results.csv")
     items.to_parquet(out_dir / "items.parquet", index=False)
-    seen = _look(table, items, systems, made)
+    seen = _look(table, tests, items, systems, made)
     top, teacher = _first(seen.seeds)
     data = browser_data(items, pairs, systems, first=top, max_items=max_items)
     sheets = tables.all_sheets(
@@ -100,7 +100,7 @@ def write(
     page = _render(
         title=title or _name(table, made),
         said=_sentences(table, tests, systems, made, seen),
-        warnings=alarms.warnings(table, systems, made, seen.raised, seen.overlaps),
+        warnings=alarms.warnings(table, systems, made, seen.raised, seen.overlaps, tests),
         sheets=sheets,
         figures=_draw(table, tests, made, seen.seeds.names, out_dir / "figures"),
         of_paper=OF_PAPER,
@@ -126,10 +126,14 @@ class _Seen:
 
 
 def _look(
-    table: pd.DataFrame, items: pd.DataFrame, systems: Sequence[System], made: Mapping[str, Any]
+    table: pd.DataFrame,
+    tests: Sequence[Test],
+    items: pd.DataFrame,
+    systems: Sequence[System],
+    made: Mapping[str, Any],
 ) -> _Seen:
     return _Seen(
-        seeds=Seeds(table),
+        seeds=Seeds(table, tests),
         kept=against_teacher(items, systems, graded(table)),
         overlaps=overlap_counts(items),
         seconds=_seconds(made, table),
@@ -265,17 +269,34 @@ def _facts(
 def _seconds(made: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
     """Return generation seconds per 1,000 items of the systems whose every benchmark was timed.
 
-    A stage `generate` is labelled `<system> on <benchmark>`.
+    A stage `generate` is labelled `<system> on <benchmark>`. Its `pace` leaves out the start-up,
+    which the first stage of a process alone has to bear; of a stage that is given
+    without one the whole time counts, and of an empty one nothing is known.
     """
-    spent = {
-        s["label"]: s["seconds"]
-        for s in made.get("stages") or []
-        if s["kind"] == "generate" and s.get("seconds") is not None
-    }
+    stages = [s for s in made.get("stages") or [] if s["kind"] == "generate"]
+    timed = {s["label"]: s for s in stages if s.get("seconds") is not None}
+    draws = (_study(made).get("generation") or {}, _study(made).get("text_generation") or {})
     own = table[table.metric.isin(["accuracy", "rouge_l"]) & (table.benchmark != AVERAGE)]
     found = {}
     for system, rows in own.groupby("system"):
-        times = [spent.get(f"{system} on {b}") for b in rows.benchmark]
+        times = [
+            _seconds_of(timed.get(f"{system} on {r.benchmark}"), r.n, draws[r.metric == "rouge_l"])
+            for r in rows.itertuples()
+        ]
         if None not in times:
             found[str(system)] = 1000 * sum(times) / int(rows.n.sum())
     return found
+
+
+def _seconds_of(
+    stage: Mapping[str, Any] | None, items: int, settings: Mapping[str, Any]
+) -> float | None:
+    """Return the seconds that a stage `generate` takes for its items, by its pace if it has one."""
+    if stage is None:
+        return None
+    pace = stage.get("pace")
+    if pace is None:
+        return stage["seconds"]
+    if not pace:  # of an older version, or resumed with a single batch left
+        return None
+    return pace["seconds"] / pace["done"] * items * settings.get("samples", 1)

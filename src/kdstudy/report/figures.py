@@ -47,7 +47,7 @@ def all_figures(
     table: Table, tests: Sequence[Test] = (), chance: Mapping[str, float] | None = None
 ) -> dict[str, Figure]:
     """Return every figure the table has data for, by name."""
-    seeds = Seeds(table)
+    seeds = Seeds(table, tests)
     makers: list[Callable[[], Figure | None]] = [
         lambda: accuracy(seeds, chance or {}),
         lambda: gains(seeds),
@@ -104,8 +104,10 @@ def gains(seeds: Seeds) -> Figure | None:
     rules = {"zero": {"strokeWidth": 1, "opacity": 0.5}}
     rows["zero"] = 0.0
     chart = _strip(rows, "points over SFT", (-reach, reach), rules=rules, percent=False)
-    same = " of the same seed" if seeds.several else ""
-    text = f"Gain over the student's own SFT run{same}, paired by item ({dots_note(seeds.means)})"
+    note = dots_note(seeds.means)
+    if seeds.several:
+        note = note.replace("intervals over items;", "intervals over items and seeds;")
+    text = f"Gain over the student's own SFT, paired by item ({note})"
     return _figure("gains", text, rows, chart)
 
 
@@ -310,8 +312,13 @@ def _strip(rows: Table, title: str, domain: tuple[float, float], **marks: Any) -
 
 
 def _columns(rows: Table) -> list[str]:
-    """Return the benchmarks across, the average last; first where one row cannot hold them all."""
+    """Return the benchmarks across, the average last; first where one row cannot hold them all.
+
+    One benchmark stands alone: the average would be the same picture again.
+    """
     names = scope_order(rows.column)
+    if len(names) == 2 and AVERAGE in names:
+        return names[:1]
     if len(names) <= ACROSS or AVERAGE not in names:
         return names
     return [AVERAGE, *names[:-1]]

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 from kdstudy.analyze.analysis import leads
 from kdstudy.analyze.cells import ALL
 from kdstudy.analyze.methods import NAME
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
 from kdstudy.analyze.verdict import signed
-from kdstudy.report.seeds import names_of, over_seeds
-from kdstudy.report.views import Numbers, ablation_rows, interval, main_rows, printed, shown
+from kdstudy.report.seeds import over_seeds
+from kdstudy.report.views import Numbers, ablation_rows, main_rows, printed, shown
 
 FACTORS_OF_PAPER = ("2", "3", "4", "5")
 
@@ -44,7 +45,7 @@ def answer(
         kept: From `items.against_teacher`.
         seconds: Seconds to generate 1,000 items, by system.
     """
-    means, names = over_seeds(table), names_of(table)
+    means, names = over_seeds(table, tests), names_of(table)
     ranked = _ranked(means)
     if ranked.empty:
         return "No distilled student has been measured yet, so there is nothing to recommend."
@@ -62,7 +63,7 @@ def generalization(table: pd.DataFrame, tests: Sequence[Test]) -> str:
 
     With one student it is what each method gained on it, over items and seeds.
     """
-    rows = main_rows(table, "gain")
+    rows = main_rows(over_seeds(table, tests), "gain")
     if rows.empty:
         return "No distilled run can be compared with its SFT run yet."
     up, down = int((rows.low > 0).sum()), int((rows.high < 0).sum())
@@ -71,9 +72,9 @@ def generalization(table: pd.DataFrame, tests: Sequence[Test]) -> str:
         text = leads(tests)[0].sentence
     text = f"{text} " if text else ""
     text += (
-        f"Taken one by one, {up} of {len(rows)} distilled runs beat their student's SFT run on "
-        f"the mean of benchmarks, {down} fell below it, and {len(rows) - up - down} cannot be "
-        "told apart from it with this many items."
+        f"Taken one by one, {up} of {len(rows)} distilled {_units(rows)} beat their student's SFT "
+        f"run on the mean of benchmarks, {down} fell below it, and {len(rows) - up - down} cannot "
+        f"be told apart from it with this many items{' and seeds' * (_units(rows) == 'systems')}."
     )
     test = _one(tests, "1", "one-sample t-test", ALL)
     if test and not math.isnan(test.p):
@@ -150,8 +151,8 @@ def instruction(table: pd.DataFrame) -> str:
     if len(gains):
         up, down = int((gains.low > 0).sum()), int((gains.high < 0).sum())
         text += (
-            f" {up} of {len(gains)} distilled runs come closer than their SFT run, {down} fall "
-            f"behind it; the mean change is {points(gains.value.mean())} points."
+            f" {up} of {len(gains)} distilled {_units(gains)} come closer than their SFT run, "
+            f"{down} fall behind it; the mean change is {points(gains.value.mean())} points."
         )
     return text
 
@@ -172,10 +173,14 @@ def contamination(table: pd.DataFrame, overlaps: pd.DataFrame) -> str:
     clean, all_items = (main[main.metric == m][[*key, "value"]] for m in ("gain_clean", "gain"))
     both = all_items.merge(clean, on=key, suffixes=("", "_clean"))
     if (held or masked) and len(both):
+        units = _units(main)
+        number = both.system.nunique()
+        number = f"one {units.removesuffix('s')}" if number == 1 else f"{number} {units}"
+        where = "this benchmark" if both.benchmark.nunique() == 1 else "these benchmarks"
         text += (
-            f" On the clean items of these benchmarks the mean gain over SFT of "
-            f"{both.system.nunique()} runs is {points(both.value_clean.mean())} points, on all "
-            f"their items {points(both.value.mean())}."
+            f" On the clean items of {where} the mean gain over SFT of {number} is "
+            f"{points(both.value_clean.mean())} points, on all items of {where} "
+            f"{points(both.value.mean())}."
         )
     return text
 
@@ -183,6 +188,11 @@ def contamination(table: pd.DataFrame, overlaps: pd.DataFrame) -> str:
 def ablations(table: pd.DataFrame) -> list[str]:
     """Say, for each ablation there is, what its far end did to mean accuracy."""
     return [s for a in ("temperature", "noise", "base_teacher") if (s := _ablation(table, a))]
+
+
+def _units(rows: pd.DataFrame) -> str:
+    """Return what rows are called: systems, where seeds are averaged in some, else runs."""
+    return "systems" if "seeds" in rows and (rows.seeds > 1).any() else "runs"
 
 
 def _of_one_student(tests: Sequence[Test]) -> str:
@@ -230,7 +240,9 @@ def _gain(numbers: Numbers, tests: Sequence[Test], top: Any) -> str:
         f"{'' if p is None else f', Holm p = {format_p(p)}'})"
     )
     if gain.low <= 0 <= gain.high:
-        text += ", which this many items cannot tell from no change"
+        several = getattr(numbers.row(top.system, "gain"), "seeds", 1) > 1
+        units = "items and seeds" if several else "items"
+        text += f", which this many {units} cannot tell from no change"
     return text
 
 
@@ -252,11 +264,14 @@ def _kept(numbers: Numbers, top: Any, kept: pd.DataFrame | None, names: Mapping[
     own = rows[[names.get(s) == top.system for s in rows.system]]
     parts = []
     if len(own) and (own.kept + own.lost).sum():
-        right, lost, gained = (int(x.sum()) for x in (own.kept + own.lost, own.lost, own.gained))
-        over = f" over {len(own)} seeds" if len(own) > 1 else ""
+        right = own.kept + own.lost
+        size = f"{right.min():,}" if right.nunique() == 1 else f"{right.min():,} to {right.max():,}"
+        digits = ",.1f" if len(own) > 1 else ",.0f"
+        lost, gained = (format(x.mean(), digits) for x in (own.lost, own.gained))
+        mean = f", mean of {len(own)} seeds" if len(own) > 1 else ""
         parts.append(
-            f"keeps {100 * own.kept.sum() / right:.1f}% of the {right:,} items its teacher gets "
-            f"right{over} ({lost:,} lost, {gained:,} others gained)"
+            f"keeps {100 * own.kept.sum() / right.sum():.1f}% of the {size} items its teacher gets "
+            f"right ({lost} lost, {gained} others gained{mean})"
         )
     steps = numbers.row(top.system, "fidelity_steps", AVERAGE, top.teacher)
     if steps is not None:
@@ -334,18 +349,32 @@ def _ablation(table: pd.DataFrame, ablation: str) -> str:
         f"{symbol} = {worst[ablation]:g}"
     )
     if worst.high > same.low:
-        return f"{name} goes {change}: the intervals overlap, so no trend is shown."
+        return f"{name} goes {change}: the intervals over items overlap, so no trend is shown."
+    if _seeds_overlap(worst, same):
+        return f"{name} goes {change}: seeds differ by as much, so no trend is shown."
     return f"{name} falls {change}; its best point is {symbol} = {top[ablation]:g}."
+
+
+def _seeds_overlap(worst: pd.Series, same: pd.Series) -> bool:
+    """Return whether Welch's t-test over seeds, on these items, leaves 0 open at 5%."""
+    if getattr(worst, "seeds", 1) < 2 or getattr(same, "seeds", 1) < 2:
+        return False
+    ends = (x for row in (same, worst) for x in (row.value, row.sd, row.seeds))
+    return not stats.ttest_ind_from_stats(*ends, equal_var=False).pvalue < 0.05
 
 
 def _unaware(plain: pd.DataFrame, changed: pd.DataFrame) -> str:
     both = plain.merge(changed, on=["student", "method"], suffixes=("", "_changed"))
-    both = both.assign(change=both.value_changed - both.value).sort_values("change")
+    both = both.assign(change=both.value_changed - both.value).sort_values(
+        "change", key=lambda change: -change.abs(), kind="stable"
+    )
     if both.empty:
         return ""
     r = both.iloc[0]
-    after = interval("accuracy", r.value_changed, r.low_changed, r.high_changed)
-    before = interval("accuracy", r.value, r.low, r.high)
+    parts = [c for c in ("metric", "value", "low", "high", "sd", "seeds") if c in both]
+    before, after = (
+        printed(r[[c + side for c in parts]].set_axis(parts)) for side in ("", "_changed")
+    )
     return (
         f"Task-unaware teacher: {r.method} on {r.student} reaches {after} instead of {before}, "
         f"the largest change of {len(both)} ({points(r.change)} points)."

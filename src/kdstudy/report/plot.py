@@ -137,7 +137,9 @@ def accessible(svg: str, figure: Figure) -> str:
     Marks keep their description as a `<title>`, which browsers show on hover without a script.
     """
     svg = re.sub(
-        r'(<svg[^>]*?) width="([\d.]+)" height="[\d.]+"', r'\1 style="max-width:\2px"', svg
+        r'(<svg[^>]*?) width="([\d.]+)" height="[\d.]+"',
+        r'\1 style="max-width:\2px;--natural:\2px"',
+        svg,
     )
     svg = re.sub(r'\s(role|aria-roledescription|aria-hidden|pointer-events)="[^"]*"', "", svg)
     svg = re.sub(r'<path class="(background|foreground)"[^>]*?d=""[^>]*?/>', "", svg)

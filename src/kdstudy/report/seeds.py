@@ -6,11 +6,14 @@ one system and no system of its own: the mean over its seeds, their sample stand
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from kdstudy.analyze.methods import NAME
+from kdstudy.analyze.results import names_of
+from kdstudy.analyze.verdict import Test
 from kdstudy.report.views import Numbers, tooltips
 
 Table = pd.DataFrame
@@ -30,7 +33,6 @@ is its mean over seeds less the mean over the seeds of its student's SFT: the sa
 both have the same seeds.
 """
 
-_SYSTEM = ["kind", "model", "teacher", "method", "ablation", "temperature", "noise"]
 _CELL = ["system", "benchmark", "reference", "metric"]
 
 
@@ -44,13 +46,13 @@ class Seeds:
         several: Some system has more than one run.
     """
 
-    def __init__(self, table: Table):
-        """Average a table from `results.collect`."""
+    def __init__(self, table: Table, tests: Sequence[Test] = ()):
+        """Average a table from `results.collect`; `over_seeds` says what tests are for."""
         self.runs = table.reset_index(drop=True).assign(sd=math.nan, seeds=1)
         self.runs["rows"] = [(i,) for i in range(len(table))]
         self.names = names_of(table)
         self.several = len(set(self.names.values())) < len(self.names)
-        self.means = over_seeds(table)
+        self.means = over_seeds(table, tests)
         self.numbers, self._alone = Numbers(self.means), Numbers(self.runs)
 
     def lines(
@@ -106,36 +108,13 @@ def _of_seed(line: Line, run: Any) -> Line:
     return found
 
 
-def names_of(table: Table) -> dict[str, str]:
-    """Return the name of the system that each run is a draw of, by the run's label.
-
-    Runs are draws of one system where all but the seed is the same. Its name is their label without
-    the seed at its end; a system of one run has that run's whole label.
-    """
-    runs = table.drop_duplicates("system")
-    labels = list(runs.system)
-    bare = {s: s.removesuffix(f"/seed={seed}") for s, seed in zip(labels, runs.seed, strict=True)}
-    same = runs[_SYSTEM].assign(label=[bare[s] for s in labels])
-    # Two with one seed differ in something that no column tells: there labels decide.
-    twice = runs.assign(twice=runs.duplicated([*_SYSTEM, "seed"], keep=False))
-    twice = twice.groupby(_SYSTEM, dropna=False).twice.transform("any")
-    same["label"] = same.label.where(twice, "")
-    found: dict[str, str] = {}
-    taken: set[str] = set()
-    for _, part in runs.groupby([same[c] for c in same], sort=False, dropna=False):
-        own = list(part.system)
-        name = bare[own[0]] if len(own) > 1 else own[0]
-        name = own[0] if name in taken else name
-        taken.add(name)
-        found |= dict.fromkeys(own, name)
-    return found
-
-
-def over_seeds(table: Table) -> Table:
+def over_seeds(table: Table, tests: Sequence[Test] = ()) -> Table:
     """Return a table of results with one row per system, reference, benchmark and metric.
 
     Args:
         table: From `results.collect` or `results.read_csv`.
+        tests: From `stats.study_tests`: where one is of a system's gain over SFT, that gain has its
+            interval, so that sentences, figures and tables of a study have one.
 
     Returns:
         The same columns: `system` and `reference` are systems, `value` is the mean over seeds,
@@ -158,7 +137,17 @@ def over_seeds(table: Table) -> Table:
     found["n"] = cells.n.min()
     found["rows"] = pd.Series({cell: tuple(at) for cell, at in cells.indices.items()}, dtype=object)
     found = found.reset_index()[[*table.columns, "sd", "seeds", "rows"]]
-    return found if found.empty else _against_the_mean(found)
+    return found if found.empty else _tested(_against_the_mean(found), tests)
+
+
+def _tested(table: Table, tests: Sequence[Test]) -> Table:
+    """Give gains the intervals of the tests that are of the same difference."""
+    known = {(t.subject, t.scope): t for t in tests if (t.table, t.name) == ("student", NAME)}
+    for row in table[table.metric == "gain"].itertuples():
+        test = known.get((row.system, row.benchmark))
+        if test is not None and abs(test.estimate - row.value) < 1e-6 and not math.isnan(test.low):
+            table.loc[row.Index, ["low", "high"]] = test.low, test.high
+    return table
 
 
 def _against_the_mean(table: Table) -> Table:
@@ -174,7 +163,7 @@ def _against_the_mean(table: Table) -> Table:
             means.get((s, GAINS[r.metric], r.benchmark), nothing) for s in (r.system, r.reference)
         )
         shift = after[0] - before[0] - r.value
-        if (r.seeds == after[1] == before[1]) or math.isnan(shift):
+        if abs(shift) < 1e-12 or math.isnan(shift):
             continue
         table.loc[i, ["value", "low", "high"]] += shift
         table.loc[i, "seeds"] = after[1]

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import pandas as pd
 
+from kdstudy.analyze.results import AVERAGE
 from kdstudy.report.latex import table
 from kdstudy.report.views import ends_of, shown, spread
 
@@ -94,6 +95,8 @@ class Sheet:
     ) -> "Sheet":
         """Make a sheet from rows of text or `Cell`; a cell that a row lacks is a dash.
 
+        A column that holds nothing but dashes is left out.
+
         Args:
             name: File stem.
             title: What it shows.
@@ -117,6 +120,7 @@ class Sheet:
         entries = [
             Entry([_dashed(c, i in spread) for i, c in enumerate(e.cells)], e.runs) for e in entries
         ]
+        entries, columns = _without_dashes(entries, columns, labels)
         return cls(
             name=name,
             title=title,
@@ -126,6 +130,42 @@ class Sheet:
             note=" ".join(part for part in (note, SPREAD if spread else "") if part),
             labels=labels,
         )
+
+    def of_one_benchmark(self, benchmark: str) -> "Sheet":
+        """Return the sheet without averages, which of one benchmark are its own numbers again.
+
+        A row of the average goes where a row of the benchmark has the same other labels, and is
+        named after the benchmark where none has; a column goes where the benchmark has one.
+
+        Args:
+            benchmark: The only benchmark that the study measures.
+        """
+        columns = list(self.frame.columns)
+        labels = [[c.text for c in e.cells[: self.labels]] for e in self.entries]
+        own = [row for row in labels if benchmark in row]
+        doubled = [[AVERAGE if c == benchmark else c for c in row] for row in own]
+        kept = [e for e, row in zip(self.entries, labels, strict=True) if row not in doubled]
+        entries = [
+            Entry(self._named(e.cells, benchmark), [self._named(r, benchmark) for r in e.runs])
+            for e in kept
+        ]
+        if {benchmark, AVERAGE} <= set(columns):
+            at = columns.index(AVERAGE)
+            columns = columns[:at] + columns[at + 1 :]
+            entries = [
+                Entry(_without(e.cells, at), [_without(r, at) for r in e.runs]) for e in entries
+            ]
+        return dataclasses.replace(
+            self,
+            entries=entries,
+            frame=_frame([[c.printed() for c in e.cells] for e in entries], columns),
+            links=_frame([[c.href for c in e.cells] for e in entries], columns),
+        )
+
+    def _named(self, cells: list[Cell], benchmark: str) -> list[Cell]:
+        """Return a line whose label `average` is the benchmark's name."""
+        named = [c._replace(text=benchmark) if c.text == AVERAGE else c for c in cells]
+        return [*named[: self.labels], *cells[self.labels :]]
 
     @property
     def paper(self) -> str:
@@ -247,6 +287,26 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
 def _dashed(cell: Cell, spread: bool) -> Cell:
     """Give a number the dash of one seed where others of its column have a standard deviation."""
     return cell._replace(sd="–") if spread and not cell.sd and cell.text != "–" else cell
+
+
+def _without_dashes(
+    entries: list[Entry], columns: list[str], labels: int
+) -> tuple[list[Entry], list[str]]:
+    """Leave out columns, behind the labels, in which neither a row nor a run has anything."""
+    lines = [line for e in entries for line in (e.cells, *e.runs)]
+    empty = [
+        i
+        for i in range(labels, len(columns))
+        if lines and all(line[i].text in ("–", "") for line in lines)
+    ]
+    for i in reversed(empty):
+        columns = columns[:i] + columns[i + 1 :]
+        entries = [Entry(_without(e.cells, i), [_without(r, i) for r in e.runs]) for e in entries]
+    return entries, columns
+
+
+def _without(cells: Sequence[Cell], place: int) -> list[Cell]:
+    return [*cells[:place], *cells[place + 1 :]]
 
 
 def _whole(cell: Cell) -> str:

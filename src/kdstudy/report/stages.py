@@ -79,7 +79,9 @@ def _provenance(work: Work) -> dict[str, Any]:
         manifest["label"] = name.partition(" ")[2] or manifest["label"]
         environments.append(manifest["environment"])
         keys = ("key", "kind", "label", "seconds", "started", "summary")
-        stages.append({k: manifest[k] for k in keys} | {"status": "done"})
+        # Older manifests have no pace, and their seconds hold the start-up: no speed is known.
+        pace = {"pace": manifest.get("pace", {})}
+        stages.append({k: manifest[k] for k in keys} | {"status": "done"} | pace)
         # Manifests written before there were aids have none.
         aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.get("aids", {}).values()}
         if manifest["kind"] == "corpus":

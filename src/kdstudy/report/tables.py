@@ -14,7 +14,7 @@ from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
 from kdstudy.report.tables_of_data import data_sheets
 from kdstudy.report.tables_of_tests import sheets_of_tests
 from kdstudy.report.tables_of_texts import text_sheets
-from kdstudy.report.views import Numbers, scope_order, short, shown, spread
+from kdstudy.report.views import Numbers, graded, scope_order, short, shown, spread, texts
 
 _KINDS = {"distilled": 0, "sft": 1, "teacher": 2, "base": 3}
 _FLOW = {
@@ -49,7 +49,7 @@ def all_sheets(
         runs: Distilled runs that the item browser can show.
     """
     seconds, made = seconds or {}, made or {}
-    seeds = Seeds(table)
+    seeds = Seeds(table, tests)
     sheets = [
         systems_sheet(seeds, tests, seconds, runs),
         kept_sheet(kept, seeds.names, runs),
@@ -61,6 +61,9 @@ def all_sheets(
         ablations_sheet(seeds),
         *data_sheets(table, seeds, made, overlaps),
     ]
+    benchmarks = [*graded(table), *texts(table)]
+    if len(benchmarks) == 1:
+        sheets = [s.of_one_benchmark(benchmarks[0]) for s in sheets]
     return {s.name: s for s in sheets if len(s.frame)}
 
 
@@ -100,7 +103,7 @@ def systems_sheet(
         "the gain, over items and the seeds there are, corrected over the main grid. Agrees, "
         "steps (shared steps of reasoning) and BLEU: with the teacher; possible: the agreement "
         "that the two accuracies force and allow. Parsed: answers found. s/1,000: seconds to "
-        "generate 1,000 items."
+        "generate 1,000 items, without importing packages and loading the model."
     )
     lines = seeds.lines(_ranked(seeds.means), line)
     return Sheet.of("systems", "Systems", **lines, note=note)
@@ -152,9 +155,11 @@ def cost_sheet(seeds: Seeds, seconds: Mapping[str, float], made: Mapping[str, An
         return row | (peak if peaks else {})
 
     note = (
-        "Training seconds hold those of the SFT run that a run starts from. "
-        "Memory: the most that training took, of the GPU if it used one, else of its process. "
-        "Means over seeds where a system has several."
+        "Seconds per 1,000 items: generation alone, without importing packages and loading the "
+        "model. Training seconds: the whole stage, loading and validation included, and those of "
+        "the SFT run that a run starts from. Memory: the "
+        "most that training took, of the GPU if it used one, else of its process. Means over seeds "
+        "where a system has several."
     )
     title = "Cost: size, length of texts, time and memory"
     return Sheet.of("cost", title, **seeds.lines(_ranked(seeds.means), line), note=note)

@@ -125,8 +125,8 @@ def sizes_sheet(table: pd.DataFrame, made: Mapping[str, Any]) -> Sheet:
 
 
 def _tail(run: str, system: str) -> str:
-    """Return what a run's label says beyond its system's, such as `seed=1`."""
-    return run.removeprefix(system).strip("/") or run
+    """Return what a run's label says beyond its system's, such as `seed 1`."""
+    return run.removeprefix(system).strip("/").replace("seed=", "seed ") or run
 
 
 def _sizes(name: str, *counts: str) -> dict[str, str]:

@@ -59,12 +59,13 @@ def gain_sheet(tests: Sequence[Test]) -> Sheet:
             "Rows": str(t.n),
         }
         for t in sorted(wanted, key=lambda t: t.scope != AVERAGE)
+        if _says(t)
     ]
     note = (
         "Students (or, for seeds, cells) are the units. Points, except the share of agreement's "
         "variance that accuracies explain, in percent. The paper's test takes every run for an "
         "independent one and is one-sided."
-    )
+    ) + _left_out(wanted)
     return Sheet.of("gain", "Every test of the gain over SFT", rows, note=note, labels=3)
 
 
@@ -116,7 +117,9 @@ def paper_sheet(tests: Sequence[Test], number: str) -> Sheet:
     """Return one of the paper's Tables 1-5: a statistic and its p in every cell."""
     found = _of(tests, number)
     rows: dict[str, dict[str, str | Cell]] = {}
-    for t in found:
+    # A table without any result names its tests alone; its note says why.
+    told = [t for t in found if not math.isnan(t.statistic)] or found
+    for t in told:
         label = f"{t.name}, {t.subject}"
         link = rows_link(benchmark=t.scope, metric=_METRICS[number])
         rows.setdefault(label, {"Test": label})[t.scope] = Cell(_statistic(t), link)
@@ -147,7 +150,7 @@ def depends_sheet(tests: Sequence[Test]) -> Sheet:
             "Students or teachers": str(t.clusters),
         }
         for subject, over, t in wanted
-        if t is not None
+        if t is not None and not math.isnan(t.estimate)
     ]
     note = (
         "On the average over benchmarks. Change of agreement sets change against change: how far "
@@ -172,11 +175,12 @@ def matched_sheet(tests: Sequence[Test]) -> Sheet:
             "Students": str(t.clusters),
         }
         for t in found
+        if _says(t)
     ]
     note = (
         "Differences in points; Kendall's W for Friedman, partial eta squared for the ANOVA. A "
         "small p of an equivalence test shows that two methods are equal within the margin."
-    )
+    ) + _left_out(found)
     title = "Methods compared, students as units"
     return Sheet.of("matched", title, rows, note=note, labels=3)
 
@@ -206,6 +210,22 @@ def methods_sheet(tests: Sequence[Test]) -> Sheet:
 
 def _of(tests: Sequence[Test], table: str) -> list[Test]:
     return [t for t in tests if t.table == table]
+
+
+def _says(test: Test) -> bool:
+    """Whether a test has a result; a mean that nothing can be said of stands in other tables."""
+    if test.table in ("gain", "matched", "1"):
+        return not (math.isnan(test.p) and math.isnan(test.low))
+    return not math.isnan(test.estimate)
+
+
+def _left_out(tests: Sequence[Test]) -> str:
+    """Name the tests of a table that have no result on any of their rows."""
+    said = {t.name for t in tests if _says(t)}
+    names = list(dict.fromkeys(t.name for t in tests if t.name not in said))
+    if not names:
+        return ""
+    return f" Not computable with the students, runs and seeds of this study: {'; '.join(names)}."
 
 
 def _ends(test: Test, text: Callable[[float], str]) -> str:

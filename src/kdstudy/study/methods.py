@@ -50,6 +50,7 @@ class Sft(Strict):
     """Cross-entropy on the corpus; no teacher."""
 
     type: Literal["sft"] = "sft"
+    """Which method this is."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the corpus, for students; null means `train.epochs`, which teachers have."""
 
@@ -101,6 +102,7 @@ class SeqKD(_Taught):
     """Cross-entropy on text the teacher wrote (Kim & Rush 2016; the paper's Eq. 1)."""
 
     type: Literal["seqkd"] = "seqkd"
+    """Which method this is."""
     sampling_temperature: float = Field(default=0.0, ge=0)
     """Temperature at which the teacher writes; 0 is greedy."""
 
@@ -134,6 +136,7 @@ class WordKD(_Divergence):
     """KL(teacher || student) on the corpus's tokens (Hinton 2015)."""
 
     type: Literal["word_kd"] = "word_kd"
+    """Which method this is."""
     probability_epsilon: float = Field(default=0.0, ge=0)
     """Added to the teacher's probabilities; the released code adds 1e-9."""
 
@@ -142,6 +145,7 @@ class RevKD(_Divergence):
     """KL(student || teacher) on the corpus's tokens (the paper's Eq. 2)."""
 
     type: Literal["revkd"] = "revkd"
+    """Which method this is."""
     probability_epsilon: float = Field(default=0.0, ge=0)
     """Added to the student's probabilities; the released code adds 1e-9."""
 
@@ -150,6 +154,7 @@ class GKD(OnPolicy):
     """Generalised JSD on student text with probability lmbda, else on the corpus (Eq. 3-4)."""
 
     type: Literal["gkd"] = "gkd"
+    """Which method this is."""
     beta: float = 0.5
     """Weight of the teacher in the mixture M = beta*T + (1-beta)*S; strictly between 0 and 1."""
     mixture: Literal["paper", "released"] = "paper"
@@ -173,6 +178,7 @@ class OnPolicyRevKL(OnPolicy):
     """KL(student || teacher) at every token of text that the student samples."""
 
     type: Literal["onpolicy_revkl"] = "onpolicy_revkl"
+    """Which method this is."""
     lmbda: float = Field(default=1.0, gt=0, le=1)
     """Probability that an optimizer step trains on text the student has just sampled."""
 
@@ -181,6 +187,7 @@ class SkewKL(_Divergence):
     """KL(T || alpha*T + (1-alpha)*S) on the corpus's tokens (DistiLLM, Ko et al. 2024)."""
 
     type: Literal["skew_kl"] = "skew_kl"
+    """Which method this is."""
     alpha: float = Field(default=0.1, ge=0, lt=1)
     """Weight of the teacher in the student's place; 0 is word_kd."""
 
@@ -189,6 +196,7 @@ class SkewRevKL(_Divergence):
     """KL(S || alpha*S + (1-alpha)*T) on the corpus's tokens (DistiLLM, Ko et al. 2024)."""
 
     type: Literal["skew_revkl"] = "skew_revkl"
+    """Which method this is."""
     alpha: float = Field(default=0.1, ge=0, lt=1)
     """Weight of the student in the teacher's place; 0 is revkd."""
 
@@ -197,6 +205,7 @@ class TV(_Divergence):
     """Total variation distance on the corpus's tokens (Wen et al. 2023)."""
 
     type: Literal["tv"] = "tv"
+    """Which method this is."""
 
 
 def short_form(value: Any) -> Any:

@@ -80,7 +80,8 @@ class Plan:
         scored: Key of the score stage, by system label.
         results: Key of the results stage.
         report: Key of the report stage.
-        prompts: Which template each model is asked in, and why, by its name.
+        prompts: Which template each model is asked in, and why, by its name; by pair, that the two
+            differ.
         unreached: Why models are not pinned, by what the study calls them; then nothing can run.
         notes: What fits the models only as long as no text is too long, in sentences.
     """
@@ -166,9 +167,24 @@ class _Planner:
             scored=self.scored,
             results=results,
             report=report,
-            prompts={m.name: _prompts(self.study.template, m) for m in self._models()},
+            prompts={m.name: _prompts(self.study.template, m) for m in self._models()}
+            | self._prompts_apart(),
             notes=tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
         )
+
+    def _prompts_apart(self) -> dict[str, str]:
+        """Return, by pair, that a student and its teacher are asked in different prompts."""
+        if self.study.template != "auto":
+            return {}
+        names = {True: "chat", False: "alpaca"}
+        return {
+            f"{s.name} and {t.name} differ": f"{names[s.chat]} and {names[t.chat]}; word-level "
+            "methods score the teacher on the student's prompt, seqkd asks it in its own (write "
+            "template: alpaca for one prompt)"
+            for s in self.students
+            for t in self.teachers
+            if None not in (s.chat, t.chat) and s.chat != t.chat
+        }
 
     def _add(
         self, kind: str, label: str, config: Any,

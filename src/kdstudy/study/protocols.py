@@ -30,8 +30,8 @@ OF_METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+WHY_METHODS = "the released code's 'SeqKD' is token-level KL(teacher || student): word_kd here"
 WHY = {
-    "methods": "the released code's 'SeqKD' is token-level KL(teacher || student): word_kd here",
     "template": "the released prompt, with its 16-space indents",
     "extraction": "the last number, or the first letter A-E, anywhere in the text",
     "train.loss_tokens": "the released code masks by attention: prompts are trained on, and so is "
@@ -71,38 +71,57 @@ def _method_under(of_methods: dict[str, dict[str, Any]], method: Any) -> Any:
 def differences(study: Study) -> list[dict[str, str]]:
     """Return each protocol field whose value is not `corrected`'s: field, value, corrected, why.
 
-    Which methods a study compares, and in words of its own, is its question, not its protocol:
-    these fields count where `reference` has set them.
+    Which methods a study compares is its question and no deviation; `methods` is named only where
+    `reference` itself has put word_kd in SeqKD's place.
     """
-    rows = []
+    rows = [_methods_of_reference(study)]
     for field, why in WHY.items():
-        value, default, released = study, Study.model_fields, PRESETS["reference"]
-        for part in field.split("."):
-            value, released = getattr(value, part), released[part]
         head, _, tail = field.partition(".")
-        default = default[head].default
-        default = getattr(default, tail) if tail else default
-        if field == "methods":
-            value, default = [m.type for m in value], [m.type for m in default]
-        if value == default or (field in ("methods", "template") and value != released):
-            continue
-        why = why if value == released else "set by the study"
-        rows.append({"field": field, "value": str(value), "corrected": str(default), "why": why})
-    return rows + [row for method in study.methods for row in _method_differences(method)]
+        value, default = getattr(study, head), Study.model_fields[head].default
+        preset = PRESETS["reference"][head]
+        if tail:
+            value, default, preset = getattr(value, tail), getattr(default, tail), preset[tail]
+        rows.append(_difference(field, value, default, preset, why))
+    rows += [row for method in study.methods for row in _method_differences(method)]
+    return [row for row in rows if row is not None]
 
 
-def _method_differences(method: Method) -> list[dict[str, str]]:
-    fields = type(method).model_fields
+def _methods_of_reference(study: Study) -> dict[str, str] | None:
+    """Return what the preset's own list of methods differs in, where the study has that list."""
+    types, released = [m.type for m in study.methods], PRESETS["reference"]["methods"]
+    if study.protocol != "reference" or types != released:
+        return None
+    corrected = [m.type for m in Study.model_fields["methods"].default]
+    return _difference("methods", types, corrected, released, WHY_METHODS)
+
+
+def _method_differences(method: Method) -> list[dict[str, str] | None]:
+    fields, presets = type(method).model_fields, OF_METHODS["reference"].get(method.type, {})
     return [
-        {
-            "field": f"methods.{method.type}.{name}",
-            "value": str(getattr(method, name)),
-            "corrected": str(fields[name].default),
-            "why": why,
-        }
+        _difference(
+            f"methods.{method.type}.{name}",
+            getattr(method, name),
+            fields[name].default,
+            presets.get(name),
+            why,
+        )
         for name, why in WHY_OF_METHODS.items()
-        if name in fields and getattr(method, name) != fields[name].default
+        if name in fields
     ]
+
+
+def _difference(
+    field: str, value: Any, corrected: Any, released: Any, why: str
+) -> dict[str, str] | None:
+    """Return how a value differs; why is the released code's reason only where the value is its."""
+    if value == corrected:
+        return None
+    return {
+        "field": field,
+        "value": str(value),
+        "corrected": str(corrected),
+        "why": why if value == released else "chosen in the study file",
+    }
 
 
 def _under(preset: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

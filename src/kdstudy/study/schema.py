@@ -243,7 +243,8 @@ class Study(Strict):
     benchmarks: list[BenchmarkRef] = Field(min_length=1)
     """What every system is measured on: names (`kdstudy ls benchmarks`), or files of one's own."""
     limit: int | None = Field(default=None, ge=1)
-    """Use a seeded choice of this many items per benchmark; null means all."""
+    """Measure on this many items of each benchmark, for a quick first run; which ones depends on
+    the items' content alone. null means all."""
     methods: list[Method] = [Sft(), SeqKD(), WordKD(), RevKD(), GKD()]
     """How students are made. `sft` is always run: gains are measured against it."""
     ablations: Ablations = Ablations()

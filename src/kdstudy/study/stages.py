@@ -96,7 +96,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=3),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
     "cut": Kind(entry="kdstudy.models.stages:cut"),
     "train": Kind(entry="kdstudy.distill.stages:train", version=5),
@@ -105,8 +105,8 @@ KINDS: dict[str, Kind] = {
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=4),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=3),
-    "score": Kind(entry="kdstudy.evaluate.stages:score", version=4),
+    "score": Kind(entry="kdstudy.evaluate.stages:score", version=5),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
-    "results": Kind(entry="kdstudy.analyze.stages:results", version=4),
-    "report": Kind(entry="kdstudy.report.stages:report", version=4),
+    "results": Kind(entry="kdstudy.analyze.stages:results", version=5),
+    "report": Kind(entry="kdstudy.report.stages:report", version=5),
 }

@@ -47,6 +47,14 @@ class OwnFile:
         return from_rows(self.name, rows, self.kind, labels=self.labels, where=where)
 
     def _data(self) -> bytes:
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(
+                f"{self.name}: {self.path}: is no file",
+                why="a benchmark is read more than once, by whoever needs it",
+                remedy="write a pipe's contents to a file first"
+                if self.path.is_fifo()
+                else "give a file of items",
+            )
         try:
             return self.path.read_bytes()
         except OSError as e:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import confint_proportions_2indep
 from statsmodels.stats.weightstats import CompareMeans
 
 from kdstudy.analyze.contrasts import Group, contrast
+from kdstudy.analyze.flips import agreed, flip_p
 from kdstudy.analyze.intervals import Bootstrap, difference, mover
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.report.compare.match import StudyRows
@@ -97,14 +97,13 @@ def against(old: Sequence[Cell], new: Sequence[Cell], bootstrap: Bootstrap) -> R
     if k > 1:
         return row | _over_seeds({"": row["runs"]}, note)
     change = after[0] - before[0]
-    row |= dict(zip(ENDS, difference(change, bootstrap), strict=True))
-    row["signature"] = f"{note}|ci:paired-{bootstrap}"
+    ends = difference(change, bootstrap)
+    row |= {**dict(zip(ENDS, ends, strict=True)), "signature": f"{note}|ci:paired-{bootstrap}"}
     if text or old[0].draws > 1 or new[0].draws > 1:
         return row
-    signature = f"{row['signature']}|p:mcnemar-exact"
-    return (
-        row | {"signature": signature} | _mcnemar(int((change > 0).sum()), int((change < 0).sum()))
-    )
+    row["signature"] += "|p:mcnemar-exact"
+    counts = {"better": int((change > 0).sum()), "worse": int((change < 0).sum())}
+    return row | counts | _flipped([change], ends)
 
 
 def averages(rows: Sequence[Row]) -> Iterator[Row]:
@@ -147,9 +146,17 @@ def _mean_of(part: Sequence[Row], seeds: int) -> Row:
     ends = mover(*([r[k] for r in part] for k in ENDS))
     row = dict(zip(ENDS, ends, strict=True)) | {"signature": f"{note}|ci:mover-95"}
     if all("better" in r for r in part):
-        row |= _mcnemar(*(sum(r[k] for r in part) for k in ("better", "worse")))
-        row["signature"] += "|p:mcnemar-exact over all items"
+        row |= {k: sum(r[k] for r in part) for k in ("better", "worse")}
+        changes = [after[0] - before[0] for before, after in (r["runs"] for r in part)]
+        row |= _flipped(changes, ends)
+        row["signature"] += "|p:flips of items, benchmarks alike"
     return row
+
+
+def _flipped(changes: Sequence[np.ndarray], ends: Sequence[float]) -> Row:
+    """Return the exact p of the mean of benchmarks' means, and an interval that agrees with it."""
+    low, high, p = agreed(changes, ends[1], ends[2], flip_p(changes))
+    return {"low": low, "high": high, "p": p}
 
 
 def _over_seeds(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], note: str) -> Row:
@@ -177,11 +184,6 @@ def _values(cells: Sequence[Cell], common: pd.Index) -> np.ndarray:
     """Return the qualities, run by item: of the items in common, of all where there are none."""
     own = common if len(common) else cells[0].quality.index
     return np.array([cell.quality[own].to_numpy(float) for cell in cells])
-
-
-def _mcnemar(better: int, worse: int) -> Row:
-    p = mcnemar([[0, better], [worse, 0]], exact=True).pvalue if better + worse else np.nan
-    return {"better": better, "worse": worse, "p": float(p)}
 
 
 def _unpaired(before: np.ndarray, after: np.ndarray, graded: bool, note: str) -> Row:

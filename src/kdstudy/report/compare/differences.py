@@ -74,7 +74,8 @@ def compare(a: StudyRows, b: StudyRows, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     with paired bootstrap 95% interval (`intervals.difference`), and the exact McNemar p where both
     drew one answer per item. Where no item matches the difference is unpaired: Newcombe's (1998)
     interval for accuracy, Welch's for ROUGE-L, and no p. `average` is the unweighted mean over
-    common benchmarks, its interval by MOVER, its p over the items of all of them.
+    common benchmarks, its interval by MOVER, its p that of all flips of items in this very mean
+    (`flips.flip_p`). Interval and p are brought to agree on 0 (`flips.agreed`).
 
     Matched runs that differ by their seed alone are draws of one system. It has rows of its own:
     means over those seeds, with interval and p for other items and other seeds
