@@ -33,7 +33,9 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
+from kdstudy.doctor.patient import Patient, Speed
 from kdstudy.errors import InputError
 from kdstudy.models import layers, load, zoo
 from kdstudy.models.cut import cut
@@ -361,7 +363,10 @@ def test_doctor_counts_what_is_left(tmp_path):
 
 
 def test_a_study_with_cut_students_is_run_listed_and_handed_out(tmp_path):
-    """One is trained whole, as `lora: false` says; another study puts adapters on it."""
+    """One is trained whole, as `lora: false` says; another study puts adapters on it.
+
+    Two studies and three exports, which is why it takes seconds.
+    """
     fields = {
         "name": "cut",
         "teachers": [{"model": "zoo-s", "finetune": False}],
@@ -407,3 +412,30 @@ def test_a_study_with_cut_students_is_run_listed_and_handed_out(tmp_path):
     assert refused.returncode == 2 and "its base was cut out of zoo-s" in refused.stderr
     assert kdstudy("export", "lora.yaml", sft, "--out", "merged", "--merge").returncode == 0
     assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+def test_doctor_counts_the_folder_that_a_cut_writes(tmp_path):
+    tiny.save(tmp_path / "whole", model(LlamaForCausalLM, LlamaConfig))
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "cost",
+                "teachers": ["./whole"],
+                "students": [{"model": "./whole", "layers": 3, "name": "half"}],
+                "corpus": {"name": "synthetic", "rows": 20, "validation_rows": 5},
+                "benchmarks": ["synth_addsub"],
+                "limit": 2,
+            }
+        )
+    )
+    plan = make_plan(read_study(tmp_path / "study.yaml"), tmp_path, None, {})
+    half = resolve(plan.study.students[0], tmp_path, {})
+    facts = doctor_models.facts(half, tmp_path / "whole", ("student",), True, "float32")
+    speed = Speed(micro=1, train=1.0, forward=1.0, prompt=1.0, token=1.0, together=1, load=7.0)
+    todo = [s for s in plan.stages.values() if s.kind == "cut"]
+    patient = Patient(
+        study=plan.study, plan=plan, todo=tuple(todo), models=(facts,), speeds={"half": speed}
+    )
+    size = (tmp_path / "whole" / "model.safetensors").stat().st_size  # and no less
+    (found,) = cost.costs(patient)
+    assert (found.kind, found.seconds, found.disk, found.unknown) == ("cut", 14.0, size, 0)

@@ -65,6 +65,10 @@ class ModelRef(Strict):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" in value and "model" not in value:
+            raise ValueError(
+                f"write {{model: {value['name']}}}; name is what a cut student is called"
+            )
         return {"model": value} if isinstance(value, str) else value
 
     @field_validator("layers")
