@@ -139,7 +139,7 @@ MISTAKES = [
     ("teachers", "teachers: [zoo-xxl]", "shipped models: zoo-xs"),
     ("teachers", "teachers: [./gone]", "no such folder"),
     ("teachers", "teachers: [~nobody-at-all/model]", "home folder of nobody"),
-    ("teachers", "teachers: [{name: zoo-l}]", "known: model, revision"),
+    ("teachers", "teachers: [{name: zoo-l}]", "write {model: zoo-l}"),
     ("teachers", "teachers: [{model: zoo-l, finetune: maybe}]", "got 'maybe'"),
     ("teachers", "teachers: [zoo-l", "line 6: expected ',' or ']'"),
     ("teachers", "teachers:\n- zoo-l\n-zoo-m", "could not find expected ':'"),

@@ -96,7 +96,7 @@ def test_training_goes_on_from_the_starts_weights(tmp_path, full):
     if full:
         return
     report = tmp_path / "store" / "studies" / "started"
-    said = "sft: 1 epochs; word_kd-from-sft: starts from the sft run: 1.4 + 2 epochs, 3.4 times"
+    said = "sft: 1 epoch; word_kd-from-sft: starts from the sft run: 1.4 + 2 epochs, 3.4 times"
     assert said in (report / "report.html").read_text()
     rows = list(csv.DictReader((report / "results.csv").read_text().splitlines()))
     assert {r["system"] for r in rows if r["method"] == "word_kd-from-sft"} == {

@@ -5,13 +5,13 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdstudy.errors import InputError, StageError
 from kdstudy.records import Example, Generation, System, read_records, write_records
-from kdstudy.study.stages import KINDS, Work
+from kdstudy.study.stages import KINDS, Work, located
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
@@ -31,6 +31,8 @@ class Trained:
         finished: Folder of that stage.
         answering: One of its generate stages: it names the model, the prompt and the decoding.
         local: Where its base lies.
+        source: Where the model lies that its base is, or was cut out of.
+        kept: Numbers of the layers that were kept of it; empty for all.
     """
 
     system: System
@@ -38,6 +40,8 @@ class Trained:
     finished: Path
     answering: "Stage"
     local: Mapping[str, Any]
+    source: Mapping[str, Any]
+    kept: Sequence[int] = ()
 
     @property
     def folder(self) -> Path:
@@ -56,13 +60,26 @@ def trained(planned: "Plan", store: "Store", system: System) -> Trained | None:
     stages = sorted(
         (planned.stages[k] for k in keys), key=lambda s: s.config["generation"]["samples"]
     )
-    (local,) = stages[0].local["models"].values()
+    local = stages[0].local["models"]["model"]
+    found = {"local": local, "source": local}
+    if (key := stages[0].inputs.get("cut:model")) is not None:
+        folder = store.get(key)
+        if folder is None:
+            raise InputError(
+                f"{system.label}: its base, {planned.stages[key].label}, is gone from the store",
+                remedy="run the study again: what is missing is built first",
+            )
+        found = {
+            "local": located(local, folder),
+            "source": planned.stages[key].local["models"]["source"],
+            "kept": json.loads((folder / "cut.json").read_text(encoding="utf-8"))["kept"],
+        }
     return Trained(
         system=system,
         training=planned.stages[planned.trained[system.label]],
         finished=finished,
         answering=stages[0],
-        local=local,
+        **found,
     )
 
 
@@ -119,7 +136,14 @@ def hand_over(
         StageError: Written, the model is another one.
     """
     from kdstudy.models import export, load
+    from kdstudy.models.resolve import public
 
+    if model.kept and not merge and model.folder.name == "adapter":
+        raise InputError(
+            f"{model.system.label}: its base was cut out of {public(_origin(model))}",
+            why="nobody else has that base; on the whole model the adapter would be another one",
+            remedy="add --merge: base and adapter become one whole model",
+        )
     evaluated = str(load.dtype(model.answering.config["precision"])).removeprefix("torch.")
     precision = precision or evaluated
     tokenizer = export.write(
@@ -232,11 +256,11 @@ def _card(
     from kdstudy.models.export import licence
     from kdstudy.models.resolve import fetch
 
-    local, system, config = model.local, model.system, model.training.config
+    local, system, config = model.source, model.system, model.training.config
     facts = json.loads((model.finished / "training.json").read_text(encoding="utf-8"))
     method = {k: v for k, v in config["method"].items() if k != "type" and v is not None}
     origin = hub.Origin(
-        base=local["hub_id"] or local["folder"],
+        base=_origin(model),
         teacher=system.teacher,
         method={"method": config["method"]["type"], **method},
         adapter=not precision,
@@ -244,6 +268,7 @@ def _card(
     told = {
         "base": origin.public_base
         + (f" at commit {local['revision']}" if local["revision"] else ""),
+        **({"layers kept": ", ".join(map(str, model.kept))} if model.kept else {}),
         "rows": facts["rows"],
         "optimizer steps": facts["steps"],
         **({"steps of sft before": facts["start"]["steps"]} if "start" in facts else {}),
@@ -275,8 +300,8 @@ def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[st
     tokenizer, made = open_tokenizer(model.local), PromptFormat.of(config)
     template = made.chosen(tokenizer)
     notes = []
-    if not model.local["hub_id"]:
-        base = Path(model.local["folder"]).name
+    if not model.source["hub_id"]:
+        base = Path(model.source["folder"]).name
         notes.append(f"The base, `{base}`, was a folder on the machine that trained this.")
     if template == "chat":
         notes.append(
@@ -298,6 +323,10 @@ def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[st
     if said:
         notes.append(f"After it was written this model answered some items again: {said}.")
     return notes
+
+
+def _origin(model: Trained) -> str:
+    return model.source["hub_id"] or model.source["folder"]
 
 
 def _umask() -> int:

@@ -25,7 +25,7 @@ from kdstudy.records import System
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.study.plan import Plan, Stage
 
 
 def models(
@@ -77,7 +77,7 @@ def export(
     if chosen.label not in planned.trained:
         raise InputError(
             f"{chosen.label}: was not trained here; {_origin(chosen, planned)}",
-            remedy="take it from there",
+            remedy="`kdstudy models` says where it lies",
         )
     model = trained(planned, opened, chosen)
     if model is None:
@@ -137,6 +137,8 @@ def _facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
     label, finished, folder = system.label, None, None
     if label in planned.trained:
         finished = store.get(planned.trained[label])
+    if finished is None and label not in planned.trained:
+        finished = _cut(system, planned, store)
     if finished is not None:
         folder = next((p for n in ("adapter", "model") if (p := finished / n).is_dir()), None)
     return {
@@ -184,7 +186,8 @@ def _parameters(
     from kdstudy.evaluate.stages import MODEL
 
     if finished is not None:
-        return json.loads((finished / "training.json").read_text())["parameters"]
+        file = "training.json" if system.label in planned.trained else "cut.json"
+        return json.loads((finished / file).read_text())["parameters"]
     for role, key in planned.stages[planned.scored[system.label]].inputs.items():
         folder = store.get(key) if role.startswith("generations:") else None
         if folder is not None:
@@ -192,15 +195,31 @@ def _parameters(
     return None
 
 
-def _origin(system: System, planned: "Plan") -> str:
-    """Say where a model that the study uses as it is comes from."""
+def _answering(system: System, planned: "Plan") -> "Stage":
     inputs = planned.stages[planned.scored[system.label]].inputs
     key = next(key for role, key in inputs.items() if role.startswith("generations:"))
-    (local,) = planned.stages[key].local["models"].values()
+    return planned.stages[key]
+
+
+def _cut(system: System, planned: "Plan", store: "Store") -> Path | None:
+    """Return the finished stage that cut a system out of another model, if one did."""
+    key = _answering(system, planned).inputs.get("cut:model")
+    return None if key is None else store.get(key)
+
+
+def _origin(system: System, planned: "Plan") -> str:
+    """Say where a model that the study uses as it is comes from."""
+    stage, cut = _answering(system, planned), ""
+    if (key := stage.inputs.get("cut:model")) is not None:
+        stage = planned.stages[key]
+        layers = stage.config["layers"]
+        many = layers if isinstance(layers, int) else ", ".join(map(str, layers))
+        cut = f"\ncut to {many} layers" if isinstance(layers, int) else f"\ncut to layers {many}"
+    (local,) = stage.local["models"].values()
     adapter = f"\nwith the adapter {_near(local['adapter'])}" if local["adapter"] else ""
     if local["hub_id"]:
-        return f"it is {local['hub_id']} on the Hub, at {local['revision']}{adapter}"
-    return f"it is the model in {_near(local['folder'])}{adapter}"
+        return f"it is {local['hub_id']} on the Hub, at {local['revision']}{adapter}{cut}"
+    return f"it is the model in {_near(local['folder'])}{adapter}{cut}"
 
 
 def _near(path: str) -> str:

@@ -71,7 +71,7 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
         StageError: Mode `disk`, and it does not fit.
     """
     config, finished = work.config, work.inputs.get("teacher")
-    local = work.local["models"]["teacher"]
+    local = work.model("teacher")
     # The head alone tells a state's size: nothing big is loaded for what does not fit.
     head = heads.load_head(local, config["precision"], finished)
     needed = cache.bytes_needed(rows, config["loss_tokens"], head)
@@ -197,7 +197,7 @@ class Run:
 
     @property
     def _local(self) -> Mapping[str, Any]:
-        return self.work.local["models"]["teacher"]
+        return self.work.model("teacher")
 
     @property
     def _finished(self) -> Path | None:

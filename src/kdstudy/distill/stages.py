@@ -52,7 +52,7 @@ def train(work: Work) -> str:
     config = _METHOD.validate_python(work.config["method"])
     method = methods.build(config)
     settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
-    local = work.local["models"]["student"]
+    local = work.model("student")
     tokenizer = load.open_tokenizer(local)
     corpus = _text(work, tokenizer, settings.max_length, None)
     text, written = corpus, None
@@ -101,7 +101,7 @@ def teacher_cache(work: Work) -> str:
         InputError: A folder is no model.
         StageError: Mode `disk`, and it does not fit.
     """
-    local = work.local["models"]["teacher"]
+    local = work.model("teacher")
     text = _text(work, load.open_tokenizer(local), work.config["max_length"], None)
     return placement.cache_teacher(work, [row for part in text.values() for row in part.rows])
 
@@ -181,7 +181,7 @@ def _models(
     """Return student and teacher, and what there is to say about the teacher."""
     start, note = work.inputs.get("start"), ""
     whole = start if settings.lora is None else None
-    student = load.open_model(work.local["models"]["student"], _precision(settings), whole)
+    student = load.open_model(work.model("student"), _precision(settings), whole)
     teacher = None
     if method.needs_teacher:
         teacher, note = placement.Run(
@@ -212,7 +212,7 @@ def _written(
     settings: schema.Train,
 ) -> dict[str, Any]:
     """Write the student and training.json beside it, and return what that holds."""
-    local = work.local["models"]["student"]
+    local = work.model("student")
     out = work.out / ("model" if settings.lora is None else "adapter")
     if trainer.is_world_process_zero():
         shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted

@@ -7,7 +7,7 @@ from typing import Any
 from kdstudy.doctor.patient import ModelFacts, Patient
 from kdstudy.study.plan import Stage
 
-ESTIMATED = ("train", "teacher_cache", "teacher_text", "generate", "token_fidelity")
+ESTIMATED = ("cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity")
 """Kinds of stage that run a model; the others take seconds and are not estimated."""
 _FLOAT32 = 4
 # AdamW keeps two numbers for each that it trains; a checkpoint holds all three.
@@ -104,6 +104,7 @@ def cache_bytes(patient: Patient, teacher: ModelFacts) -> int:
 
 def _seconds(patient: Patient, stage: Stage, long: bool) -> float | None:
     estimate = {
+        "cut": _cut,
         "train": _train,
         "teacher_cache": _cache,
         "teacher_text": _write,
@@ -135,6 +136,12 @@ def _train(patient: Patient, stage: Stage, long: bool) -> float | None:
     fit = 1 - text.dropped / text.rows
     evaluations = config["train"]["evaluations"] * corpus.validation * evaluated
     return speed.load + fit * (corpus.train * config["train"]["epochs"] * row + evaluations)
+
+
+def _cut(patient: Patient, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of loading a model twice: to cut it, and to look at what was written."""
+    speed = patient.speeds.get(stage.label)
+    return None if speed is None else 2 * speed.load
 
 
 def _cache(patient: Patient, stage: Stage, long: bool) -> float | None:
@@ -178,6 +185,9 @@ def _tokens(patient: Patient, stage: Stage, long: bool) -> float | None:
 def _disk(patient: Patient, stage: Stage) -> int:
     if stage.kind == "train":
         return _trained(patient, stage)
+    if stage.kind == "cut":
+        model = patient.model(stage.label)
+        return model.stored if model else 0
     if stage.kind == "teacher_cache":
         teacher = patient.model(stage.config["teacher"]["name"])
         return cache_bytes(patient, teacher) if teacher else 0

@@ -16,6 +16,7 @@ from transformers import (
 
 from kdstudy.doctor.patient import AdapterFacts, ModelFacts, Role
 from kdstudy.models import load, parts
+from kdstudy.models.cut import shorten
 from kdstudy.models.resolve import Resolved
 
 
@@ -51,6 +52,8 @@ def facts(
     """
     load.require_causal_lm(folder, model.trust_remote_code)
     bones = _bones(folder, model.trust_remote_code)
+    if model.layers is not None:
+        shorten(bones, model.layers)
     tokenizer = load.load_tokenizer(folder, model.trust_remote_code)
     head = parts.head(bones)
     first = tokenizer("a")["input_ids"][:1]

@@ -270,7 +270,7 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
             work.out,
             work.scratch,
             model,
-            open_tokenizer(work.local["models"]["model"]),
+            open_tokenizer(work.model("model")),
             [(work.config["items"], example) for example in examples],
             PromptFormat.of(work.config),
             settings,
@@ -292,7 +292,7 @@ def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     from kdstudy.models import selfcheck
     from kdstudy.models.load import open_model, ready_to_answer
 
-    local = work.local["models"]["model"]
+    local = work.model("model")
     precision, trained = work.config["precision"], work.inputs.get("trained")
     if engine == "transformers":
         model, parameters = ready_to_answer(open_model(local, precision, trained))
@@ -310,7 +310,7 @@ def _opened(work: Work, model: str, role: str) -> tuple[Any, Any]:
     """Return a model of a `token_fidelity` stage, ready to be asked, and its tokenizer."""
     from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
 
-    local = work.local["models"][model]
+    local = work.model(model)
     opened = open_model(local, work.config["precision"], work.inputs.get(role))
     return ready_to_answer(opened)[0], open_tokenizer(local)
 

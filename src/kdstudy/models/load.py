@@ -23,6 +23,7 @@ from kdstudy.models.adapters import (
     quiet,
     require_supported,
 )
+from kdstudy.models.cut import cut
 from kdstudy.models.parts import Model, trial_logits
 from kdstudy.models.resolve import fetch
 from kdstudy.models.save import align, eos_ids, home_of, require_same, restore, save
@@ -38,6 +39,7 @@ __all__ = [
     "DTYPES",
     "add_adapter",
     "align",
+    "cut",
     "device",
     "dtype",
     "eos_ids",
@@ -196,7 +198,8 @@ def open_model(
 ) -> Model:
     """Return a model as a study names it, or as a finished train stage left it.
 
-    A user's adapter is merged first: it is part of the model that the study starts from.
+    A user's adapter is merged first, then the model is cut: both are part of what the study starts
+    from.
 
     Args:
         local: From `resolve.Resolved.local`; a Hub model is downloaded.
@@ -212,6 +215,8 @@ def open_model(
     given = Path(local["adapter"]) if local["adapter"] else None
     model = load_model(fetch(local), adapter=given, precision=precision, trust_remote_code=trust)
     model = merge(model)
+    if local.get("layers") is not None:
+        model = cut(model, local["layers"])
     return model if finished is None else put_adapter(model, finished / "adapter")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdstudy.data.prompts import has_template
 from kdstudy.errors import InputError, KdstudyError, StageError, first_line
-from kdstudy.models import checkpoint, zoo
+from kdstudy.models import checkpoint, layers, zoo
 
 _UNPINNED = "unpinned"
 _PATIENCE = 10  # seconds that the Hub may take to answer
@@ -51,6 +51,9 @@ class Resolved:
         tokens: Its tokenizer's highest id and one; 0 where that is not known.
         entries: Tokens that it has embeddings for; None where that is not known.
         room: How long a text it can read.
+        depth: How many layers it has before it is cut; None where that is not known.
+        layers: How many layers are kept, or which, as the study says; None for all.
+        given: What the study calls it, or "".
     """
 
     name: str
@@ -66,11 +69,26 @@ class Resolved:
     tokens: int = 0
     entries: int | None = None
     room: checkpoint.Room = checkpoint.NO_ROOM_NAMED
+    depth: int | None = None
+    layers: int | tuple[int, ...] | None = None
+    given: str = ""
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
-        keys = ("folder", "hub_id", "revision", "adapter", "trust_remote_code", "files")
+        keys = ("folder", "hub_id", "revision", "adapter", "trust_remote_code", "files", "layers")
         return {k: getattr(self, k) for k in keys}
+
+    @property
+    def whole(self) -> str:
+        """Fingerprint of the model before it is cut."""
+        return self.fingerprint.removesuffix(_cut_mark(self.layers))
+
+    @property
+    def kept(self) -> list[int] | None:
+        """Numbers of the layers that are kept; None for all, or where the depth is not known."""
+        if self.layers is None or self.depth is None:
+            return None
+        return layers.chosen(self.layers, self.depth, self.name)
 
 
 def resolve(
@@ -91,6 +109,30 @@ def resolve(
             quantised, unknown to transformers, no causal LM; or an unknown Hub model.
         Unreachable: A Hub model without a pin, and the Hub cannot be asked.
     """
+    found = _whole(ref, base, pins, unreached)
+    if ref.layers is None:
+        return found
+    kept = ref.layers if isinstance(ref.layers, int) else tuple(ref.layers)
+    if found.depth is not None:
+        layers.chosen(kept, found.depth, found.name)
+    many = kept if isinstance(kept, int) else len(kept)
+    return dataclasses.replace(
+        found,
+        name=ref.name or f"{found.name}[{many} layers]",
+        fingerprint=found.fingerprint + _cut_mark(kept),
+        layers=kept,
+        given=ref.name or "",
+    )
+
+
+def _cut_mark(kept: int | Sequence[int] | None, unit: str = "") -> str:
+    return "" if kept is None else f"[{layers.written(kept)}{unit}]"
+
+
+def _whole(
+    ref: Any, base: Path, pins: dict[str, str], unreached: dict[str, str] | None
+) -> Resolved:
+    """Pin a reference as `resolve` does, before it is cut."""
     trust = ref.trust_remote_code
     adapter, suffix, files = None, "", {}
     if ref.adapter is not None:
@@ -138,7 +180,7 @@ def told_apart(models: Sequence[Resolved]) -> list[Resolved]:
     names = {_identity(m): m.name for m in models}
     some = {_identity(m): m for m in models}
     # Never the whole path, which names the machine.
-    for longer in (*(_placed(parts) for parts in (2, 3, 4)), _with_fingerprint):
+    for longer in (_with_layers, *(_placed(parts) for parts in (2, 3, 4)), _with_fingerprint):
         count = Counter(names.values())
         names |= {i: longer(some[i]) for i, name in names.items() if count[name] > 1}
     return [dataclasses.replace(m, name=names[_identity(m)]) for m in models]
@@ -160,7 +202,9 @@ def require_reachable(models: Iterable[Mapping[str, Any]]) -> None:
     """
     from huggingface_hub import HfApi
 
-    absent = {m["hub_id"]: m["revision"] for m in models if not m["folder"] and not _here(m)}
+    # A model without a place of its own is one that the study cuts out of another.
+    hub = [m for m in models if m["hub_id"] and not m["folder"]]
+    absent = {m["hub_id"]: m["revision"] for m in hub if not _here(m)}
     for model, revision in absent.items():
         try:
             HfApi().model_info(model, revision=revision, timeout=_PATIENCE)
@@ -244,7 +288,7 @@ def _patterns(trust_remote_code: bool) -> tuple[str, ...]:
     return (*_READ, *_CODE) if trust_remote_code else _READ
 
 
-def _files(folder: Path, trust_remote_code: bool) -> list[Path]:
+def read_files(folder: Path, trust_remote_code: bool) -> list[Path]:
     """Return the files that may be read from a folder, in the order of their names."""
     patterns = _patterns(trust_remote_code)
     return sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
@@ -269,7 +313,7 @@ def _hashed(
 ) -> dict[str, tuple[str, str]]:
     """Return state and hash of a folder's files by path; what is unchanged is not read again."""
     found = {}
-    for path in _files(folder, trust_remote_code):
+    for path in read_files(folder, trust_remote_code):
         state = _state(path)
         key = f"{path}|{state}"
         if key not in pins:
@@ -287,7 +331,7 @@ def _require_unchanged(local: Mapping[str, Any]) -> None:
     """Hold a model's files against what was hashed when the study was planned."""
     planned = local.get("files") or {}
     folders = [Path(local[k]) for k in ("folder", "adapter") if planned and local[k]]
-    there = {str(p) for f in folders for p in _files(f, local["trust_remote_code"])}
+    there = {str(p) for f in folders for p in read_files(f, local["trust_remote_code"])}
     # A copy of the folder on another machine has other states; its bytes decide.
     changed = sorted(
         path
@@ -316,9 +360,18 @@ def _placed(parts: int) -> Callable[[Resolved], str]:
     def name(model: Resolved) -> str:
         base = model.hub_id or last(model.folder or "", parts)
         commit = f"@{model.revision[:12]}" if model.revision and parts > 2 else ""
-        return base + commit + (f"+{last(model.adapter, parts - 1)}" if model.adapter else "")
+        adapter = f"+{last(model.adapter, parts - 1)}" if model.adapter else ""
+        many = " layers" if isinstance(model.layers, int) else ""
+        return model.given or base + commit + adapter + _cut_mark(model.layers, many)
 
     return name
+
+
+def _with_layers(model: Resolved) -> str:
+    """Return a cut model's name with its layers in the place of their number."""
+    if isinstance(model.layers, int | None) or model.given:
+        return model.name
+    return model.name.rpartition("[")[0] + _cut_mark(model.layers)
 
 
 def _with_fingerprint(model: Resolved) -> str:
@@ -357,6 +410,7 @@ def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
     return {
         "entries": None if adapted else checkpoint.entries(said),
         "room": checkpoint.room(said),
+        "depth": layers.depth(said),
     }
 
 

@@ -28,7 +28,7 @@ def budgets(study: schema.Study) -> dict[str, str]:
         return {}
     said = {}
     for name, parts in spent.items():
-        text = f"{' + '.join(f'{e:g}' for e in parts)} epochs"
+        text = f"{' + '.join(f'{e:g}' for e in parts)} epoch{'s' * (parts != (1,))}"
         said[name] = f"starts from the sft run: {text}" if len(parts) > 1 else text
         if sum(parts) != sum(spent["sft"]):
             said[name] += f", {sum(parts) / sum(spent['sft']):.2g} times those of sft"

@@ -39,6 +39,9 @@ class Strict(BaseModel):
         return value
 
 
+TAGS = ("of one form", "of the other")
+"""Branches of a field that has two forms; in an error's path they are nobody's words."""
+
 OF_TRAINING = {"epochs", "start"}
 """Fields that say from where and how long a method trains; its key has them as such."""
 
@@ -78,18 +81,10 @@ class SftStart(Strict):
         return value
 
 
-START_TAGS = ("a start by name", "a start of its own length")
-
-
-def _start_tag(value: Any) -> str:
-    return START_TAGS[isinstance(value, dict | SftStart)]
-
-
 class _Taught(Strict):
     start: Annotated[
-        Annotated[Literal["base", "sft"], Tag(START_TAGS[0])]
-        | Annotated[SftStart, Tag(START_TAGS[1])],
-        Discriminator(_start_tag),
+        Annotated[Literal["base", "sft"], Tag(TAGS[0])] | Annotated[SftStart, Tag(TAGS[1])],
+        Discriminator(lambda value: TAGS[isinstance(value, dict | SftStart)]),
     ] = "base"
     """Which weights training starts from: the student's as given; those of its own sft run (as in
     GKD, MiniLLM and DistiLLM); or {sft: 8}, those after eight epochs of sft with a schedule of

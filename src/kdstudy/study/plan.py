@@ -10,6 +10,7 @@ from typing import Any
 
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
+from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.models.resolve import (
     Resolved,
@@ -131,6 +132,7 @@ class _Planner:
         refs = (*study.students, *study.teachers)
         found = told_apart([resolve(r, base, pins, unreached) for r in refs])
         self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
+        _require_distinct(self.students)
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
         if (found := corpora.contents(self.source, pins)) is not None:
             corpora.require_usable(self.source, found, study)
@@ -153,7 +155,8 @@ class _Planner:
         for seed in self.study.seeds:
             for student, ref in zip(self.students, self.study.students, strict=True):
                 chosen = self.study.ablations.students
-                self._student(student, teachers, seed, chosen is None or ref.model in chosen)
+                ablated = chosen is None or not {ref.model, ref.called}.isdisjoint(chosen)
+                self._student(student, teachers, seed, ablated)
         results = self._results()
         report = self._report(results)
         return Plan(
@@ -297,7 +300,8 @@ class _Planner:
             "student": _identity(model),
         }
         inputs, aids = {"corpus": self.corpus} | self._start(system, method, model), {}
-        models = {"student": model.local()}
+        inputs |= self._cut(model, "student")
+        models = {"student": _place(model)}
         if method.type == "seqkd":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
         elif teacher is not None:
@@ -327,6 +331,17 @@ class _Planner:
         )
         train = self.study.train.model_copy(update={"epochs": start.sft})
         return {"start": self._fit(own, schema.Sft(), train, model)}
+
+    def _cut(self, model: Resolved, role: str) -> dict[str, str]:
+        """Return the stage that cuts a model of that role, where it is to be cut."""
+        if model.layers is None:
+            return {}
+        source = {"fingerprint": model.whole}
+        if model.trust_remote_code:
+            source["trust_remote_code"] = True
+        config = {"source": source, "layers": model.layers}
+        local = {"models": {"source": model.local()}}
+        return {f"cut:{role}": self._add("cut", model.name, config, local=local)}
 
     def _teacher_cache(self, system: System, method: Any, teacher: Resolved) -> dict[str, str]:
         """Return the stage that caches the teacher on the corpus, where a run can use it."""
@@ -373,7 +388,8 @@ class _Planner:
             "precision": self.study.train.precision,
         }
         inputs = {"items": items_key} | ({"trained": trained} if trained else {})
-        local = {"models": {"model": model.local()}, "batch_size": generation.batch_size}
+        inputs |= self._cut(model, "model")
+        local = {"models": {"model": _place(model)}, "batch_size": generation.batch_size}
         return self._add(kind, f"{label} on {items}", config, inputs, local)
 
     def _format(self) -> dict[str, Any]:
@@ -431,7 +447,8 @@ class _Planner:
         folders = {"system": self.trained.get(system.label)}
         folders["reference"] = self.trained.get(reference.label)
         inputs = {"corpus": self.corpus} | {k: v for k, v in folders.items() if v}
-        models = {"model": model.local(), "reference_model": reference_model.local()}
+        inputs |= self._cut(model, "model")
+        models = {"model": _place(model), "reference_model": reference_model.local()}
         label = f"{system.label} with {reference.label}"
         self.tokens[system.label, reference.label] = self._add(
             "token_fidelity", label, config, inputs, {"models": models}
@@ -474,6 +491,31 @@ def _identity(model: Resolved) -> dict[str, Any]:
     found = {"name": model.name, "fingerprint": model.fingerprint}
     # Only where it is on: what is recorded here is part of every key.
     return found | ({"trust_remote_code": True} if model.trust_remote_code else {})
+
+
+def _place(model: Resolved) -> dict[str, Any]:
+    """Return where a stage finds a model; a cut one lies in a stage that is its input."""
+    local = model.local()
+    if model.layers is None:
+        return local
+    nowhere = {"folder": None, "hub_id": None, "revision": None, "adapter": None, "files": {}}
+    return local | nowhere | {"layers": None}
+
+
+def _require_distinct(students: list[Resolved]) -> None:
+    """Refuse two students that are cut alike, however that is written."""
+    seen: dict[tuple[str, tuple[int, ...]], str] = {}
+    for student in students:
+        if student.kept is None:
+            continue
+        key = student.whole, tuple(student.kept)
+        if key in seen:
+            raise InputError(
+                f"students: {seen[key]} and {student.name} are cut alike, to layers "
+                f"{', '.join(map(str, student.kept))}",
+                remedy="list one of them",
+            )
+        seen[key] = student.name
 
 
 def _prompts(template: str, model: Resolved) -> str:

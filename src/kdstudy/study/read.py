@@ -13,7 +13,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from yaml.reader import ReaderError
 
 from kdstudy.errors import InputError
-from kdstudy.study.methods import METHODS, START_TAGS
+from kdstudy.study.methods import METHODS, TAGS
 from kdstudy.study.protocols import PRESETS, expand
 from kdstudy.study.schema import Generation, Study, Train
 
@@ -243,7 +243,7 @@ def as_written(loc: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(
         part
         for i, part in enumerate(loc)
-        if part not in START_TAGS and not (loc[0] == "methods" and i == 2 and part in METHODS)
+        if part not in TAGS and not (loc[0] == "methods" and i == 2 and part in METHODS)
     )
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from kdstudy.data.formats import check_columns
-from kdstudy.study.methods import Strict
+from kdstudy.study.methods import TAGS, Strict
 
 _LONGEST_PART = 255  # bytes of a file's name; more is an error on every common file system
 
@@ -42,11 +49,50 @@ class ModelRef(Strict):
     """Teachers only: fine-tune on the corpus first, as the paper does."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
+    layers: (
+        Annotated[
+            Annotated[int, Field(ge=2), Tag(TAGS[0])]
+            | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Tag(TAGS[1])],
+            Discriminator(lambda value: TAGS[isinstance(value, list)]),
+        ]
+        | None
+    ) = None
+    """Students only: cut the model to so many of its layers, evenly spaced, the first and the last
+    among them; or to those of a list, [0, 1, 2, 5], counted from 0. Null keeps all."""
+    name: str | None = Field(default=None, pattern=r"^[^/\s][^/\r\n]{0,63}$")
+    """Of a cut student: what labels and tables call it, else such as `zoo-l[6 layers]`."""
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" in value and "model" not in value:
+            raise ValueError(
+                f"write {{model: {value['name']}}}; name is what a cut student is called"
+            )
         return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        if isinstance(value, list) and value != sorted(set(value)):
+            raise ValueError(
+                f"layers keep their order, and each is kept once; write {sorted(set(value))}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _named_if_cut(self) -> ModelRef:
+        if self.name is not None and self.layers is None:
+            raise ValueError("name: is what a cut student is called; give layers as well")
+        return self
+
+    @property
+    def called(self) -> str:
+        """What a study's other fields call it."""
+        if self.layers is None or self.name is not None:
+            return self.name or self.model
+        many = self.layers if isinstance(self.layers, int) else len(self.layers)
+        return f"{self.model}[{many} layers]"
 
 
 class CorpusRef(Strict):

@@ -7,7 +7,9 @@ from pydantic import Field, create_model, model_validator
 from kdstudy.study.methods import Strict
 from kdstudy.study.stages import KINDS
 
-WITH_MODEL = frozenset({"train", "teacher_cache", "teacher_text", "generate", "token_fidelity"})
+WITH_MODEL = frozenset(
+    {"cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity"}
+)
 """Kinds of stage that run a model, and so use a GPU where there is one."""
 
 _SMALLEST = 1e-4  # Ray counts in these

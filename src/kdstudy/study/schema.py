@@ -108,7 +108,7 @@ class Ablations(Strict):
     base_teacher: BaseTeacherAblation | None = None
     """A teacher that never saw the task (Figure 2)."""
     students: list[str] | None = None
-    """Restrict the ablations to these students, by model name; null means all."""
+    """Restrict the ablations to these students, by model or name; null means all."""
 
 
 class Lora(Strict):
@@ -323,6 +323,13 @@ class Study(Strict):
         _refuse_repeats("benchmarks", bare)
         _refuse_repeats("teachers", [_loaded(t) for t in self.teachers])
         _refuse_repeats("students", [_loaded(s) for s in self.students])
+        _refuse_repeats("students", [s.name for s in self.students if s.name])
+        for i, t in enumerate(self.teachers):
+            if t.layers is not None:
+                raise ValueError(
+                    f"teachers[{i}].layers: students are cut, teachers are used whole; to have a "
+                    "cut model teach, save it and give its folder"
+                )
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
@@ -355,7 +362,7 @@ class Study(Strict):
                 "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
                 "is task-unaware already; remove the ablation"
             )
-        names = [s.model for s in self.students]
+        names = [name for s in self.students for name in (s.model, s.called)]
         unknown = [s for s in self.ablations.students or [] if s not in names]
         if unknown:
             raise ValueError(f"ablations.students: {', '.join(unknown)} is not among students")
@@ -364,7 +371,8 @@ class Study(Strict):
 def _loaded(ref: ModelRef) -> str:
     """Return what of a reference says which weights it stands for."""
     revision = f"@{ref.revision}" if ref.revision else ""
-    return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "")
+    cut = "" if ref.layers is None else f" cut to layers {ref.layers}"
+    return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "") + cut
 
 
 def _refuse_repeats(field: str, values: list[Any]) -> None:

@@ -49,6 +49,10 @@ class Work:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def model(self, role: str) -> Mapping[str, Any]:
+        """Return where a model lies (`resolve.Resolved.local`): a cut one in its own stage."""
+        return located(self.local["models"][role], self.inputs.get(f"cut:{role}"))
+
     def inputs_of(self, role: str) -> list[tuple[str, Path]]:
         """Return (name, folder) of every input whose role is `role:name`."""
         found = []
@@ -61,6 +65,11 @@ class Work:
     def pairs_of(self, role: str) -> list[tuple[tuple[str, str], Path]]:
         """Return ((a, b), folder) of every input whose role is `pair_role(role, a, b)`."""
         return [(tuple(json.loads(pair)), folder) for pair, folder in self.inputs_of(role)]
+
+
+def located(local: Mapping[str, Any], cut: Path | None) -> Mapping[str, Any]:
+    """Return where a model lies, given the finished stage that cut it, or None."""
+    return local if cut is None else {**local, "folder": str(cut / "model")}
 
 
 def pair_role(role: str, a: str, b: str) -> str:
@@ -89,6 +98,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
+    "cut": Kind(entry="kdstudy.models.stages:cut"),
     "train": Kind(entry="kdstudy.distill.stages:train", version=5),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=3),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=4),

@@ -1,0 +1,53 @@
+"""Which layers of a model are kept, from what a study says; never imports torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdstudy.errors import InputError
+
+_DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+def depth(config: Mapping[str, Any]) -> int | None:
+    """Return how many layers a config.json says that a model has, or None."""
+    config = config.get("text_config") or config
+    return next((config[name] for name in _DEPTH if isinstance(config.get(name), int)), None)
+
+
+def evenly(keep: int, of: int) -> list[int]:
+    """Return `keep` of `of` layers, evenly spaced; the first and the last are among them.
+
+    Their distance is real and their numbers are rounded, a half upwards.
+    """
+    return [(2 * i * (of - 1) + keep - 1) // (2 * (keep - 1)) for i in range(keep)]
+
+
+def chosen(layers: int | Sequence[int], of: int, model: str) -> list[int]:
+    """Return the numbers of the layers that are kept.
+
+    Args:
+        layers: How many, or which, in ascending order.
+        of: How many the model has.
+        model: What to call it in messages.
+
+    Raises:
+        InputError: There are not so many, or nothing would be cut.
+    """
+    many = layers if isinstance(layers, int) else len(layers)
+    last = of - 1 if isinstance(layers, int) else layers[-1]
+    if many > of or last >= of:
+        asked = f"{many} of them are asked for" if many > of else f"layer {last} is asked for"
+        raise InputError(
+            f"layers: {model} has {of} layers, and {asked}",
+            remedy=f"the last is {of - 1}: they are counted from 0",
+        )
+    if many == of:
+        raise InputError(
+            f"layers: {model} has {of} layers, and all are kept", remedy="leave layers out"
+        )
+    return evenly(layers, of) if isinstance(layers, int) else list(layers)
+
+
+def written(layers: int | Sequence[int]) -> str:
+    """Return what a study says of layers as one text, alike for a list and a tuple."""
+    return str(layers) if isinstance(layers, int) else ",".join(map(str, layers))
