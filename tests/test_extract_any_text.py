@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kdstudy.evaluate import numerals
@@ -91,6 +91,8 @@ def test_a_number_is_one_in_canonical_spelling(
 
 @settings(max_examples=400, deadline=None)
 @given(TEXTS, QUESTIONS, st.booleans(), st.sampled_from(RULES))
+@example("The ſecond choice", AQUA, False, "corrected")
+@example("thırd option, so ſo A", AQUA, False, "corrected")
 def test_a_choice_is_a_letter(text: str, question: str, cut: bool, rule: str) -> None:
     found = choice(text, rule, question, cut=cut)
     assert found in ("", *"ABCDE")

@@ -63,16 +63,21 @@ _BEFORE_BARE = (
     r"(?:^|[\n:,;(*\"'!?]|\.\s|\b(?:so|hence|thus|therefore|is|not|but|or|and|be|to|than|with|it's"
     r"|choose|pick|select|answer|then|nor|neither|either|both|like)\s)"
 )
+# Where none of these begins, no alternative is tried: most of a text is passed over by two checks.
+# (?ai: rather than (?i:, in which "ſecond" is "second".
+_FIRST_SIGNS = "A-EOoCcPpSsGgTtHhFf1-5"
 _MENTION = re.compile(
-    r"(?<![A-Za-z\d])\((?P<round>[A-Ea-e])\)"
-    r"|\b(?i:option|choice)(?:\s+|:[\s*]*)\(?(?P<named>[A-E])\b"
-    r"|\b(?i:choose|chose|picks?|select|go with|going with)\s+(?:the\s+)?"
+    r"\((?<![A-Za-z\d]\()(?P<round>[A-Ea-e])\)"
+    rf"|\b(?=[{_FIRST_SIGNS}])(?:"
+    r"(?ai:option|choice)(?:\s+|:[\s*]*)\(?(?P<named>[A-E])\b"
+    r"|(?ai:choose|chose|picks?|select|go with|going with)\s+(?:the\s+)?"
     r"[(\"'*]*(?P<picked>[A-E])\b"
-    r"|\b(?i:so|thus|hence|therefore)[,:]?\s+(?:(?i:it(?:'s|\s+is|\s+must\s+be))\s+)?"
+    r"|(?ai:so|thus|hence|therefore)[,:]?\s+(?:(?i:it(?:'s|\s+is|\s+must\s+be))\s+)?"
     r"[(\"'*]*(?P<left>[A-E])(?=\W*\Z)"
-    rf"|\b(?P<rank>(?i:{'|'.join(RANKS)}|[1-5](?:st|nd|rd|th)))\s+(?i:option|choice|answer)\b"
-    r"|(?<![\w'(°])(?P<bare>[A-E])(?:\)|\.(?=\s|$))"
-    r"|(?<![\w'(°])(?P<judged>[A-E])(?=\s+is\s+(?:the\s+)?(?:\w+\s+)?(?:correct|right|answer)\b)"
+    rf"|(?P<rank>(?ai:{'|'.join(RANKS)}|[1-5](?:st|nd|rd|th)))\s+(?i:option|choice|answer)\b"
+    r"|(?<!['(°])(?P<bare>[A-E])(?:\)|\.(?=\s|$))"
+    r"|(?<!['(°])(?P<judged>[A-E])(?=\s+is\s+(?:the\s+)?(?:\w+\s+)?(?:correct|right|answer)\b)"
+    r")"
     r"|^[ \t*\"'`]*(?P<alone>[A-E])[ \t*\"'`]*$",
     re.MULTILINE,
 )
@@ -91,6 +96,7 @@ _MOST_HEADS = 3  # choices in one statement; more are a list of the options
 _OR = re.compile(
     r"(?<![\w'])(?P<other>[A-E])\)?,?\s*(?:\bor\b|\band\b|/|&)\s*(?:options?\s*)?[(\"']*$"
 )
+_LISTED_BEFORE = re.compile(r"(?:[A-E]\W*(?:,|\bor\b|\bnor\b)\W*)+$")
 _BEFORE = 60  # characters before a mention in which a denial of it stands
 
 
@@ -312,7 +318,7 @@ def _judged(text: str, group: list[re.Match[str]]) -> list[_Mention]:
     first, last = group[0], group[-1]
     before = text[max(0, first.start() - _BEFORE) : first.start()]
     # "it can't be A or B"
-    denied = bool(DENIED.search(re.sub(r"(?:[A-E]\W*(?:,|\bor\b|\bnor\b)\W*)+$", "", before)))
+    denied = bool(DENIED.search(_LISTED_BEFORE.sub("", before)))
     verdict = VERDICT.match(text, last.end())
     wrong = bool(verdict and (verdict["wrong"] or verdict["negated"]))
     names = {_letter(match) for match in group}
@@ -333,10 +339,7 @@ def _judged(text: str, group: list[re.Match[str]]) -> list[_Mention]:
 
 def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered) -> str:
     whole = _whole(text, offered)
-    others = {_letter(m) for m in islice(_MENTION.finditer(text), MAX_STATEMENTS)}
-    if "\n" in text.strip() and others - {whole}:
-        whole = ""
-    if whole:
+    if whole and ("\n" not in text.strip() or _names_no_other(text, whole)):
         return whole
     named = [mention for mention in mentions if not mention.refused]
     if named:
@@ -345,6 +348,10 @@ def _unstated(text: str, rest: str, mentions: list[_Mention], offered: _Offered)
     if said or UNDETERMINED.search(rest[-600:]):
         return said or _undetermined_option(offered)
     return _option_of(unstated_number(rest, offered.asked), offered)
+
+
+def _names_no_other(text: str, letter: str) -> bool:
+    return all(_letter(m) == letter for m in islice(_MENTION.finditer(text), MAX_STATEMENTS))
 
 
 def _whole(text: str, offered: _Offered) -> str:
