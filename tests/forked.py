@@ -7,6 +7,7 @@ it is imported (HF_HOME, an encoding) is not seen by a fork: such calls need `su
 import gc
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -23,13 +24,14 @@ FORKS.set_forkserver_preload(
         *("kdstudy.data.stages", "kdstudy.distill.stages", "kdstudy.analyze.stages"),
         *("kdstudy.evaluate.stages", "kdstudy.evaluate.generate", "kdstudy.evaluate.tokens"),
         *("kdstudy.report.stages", "kdstudy.doctor.gather", "kdstudy.models.export"),
+        *("kdstudy.distill.validation", "kdstudy.evaluate.vllm", "drawn_rows"),
     ]
 )
 
 
-def fork(function, *arguments):
-    """Start a process that calls a function."""
-    process = FORKS.Process(target=function, args=arguments, daemon=True)
+def fork(function, *arguments, daemon=True):
+    """Start a process that calls a function; only one that is no daemon may start others."""
+    process = FORKS.Process(target=function, args=arguments, daemon=daemon)
     process.start()
     return process
 
@@ -47,15 +49,17 @@ def settle(folder: str | Path, out: int, err: int) -> None:
 
 
 class Running:
-    """A call of the command line that has begun."""
+    """A call of the command line, or of a script of the tests, that has begun."""
 
-    def __init__(self, arguments, cwd, env):
+    def __init__(self, arguments, cwd, env, script=None, daemon=True):
         self.arguments = [str(a) for a in arguments]
         self._folder = tempfile.TemporaryDirectory()
         self.out, self.err = (Path(self._folder.name) / name for name in ("out", "err"))
         env = dict(os.environ if env is None else env)
         self.process = fork(
-            _child, str(cwd or Path.cwd()), self.arguments, env, str(self.out), str(self.err)
+            _child,
+            *(str(cwd or Path.cwd()), self.arguments, env, str(self.out), str(self.err), script),
+            daemon=daemon,
         )
 
     def wait_for(self, told, seconds=120):
@@ -80,7 +84,14 @@ def kdstudy(*arguments, cwd=None, env=None) -> subprocess.CompletedProcess:
     return Running(arguments, cwd, env).end()
 
 
-def _child(folder: str, arguments: list[str], env: dict[str, str], out: str, err: str) -> None:
+def _child(
+    folder: str,
+    arguments: list[str],
+    env: dict[str, str],
+    out: str,
+    err: str,
+    script: Path | None,
+) -> None:
     os.environ.clear()
     os.environ.update(env)
     numbers = (os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND) for path in (out, err))
@@ -88,4 +99,7 @@ def _child(folder: str, arguments: list[str], env: dict[str, str], out: str, err
     from kdstudy.cli import main
 
     sys.argv = ["kdstudy", *arguments]
-    main()
+    if script is None:
+        main()
+    else:
+        runpy.run_path(str(script), run_name="__main__")

@@ -192,6 +192,26 @@ def test_an_answer_goes_on_from_the_prompts_last_words():
     assert learnt(tokenizer, made(tokenizer, TALK, given=3)) == ["no, never<|im_end|>"]
 
 
+@pytest.mark.parametrize("first", ["let me", "let me ", "let me \n\t "])
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "phi"])
+def test_first_words_that_end_in_a_blank_are_cut_where_the_template_cuts(name, first):
+    """Its oracle: `continue_final_message` of transformers."""
+    tokenizer = models.tokenizer(name)
+    given = [user("q"), assistant(first), assistant("see")]
+    row = made(tokenizer, given, given=2)
+    # llama3's asks for today's date, where ours has one day.
+    want = tokenizer.apply_chat_template(
+        given[:2],
+        chat_template=chat.voice(tokenizer, {})._dated(False),
+        tokenize=False,
+        continue_final_message=True,
+    )
+    assert tokenizer.decode(row.ids[: row.prompt_length]) == want
+    assert row.ids[: row.prompt_length] == encode_prompt(tokenizer, "chat", given[:2])
+    (said,) = learnt(tokenizer, row)
+    assert said.removesuffix(models.ENDS[name]).lstrip() == "see"
+
+
 def test_a_conversation_that_is_too_long_is_learnt_as_far_as_it_fits():
     tokenizer = models.tokenizer("chatml")
     whole = made(tokenizer, TALK)

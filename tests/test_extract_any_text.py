@@ -161,12 +161,12 @@ REPEATED = [
     *("A or ", "A, B, ", "either A or B. ", "cannot be ", "no. ", "Yes, ", "the second ", "! "),
     *("Matthew ", "Matthew had 32 crackers and 98 cakes. If he ", ASKED, "the answer is Sarah. "),
 ]
-LONG = 250_000
+LONG = 100_000
 
 
 @pytest.mark.parametrize("piece", REPEATED)
 def test_a_long_completion_takes_time_in_proportion(piece: str) -> None:
-    """A million characters take less than a second; a quadratic spot would take minutes."""
+    """A million characters take a few seconds; a quadratic spot would take many minutes."""
     text = (piece * (LONG // len(piece) + 1))[:LONG]
     options = f"{ASKED} Option1: Sarah Option2: Maria Answer format: option1/option2"
     readers = [
@@ -180,4 +180,4 @@ def test_a_long_completion_takes_time_in_proportion(piece: str) -> None:
         for rule in RULES:
             read(rule)
         # Four times what it takes, for a busy or slow machine.
-        assert time.process_time() - start < 1
+        assert time.process_time() - start < 0.5

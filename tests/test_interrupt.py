@@ -33,18 +33,25 @@ class Signal(TrainerCallback):
                 os.kill(os.getpid(), self.number)
 
 
-def run(folder, *callbacks):
-    trainer = make(folder, schema.WordKD(), SETTINGS)
+def run(folder, *callbacks, settings=SETTINGS):
+    trainer = make(folder, schema.WordKD(), settings)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.run()
     return trainer
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody stopped."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_run_after_its_step_and_no_bit_is_different_for_it(tmp_path, number):
+def test_a_signal_ends_the_run_after_its_step_and_no_bit_is_different_for_it(
+    tmp_path, whole, number
+):
     before = signal.getsignal(number)
-    whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "asked", Signal(101, number))
     assert signal.getsignal(number) is before
@@ -63,7 +70,7 @@ def test_a_signal_ends_the_run_after_its_step_and_no_bit_is_different_for_it(tmp
 
 def test_a_second_signal_is_an_order(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Signal(101, times=2))
+        run(tmp_path, Signal(73, times=2))
     assert {p.name for p in tmp_path.glob("checkpoint-*")} == {"checkpoint-70"}
 
 
@@ -78,7 +85,7 @@ def test_a_step_that_takes_too_long_is_broken_off(tmp_path, monkeypatch):
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Slow(101))
+        run(tmp_path, Slow(73))
     assert time.monotonic() - started < 25
     assert {p.name for p in tmp_path.glob("checkpoint-*")} == {"checkpoint-70"}
 
@@ -86,7 +93,8 @@ def test_a_step_that_takes_too_long_is_broken_off(tmp_path, monkeypatch):
 def test_what_nohup_ignores_stays_ignored(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        trainer = run(tmp_path, Signal(101, signal.SIGHUP))
+        short = SETTINGS.model_copy(update={"epochs": 0.7})
+        trainer = run(tmp_path, Signal(3, signal.SIGHUP), settings=short)
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert trainer.state.global_step == 210
+    assert trainer.state.global_step == trainer.state.max_steps == 14

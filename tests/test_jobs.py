@@ -2,12 +2,10 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from refusals import refused
@@ -25,15 +23,17 @@ STUDY = {
     "limit": 13,
     "methods": ["sft", "word_kd"],
     "token_rows": 0,
-    "train": {"epochs": 1.5, "batch_size": 6, "max_length": 192, "evaluations": 1},
+    "train": {
+        "epochs": 1.5, "batch_size": 6, "max_length": 192, "evaluations": 1, "probe_rows": 0,
+    },
     "generation": {"max_new_tokens": 24},
-}
+}  # fmt: skip
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def start(folder, *arguments):
-    call = [sys.executable, "-m", "kdstudy", "run", "study.yaml", "--store", "store", *arguments]
-    return subprocess.Popen(call, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    call = ("run", "study.yaml", "--store", "store", *arguments)
+    return forked.Running(call, folder, ENVIRONMENT, daemon=False)
 
 
 def results(folder):
@@ -51,9 +51,9 @@ def test_two_processes_share_the_stages_and_the_table_is_that_of_one(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.yaml").write_text(yaml.safe_dump(STUDY))
     for name, jobs in (("one", ()), ("two", ("--jobs", "2"))):
-        process = start(tmp_path / name, *jobs)
-        said = process.communicate()[1]
-        assert process.returncode == 0, said
+        done = start(tmp_path / name, *jobs).end()
+        said = done.stderr
+        assert done.returncode == 0, said
     assert "being built by" not in said and "elsewhere" not in said
     assert results(tmp_path / "one") == results(tmp_path / "two")
     assert len(pids(tmp_path / "one")) == 1 and len(pids(tmp_path / "two")) == 2
@@ -61,14 +61,15 @@ def test_two_processes_share_the_stages_and_the_table_is_that_of_one(tmp_path):
 
 def test_who_helps_ends_with_the_first_however_it_ends(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    process = start(tmp_path, "--jobs", "2")
+    running = start(tmp_path, "--jobs", "2")
+    process = running.process
     until = time.monotonic() + 100
     while len(pids(tmp_path)) < 2:
-        assert process.poll() is None and time.monotonic() < until
+        assert process.is_alive() and time.monotonic() < until
         time.sleep(0.05)
     (helper,) = {int(pid) for pid in pids(tmp_path)} - {process.pid}
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     alive = Path(f"/proc/{helper}/stat")
     while alive.exists() and " Z " not in alive.read_text():
         assert time.monotonic() < until
@@ -82,9 +83,9 @@ def test_a_failure_is_told_once_whoever_meets_it(tmp_path):
     save_file(weights, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
     study = STUDY | {"students": ["zoo-xs", "./broken"], "seeds": [0]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    process = start(tmp_path, "--jobs", "3")
-    said = process.communicate()[1]
-    assert process.returncode == 2, said
+    done = start(tmp_path, "--jobs", "2").end()
+    said = done.stderr
+    assert done.returncode == 2, said
     assert "Traceback" not in said
     assert said.count("kdstudy: ") == 1 and "not finite" in said.split("kdstudy: ")[1]
 

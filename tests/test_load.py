@@ -144,6 +144,22 @@ def test_what_is_no_adapter_is_refused(tmp_path, base, adapter):
         load.load_model(base, adapter=adapter)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"peft_type": "LORA", "r"', "adapter_config.json cannot be used .it is not JSON"),
+        ("", "it is not JSON"),
+        ("[1]", "it is no JSON object"),
+        ('{"r": 4}', "adapter_config.json names no peft_type"),
+    ],
+)
+def test_an_adapters_configuration_that_is_cut_short_is_no_other_base(base, adapter, text, said):
+    (adapter / "adapter_config.json").write_text(text)
+    with pytest.raises(InputError, match=said) as refused:
+        load.load_model(base, adapter=adapter)
+    assert "base model" not in str(refused.value)
+
+
 def test_what_is_no_causal_lm_is_refused(tmp_path, base):
     with pytest.raises(InputError, match="no such model folder"):
         load.load_model(tmp_path / "nowhere")
@@ -244,6 +260,14 @@ def test_other_tokenizers_are_refused_with_the_first_difference():
         InputError, match=f"has {tiny.VOCABULARY + 1} tokens but .* only {tiny.VOCABULARY}"
     ):
         heads.common_width(tiny.tokenizer("!"), tiny.tokenizer("!"), *both)
+
+
+def test_an_end_token_that_the_model_lacks_is_refused():
+    """As training and doctor do: no text could end in it."""
+    tokenizer = tiny.tokenizer(eos_token="<the end>")
+    assert tokenizer.eos_token_id >= tiny.VOCABULARY
+    with pytest.raises(InputError, match=f"token {tokenizer.eos_token_id} is none of the model's"):
+        load.eos_ids(tiny.qwen(0), tokenizer)
 
 
 def test_every_way_to_end_is_known():

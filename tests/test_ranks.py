@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 
@@ -19,12 +20,13 @@ STUDY = {
     "name": "tiny",
     "teachers": [{"model": "zoo-s", "finetune": False}],
     "students": ["zoo-xs"],
-    "corpus": {"name": "synthetic", "rows": 160, "validation_rows": 24},
+    "corpus": {"name": "synthetic", "rows": 79, "validation_rows": 11},
     "benchmarks": ["synth_addsub"],
-    "limit": 24,
+    "limit": 13,
     "methods": ["sft", "word_kd"],
     "train": {
-        "epochs": 3, "batch_size": 8, "learning_rate": 2e-3, "max_length": 192, "evaluations": 2,
+        "epochs": 3, "batch_size": 4, "learning_rate": 2e-3, "max_length": 192, "evaluations": 2,
+        "probe_rows": 5,
         # Processes draw dropout for their own rows.
         "lora": {"dropout": 0},
     },
@@ -40,17 +42,13 @@ def crew(folder, case):
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
-        subprocess.Popen(
-            [sys.executable, CREW, folder, case],
-            env=ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        forked.Running(
+            (folder, case), folder, ENVIRONMENT | shared | {"RANK": rank, "LOCAL_RANK": rank}, CREW
         )
-        for rank in (0, 1)
+        for rank in ("0", "1")
     ]
-    ends = [process.communicate(timeout=100) for process in started]
-    return [(p.returncode, *end) for p, end in zip(started, ends, strict=True)]
+    ends = [process.end(100) for process in started]
+    return [(end.returncode, end.stdout, end.stderr) for end in ends]
 
 
 def test_all_join_what_trains_and_the_first_alone_does_the_rest(tmp_path):
@@ -82,10 +80,10 @@ def test_a_failure_anywhere_ends_all_and_is_told_once(tmp_path, case, who, said)
     assert "kdstudy" not in ends[1 - who][2] and "Error" not in ends[1 - who][2]
 
 
-def run(folder, *launch):
+def launch(folder):
     arguments = ["-m", "kdstudy", "run", "study.yaml", "--store", folder / "store"]
     return subprocess.Popen(
-        [sys.executable, *launch, *arguments],
+        [sys.executable, *LAUNCH, *arguments],
         cwd=folder.parent,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -109,10 +107,10 @@ def wait_for(what, seconds=100):
 def test_a_study_in_two_processes_is_interrupted_goes_on_and_equals_one(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = run(one)
-    assert alone.wait(timeout=100) == 0, alone.stderr.read()
+    alone = forked.kdstudy("run", "study.yaml", "--store", one / "store", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
 
-    launched = run(two, *LAUNCH)
+    launched = launch(two)
     checkpoints = "store/**/scratch/checkpoints/checkpoint-*"
     wait_for(lambda: list(two.glob(checkpoints)))
     launched.send_signal(signal.SIGTERM)
@@ -123,7 +121,7 @@ def test_a_study_in_two_processes_is_interrupted_goes_on_and_equals_one(tmp_path
     first, last = sorted(int(path.name.split("-")[1]) for path in two.glob(checkpoints))
     assert first == 26 < last < 51
 
-    again = run(two, *LAUNCH)
+    again = launch(two)
     out, said = again.communicate(timeout=100)
     assert again.returncode == 0, said
     assert out.strip().endswith("report.html")

@@ -93,6 +93,9 @@ def test_a_users_adapter_is_part_of_the_identity(tmp_path):
     (tmp_path / "adapter").mkdir()
     with pytest.raises(InputError, match=r"no adapter_config\.json"):
         resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LO')
+    with pytest.raises(InputError, match=r"adapter_config\.json cannot be used .it is not JSON"):
+        resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     adapted = resolve(ModelRef(model="./mine", adapter="adapter"), tmp_path, {})
     assert adapted.fingerprint != plain.fingerprint

@@ -164,7 +164,7 @@ class Voice:
         begun = ""
         if messages and messages[-1].get("role") == "assistant":
             *messages, opening = messages
-            begun = self.marked(opening.get("content") or "")
+            begun = self._opening(opening.get("content") or "")
         messages, tools = self.prepared(messages, where), self.marked(tools)
         text = self._prompt(messages, tools, where)
         contract.require_rendered(self, messages, tools, text, (), where, prompt=True)
@@ -202,12 +202,14 @@ class Voice:
         scored = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= given]
         scored = [last] if last_only or begun else scored
         found = [self._turn(messages, tools, whole, i, where) for i in scored]
+        begun = self._opening(begun)
         if begun:
-            found = [self._after(self.marked(begun), found[0], messages, whole, where)]
+            found = [self._after(begun, found[0], messages, whole, where)]
         contract.require_rendered(self, messages, tools, whole, scored, where)
         for i, turn in zip(scored, found, strict=True):
-            start = turn.start - len(self.marked(begun))
-            contract.require_said(messages[i]["content"], whole[: turn.end], start, where)
+            contract.require_said(
+                messages[i]["content"], whole[: turn.end], turn.start - len(begun), where
+            )
         return whole, found
 
     def prepared(self, messages: Sequence[Message], where: str = "") -> list[dict[str, Any]]:
@@ -255,6 +257,24 @@ class Voice:
         if isinstance(value, list | tuple):
             return [self.marked(item) for item in value]
         return value
+
+    def _opening(self, begun: str) -> str:
+        """Return an answer's first words as a prompt ends in them: trimmed by whoever trims.
+
+        Blanks at their end then begin what is said next, as in transformers'
+        `continue_final_message`.
+        """
+        return self.marked(begun.rstrip() if begun != begun.rstrip() and self._trims else begun)
+
+    @functools.cached_property
+    def _trims(self) -> bool:
+        """Whether the template takes blanks from the end of an assistant's words."""
+        said = {"role": "assistant", "content": _WORDS + " "}
+        try:
+            text = self.render([{"role": "user", "content": "u"}, said], prompt=False)
+        except InputError:
+            return False
+        return _WORDS in text and not text.rpartition(_WORDS)[2].startswith(" ")
 
     @property
     def _speaks(self) -> bool:

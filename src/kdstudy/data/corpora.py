@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -338,10 +339,8 @@ def _rows(source: Source) -> Iterator[tuple[str, Any]]:
     if source.dataset is not None:
         yield from _hub_rows(source)
     elif source.path is None:
-        style = _SYNTHETIC[source.name]
-        drawn = synthetic.corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED, style=style)
-        for i, row in enumerate(drawn):
-            yield f"{source.name}, row {i + 1}", row
+        for i, row in enumerate(synthetic_rows(source.name)):
+            yield f"{source.name}, row {i + 1}", dict(row)
     else:
         wanted = COLUMNS.union(source.columns.values())
         for path in files.shards(Path(source.path)):
@@ -349,6 +348,13 @@ def _rows(source: Source) -> Iterator[tuple[str, Any]]:
                 require_columns(needed_of(source.columns), files.columns_of(path), str(path))
             for place, row in files.read(path, wanted):
                 yield f"{path}, {place}", row
+
+
+@cache
+def synthetic_rows(name: str) -> tuple[dict[str, str], ...]:
+    """Return the rows of a corpus that is drawn, once a process: it takes seconds."""
+    drawn = synthetic.corpus_rows(SYNTHETIC_ROWS, seed=_SYNTHETIC_SEED, style=_SYNTHETIC[name])
+    return tuple(drawn)
 
 
 def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """What computes: versions, hardware, and the most memory it took."""
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -17,12 +18,6 @@ _PROCESS = Path("/proc/self")
 
 def environment() -> dict[str, Any]:
     """Return versions of what computes, and the hardware, as a manifest records them."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     hardware = {
         "cpu": _cpu_name(),
@@ -30,7 +25,19 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "gpu": _gpu_name(),
     }
-    return {"versions": versions, "hardware": hardware}
+    return {"versions": dict(_versions()), "hardware": hardware}
+
+
+# A stage is recorded with the versions that its process has loaded, whatever is installed since.
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def _cpu_name() -> str:

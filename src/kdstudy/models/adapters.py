@@ -1,7 +1,6 @@
 """PEFT adapters: made, put on a model, merged into it; what cannot be used so is refused."""
 
 import contextlib
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as progress
 
 from kdstudy.errors import InputError, first_line
+from kdstudy.models import checkpoint
 from kdstudy.models.parts import Model, plain, trial_logits
 from kdstudy.study import schema
 
@@ -100,7 +100,7 @@ def put_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool = Fals
         with quiet():
             _fit_vocabulary(model, weights)
             loaded = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (RuntimeError, ValueError, TypeError, KeyError, json.JSONDecodeError) as e:
+    except (RuntimeError, ValueError, TypeError, KeyError) as e:
         raise InputError(
             f"{adapter}: does not fit this model ({first_line(e)})",
             why="it was made for another base model",
@@ -233,6 +233,12 @@ def _read(adapter: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{adapter}: has no {CONFIG}",
             remedy="give the folder that PEFT's save_pretrained wrote",
+        )
+    if "peft_type" not in checkpoint.read_json(adapter / CONFIG):
+        raise InputError(
+            f"{adapter}: {CONFIG} names no peft_type",
+            why="PEFT did not write it, or it was edited",
+            remedy="save the adapter again with PEFT's save_pretrained",
         )
     if not (adapter / WEIGHTS).is_file():
         raise InputError(

@@ -109,11 +109,16 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> None:
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse a folder that is no PEFT adapter, or one of pickles, with an InputError."""
+    """Refuse a folder that is no PEFT adapter, one of pickles, or one whose configuration is cut.
+
+    Raises:
+        InputError: What it is, why that cannot be used, what to do instead.
+    """
     if not (folder / "adapter_config.json").is_file():
         raise InputError(
             f"adapter: {folder} holds no adapter_config.json", remedy="give a PEFT adapter's folder"
         )
+    read_json(folder / "adapter_config.json")
     safe, pickled = (folder / f"adapter_model.{end}" for end in ("safetensors", "bin"))
     if pickled.is_file() and not safe.is_file():
         raise InputError(

@@ -27,7 +27,7 @@ from kdstudy.models.adapters import (
     embedding_names,
     quiet,
 )
-from kdstudy.models.parts import Model, plain, trial_logits
+from kdstudy.models.parts import Model, plain, require_room, trial_logits
 from kdstudy.models.tokenizer import read_otherwise
 
 # One file: a checkpoint is read back whole.
@@ -108,7 +108,11 @@ def eos_ids(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]
 
     The template's is the token that its chat template ends an assistant's turn with; the model's
     are those of its generation config.
+
+    Raises:
+        InputError: The tokenizer's is none of the model's tokens: no text could end in it.
     """
+    require_room(model, 0, tokenizer.eos_token_id)
     return ends_of(getattr(plain(model), "generation_config", None), tokenizer)
 
 
