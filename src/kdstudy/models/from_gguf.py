@@ -6,15 +6,21 @@ rules for splitting text that it does not know, settings and tensors that it pas
 
 import dataclasses
 import importlib.util
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from kdstudy.errors import InputError, first_line
 from kdstudy.models import checkpoint, gguf_file, load, memory
@@ -22,6 +28,7 @@ from kdstudy.models.adapters import quiet
 
 # Architectures whose settings and tensors are all accounted for below.
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_TOKENS = "tokenizer.ggml.tokens"
 _INSTEAD = "give the model it was made from, as save_pretrained writes it"
 # Settings that transformers reads of these architectures, and ones that change no number.
 _READ = frozenset({
@@ -67,12 +74,14 @@ class _Header:
         types: How many tensors there are of each GGUF type.
         numbers: How many numbers all tensors hold.
         tensors: Their names.
+        tokens: How many tokens there are.
     """
 
     says: Mapping[str, Any]
     types: Mapping[str, int]
     numbers: int
     tensors: frozenset[str]
+    tokens: int
 
     @property
     def architecture(self) -> str:
@@ -138,6 +147,7 @@ def _header(file: Path) -> _Header:
         types=Counter(t.tensor_type.name for t in reader.tensors),
         numbers=sum(int(t.n_elements) for t in reader.tensors),
         tensors=frozenset(t.name for t in reader.tensors),
+        tokens=len(reader.fields[_TOKENS].data) if _TOKENS in reader.fields else 0,
     )
 
 
@@ -176,7 +186,7 @@ def _require_known(file: Path, header: _Header) -> None:
         )
 
 
-def _tokenizer(file: Path, header: _Header) -> Tokenizer:
+def _tokenizer(file: Path, header: _Header) -> PreTrainedTokenizerFast:
     """Return the file's tokenizer, splitting text by the file's rule."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -185,7 +195,8 @@ def _tokenizer(file: Path, header: _Header) -> Tokenizer:
             f"{file}: its tokenizer cannot be read ({first_line(e)})", remedy=_INSTEAD
         ) from e
     load.require_eos(tokenizer, str(file))
-    rule, inner = str(header.says["tokenizer.ggml.pre"]), tokenizer.backend_tokenizer
+    inner = _without_more(tokenizer.backend_tokenizer, header.tokens)
+    rule = str(header.says["tokenizer.ggml.pre"])
     split = _SPLITS[rule]
     first = {
         _GPT2: [],
@@ -199,10 +210,22 @@ def _tokenizer(file: Path, header: _Header) -> Tokenizer:
     assert isinstance(bpe, models.BPE), "the kind gpt2 is BPE"
     bpe.ignore_merges = rule in _WHOLE_WORDS
     inner.model = bpe
-    return tokenizer
+    special = tokenizer.special_tokens_map.items()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        chat_template=tokenizer.chat_template,
+        **{name: token for name, token in special if inner.token_to_id(str(token)) is not None},
+    )
 
 
-def _model(file: Path, header: _Header, tokenizer: Tokenizer) -> PreTrainedModel:
+def _without_more(tokenizer: tokenizers.Tokenizer, tokens: int) -> tokenizers.Tokenizer:
+    """Return a tokenizer without what transformers added to a file's tokens: GPT-2's own end."""
+    said = json.loads(tokenizer.to_str())
+    said["added_tokens"] = [t for t in said["added_tokens"] if t["id"] < tokens]
+    return tokenizers.Tokenizer.from_str(json.dumps(said))
+
+
+def _model(file: Path, header: _Header, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return the file's model in float32, once every number of the file is in it."""
     try:
         with quiet():
