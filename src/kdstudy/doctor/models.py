@@ -17,13 +17,15 @@ from transformers import (
 from kdstudy.doctor.patient import AdapterFacts, ModelFacts, Role
 from kdstudy.models import load, parts
 from kdstudy.models.cut import shorten
-from kdstudy.models.resolve import Resolved
+from kdstudy.models.resolve import Resolved, gguf_here
 
 
 def folder_of(model: Resolved) -> Path | None:
     """Return the folder of a model that is on this machine, else None; nothing is downloaded."""
     if model.folder:
         return Path(model.folder)
+    if model.gguf:
+        return gguf_here(model.local())
     try:
         found = snapshot_download(
             model.hub_id, revision=model.revision, local_files_only=True,

@@ -198,7 +198,13 @@ def _no_weights(names: Collection[str], what: str, source: str) -> InputError:
             remedy="copy the weights there, or give the model's Hub id",
         )
     found = f"{what}: holds no weights in safetensors, only {_said(there)}"
-    if there == [".gguf"] or "config.json" not in names:
+    if there == [".gguf"]:
+        return InputError(
+            found,
+            why="such a file is a whole model of its own, and there may be several",
+            remedy="name the file: model: ./FOLDER/FILE.gguf, or {model: HUB_ID, gguf: FILE}",
+        )
+    if "config.json" not in names:
         return InputError(
             found,
             why="that can be neither trained nor read as transformers' models are",

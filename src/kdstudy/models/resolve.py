@@ -12,7 +12,7 @@ from typing import Any
 
 from kdstudy.data.prompts import has_template
 from kdstudy.errors import InputError, KdstudyError, StageError, first_line
-from kdstudy.models import checkpoint, layers, zoo
+from kdstudy.models import checkpoint, gguf_file, layers, zoo
 
 _UNPINNED = "unpinned"
 _PATIENCE = 10  # seconds that the Hub may take to answer
@@ -38,12 +38,14 @@ class Resolved:
     Attributes:
         name: Short name for labels: the last part of the id or folder, and `+` with that of the
             adapter where there is one. `told_apart` lengthens names that several models share.
-        fingerprint: Content hash of a folder, or `hub:<id>@<commit>`; part of every key.
+        fingerprint: Content hash of a folder or of a GGUF file, or `hub:<id>@<commit>`; part of
+            every key.
         vocabulary: Hash of the tokenizer's token -> id map; empty when it is not here yet.
         folder: Where it lies; None for a Hub model, which `fetch` brings.
         hub_id: Hub id, or None.
         revision: Hub commit, or None.
         adapter: Folder of a user's adapter, or None.
+        gguf: Which file of the Hub model holds it, or None.
         trust_remote_code: As the study says.
         files: Hash of every file that was hashed, with the state (`_state`) it was hashed in, by
             path; `fetch` holds the files against it.
@@ -54,6 +56,7 @@ class Resolved:
         depth: How many layers it has before it is cut; None where that is not known.
         layers: How many layers are kept, or which, as the study says; None for all.
         given: What the study calls it, or "".
+        origin: In words, that its weights were read from a GGUF file; "" for others.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Resolved:
     hub_id: str | None = None
     revision: str | None = None
     adapter: str | None = None
+    gguf: str | None = None
     trust_remote_code: bool = False
     files: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     chat: bool | None = None
@@ -72,10 +76,12 @@ class Resolved:
     depth: int | None = None
     layers: int | tuple[int, ...] | None = None
     given: str = ""
+    origin: str = ""
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
-        keys = ("folder", "hub_id", "revision", "adapter", "trust_remote_code", "files", "layers")
+        keys = ("folder", "hub_id", "revision", "adapter", "gguf", "trust_remote_code", "files")
+        keys += ("layers",)
         return {k: getattr(self, k) for k in keys}
 
     @property
@@ -142,29 +148,40 @@ def _whole(
         suffix = "+" + _fingerprint(files)
     named = f"+{adapter.name}" if adapter else ""
     common = {"adapter": str(adapter) if adapter else None, "trust_remote_code": trust}
-    folder = _find_folder(ref.model, base)
+    file = _find_gguf(ref, base)
+    hashed = _remembered(file, pins) if file else ""
+    folder = gguf_file.imported(file, hashed) if file else _find_folder(ref.model, base)
     if folder is not None:
         if ref.model not in zoo.names():
             checkpoint.check_folder(folder, trust_remote_code=trust)
         own = _hashed(folder, trust, pins)
+        if file:
+            found = {Path(path).name: sha256 for path, (_, sha256) in own.items()}
+            gguf_file.require_as_imported(folder, found)
         return Resolved(
             name=folder.name + named,
-            fingerprint=_fingerprint(own) + suffix,
+            fingerprint=(gguf_file.fingerprint(hashed) if file else _fingerprint(own)) + suffix,
             folder=str(folder),
             files=own | files,
-            chat=has_template(folder),
-            **_sizes(folder / "config.json", adapted=adapter is not None),
-            **_vocabulary(folder),
+            **_facts(folder, adapted=adapter is not None),
             **common,
         )
     commit = _pin_hub(ref, pins, unreached)
+    common |= {"hub_id": ref.model, "revision": commit, "files": files}
+    if ref.gguf:
+        # It is not read, nor made a folder of, before it is here.
+        there = gguf_here({"hub_id": ref.model, "revision": commit, "gguf": ref.gguf}, pins)
+        return Resolved(
+            name=gguf_file.name_of(ref.gguf) + named,
+            fingerprint=f"hub:{ref.model}@{commit}/{ref.gguf}.{gguf_file.VERSION}{suffix}",
+            gguf=ref.gguf,
+            **(_facts(there, adapted=adapter is not None) if there else {}),
+            **common,
+        )
     config = _cached(ref.model, commit, "config.json")
     return Resolved(
         name=ref.model.split("/")[-1] + named,
         fingerprint=f"hub:{ref.model}@{commit}{suffix}",
-        hub_id=ref.model,
-        revision=commit,
-        files=files,
         chat=_cached_template(ref.model, commit),
         **(_sizes(config, adapted=adapter is not None) if config else {}),
         **common,
@@ -212,6 +229,16 @@ def require_reachable(models: Iterable[Mapping[str, Any]]) -> None:
             raise _unreachable(model, e) from e
 
 
+def gguf_here(local: Mapping[str, Any], pins: dict[str, str] | None = None) -> Path | None:
+    """Return the folder of a Hub model's GGUF file where that file is on this machine, else None.
+
+    Raises:
+        InputError: It is, and cannot be used.
+    """
+    file = _cached(local["hub_id"], local["revision"], local["gguf"])
+    return file and gguf_file.imported(file, _remembered(file, {} if pins is None else pins))
+
+
 def fetch(local: Mapping[str, Any]) -> Path:
     """Return the folder of a resolved model, downloading its pinned commit if need be.
 
@@ -227,7 +254,9 @@ def fetch(local: Mapping[str, Any]) -> Path:
     patterns = [*_patterns(local["trust_remote_code"]), "LICENSE*"]
     try:
         folder = snapshot_download(
-            local["hub_id"], revision=local["revision"], allow_patterns=patterns
+            local["hub_id"],
+            revision=local["revision"],
+            allow_patterns=local.get("gguf") or patterns,
         )
     except Exception as e:
         raise KdstudyError(
@@ -235,13 +264,17 @@ def fetch(local: Mapping[str, Any]) -> Path:
             f"({type(e).__name__}: {str(e).splitlines()[0]})",
             remedy="check the network and `hf auth whoami`, then run again: downloads resume",
         ) from e
+    if local.get("gguf"):
+        file = Path(folder) / local["gguf"]
+        return gguf_file.imported(file, gguf_file.sha256(file))
     return Path(folder)
 
 
 def public(name: str) -> str:
     """Return a Hub id as it is, and of a folder's path its last part."""
     path = Path(name).expanduser()
-    return path.resolve().name if name and (path.is_dir() or path.is_absolute()) else name
+    place = path.is_dir() or path.is_absolute() or gguf_file.is_gguf(name)
+    return path.resolve().name if name and place else name
 
 
 def check_same_vocabulary(student: Resolved, teacher: Resolved, method: str) -> None:
@@ -270,6 +303,19 @@ def _find_folder(model: str, base: Path) -> Path | None:
         return _folder(model, base)
     local = base / model
     return _absolute(local) if local.is_dir() else None
+
+
+def _find_gguf(ref: Any, base: Path) -> Path | None:
+    """Return the GGUF file that a reference names on this machine, or None."""
+    if ref.gguf:
+        folder = None if ref.model in zoo.names() else _find_folder(ref.model, base)
+        path = folder and folder / ref.gguf
+    else:
+        path = _absolute(base / Path(ref.model).expanduser())
+        path = path if gguf_file.is_gguf(ref.model) and not path.is_dir() else None
+    if path is not None:
+        gguf_file.require_gguf(path)
+    return path
 
 
 def _absolute(path: Path) -> Path:
@@ -303,23 +349,20 @@ def _state(path: Path) -> str:
     return f"{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _hashed(
     folder: Path, trust_remote_code: bool, pins: dict[str, str]
 ) -> dict[str, tuple[str, str]]:
     """Return state and hash of a folder's files by path; what is unchanged is not read again."""
-    found = {}
-    for path in read_files(folder, trust_remote_code):
-        state = _state(path)
-        key = f"{path}|{state}"
-        if key not in pins:
-            pins[key] = _sha256(path)
-        found[str(path)] = (state, pins[key])
-    return found
+    files = read_files(folder, trust_remote_code)
+    return {str(path): (_state(path), _remembered(path, pins)) for path in files}
+
+
+def _remembered(path: Path, pins: dict[str, str]) -> str:
+    """Return a file's hash; what is unchanged is not read again."""
+    key = f"{path}|{_state(path)}"
+    if key not in pins:
+        pins[key] = gguf_file.sha256(path)
+    return pins[key]
 
 
 def _fingerprint(files: Mapping[str, tuple[str, str]]) -> str:
@@ -338,7 +381,10 @@ def _require_unchanged(local: Mapping[str, Any]) -> None:
         for path in there | planned.keys()
         if path not in planned
         or path not in there
-        or (_state(Path(path)) != planned[path][0] and _sha256(Path(path)) != planned[path][1])
+        or (
+            _state(Path(path)) != planned[path][0]
+            and gguf_file.sha256(Path(path)) != planned[path][1]
+        )
     )
     if changed:
         raise StageError(
@@ -404,6 +450,12 @@ def _vocabulary(folder: Path) -> dict[str, Any]:
     }
 
 
+def _facts(folder: Path, *, adapted: bool) -> dict[str, Any]:
+    """Return the fields of `Resolved` that a model's folder tells."""
+    sizes = _sizes(folder / "config.json", adapted=adapted)
+    return {"chat": has_template(folder)} | sizes | _vocabulary(folder)
+
+
 def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
     """Return the fields of `Resolved` that a config.json tells; an adapter may bring embeddings."""
     said = checkpoint.read_json(config)
@@ -411,6 +463,7 @@ def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
         "entries": None if adapted else checkpoint.entries(said),
         "room": checkpoint.room(said),
         "depth": layers.depth(said),
+        "origin": gguf_file.origin(said),
     }
 
 
@@ -432,7 +485,7 @@ def _pin_hub(ref: Any, pins: dict[str, str], unreached: dict[str, str] | None) -
             unreached[model] = e.what
             return _UNPINNED
     known = _cached(model, commit, "config.json")
-    if known is not None:
+    if known is not None and not ref.gguf:
         config = json.loads(known.read_text(encoding="utf-8"))
         checkpoint.check_config(config, model, trust_remote_code=ref.trust_remote_code)
     return commit
@@ -459,8 +512,9 @@ def _ask_hub(ref: Any) -> str:
     except RevisionNotFoundError as e:
         raise InputError(f"{model}: has no revision '{revision}'") from e
     except Exception as e:
-        if cached := _cached(model, revision, "config.json"):
-            return cached.parent.name
+        name = ref.gguf or "config.json"
+        if cached := _cached(model, revision, name):
+            return cached.parents[len(Path(name).parts) - 1].name
         raise _unreachable(model, e) from e
     if not info.sha:
         raise InputError(f"{model}: the Hub names no commit for revision '{revision or 'main'}'")
@@ -480,8 +534,16 @@ def _cached_template(model: str, commit: str) -> bool | None:
 
 def _check_listed(info: Any, ref: Any) -> None:
     """Refuse what the Hub's own words on a model tell: nothing of it is downloaded."""
-    if info.siblings:
-        names = [file.rfilename for file in info.siblings]
+    names = [file.rfilename for file in info.siblings or ()]
+    if ref.gguf:
+        if names and ref.gguf not in names:
+            there = [name for name in names if gguf_file.is_gguf(name)]
+            raise InputError(
+                f"{ref.model}: holds no file {ref.gguf}",
+                remedy=f"one of {', '.join(there)}" if there else "it holds no GGUF file at all",
+            )
+        return
+    if names:
         checkpoint.check_names(names, ref.model, ref.model)
     if (info.config or {}).get("model_type"):
         trusted = ref.trust_remote_code
@@ -509,6 +571,7 @@ def _unreachable(model: str, e: Exception) -> InputError:
 
 def _here(local: Mapping[str, Any]) -> bool:
     weights = ("model.safetensors", "model.safetensors.index.json")
+    weights = (local["gguf"],) if local.get("gguf") else weights
     return any(_cached(local["hub_id"], local["revision"], name) for name in weights)
 
 

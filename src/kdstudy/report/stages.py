@@ -95,6 +95,7 @@ def _provenance(work: Work) -> dict[str, Any]:
         "study": work.config["study"],
         "protocol_differences": work.config["protocol_differences"],
         "epochs": work.config.get("epochs", {}),
+        "origins": work.config.get("origins", {}),
         "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
         "benchmarks": benchmarks,

@@ -478,6 +478,8 @@ class _Planner:
             trained = {key for key, stage in self.stages.items() if stage.kind == "train"}
             starts = sorted(trained.difference(self.trained.values()))
             config |= {"epochs": said, "only_starts": starts}
+        if read := {m.name: m.origin for m in self._models() if m.origin}:
+            config["origins"] = read
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
         inputs = {
             f"stage:{key} {stage.label}": key
@@ -498,8 +500,8 @@ def _place(model: Resolved) -> dict[str, Any]:
     local = model.local()
     if model.layers is None:
         return local
-    nowhere = {"folder": None, "hub_id": None, "revision": None, "adapter": None, "files": {}}
-    return local | nowhere | {"layers": None}
+    nowhere = dict.fromkeys(("folder", "hub_id", "revision", "adapter", "gguf", "layers"))
+    return local | nowhere | {"files": {}}
 
 
 def _require_distinct(students: list[Resolved]) -> None:

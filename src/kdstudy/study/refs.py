@@ -37,10 +37,12 @@ PathText = Annotated[str, AfterValidator(_usable_path)]
 
 
 class ModelRef(Strict):
-    """A Hugging Face causal LM: a shipped zoo name, a local folder, or a Hub id."""
+    """A causal LM: a shipped zoo name, a local folder or GGUF file, or a Hub id."""
 
     model: PathText = Field(min_length=1)
-    """`zoo-l`, `./my-model`, or `Qwen/Qwen2.5-7B`."""
+    """`zoo-l`, `./my-model`, `./my-model.Q8_0.gguf`, or `Qwen/Qwen2.5-7B`."""
+    gguf: PathText | None = None
+    """Of a Hub model or a folder that holds GGUF files: which one. Its weights are dequantised."""
     revision: str | None = None
     """Hub branch, tag or commit; the commit it stands for is pinned in the store and recorded."""
     adapter: PathText | None = None
@@ -79,6 +81,14 @@ class ModelRef(Strict):
                 f"layers keep their order, and each is kept once; write {sorted(set(value))}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_file(self) -> ModelRef:
+        if self.gguf is not None and not self.gguf.lower().endswith(".gguf"):
+            raise ValueError(f"gguf: {self.gguf} is no GGUF file's name")
+        if self.gguf is not None and self.model.lower().endswith(".gguf"):
+            raise ValueError(f"gguf: model names a file already, {self.model}; leave gguf out")
+        return self
 
     @model_validator(mode="after")
     def _named_if_cut(self) -> ModelRef:
