@@ -22,8 +22,8 @@ from kdstudy.models.adapters import adapted_layers, merge
 from kdstudy.models.parts import Model
 
 # Below float32 a merged weight is rounded to the base's type, and a small update may be rounded
-# away. What that does to the logits may be this share of what the adapter does to them, both as root
-# mean squares over the trial's positions and entries.
+# away. What that does to the logits may be this share of what the adapter does to them, both as
+# root mean squares over the trial's positions and entries.
 SHARE = 0.1
 _ROWS, _LENGTH = 2, 24
 
