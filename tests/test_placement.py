@@ -168,7 +168,7 @@ def test_in_memory_the_body_is_freed_once_it_has_run(place, monkeypatch, method,
 
     def watched(model):
         ready = true(model)
-        bodies.append(weakref.ref(ready[0]))
+        bodies.append(weakref.ref(ready))
         return ready
 
     monkeypatch.setattr(load, "ready_to_answer", watched)

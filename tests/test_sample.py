@@ -5,6 +5,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from scipy.stats import chisquare
+from torch.profiler import ProfilerActivity, profile
 from transformers import MistralConfig, MistralForCausalLM
 
 from kdstudy.models import load
@@ -262,3 +263,14 @@ def test_no_prompts_no_texts_and_too_few_seeds_is_an_error():
     assert run(tiny.qwen(0), []) == []
     with pytest.raises(ValueError, match="2 seeds for 5 prompts"):
         run(tiny.qwen(0), seeds=[1, 2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_frozen_heads_weights_are_not_copied_for_every_row(seed):
+    model = tiny.qwen(seed, width=20, vocabulary=977)
+    trained = run(model, temperature=0)
+    model.requires_grad_(False)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        assert run(model, temperature=0) == trained
+    batched = [event.input_shapes[1] for event in seen.events() if event.name == "aten::bmm"]
+    assert not [shape for shape in batched if 977 in shape]

@@ -9,6 +9,7 @@ from kdstudy.data.tokenise import plain_ids
 from kdstudy.distill.methods import Method
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import sample
+from kdstudy.models.writing import writing
 
 
 def rewritten(
@@ -37,19 +38,17 @@ def rewritten(
         seeds: One per row.
         eos_ids: What ends a response.
     """
-    training = student.training
-    student.eval()
-    texts = sample(
-        student,
-        [row.ids[: row.prompt_length] for row in rows],
-        max_new_tokens=[max_length - row.prompt_length for row in rows],
-        temperature=method.sampling_temperature,
-        seeds=seeds,
-        eos_ids=eos_ids,
-        pad_id=0,
-        width=width,
-    )
-    student.train(training)
+    with writing(student) as writer:
+        texts = sample(
+            writer,
+            [row.ids[: row.prompt_length] for row in rows],
+            max_new_tokens=[max_length - row.prompt_length for row in rows],
+            temperature=method.sampling_temperature,
+            seeds=seeds,
+            eos_ids=eos_ids,
+            pad_id=0,
+            width=width,
+        )
     written = [
         Encoded((*row.ids[: row.prompt_length], *text.ids), row.prompt_length)
         for row, text in zip(rows, texts, strict=True)

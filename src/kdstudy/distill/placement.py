@@ -209,7 +209,7 @@ class Run:
 
 
 def _model(local: Mapping[str, Any], precision: str, finished: Path | None) -> parts.Model:
-    return load.ready_to_answer(load.open_model(local, precision, finished))[0]
+    return load.ready_to_answer(load.open_model(local, precision, finished))
 
 
 def _origin(

@@ -23,6 +23,7 @@ from kdstudy.distill.rows import encode_rows
 from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.models.sample import Sampled, sample
+from kdstudy.models.writing import writing
 from kdstudy.records import Example, Generation
 
 Point = dict[str, Any]
@@ -180,15 +181,13 @@ def _write(
 ) -> list[Sampled]:
     """Return the student's greedy texts; every device writes all of them."""
     room = parts.room(parts.plain(student)).most or math.inf
-    training = student.training
-    student.eval()
-    texts = sample(
-        student,
-        [row.prompt for row in rows],
-        max_new_tokens=[min(budget, max(1, room - len(row.prompt))) for row in rows],
-        temperature=0.0,
-        eos_ids=load.eos_ids(student, tokenizer),
-        pad_id=0,
-    )
-    student.train(training)
-    return texts
+    ends = load.eos_ids(student, tokenizer)
+    with writing(student) as writer:
+        return sample(
+            writer,
+            [row.prompt for row in rows],
+            max_new_tokens=[min(budget, max(1, room - len(row.prompt))) for row in rows],
+            temperature=0.0,
+            eos_ids=ends,
+            pad_id=0,
+        )

@@ -239,10 +239,9 @@ def _start(work: Work) -> dict[str, Any]:
 
 def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:
     """What training.json holds; no times, so that two runs write the same bytes."""
-    parameters = dict(trainer.student.named_parameters())
     return {
-        "parameters": sum(p.numel() for name, p in parameters.items() if "lora_" not in name),
-        "trainable": sum(p.numel() for p in parameters.values() if p.requires_grad),
+        "parameters": parts.count(trainer.student),
+        "trainable": sum(p.numel() for p in trainer.student.parameters() if p.requires_grad),
         "rows": len(text["train"].rows),
         "validation_rows": len(text["validation"].rows),
         "truncated": sum(part.truncated for part in text.values()),

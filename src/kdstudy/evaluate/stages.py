@@ -282,6 +282,8 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
     tokens = sum(g.tokens for g in made)
     cut = sum(g.stop == "length" for g in made)
     slow = _SLOWER.get(facts.get("decoding", ""), "")
+    if "unmerged" in facts:
+        slow += f"; the adapter stayed in place: {facts['unmerged']}"
     return f"{len(made)} texts, {tokens} tokens, {cut} cut at the limit{slow}"
 
 
@@ -289,14 +291,16 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
 def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Give what writes the answers, and its facts: parameters without adapter, how it decodes."""
     from kdstudy.evaluate import vllm
-    from kdstudy.models import selfcheck
-    from kdstudy.models.load import open_model, ready_to_answer
+    from kdstudy.models import parts, selfcheck
+    from kdstudy.models.load import open_model
+    from kdstudy.models.writing import opened_to_write
 
     local = work.model("model")
     precision, trained = work.config["precision"], work.inputs.get("trained")
     if engine == "transformers":
-        model, parameters = ready_to_answer(open_model(local, precision, trained))
-        yield model, {"parameters": parameters, "decoding": selfcheck.decoding(model)}
+        model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
+        facts = {"parameters": parts.count(model), "decoding": selfcheck.decoding(model)}
+        yield model, facts | ({"unmerged": unmerged} if unmerged else {})
         return
     with tempfile.TemporaryDirectory() as scratch:
         writer, parameters = vllm.prepare(local, precision, trained, Path(scratch))
@@ -312,7 +316,7 @@ def _opened(work: Work, model: str, role: str) -> tuple[Any, Any]:
 
     local = work.model(model)
     opened = open_model(local, work.config["precision"], work.inputs.get(role))
-    return ready_to_answer(opened)[0], open_tokenizer(local)
+    return ready_to_answer(opened), open_tokenizer(local)
 
 
 def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]:

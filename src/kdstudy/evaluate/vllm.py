@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kdstudy.errors import InputError, StageError
-from kdstudy.models import load
+from kdstudy.models import load, parts
 from kdstudy.models.resolve import fetch
 from kdstudy.models.sample import Sampled
 from kdstudy.study import schema
@@ -142,7 +142,7 @@ def prepare(
         dtype=str(model.dtype).removeprefix("torch."),
         trust_remote_code=local["trust_remote_code"],
     )
-    parameters = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+    parameters = parts.count(model)
     if finished and (finished / "model").is_dir():
         engine.folder, engine.adapter = finished / "model", None
     elif local["adapter"]:

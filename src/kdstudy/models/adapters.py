@@ -300,7 +300,7 @@ def _untie(model: PeftModel) -> None:
         for parameter in module._parameters.values():
             if parameter is not None:
                 owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for layer in _adapted_layers(model):
+    for layer in adapted_layers(model):
         base = layer.get_base_layer()
         weight = base._parameters.get("weight")
         if weight is not None and owners.get(id(weight), 0) > 1:
@@ -308,7 +308,8 @@ def _untie(model: PeftModel) -> None:
             base.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
 
 
-def _adapted_layers(model: PeftModel) -> Iterable[BaseTunerLayer]:
+def adapted_layers(model: PeftModel) -> Iterable[BaseTunerLayer]:
+    """Yield the layers that a merge writes to."""
     # Trained rows of a tied embedding are the same rows of the output layer, and stay so.
     for module in plain(model).modules():
         if isinstance(module, BaseTunerLayer) and not isinstance(module, TrainableTokensLayer):

@@ -214,7 +214,7 @@ class _Cached:
             position_ids=positions_AL,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=_last(ids_AL),
         ).logits[:, -1]
 
 
@@ -266,6 +266,16 @@ def _room(states: Tensor, length: int) -> Tensor:
     roomy = states.new_empty(rows, heads, room(length), width)
     roomy[:, :, :held] = states
     return roomy
+
+
+def _last(ids_AL: Tensor) -> int | Tensor:
+    """Return what has a model compute the logits of the last position alone.
+
+    A slice of the hidden states is not contiguous, and torch then multiplies each row with a copy
+    of a frozen head's weights; an index gathers the states and leaves one product.
+    """
+    last = ids_AL.shape[1] - 1
+    return torch.tensor([last], device=ids_AL.device) if last else 1
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

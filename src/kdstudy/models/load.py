@@ -220,15 +220,14 @@ def open_model(
     return model if finished is None else put_adapter(model, finished / "adapter")
 
 
-def ready_to_answer(model: Model) -> tuple[Model, int]:
-    """Return the model as it generates fastest, and its number of parameters without adapter.
+def ready_to_answer(model: Model) -> Model:
+    """Return the model as its distributions are asked for.
 
     In float32 an adapter is merged, which is exact to rounding and saves its extra passes; in
-    bfloat16 merging would round most of a small update away.
+    bfloat16 it stays in place: what the model writes may be rounded (`writing.opened_to_write`),
+    what it is measured by is not.
     """
-    if model.dtype == torch.float32:
-        model = merge(model)
-    return model, sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+    return merge(model) if model.dtype == torch.float32 else model
 
 
 def _said(error: Exception) -> str:

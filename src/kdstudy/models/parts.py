@@ -59,6 +59,11 @@ def plain(model: Model) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def count(model: Model) -> int:
+    """Return the number of a model's parameters, its adapter left out."""
+    return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+
+
 def head(model: Model) -> Head:
     """Return the model's head.
 

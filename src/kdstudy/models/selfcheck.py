@@ -39,6 +39,11 @@ def decoding(model: parts.Model) -> How:
     return _known[base]
 
 
+def as_known(model: parts.Model, like: parts.Model) -> None:
+    """Take a model to decode as another of the same architecture and shape does."""
+    _known[parts.plain(model)] = decoding(like)
+
+
 def _tried(model: parts.PreTrainedModel) -> How:
     prompts, told = _trial(model)
     try:
