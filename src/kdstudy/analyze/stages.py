@@ -44,6 +44,7 @@ def results(work: Work) -> str:
         name: json.loads((folder / BENCHMARK).read_text())["chance"]
         for name, folder in work.inputs_of("items")
     }
+    tokens = {pair: pd.read_parquet(folder / TOKENS) for pair, folder in work.pairs_of("tokens")}
     table = collect(
         systems,
         scores,
@@ -51,11 +52,11 @@ def results(work: Work) -> str:
         parameters,
         work.config["study"],
         overlaps=overlaps,
-        tokens={pair: pd.read_parquet(folder / TOKENS) for pair, folder in work.pairs_of("tokens")},
+        tokens=tokens,
         chance=chance,
         partial=work.local.get("partial", False),
     )
-    tests = study_tests(table, systems, scores, chance)
+    tests = study_tests(table, systems, scores, chance, pairs, tokens)
     write_csv(table, work.out / RESULTS)
     _item_rows(scores, examples, overlaps).to_parquet(work.out / ITEMS, index=False)
     _pair_rows(pairs).to_parquet(work.out / PAIR_ITEMS, index=False)

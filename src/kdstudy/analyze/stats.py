@@ -10,6 +10,7 @@ from kdstudy.analyze.methods import called, compare_methods, runs_of, student_te
 from kdstudy.analyze.paired import EQUIVALENCE_MARGIN, paired_tests
 from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.runs import from_results
+from kdstudy.analyze.unlike import Pairs, Tokens, unlike_tests
 from kdstudy.analyze.verdict import Test, format_p, points
 from kdstudy.records import Score, System
 
@@ -29,6 +30,8 @@ def study_tests(
     systems: Sequence[System] = (),
     scores: Mapping[str, Sequence[Score]] | None = None,
     chance: Mapping[str, float] | None = None,
+    pairs: Pairs | None = None,
+    tokens: Tokens | None = None,
 ) -> list[Test]:
     """Return every test that a study, finished or not, has rows for.
 
@@ -37,10 +40,14 @@ def study_tests(
         systems: The study's systems.
         scores: Graded generations by system label; without them methods are not compared by item.
         chance: Chance accuracy by benchmark, under which a run counts as collapsed.
+        pairs: Compared answers by (system, reference); without them fidelity is not tested.
+        tokens: Token-level sums by (system, reference).
     """
     runs = runs_of(systems, scores or {})
-    found = run_tests(table, chance, student_tests(runs, called(systems, names_of(table))))
-    return [*found, *paired_tests(table), *compare_methods(runs)]
+    names = names_of(table)
+    found = run_tests(table, chance, student_tests(runs, called(systems, names)))
+    unlike = unlike_tests(systems, pairs or {}, tokens or {}, names)
+    return [*found, *paired_tests(table), *compare_methods(runs), *unlike]
 
 
 def run_tests(

@@ -42,6 +42,7 @@ def fidelity(table: pd.DataFrame, tests: Sequence[Test]) -> list[str]:
     found = [
         text + ".",
         *forced,
+        _unlike(tests),
         _change(table),
         _itself(numbers, top, sft),
         _both_wrong(numbers, top),
@@ -49,6 +50,21 @@ def fidelity(table: pd.DataFrame, tests: Sequence[Test]) -> list[str]:
         _tokens(numbers, top),
     ]
     return [sentence for sentence in found if sentence]
+
+
+def _unlike(tests: Sequence[Test]) -> str:
+    """Name two systems that score alike and are furthest apart in fidelity, where any are."""
+    found = [t for t in tests if t.table == "unlike"]
+    apart = [t for t in found if t.p_adjusted < 0.05]
+    if not apart:
+        return ""
+    alike, told = len({t.subject for t in found}), len({t.subject for t in apart})
+    many = f"{alike} pair" + (" of systems is" if alike == 1 else "s of systems are")
+    return (
+        "Accuracy does not tell fidelity: "
+        f"{max(apart, key=lambda t: abs(t.statistic)).sentence} "
+        f"{many} alike in accuracy, of which {told} differ{'s' * (told == 1)} in fidelity."
+    )
 
 
 def _change(table: pd.DataFrame) -> str:
