@@ -15,7 +15,7 @@ TEACHER = "t/teacher"
 
 def system(method: str, seed: int, **more) -> System:
     kind = "sft" if method == "sft" else "distilled"
-    facts = dict(kind=kind, model="s", method=method, seed=seed)
+    facts = {"kind": kind, "model": "s", "method": method, "seed": seed}
     if kind == "distilled":
         facts["teacher"] = TEACHER
     return System(label=f"s/{method}/seed={seed}", **(facts | more))
