@@ -99,7 +99,9 @@ def device(patient: Patient) -> Iterator[Finding]:
             why="answers would not be generated, and nothing falls back on another engine",
             remedy="pip install 'kdstudy[vllm]' on a machine with a GPU, or engine: transformers",
         )
-    native = machine.bfloat16 or asked != "bfloat16"
+    written = (patient.plan and patient.plan.asked_precision) or asked
+    # What auto settled on was measured.
+    native = machine.bfloat16 or written != "bfloat16"
     used = "bfloat16" if asked == "bfloat16" or (asked == "auto" and machine.bfloat16) else asked
     used = "float32" if used == "auto" else used
     what = f"{machine.device}, {size(machine.free)} free, computes in {used}"
@@ -109,7 +111,7 @@ def device(patient: Patient) -> Iterator[Finding]:
             check="device",
             what=what,
             why="this device has no fast bfloat16: small models run many times slower in it",
-            remedy="set train.precision to auto, which is float32 here",
+            remedy="set train.precision to auto, which takes what is faster here",
         )
     elif machine.bfloat16 and used == "float32":
         yield Finding(

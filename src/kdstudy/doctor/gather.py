@@ -99,6 +99,7 @@ class _Examination:
             self.store = Store(self.root if there else Path(scratch))
             self.pins = look("store", 5, self.store.pins) or {}
             plan = look("plan", 30, self._plan)
+            self.study = plan.study if plan else self.study  # with its precision settled
             todo = look("store", 20, lambda: self._todo(plan)) if plan else ()
             accuracies = look("results", 10, lambda: self._accuracies(plan)) if plan else ()
         corpus = look("corpus", 30, self._corpus)

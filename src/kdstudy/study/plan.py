@@ -24,6 +24,7 @@ from kdstudy.study import schema
 from kdstudy.study.fit import notes, require_fit
 from kdstudy.study.grid import budgets, distilled, own_sft
 from kdstudy.study.methods import OF_TRAINING
+from kdstudy.study.precision import settled
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
 
@@ -83,7 +84,9 @@ class Plan:
         prompts: Which template each model is asked in, and why, by its name; by pair, that the two
             differ.
         unreached: Why models are not pinned, by what the study calls them; then nothing can run.
-        notes: What fits the models only as long as no text is too long, in sentences.
+        notes: What `auto` precision is, and what fits the models only as long as no text is too
+            long, in sentences.
+        asked_precision: `train.precision` as it was written; `study` has it settled.
     """
 
     study: schema.Study
@@ -96,6 +99,7 @@ class Plan:
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unreached: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked_precision: str = ""
 
 
 def make_plan(
@@ -119,7 +123,8 @@ def make_plan(
         InputError: A model, corpus or benchmark cannot be found or cannot be used together.
     """
     plan = _Planner(study, base, data_dir, pins, unreached).plan()
-    return dataclasses.replace(plan, unreached=unreached or {})
+    asked = study.train.precision
+    return dataclasses.replace(plan, unreached=unreached or {}, asked_precision=asked)
 
 
 class _Planner:
@@ -127,12 +132,13 @@ class _Planner:
         self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str],
         unreached: dict[str, str] | None,
     ):  # fmt: skip
-        self.study, self.stages, self.systems = study, {}, {}
+        self.stages, self.systems = {}, {}
         self.base, self.data_dir = base, data_dir
         refs = (*study.students, *study.teachers)
         found = told_apart([resolve(r, base, pins, unreached) for r in refs])
         self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
         _require_distinct(self.students)
+        self.study, self.said = settled(study, self.students, pins)
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
         if (found := corpora.contents(self.source, pins)) is not None:
             corpora.require_usable(self.source, found, study)
@@ -169,7 +175,7 @@ class _Planner:
             report=report,
             prompts={m.name: _prompts(self.study.template, m) for m in self._models()}
             | self._prompts_apart(),
-            notes=tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
+            notes=self.said + tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
         )
 
     def _prompts_apart(self) -> dict[str, str]:
