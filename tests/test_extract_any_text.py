@@ -179,5 +179,5 @@ def test_a_long_completion_takes_time_in_proportion(piece: str) -> None:
         start = time.process_time()
         for rule in RULES:
             read(rule)
-        # Four times what it takes, for a busy or slow machine.
-        assert time.process_time() - start < 0.5
+        # Ten times what it takes, for a busy or slow machine; a quadratic spot takes minutes.
+        assert time.process_time() - start < 2
