@@ -139,3 +139,10 @@ def test_where_fidelity_is_the_same_it_is_called_unlike_as_seldom_as_stated(seed
         wrong += any(t.p_adjusted < 0.05 for t in found)
         assert all(ALIKE > 0 and t.table == "unlike" for t in found)
     assert wrong <= 8  # P(more than 8 of 60 at 5%) is 0.3%
+
+
+def test_systems_that_never_differ_in_accuracy_are_alike_and_their_levels_are_said():
+    right = np.arange(601) < 13
+    rng = np.random.default_rng(8)
+    (found,) = unlike_tests(*_two(right, {"a": rng.random(601) < 0.5, "sft": right}))
+    assert "(2.2% and 2.2%, 90% interval" in found.sentence

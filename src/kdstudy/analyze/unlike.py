@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 import pandas as pd
 
@@ -62,12 +63,13 @@ def unlike_tests(
         for a, b in itertools.combinations(sorted(cell), 2):
             if not _same_items([d.right for d in cell[a] + cell[b]]):
                 continue
-            accuracy = _difference([d.right for d in cell[a]], [d.right for d in cell[b]])
+            right = [[d.right for d in drawn] for drawn in (cell[a], cell[b])]
+            accuracy = _difference(*right), *map(_level, right)
             for measure, difference in _fidelities(cell[a], cell[b]):
                 found.append(_test(a, b, measure, difference))
                 accuracies.append(accuracy)
     told = zip(corrected(found), accuracies, strict=True)
-    return [_said(t, d) for t, d in told if max(map(abs, d.inner), default=math.nan) < ALIKE]
+    return [_said(t, *of) for t, of in told if max(map(abs, of[0].inner)) < ALIKE]
 
 
 def _by_teacher(
@@ -120,6 +122,10 @@ def _fidelities(a: Sequence[_Drawn], b: Sequence[_Drawn]) -> Iterator[tuple[str,
                 yield measure, difference
 
 
+def _level(runs: Sequence[Run]) -> float:
+    return fmean(fmean(shares.mean() for shares in run.values()) for run in runs)
+
+
 def _difference(a: Sequence[Run], b: Sequence[Run]) -> Contrast:
     return contrast([Group(1.0, a), Group(-1.0, b)])
 
@@ -144,7 +150,7 @@ def _test(a: str, b: str, measure: str, found: Contrast) -> Test:
     )
 
 
-def _said(test: Test, accuracy: Contrast) -> Test:
+def _said(test: Test, accuracy: Contrast, first: float, second: float) -> Test:
     """Say that two systems are alike in accuracy, then whether they are unlike in fidelity."""
     a, b = test.subject.split(" − ")
     low, high = (points(end) for end in accuracy.inner)
@@ -159,8 +165,9 @@ def _said(test: Test, accuracy: Contrast) -> Test:
     verdict += ": " if test.p_adjusted < 0.05 else " fidelity: "
     return dataclasses.replace(
         test,
-        sentence=f"{a} and {b} are alike in accuracy ({points(accuracy.estimate)} points, 90% "
-        f"interval {low} to {high}, within {100 * ALIKE:g}) {verdict}{what} differs by {size} "
+        sentence=f"{a} and {b} are alike in accuracy ({100 * first:.1f}% and "
+        f"{100 * second:.1f}%, 90% interval of the difference {low} to {high} points, within "
+        f"{100 * ALIKE:g}) {verdict}{what} differs by {size} "
         f"(95% interval {between}, Holm's p = {format_p(test.p_adjusted)}).",
     )
 
