@@ -138,8 +138,11 @@ def test_the_plan_and_the_key_follow_the_models_own_files(tmp_path):
         name="t", teachers=[str(tmp_path / "own")], students=[str(tmp_path / "none")],
         corpus="synthetic", benchmarks=["synth_addsub"], methods=["seqkd"],
     )  # fmt: skip
-    told = make_plan(study, tmp_path, None, {}).prompts
+    apart = make_plan(study, tmp_path, None, {})
+    told = apart.prompts
     assert told["none and own differ"].startswith("alpaca and chat; word-level")
+    reported = apart.stages[apart.report].config["prompts_apart"]
+    assert reported == {"none and own differ": told["none and own differ"]}
     alpaca = study.model_copy(update={"template": "alpaca"})
     assert set(make_plan(alpaca, tmp_path, None, {}).prompts) == {"none", "own"}
     trained = [s for s in planned.stages.values() if s.kind == "train"]

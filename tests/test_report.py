@@ -363,3 +363,17 @@ def test_weights_that_are_not_the_published_ones_are_named(study, made, tmp_path
     )
     section = path.read_text(encoding="utf-8").partition('id="made"')[2]
     assert "Not as published: big, " + said.replace("<i>", "&lt;i&gt;") in section
+
+
+def test_a_pair_that_is_asked_in_different_prompts_is_named(study, made, tmp_path):
+    assert "The prompts of" not in made[0].read_text(encoding="utf-8")
+    apart = {"small and big<i> differ": "alpaca and chat; seqkd asks it in its own"}
+    path = document.write(
+        tmp_path,
+        table=made[1],
+        systems=study.systems,
+        tests=made[2],
+        provenance=study.provenance | {"prompts_apart": apart},
+    )
+    section = path.read_text(encoding="utf-8").partition('id="made"')[2]
+    assert "The prompts of small and big&lt;i&gt; differ: alpaca and chat; seqkd" in section

@@ -96,6 +96,7 @@ def _provenance(work: Work) -> dict[str, Any]:
         "protocol_differences": work.config["protocol_differences"],
         "epochs": work.config.get("epochs", {}),
         "origins": work.config.get("origins", {}),
+        "prompts_apart": work.config.get("prompts_apart", {}),
         "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
         "benchmarks": benchmarks,

@@ -486,6 +486,8 @@ class _Planner:
             config |= {"epochs": said, "only_starts": starts}
         if read := {m.name: m.origin for m in self._models() if m.origin}:
             config["origins"] = read
+        if apart := self._prompts_apart():
+            config["prompts_apart"] = apart
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
         inputs = {
             f"stage:{key} {stage.label}": key
