@@ -265,7 +265,7 @@ def _panel(
     x = alt.X(
         f"{factor}:Q",
         scale=alt.Scale(nice=False, domain=[values[0] - 0.05 * room, values[-1] + room]),
-        axis=alt.Axis(values=values, title=x_title, grid=False, format="~g"),
+        axis=alt.Axis(values=values, title=x_title, grid=False, format=".6~g"),
     )
     axis = alt.Axis(
         format="%", values=[0, 0.5, 1], domain=False, ticks=False, title=y_title, titleAngle=-90
