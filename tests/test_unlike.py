@@ -105,7 +105,9 @@ def test_kl_is_the_mean_over_tokens_whatever_the_rows_lengths():
     right = rng.random(997) < 0.5
     systems, pairs, _, names = _two(right, {"a": right, "sft": right})
     lengths = rng.integers(1, 90, 37)
-    sums = {m: lengths * rng.gamma(3, s, 37) for m, s in (("a", 0.02), ("sft", 0.1))}
+    # Texts differ far more than the systems do on one text.
+    hard = rng.gamma(2, 0.2, 37)
+    sums = {m: lengths * (hard + rng.gamma(3, s, 37)) for m, s in (("a", 0.01), ("sft", 0.02))}
     tokens = {
         (s.label, TEACHER): pd.DataFrame(
             {
@@ -113,12 +115,16 @@ def test_kl_is_the_mean_over_tokens_whatever_the_rows_lengths():
                 "tokens": lengths,
                 "kl_teacher_student": sums[s.method],
             }
-        ).sample(frac=1, random_state=s.seed)
-        for s in systems
+        ).sample(frac=1, random_state=k)
+        for k, s in enumerate(systems)
     }
     (found,) = [t for t in unlike_tests(systems, pairs, tokens, names) if t.scope == KL]
     expected = (sums["a"].sum() - sums["sft"].sum()) / lengths.sum()
     assert found.estimate == pytest.approx(expected) and found.p_adjusted < 0.05
+    # Rows are paired whatever order they are kept in: the error is that of their differences.
+    change = (sums["a"] - sums["sft"]) * 37 / lengths.sum()
+    error = stats.norm.ppf(0.975) * change.std(ddof=1) / np.sqrt(37)
+    assert found.high - found.low == pytest.approx(2 * error, rel=0.1)
     assert "nats a token" in found.sentence
 
 

@@ -65,6 +65,19 @@ def test_whatever_the_adapter_nothing_that_is_trained_moves(seed):
 
 
 @pytest.mark.parametrize("dtype", [WIDE, NARROW])
+@pytest.mark.parametrize("frozen", ["lora_A", "lora_B"])
+def test_a_factor_that_is_frozen_stays_frozen(dtype, frozen):
+    """LoRA-FA trains one factor alone; PEFT frees both where it turns an adapter off and on."""
+    model = adapted(4, dtype)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name and frozen not in name)
+    before = bits(model)
+    with writing.writing(model) as writer:
+        texts(writer)
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("dtype", [WIDE, NARROW])
 def test_what_follows_in_training_is_what_would_have_been(dtype):
     ends = []
     for looks in (False, True):
