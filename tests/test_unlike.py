@@ -152,3 +152,11 @@ def test_systems_that_never_differ_in_accuracy_are_alike_and_their_levels_are_sa
     rng = np.random.default_rng(8)
     (found,) = unlike_tests(*_two(right, {"a": rng.random(601) < 0.5, "sft": right}))
     assert "(2.2% and 2.2%, 90% interval" in found.sentence
+
+
+def test_a_name_may_hold_the_sign_that_stands_between_two():
+    right = np.arange(503) % 3 == 0
+    systems, pairs, tokens, names = _two(right, {"a": np.arange(503) % 2 == 0, "sft": right})
+    names = {label: f"s − 3 layers/{name}" for label, name in names.items()}
+    (found,) = unlike_tests(systems, pairs, tokens, names)
+    assert found.sentence.startswith("s − 3 layers/s/a and s − 3 layers/s/sft are alike")

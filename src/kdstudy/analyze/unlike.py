@@ -64,7 +64,7 @@ def unlike_tests(
             if not _same_items([d.right for d in cell[a] + cell[b]]):
                 continue
             right = [[d.right for d in drawn] for drawn in (cell[a], cell[b])]
-            accuracy = _difference(*right), *map(_level, right)
+            accuracy = _difference(*right), (a, b), tuple(map(_level, right))
             for measure, difference in _fidelities(cell[a], cell[b]):
                 found.append(_test(a, b, measure, difference))
                 accuracies.append(accuracy)
@@ -150,9 +150,11 @@ def _test(a: str, b: str, measure: str, found: Contrast) -> Test:
     )
 
 
-def _said(test: Test, accuracy: Contrast, first: float, second: float) -> Test:
+def _said(
+    test: Test, accuracy: Contrast, names: tuple[str, str], levels: tuple[float, float]
+) -> Test:
     """Say that two systems are alike in accuracy, then whether they are unlike in fidelity."""
-    a, b = test.subject.split(" − ")
+    (a, b), (first, second) = names, levels
     low, high = (points(end) for end in accuracy.inner)
     ends = (test.low, test.high)
     if test.scope == AGREEMENT:
