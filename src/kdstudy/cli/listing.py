@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdstudy.engine import watch
-from kdstudy.study.schema import METHODS
+from kdstudy.methods import METHODS
 
 
 def listing(kind: str, store: Path, data_dir: Path | None = None) -> list[dict[str, str]]:

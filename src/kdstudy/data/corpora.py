@@ -219,7 +219,7 @@ def require_usable(source: Source, found: Contents, study: Study) -> None:
     """
     ref = study.corpus
     held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
-    writers = [m.type for m in study.methods if m.type == "seqkd" or getattr(m, "lmbda", 0) > 0]
+    writers = [m.type for m in study.methods if m.needs_prompts]
     if found.unprompted and writers:
         raise InputError(
             f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "

@@ -16,10 +16,10 @@ from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.config import DistillConfig
-from kdstudy.distill.methods import Method
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
+from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, parts
 from kdstudy.models.resolve import Resolved, public, resolve
 from kdstudy.study import schema
@@ -62,7 +62,7 @@ def student(
 
 def teacher(
     model: parts.Model | Teacher | Named | None,
-    method: Method,
+    method: Recipe,
     args: DistillConfig,
     learner: parts.Model,
     tokenizer: PreTrainedTokenizerBase,

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
-from kdstudy.distill.methods import Method
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
+from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, memory, parts
 from kdstudy.study import schema
 from kdstudy.study.stages import Work
@@ -121,7 +121,7 @@ class Run:
 
     work: Work
     settings: schema.Train
-    method: Method
+    method: Recipe
     rows: Sequence[Encoded]
     tokenizer: PreTrainedTokenizerBase
     student: parts.Head

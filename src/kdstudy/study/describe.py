@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kdstudy.study.schema import METHODS, Study
+from kdstudy.methods import METHODS
+from kdstudy.study.schema import Study
 
 _HEAD = """# study.yaml, field by field
 

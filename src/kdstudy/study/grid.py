@@ -1,15 +1,21 @@
 """A study's grid: which distilled runs one student, teacher and seed have."""
 
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdstudy import methods
 from kdstudy.records import System
 from kdstudy.study import schema
 
 
-def own_sft(study: schema.Study) -> schema.Sft:
+def own_sft(study: schema.Study) -> methods.Sft:
     """Return how students are fine-tuned without a teacher, listed or not."""
-    return next((m for m in study.methods if m.type == "sft"), schema.Sft())
+    return next((m for m in study.methods if m.type == "sft"), methods.Sft())
 
 
-def epochs(study: schema.Study, method: schema.Method) -> tuple[float, ...]:
+def epochs(study: schema.Study, method: methods.Method) -> tuple[float, ...]:
     """Return a method's passes over the corpus: those of its start, if it has one, and its own."""
     own = study.train.epochs if method.epochs is None else method.epochs
     start = getattr(method, "start", "base")
@@ -35,9 +41,18 @@ def budgets(study: schema.Study) -> dict[str, str]:
     return said
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A distilled run: what it is called, its method, and how it is trained."""
+
+    system: System
+    method: methods.Method
+    train: schema.Train
+
+
 def distilled(
     study: schema.Study, student: str, teacher: System, seed: int, tail: str, *, ablated: bool
-) -> list[tuple[System, schema.Method]]:
+) -> list[Run]:
     """Return the runs of one student under one teacher: the methods, then the ablations.
 
     Args:
@@ -48,11 +63,12 @@ def distilled(
         tail: What every label ends in, such as `/seed=1`.
         ablated: Whether the ablations are for this student.
     """
-    found: dict[str, tuple[System, schema.Method]] = {}
+    found: dict[str, Run] = {}
 
     def add(
-        method: schema.Method, ablation: str = "", suffix: str = "", by: str = teacher.label
-    ) -> None:
+        method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
+        suffix: str = "", by: str = teacher.label,
+    ) -> None:  # fmt: skip
         label = f"{student}/{method.name}/{teacher.model}{suffix}{tail}"
         system = System(
             label=label,
@@ -61,31 +77,50 @@ def distilled(
             teacher=by,
             method=method.name,
             ablation=ablation,
+            setting=setting,
             temperature=getattr(method, "temperature", 1.0),
             noise=getattr(method, "noise", 0.0),
             seed=seed,
         )
-        found.setdefault(label, (system, method))
+        found.setdefault(label, Run(system=system, method=method, train=train))
 
-    methods: dict[str, list[schema.Method]] = {}
+    train, varied = study.train, study.ablations.vary
+    listed: dict[str, list[methods.Method]] = {}
     for method in study.methods:
         if method.type != "sft":
-            methods.setdefault(method.type, []).append(method)
-            add(method)
-    ablations = study.ablations
+            listed.setdefault(method.type, []).append(method)
+            own = [v for v in varied if ablated and method.type in v.methods]
+            says = {v.vary: v.current(method, train) for v in own}
+            add(method, train, setting="; ".join(f"{k}={_short(v)}" for k, v in says.items()))
     if not ablated:
         return list(found.values())
-    for field, part in (("temperature", ablations.temperature), ("noise", ablations.noise)):
-        for m, value in (
-            [(m, v) for name in part.methods for m in methods[name] for v in part.values]
-            if part
-            else []
-        ):
-            if value != getattr(m, field):
-                changed = m.model_copy(update={field: float(value)})
-                sign = "tau" if field == "temperature" else "noise"
-                add(changed, field, f"/{sign}={value:g}")
-    if ablations.base_teacher and teacher.label != teacher.model:
-        for m in [m for name in ablations.base_teacher.methods for m in methods[name]]:
-            add(m, "base_teacher", "/base-teacher", by=teacher.model)
+    for field, method, value in _named(study.ablations, listed):
+        sign = "tau" if field == "temperature" else "noise"
+        changed = method.model_copy(update={field: float(value)})
+        add(changed, train, ablation=field, suffix=f"/{sign}={value:g}")
+    for part in varied:
+        for method in [m for name in part.methods for m in listed[name]]:
+            for value in part.values:
+                changed = part.changed(method, train, value)
+                if changed != (method, train):
+                    setting = f"{part.vary}={_short(value)}"
+                    add(*changed, ablation=part.vary, setting=setting, suffix=f"/{setting}")
+    if study.ablations.base_teacher and teacher.label != teacher.model:
+        for m in [m for name in study.ablations.base_teacher.methods for m in listed[name]]:
+            add(m, train, ablation="base_teacher", suffix="/base-teacher", by=teacher.model)
     return list(found.values())
+
+
+def _named(
+    ablations: schema.Ablations, listed: Mapping[str, list[methods.Method]]
+) -> Iterator[tuple[str, methods.Method, float]]:
+    """Yield field, method and value of the paper's two curves, but for the main grid's points."""
+    for field, part in (("temperature", ablations.temperature), ("noise", ablations.noise)):
+        for method in [m for name in part.methods for m in listed[name]] if part else []:
+            yield from ((field, method, v) for v in part.values if v != getattr(method, field))
+
+
+def _short(value: Any) -> str:
+    """Return a value as study.yaml has it, on one line and without slashes, which labels end at."""
+    text = f"{value:g}" if type(value) is float else json.dumps(value, ensure_ascii=False)
+    return text.strip('"').replace("/", "-")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdstudy import methods
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
 from kdstudy.errors import InputError
@@ -23,16 +24,11 @@ from kdstudy.records import System
 from kdstudy.study import schema
 from kdstudy.study.fit import notes, require_fit
 from kdstudy.study.grid import budgets, distilled, own_sft
-from kdstudy.study.methods import OF_TRAINING
 from kdstudy.study.precision import settled
 from kdstudy.study.protocols import differences
 from kdstudy.study.stages import KINDS, pair_role
 
-# Fields of `train` and `generation` that change speed or logging, never the result.
-_TRAIN_KNOBS = {
-    *("micro_batch_size", "report_to", "max_truncated_share", "teacher_cache"),
-    "on_alarm",
-}
+# Fields of `generation` that change speed, never the result.
 _GENERATION_KNOBS = {"batch_size"}
 
 
@@ -257,7 +253,7 @@ class _Planner:
             method="sft",
             seed=seed,
         )
-        self._train(system, schema.Sft(), model)
+        self._train(system, methods.Sft(), self.study.training_of_teachers, model)
         return system
 
     def _student(
@@ -271,23 +267,28 @@ class _Planner:
         sft = System(
             label=f"{model.name}/sft{tail}", kind="sft", model=model.name, method="sft", seed=seed
         )
-        self._train(sft, own_sft(self.study), model)
+        self._train(sft, own_sft(self.study), self.study.train, model)
         for teacher_model, teacher in teachers:
             self._compare(sft.label, teacher.label)
             self._token_fidelity(sft, model, teacher, teacher_model)
             runs = distilled(self.study, model.name, teacher, seed, tail, ablated=ablated)
-            for system, method in runs:
-                if method.type in schema.WITH_DISTRIBUTION:
+            for run in runs:
+                system, method = run.system, run.method
+                if method.teacher_gives == "distribution":
                     check_same_vocabulary(model, teacher_model, method.type)
-                self._train(system, method, model, teacher_model)
+                self._train(system, method, run.train, model, teacher_model)
                 self._compare(system.label, system.teacher)
                 self._compare(system.label, sft.label)
                 self._token_fidelity(system, model, teacher, teacher_model)
 
     def _train(
-        self, system: System, method: Any, model: Resolved, teacher: Resolved | None = None
+        self,
+        system: System,
+        method: methods.Method,
+        train: schema.Train,
+        model: Resolved,
+        teacher: Resolved | None = None,
     ) -> None:
-        train = self.study.training_of(system.kind)
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
         key = self._fit(system, method, train, model, teacher)
@@ -299,26 +300,28 @@ class _Planner:
         teacher: Resolved | None = None,
     ) -> str:  # fmt: skip
         config = {
-            "method": method.model_dump(exclude=OF_TRAINING),
-            "train": train.model_dump(exclude=_TRAIN_KNOBS),
+            "method": method.model_dump(exclude=method.OF_TRAINING),
+            "train": train.model_dump(exclude=schema.NO_RESULT),
             **self._format(),
             "seed": system.seed,
             "student": _identity(model),
         }
+        if method.type in methods.ORIGINS:
+            config["package"] = methods.ORIGINS[method.type]
         inputs, aids = {"corpus": self.corpus} | self._start(system, method, model), {}
         inputs |= self._cut(model, "student")
         models = {"student": _place(model)}
-        if method.type == "seqkd":
+        if method.teacher_gives == "text":
             inputs["teacher_text"] = self._teacher_text(system, method, teacher)
         elif teacher is not None:
             config["teacher"] = _identity(teacher)
             models["teacher"] = teacher.local()
             if system.teacher in self.trained:
                 inputs["teacher"] = self.trained[system.teacher]
-            aids = self._teacher_cache(system, method, teacher)
+            aids = self._teacher_cache(system, method, train, teacher)
         local = {
             "models": models,
-            "train": train.model_dump(include=_TRAIN_KNOBS),
+            "train": train.model_dump(include=schema.NO_RESULT),
             "tracking": {"study": self.study.name, "label": system.label},
         }
         return self._add("train", system.label, config, inputs, local, aids)
@@ -336,7 +339,7 @@ class _Planner:
             self.systems[sft], label=f"{model.name}/sft for {start.sft:g} epochs{tail}"
         )
         train = self.study.train.model_copy(update={"epochs": start.sft})
-        return {"start": self._fit(own, schema.Sft(), train, model)}
+        return {"start": self._fit(own, methods.Sft(), train, model)}
 
     def _cut(self, model: Resolved, role: str) -> dict[str, str]:
         """Return the stage that cuts a model of that role, where it is to be cut."""
@@ -349,11 +352,12 @@ class _Planner:
         local = {"models": {"source": model.local()}}
         return {f"cut:{role}": self._add("cut", model.name, config, local=local)}
 
-    def _teacher_cache(self, system: System, method: Any, teacher: Resolved) -> dict[str, str]:
+    def _teacher_cache(
+        self, system: System, method: methods.Method, train: schema.Train, teacher: Resolved
+    ) -> dict[str, str]:
         """Return the stage that caches the teacher on the corpus, where a run can use it."""
-        train = self.study.train
         # Text that the student writes at every step is never the corpus.
-        if train.teacher_cache not in ("auto", "disk") or getattr(method, "lmbda", 0) == 1:
+        if train.teacher_cache not in ("auto", "disk") or method.on_policy_share == 1:
             return {}
         config = {
             "teacher": _identity(teacher),
@@ -373,7 +377,7 @@ class _Planner:
         label = f"{system.teacher} on corpus"
         return {"teacher_cache": self._add("teacher_cache", label, config, inputs, local)}
 
-    def _teacher_text(self, system: System, method: schema.SeqKD, teacher: Any) -> str:
+    def _teacher_text(self, system: System, method: methods.SeqKD, teacher: Any) -> str:
         generation = self.study.generation.model_copy(
             update={"temperature": method.sampling_temperature, "samples": 1, "top_p": 1.0}
         )

@@ -1,8 +1,10 @@
 """The presets `corrected` and `reference`, each expanded into explicit fields."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from kdstudy.study.schema import Method, Study
+from kdstudy.methods import METHODS, Method
+from kdstudy.study.schema import Study
 
 # `corrected` is the schema's own defaults, so it sets nothing.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -21,13 +23,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 # Fields of each method that a preset sets, whichever methods the study lists.
-OF_METHODS: dict[str, dict[str, dict[str, Any]]] = {
+OF_METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
     "corrected": {},
-    "reference": {
-        "word_kd": {"normalisation": "sequences", "probability_epsilon": 1e-9},
-        "revkd": {"normalisation": "sequences", "probability_epsilon": 1e-9},
-        "gkd": {"mixture": "released", "tau_squared": False, "on_policy_text": "retokenised"},
-    },
+    "reference": {name: cls.preset for name, cls in METHODS.items() if cls.preset},
 }
 
 WHY_METHODS = "the released code's 'SeqKD' is token-level KL(teacher || student): word_kd here"
@@ -60,12 +58,12 @@ def expand(raw: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _method_under(of_methods: dict[str, dict[str, Any]], method: Any) -> Any:
+def _method_under(of_methods: dict[str, Mapping[str, Any]], method: Any) -> Any:
     kind = method.get("type") if isinstance(method, dict) else method
     preset = of_methods.get(kind) if isinstance(kind, str) else None
     if preset is None:
         return method
-    return preset | (method if isinstance(method, dict) else {"type": method})
+    return dict(preset) | (method if isinstance(method, dict) else {"type": method})
 
 
 def differences(study: Study) -> list[dict[str, str]]:

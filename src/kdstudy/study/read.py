@@ -13,7 +13,8 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from yaml.reader import ReaderError
 
 from kdstudy.errors import InputError
-from kdstudy.study.methods import METHODS, TAGS
+from kdstudy.fields import TAGS
+from kdstudy.methods import METHODS
 from kdstudy.study.protocols import PRESETS, expand
 from kdstudy.study.schema import Generation, Study, Train
 

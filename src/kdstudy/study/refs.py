@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from kdstudy.data.formats import check_columns
-from kdstudy.study.methods import TAGS, Strict
+from kdstudy.fields import TAGS, Strict
 
 _LONGEST_PART = 255  # bytes of a file's name; more is an error on every common file system
 

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, create_model, model_validator
 
-from kdstudy.study.methods import Strict
+from kdstudy.fields import Strict
 from kdstudy.study.stages import KINDS
 
 WITH_MODEL = frozenset(

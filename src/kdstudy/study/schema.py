@@ -8,49 +8,12 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from kdstudy.study.methods import (
-    GKD,
-    METHODS,
-    TV,
-    WITH_DISTRIBUTION,
-    Method,
-    OnPolicy,
-    OnPolicyRevKL,
-    RevKD,
-    SeqKD,
-    Sft,
-    SkewKL,
-    SkewRevKL,
-    Strict,
-    WithDistribution,
-    WordKD,
-    short_form,
-)
+from kdstudy.fields import Strict
+from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
 from kdstudy.study.refs import BenchmarkRef, CorpusRef, ModelRef
 from kdstudy.study.resources import Resources
-
-__all__ = [
-    "GKD",
-    "METHODS",
-    "TV",
-    "WITH_DISTRIBUTION",
-    "BenchmarkRef",
-    "CorpusRef",
-    "Method",
-    "ModelRef",
-    "OnPolicy",
-    "OnPolicyRevKL",
-    "RevKD",
-    "SeqKD",
-    "Sft",
-    "SkewKL",
-    "SkewRevKL",
-    "Study",
-    "WordKD",
-]  # fmt: skip
-
 
 _LARGEST = 2**32
 TEMPLATES = ("auto", "alpaca", "chat", "reference")
@@ -71,6 +34,14 @@ Tracker = Literal[
 """What transformers.Trainer can report to."""
 RougeTokenizer = Literal["rouge-score", "unicode"]
 """What ROUGE-L takes for words."""
+Taught = Literal[*giving("text"), *giving("distribution")]
+WithDistribution = Literal[*giving("distribution")]
+
+
+NO_RESULT = frozenset(
+    {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
+)
+"""Fields of `train` that change speed or records, never the result."""
 
 
 class TemperatureAblation(Strict):
@@ -94,12 +65,63 @@ class NoiseAblation(Strict):
 class BaseTeacherAblation(Strict):
     """Repeat methods with a teacher that was not fine-tuned (`task-unaware`)."""
 
-    methods: list[Literal["seqkd"] | WithDistribution] = ["word_kd"]
+    methods: list[Taught] = ["word_kd"]
     """Methods to repeat; each must be among the study's methods."""
 
 
+class Vary(Strict):
+    """Repeat methods with other values of one field: of the methods, or of training."""
+
+    vary: str
+    """The field: one of the methods' own, such as `beta`, or of training: `train.learning_rate`,
+    `train.lora.r`. Teachers and sft runs, which all others are compared with, stay as they are."""
+    values: list[Any] = Field(min_length=1)
+    """Its values; the one that the study has is the main grid's run."""
+    methods: list[Taught] = Field(min_length=1)
+    """Methods to repeat; each must be among the study's methods."""
+
+    @field_validator("vary")
+    @classmethod
+    def _can_vary(cls, field: str) -> str:
+        head, _, tail = field.partition(".")
+        if field in ("type", "start"):
+            raise ValueError(f"{field} makes another method; list it under methods")
+        if tail.partition(".")[0] in NO_RESULT and head == "train":
+            raise ValueError(f"{field} changes speed or records, and no result")
+        return field
+
+    def changed(self, method: Any, train: Train, value: Any) -> tuple[Any, Train]:
+        """Return a method and its training with the field at a value.
+
+        Raises:
+            ValueError: Neither has such a field, or it cannot have that value.
+        """
+        head, _, tail = self.vary.partition(".")
+        if head == "train" and tail:
+            if getattr(method, tail, None) is not None and tail in type(method).model_fields:
+                raise ValueError(
+                    f"{method.type} has a {tail} of its own, which training's yields to"
+                )
+            return method, _with(train, tail, value)
+        if self.vary not in type(method).model_fields:
+            own = sorted(set(type(method).model_fields) - {"type", "start"})
+            raise ValueError(
+                f"{method.type} has no field {self.vary}; it has {', '.join(own)}, and training "
+                "has train.learning_rate and the like"
+            )
+        return _with(method, self.vary, value), train
+
+    def current(self, method: Any, train: Train) -> Any:
+        """Return the value that the study has."""
+        head, _, tail = self.vary.partition(".")
+        part, path = (train, tail) if head == "train" and tail else (method, self.vary)
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        return part
+
+
 class Ablations(Strict):
-    """Runs beside the main grid."""
+    """Runs beside the main grid; a list of `Vary` alone may stand in its place."""
 
     temperature: TemperatureAblation | None = None
     """Loss temperature (the paper's Figure 6)."""
@@ -107,6 +129,8 @@ class Ablations(Strict):
     """Noise on the teacher's logits (Figure 5)."""
     base_teacher: BaseTeacherAblation | None = None
     """A teacher that never saw the task (Figure 2)."""
+    vary: list[Vary] = []
+    """Any other field: `{vary: beta, values: [0.1, 0.9], methods: [gkd]}`."""
     students: list[str] | None = None
     """Restrict the ablations to these students, by model or name; null means all."""
 
@@ -246,10 +270,10 @@ class Study(Strict):
     limit: int | None = Field(default=None, ge=1)
     """Measure on this many items of each benchmark, for a quick first run; which ones depends on
     the items' content alone. null means all."""
-    methods: list[Method] = [Sft(), SeqKD(), WordKD(), RevKD(), GKD()]
+    methods: list[AnyMethod] = [Sft(), SeqKD(), WordKD(), RevKD(), GKD()]
     """How students are made. `sft` is always run: gains are measured against it."""
     ablations: Ablations = Ablations()
-    """Temperature, noise, task-unaware teacher."""
+    """Temperature, noise, task-unaware teacher, or any field; `[{vary: ...}, ...]` for short."""
     seeds: list[Annotated[int, Field(ge=0, lt=_LARGEST)]] = Field(default=[0], min_length=1)
     """Training seeds of the students; teachers use the first."""
     template: str = "auto"
@@ -275,10 +299,10 @@ class Study(Strict):
     resources: Resources = Resources()
     """What stages ask of a cluster's nodes (`--executor ray`). Changes no result."""
 
-    def training_of(self, kind: str) -> Train:
-        """Return how systems of a kind (records.System.kind) are trained."""
-        changed = self.teacher_train.model_dump(exclude_none=True) if kind == "teacher" else {}
-        return self.train.model_copy(update=changed)
+    @property
+    def training_of_teachers(self) -> Train:
+        """How teachers are fine-tuned."""
+        return self.train.model_copy(update=self.teacher_train.model_dump(exclude_none=True))
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -292,6 +316,11 @@ class Study(Strict):
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(METHODS)}"
                 raise ValueError(f"unknown method '{kind}'; {hint}")
         return [short_form(m) for m in value]
+
+    @field_validator("ablations", mode="before")
+    @classmethod
+    def _short_ablations(cls, value: Any) -> Any:
+        return {"vary": value} if isinstance(value, list) else value
 
     @field_validator("template")
     @classmethod
@@ -358,6 +387,7 @@ class Study(Strict):
                     f"ablations.{kind}: {', '.join(missing)} is not among methods; the curve would "
                     "lack its main point; add it to methods or take it out here"
                 )
+        self._varied_fields_make_sense()
         if self.ablations.base_teacher and not any(t.finetune for t in self.teachers):
             raise ValueError(
                 "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
@@ -367,6 +397,39 @@ class Study(Strict):
         unknown = [s for s in self.ablations.students or [] if s not in names]
         if unknown:
             raise ValueError(f"ablations.students: {', '.join(unknown)} is not among students")
+
+    def _varied_fields_make_sense(self) -> None:
+        for i, part in enumerate(self.ablations.vary):
+            at = f"ablations.vary[{i}]"
+            _refuse_repeats(f"{at}.values", [json.dumps(v) for v in part.values])
+            for name in part.methods:
+                listed = [m for m in self.methods if m.type == name]
+                if not listed:
+                    raise ValueError(f"{at}.methods: {name} is not among methods; add it there")
+                for value in part.values:
+                    try:
+                        part.changed(listed[0], self.train, value)
+                    except ValidationError as e:
+                        what = e.errors()[0]["msg"].removeprefix("Value error, ")
+                        raise ValueError(f"{at}.values: {part.vary} {value}: {what}") from e
+                    except ValueError as e:
+                        raise ValueError(f"{at}.vary: {e}") from e
+
+
+def _with(part: Any, path: str, value: Any) -> Any:
+    """Return a part of the study with a field of it, or of a part of it, at another value."""
+    head, _, tail = path.partition(".")
+    if head not in type(part).model_fields:
+        raise ValueError(
+            f"there is no field {head}; known: {', '.join(sorted(type(part).model_fields))}"
+        )
+    if tail:
+        below = getattr(part, head)
+        if not isinstance(below, Strict):
+            raise ValueError(f"{head} is {below} in this study, so that it has no {tail}")
+        value = _with(below, tail, value)
+    whole = part.model_dump() | {head: value.model_dump() if isinstance(value, Strict) else value}
+    return type(part).model_validate(whole)
 
 
 def _loaded(ref: ModelRef) -> str:
