@@ -6,7 +6,7 @@ from fake_study import fake_study, planned, with_texts
 from test_browser import BROWSER, DRIVER, browser, requests
 from test_report import analysed
 
-from kdstudy.evaluate.steps import similarity, steps
+from kdstudy.answers.steps import similarity, steps
 from kdstudy.report import document
 
 pytestmark = pytest.mark.skipif(

@@ -13,6 +13,7 @@ from doctor_patient import healthy
 from rich.console import Console
 
 from kdstudy import DistillConfig, DistillTrainer, methods
+from kdstudy.config import schema
 from kdstudy.data import chat
 from kdstudy.data.prompts import Encoded, has_template
 from kdstudy.distill import batches, cache, onpolicy
@@ -23,9 +24,8 @@ from kdstudy.doctor import text as doctor_text
 from kdstudy.doctor.view import show
 from kdstudy.errors import InputError
 from kdstudy.evaluate import tokens
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, Generation
-from kdstudy.study import schema
-from kdstudy.study.plan import make_plan
 
 
 def spanned() -> Encoded:

@@ -14,12 +14,12 @@ import tiny_models as tiny
 import torch
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.models import load
-from kdstudy.study import schema
-from kdstudy.study.stages import silent
+from kdstudy.stage import silent
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = {

@@ -11,9 +11,9 @@ from test_trainer import make, weights
 from transformers import TrainerCallback
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import interrupt
 from kdstudy.distill.schedule import curve
-from kdstudy.study import schema
 
 # 210 steps are logged in pairs: a stop after an odd one is in the middle of a pair.
 SETTINGS = schema.Train(

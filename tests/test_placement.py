@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import cache, placement, stages
 from kdstudy.distill.cache import CachedTeacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.records import Example, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import SCRATCH, Work
+from kdstudy.stage import SCRATCH, Work
 
 KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
 TRAIN = schema.Train(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import tiny_models as tiny
 
+from kdstudy.config import schema
 from kdstudy.models import precision
 from kdstudy.models.resolve import resolve
-from kdstudy.study import schema
-from kdstudy.study.precision import settled
+from kdstudy.plan.precision import settled
 
 STUDENTS = [("one", 3), ("two", 4)]
 

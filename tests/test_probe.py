@@ -20,7 +20,7 @@ from kdstudy.errors import StageError
 from kdstudy.models import zoo
 from kdstudy.models.sample import sample
 from kdstudy.records import Example, write_records
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 FIVE = TRAIN.model_copy(update={"evaluations": 3, "probe_rows": 4})
 GOOD = Signs(texts=4, tokens=8.0, cut=0.0, repetition=0.0, parsed=1.0)

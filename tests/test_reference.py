@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from kdstudy import methods
+from kdstudy.config import schema
+from kdstudy.config.protocols import expand
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill.schedule import study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
-from kdstudy.study import schema
-from kdstudy.study.protocols import expand
 
 RAW = {
     "name": "r", "protocol": "reference", "teachers": ["t"], "students": ["s"],

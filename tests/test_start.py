@@ -15,6 +15,7 @@ from test_train_stage import TRAIN, furnish, work
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kdstudy import methods
+from kdstudy.config.read import read_study
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import stages
 from kdstudy.distill.rows import encode_rows
@@ -22,10 +23,9 @@ from kdstudy.distill.schedule import Schedule, study_config
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError
 from kdstudy.models import zoo
+from kdstudy.plan.grid import budgets
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, read_records
-from kdstudy.study.grid import budgets
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
 
 STUDY = {
     "name": "started",

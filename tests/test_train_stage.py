@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import stages
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
 from kdstudy.records import Example, Generation, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 TRAIN = schema.Train(
     epochs=1, batch_size=8, max_length=40, evaluations=2, learning_rate=1e-2,

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, onpolicy
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -20,8 +21,7 @@ from kdstudy.distill.teacher import LiveTeacher, Noise
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import heads, load, parts
-from kdstudy.study import schema
-from kdstudy.study.stages import silent
+from kdstudy.stage import silent
 
 SETTINGS = schema.Train(
     epochs=2, batch_size=4, learning_rate=3e-3, max_length=24, evaluations=20, lora=None

@@ -26,9 +26,8 @@ from typer.testing import CliRunner
 
 from kdstudy import DistillConfig, methods
 from kdstudy.cli import app
-from kdstudy.distill import config, stages
+from kdstudy.distill import config, stages, trackers
 from kdstudy.errors import InputError
-from kdstudy.study import trackers
 
 # A value that is not the default, for each field that is refused or does nothing.
 VALUES = {

@@ -112,7 +112,7 @@ def test_what_cannot_be_varied_is_refused_in_words(folder, part, words):
 def test_a_method_with_epochs_of_its_own_does_not_vary_trainings(folder):
     part = {"vary": "train.epochs", "values": [1], "methods": ["gkd"]}
     methods = ["sft", {"type": "gkd", "epochs": 3}]
-    with pytest.raises(InputError, match="gkd has a epochs of its own"):
+    with pytest.raises(InputError, match="gkd has its own epochs"):
         plan_of(folder, methods=methods, ablations=[part])
 
 

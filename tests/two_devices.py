@@ -20,14 +20,14 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import cache
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.models import load
-from kdstudy.study import schema
-from kdstudy.study.stages import silent
+from kdstudy.stage import silent
 
 # Neither epochs nor the run end with a step; five steps, two of them in the second epoch.
 ROWS, VALIDATION = tiny.rows(23), tiny.rows(10, seed=9)

@@ -7,7 +7,7 @@ from kdstudy.cli.options import note, quiet_libraries
 if TYPE_CHECKING:
     from kdstudy.engine.execute import Executor
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 
 def build(

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.schema import CorpusRef, Study
 from kdstudy.data import files, synthetic
 from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, needed_of, require_columns, to_example
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.records import Example
-from kdstudy.study.schema import CorpusRef, Study
 
 SYNTHETIC_ROWS = 2000
 _SYNTHETIC_SEED = 0

@@ -23,4 +23,5 @@ epochs.py       which rows a device takes at which step
 sharded.py      FSDP2: what is refused, what must be whole, checkpoints
 schedule.py     a study's training in transformers' words
 stages.py       the stages train and teacher_cache
+trackers.py     whether they are here, and one of their runs per training
 """

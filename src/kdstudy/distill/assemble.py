@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.batches import Batch
@@ -22,7 +23,6 @@ from kdstudy.errors import InputError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, parts
 from kdstudy.models.resolve import Resolved, public, resolve
-from kdstudy.study import schema
 
 Named = str | Path
 

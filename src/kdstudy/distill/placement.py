@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
@@ -20,8 +21,7 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, memory, parts
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 _FILE = "placement.json"
 # Share of the free bytes that may be filled.

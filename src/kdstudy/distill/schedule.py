@@ -9,12 +9,12 @@ import torch
 from transformers import TrainerCallback
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches
 from kdstudy.distill.config import DistillConfig
 from kdstudy.errors import StageError
-from kdstudy.study import schema
-from kdstudy.study.stages import Progress
+from kdstudy.stage import Progress
 
 # Positions that take about as long as what a forward and backward pass costs whatever its size.
 _PASS = 512

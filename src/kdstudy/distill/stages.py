@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import placement, probe
+from kdstudy.distill import placement, probe, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
@@ -25,8 +26,7 @@ from kdstudy.methods.objective import Recipe
 from kdstudy.models import load, parts
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records
-from kdstudy.study import schema, trackers
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 
 def train(work: Work) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdstudy.doctor.patient import ModelFacts, Patient
-from kdstudy.study.plan import Stage
+from kdstudy.stage import Stage
 
 ESTIMATED = ("cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity")
 """Kinds of stage that run a model; the others take seconds and are not estimated."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, cache
 from kdstudy.distill.batches import Weighing
@@ -27,7 +28,6 @@ from kdstudy.doctor.patient import Losses, Speed
 from kdstudy.doctor.text import decode
 from kdstudy.models import load, memory, parts
 from kdstudy.models.sample import sample
-from kdstudy.study import schema
 
 Result = TypeVar("Result")
 

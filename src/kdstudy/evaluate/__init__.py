@@ -14,26 +14,11 @@ benchmarks/         test sets by name
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration
-numerals.py         numbers in running text
-number_words.py     numbers in English words
-extract.py          named answer-extraction rules
-number_rule.py      those for numbers
-letter_rule.py      those for the letters of options
-labels.py           those for labels such as option2 or true
-label_names.py      how labels are written, by a benchmark and in free text
-turns.py            a completion's own turn, without prompt, transcript and run-on
-statements.py       what it states as its answer, denies, supposes or calls unknown
-quantities.py       what a question asks for, and the numbers that can be it
-sentences.py        which number of a sentence is its answer
-option_text.py      which option a text names by the option's own words
 completion_rows.py  files of completions, however made, as rows
 completions.py      those rows matched with a benchmark's items and graded
 score.py            correct, wrong, unparsed or truncated
 agreement.py        same answer, its bounds and kappa
 fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps
 rouge.py            ROUGE-L of a text with its references
-steps.py            the steps a reasoning text takes, and which two texts share
-equations.py        equations in running text
-arithmetic.py       an expression as single operations
 stages.py           its stages, from benchmark to compare and token_fidelity
 """

@@ -8,7 +8,7 @@ from kdstudy.models import load
 from kdstudy.models.adapters import quiet
 from kdstudy.models.layers import chosen
 from kdstudy.models.resolve import fetch, read_files
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 # Of a model's folder: its weights and what describes them are written anew.
 _ANEW = ("config.json", "*.safetensors", "*.safetensors.index.json")

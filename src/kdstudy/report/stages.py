@@ -14,11 +14,11 @@ from kdstudy.analyze.verdict import Test
 from kdstudy.evaluate.stages import BENCHMARK
 from kdstudy.records import System
 from kdstudy.report import document
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 
 def report(work: Work) -> str:

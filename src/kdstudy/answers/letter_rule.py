@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.label_names import RANKS
-from kdstudy.evaluate.number_rule import (
+from kdstudy.answers import numerals
+from kdstudy.answers.label_names import RANKS
+from kdstudy.answers.number_rule import (
     ASIDE,
     NOT_A_VALUE,
     PHRASE,
@@ -17,9 +17,9 @@ from kdstudy.evaluate.number_rule import (
     read_number,
     unstated_number,
 )
-from kdstudy.evaluate.option_text import option_said
-from kdstudy.evaluate.quantities import QUESTIONS_CACHED, Asked, asked
-from kdstudy.evaluate.statements import (
+from kdstudy.answers.option_text import option_said
+from kdstudy.answers.quantities import QUESTIONS_CACHED, Asked, asked
+from kdstudy.answers.statements import (
     DENIED,
     HEDGES,
     MAX_STATEMENTS,
@@ -34,7 +34,7 @@ from kdstudy.evaluate.statements import (
     sentence_start,
     statements,
 )
-from kdstudy.evaluate.turns import CHOICES_HEAD, Answers, first_response, own_words
+from kdstudy.answers.turns import CHOICES_HEAD, Answers, first_response, own_words
 
 _LETTERS = "ABCDE"
 _OPTION = re.compile(r"\(([A-E])\)")

@@ -1,14 +1,14 @@
 """Study -> DAG of stages with keys known before anything runs; pure once the outside is pinned."""
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kdstudy import methods
+from kdstudy.config import schema
+from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
 from kdstudy.errors import InputError
@@ -20,50 +20,14 @@ from kdstudy.models.resolve import (
     resolve,
     told_apart,
 )
+from kdstudy.plan.fit import notes, require_fit
+from kdstudy.plan.grid import budgets, distilled, own_sft
+from kdstudy.plan.precision import settled
 from kdstudy.records import System
-from kdstudy.study import schema
-from kdstudy.study.fit import notes, require_fit
-from kdstudy.study.grid import budgets, distilled, own_sft
-from kdstudy.study.precision import settled
-from kdstudy.study.protocols import differences
-from kdstudy.study.stages import KINDS, pair_role
+from kdstudy.stage import Stage, pair_role
 
 # Fields of `generation` that change speed, never the result.
 _GENERATION_KNOBS = {"batch_size"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One piece of work.
-
-    Attributes:
-        kind: A name in `stages.KINDS`.
-        label: What people call it, such as `zoo-s/word_kd/zoo-l`.
-        config: What can change bytes.
-        inputs: Upstream keys by role; the role is part of the key, so teacher and student differ.
-        local: What cannot change bytes.
-        aids: Keys of stages that save work and change no result, by role; no part of the key. They
-            are built before this stage, and not at all where it is finished.
-    """
-
-    kind: str
-    label: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    aids: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """32 hexadecimal digits: hash of kind, version, config and inputs by role."""
-        parts = {
-            "kind": self.kind,
-            "version": KINDS[self.kind].version,
-            "config": self.config,
-            "inputs": self.inputs,
-        }
-        text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

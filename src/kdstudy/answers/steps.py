@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from rapidfuzz.distance import LCSseq
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.arithmetic import Step
-from kdstudy.evaluate.equations import NUMBER, canonical, equations
+from kdstudy.answers import numerals
+from kdstudy.answers.arithmetic import Step
+from kdstudy.answers.equations import NUMBER, canonical, equations
 
 SIGNATURE = "steps|f1-lcs|equations else quantities|version:1"
 """Names the measure; its number rises whenever a text would be read or compared otherwise."""

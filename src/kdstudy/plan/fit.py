@@ -6,9 +6,9 @@ that is too long.
 
 from collections.abc import Iterable, Iterator
 
+from kdstudy.config.schema import Study
 from kdstudy.errors import InputError
 from kdstudy.models.resolve import Resolved
-from kdstudy.study.schema import Study
 
 
 def require_fit(study: Study, model: Resolved, kinds: Iterable[str], student: bool) -> None:

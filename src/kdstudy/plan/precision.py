@@ -8,8 +8,8 @@ machine without a GPU does not keep one that has it in float32.
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdstudy.config.schema import Study
 from kdstudy.models.resolve import Resolved
-from kdstudy.study.schema import Study
 
 _FLOAT32 = "auto"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.quantities import QUESTIONS_CACHED
+from kdstudy.answers import numerals
+from kdstudy.answers.quantities import QUESTIONS_CACHED
 
 _NUMBERED = re.compile(r"([^\W\d_]+)(\d+)")
 TRUTH = {"true": True, "yes": True, "false": False, "no": False}

@@ -10,9 +10,9 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.number_words import number_words
-from kdstudy.evaluate.numerals import Numeral
+from kdstudy.answers import numerals
+from kdstudy.answers.number_words import number_words
+from kdstudy.answers.numerals import Numeral
 
 QUESTIONS_CACHED = 16384
 """Questions whose parts are kept; the largest benchmark has 10,042."""

@@ -16,8 +16,8 @@ from functools import lru_cache
 from itertools import accumulate, islice
 from typing import NamedTuple
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.quantities import QUESTIONS_CACHED, asked
+from kdstudy.answers import numerals
+from kdstudy.answers.quantities import QUESTIONS_CACHED, asked
 
 CHOICES_HEAD = re.compile(r"answer choices\s*:", re.IGNORECASE)
 """What stands before the options of a question whose options have letters."""

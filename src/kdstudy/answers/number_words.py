@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.numerals import Numeral
+from kdstudy.answers import numerals
+from kdstudy.answers.numerals import Numeral
 
 _SMALL = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen

@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import Field, create_model, model_validator
 
 from kdstudy.fields import Strict
-from kdstudy.study.stages import KINDS
+from kdstudy.stage import KINDS
 
 WITH_MODEL = frozenset(
     {"cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity"}

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef
+from kdstudy.config.resources import Resources
 from kdstudy.fields import Strict
 from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
-from kdstudy.study.refs import BenchmarkRef, CorpusRef, ModelRef
-from kdstudy.study.resources import Resources
 
 _LARGEST = 2**32
 TEMPLATES = ("auto", "alpaca", "chat", "reference")
@@ -99,9 +99,7 @@ class Vary(Strict):
         head, _, tail = self.vary.partition(".")
         if head == "train" and tail:
             if getattr(method, tail, None) is not None and tail in type(method).model_fields:
-                raise ValueError(
-                    f"{method.type} has a {tail} of its own, which training's yields to"
-                )
+                raise ValueError(f"{method.type} has its own {tail}, which overrides training's")
             return method, _with(train, tail, value)
         if self.vary not in type(method).model_fields:
             own = sorted(set(type(method).model_fields) - {"type", "start"})

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kdstudy.config.schema import Study
 from kdstudy.methods import METHODS
-from kdstudy.study.schema import Study
 
 _HEAD = """# study.yaml, field by field
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from kdstudy.evaluate import numerals
+from kdstudy.answers import numerals
 
 Exact = int | Fraction
 

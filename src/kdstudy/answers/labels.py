@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from kdstudy.evaluate.label_names import (
+from kdstudy.answers.label_names import (
     NOUNS,
     RANKS,
     TRUTH,
@@ -17,8 +17,8 @@ from kdstudy.evaluate.label_names import (
     offered_labels,
     spelling_of,
 )
-from kdstudy.evaluate.option_text import option_said
-from kdstudy.evaluate.statements import (
+from kdstudy.answers.option_text import option_said
+from kdstudy.answers.statements import (
     CHOSEN,
     CORRECTED,
     DENIED,
@@ -32,7 +32,7 @@ from kdstudy.evaluate.statements import (
     sentence_start,
     statements,
 )
-from kdstudy.evaluate.turns import Answers, first_response, own_words
+from kdstudy.answers.turns import Answers, first_response, own_words
 
 _PHRASE = re.compile(
     r"\b(?<!to )(?:answer|option|choice|solution|ending|response|statement|claim|conclusion"

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from yaml.reader import ReaderError
 
+from kdstudy.config.protocols import PRESETS, expand
+from kdstudy.config.schema import Generation, Study, Train
 from kdstudy.errors import InputError
 from kdstudy.fields import TAGS
 from kdstudy.methods import METHODS
-from kdstudy.study.protocols import PRESETS, expand
-from kdstudy.study.schema import Generation, Study, Train
 
 # Far above any study, far below what a slip such as `kdstudy run model.safetensors` would read.
 _MOST_BYTES = 100_000

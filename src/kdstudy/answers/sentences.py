@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from kdstudy.evaluate.number_words import number_words, ordinal_words
-from kdstudy.evaluate.numerals import Numeral
-from kdstudy.evaluate.quantities import Asked, Quantity, stem
+from kdstudy.answers.number_words import number_words, ordinal_words
+from kdstudy.answers.numerals import Numeral
+from kdstudy.answers.quantities import Asked, Quantity, stem
 
 _OPENING = re.compile(
     r"(?:[\W_]|\b(?:about|around|approximately|exactly|only|just|roughly|nearly|almost|over|still"

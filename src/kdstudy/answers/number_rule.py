@@ -9,11 +9,11 @@ what is denied, operands and ordinals are left out.
 import re
 from collections.abc import Iterable
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.number_words import number_words
-from kdstudy.evaluate.quantities import ORDINAL, Asked, Quantity, asked, quantities, spelled
-from kdstudy.evaluate.sentences import counted, in_words, the_answer
-from kdstudy.evaluate.statements import (
+from kdstudy.answers import numerals
+from kdstudy.answers.number_words import number_words
+from kdstudy.answers.quantities import ORDINAL, Asked, Quantity, asked, quantities, spelled
+from kdstudy.answers.sentences import counted, in_words, the_answer
+from kdstudy.answers.statements import (
     CORRECTED,
     MAX_STATEMENT,
     UNDETERMINED,
@@ -25,7 +25,7 @@ from kdstudy.evaluate.statements import (
     sentence_start,
     statements,
 )
-from kdstudy.evaluate.turns import Answers, first_response, own_words
+from kdstudy.answers.turns import Answers, first_response, own_words
 
 PHRASE = re.compile(
     r"\b(?<!to )(?:answer|correct (?:option|choice)|final (?:result|solution))s?\b(?!\s+choices)"

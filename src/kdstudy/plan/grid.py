@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kdstudy import methods
+from kdstudy.config import schema
+from kdstudy.fields import Strict
 from kdstudy.records import System
-from kdstudy.study import schema
 
 
 def own_sft(study: schema.Study) -> methods.Sft:
@@ -122,5 +123,7 @@ def _named(
 
 def _short(value: Any) -> str:
     """Return a value as study.yaml has it, on one line and without slashes, which labels end at."""
+    if isinstance(value, Strict):
+        value = value.model_dump(mode="json")
     text = f"{value:g}" if type(value) is float else json.dumps(value, ensure_ascii=False)
-    return text.strip('"').replace("/", "-")
+    return text.strip('"').replace("/", "-").replace(";", ",")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.arithmetic import Expression, Step, expression
+from kdstudy.answers import numerals
+from kdstudy.answers.arithmetic import Expression, Step, expression
 
 _MAX_OPERANDS = 64  # of one equation; longer ones are left out, as degenerate text mostly
 _MAX_GAP = 100  # characters between two numbers of one equation

@@ -1,6 +1,7 @@
-"""What a stage is: the work it is handed, and which function does which kind of work."""
+"""What a stage is: its key, the work it is handed, and which function does which kind of work."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -110,3 +111,37 @@ KINDS: dict[str, Kind] = {
     "results": Kind(entry="kdstudy.analyze.stages:results", version=7),
     "report": Kind(entry="kdstudy.report.stages:report", version=7),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One piece of work.
+
+    Attributes:
+        kind: A name in `KINDS`.
+        label: What people call it, such as `zoo-s/word_kd/zoo-l`.
+        config: What can change bytes.
+        inputs: Upstream keys by role; the role is part of the key, so teacher and student differ.
+        local: What cannot change bytes.
+        aids: Keys of stages that save work and change no result, by role; no part of the key. They
+            are built before this stage, and not at all where it is finished.
+    """
+
+    kind: str
+    label: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    local: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    aids: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """32 hexadecimal digits: hash of kind, version, config and inputs by role."""
+        parts = {
+            "kind": self.kind,
+            "version": KINDS[self.kind].version,
+            "config": self.config,
+            "inputs": self.inputs,
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]

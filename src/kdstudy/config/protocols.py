@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kdstudy.config.schema import Study
 from kdstudy.methods import METHODS, Method
-from kdstudy.study.schema import Study
 
 # `corrected` is the schema's own defaults, so it sets nothing.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -11,11 +11,11 @@ model states, never what it repeats from the question:
 3. Without a statement, the last number, choice or label that the text itself arrives at.
 """
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.labels import label
-from kdstudy.evaluate.letter_rule import choice, options
-from kdstudy.evaluate.number_rule import number
-from kdstudy.evaluate.statements import RULES, Rule
+from kdstudy.answers import numerals
+from kdstudy.answers.labels import label
+from kdstudy.answers.letter_rule import choice, options
+from kdstudy.answers.number_rule import number
+from kdstudy.answers.statements import RULES, Rule
 
 __all__ = ["RULES", "Rule", "choice", "label", "number", "options", "same_number"]
 
