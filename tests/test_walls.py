@@ -21,6 +21,7 @@ NO_TORCH = [
     *(SOURCE / "paper").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "answers").glob("*.py"),
+    *(SOURCE / "measures").glob("*.py"),
     *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
     *(
         p

@@ -164,8 +164,9 @@ def _facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
 def _measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, Any]]:
     """Return accuracy or ROUGE-L per benchmark and on average, with n and interval."""
     from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analyze.measures import averages, cells_of, own_rows
+    from kdstudy.analyze.measures import averages, own_rows
     from kdstudy.evaluate.stages import SCORES
+    from kdstudy.measures.cell import cells_of
     from kdstudy.records import Score, read_records
 
     folder = store.get(planned.scored[system.label])

@@ -14,6 +14,7 @@ from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
 from kdstudy.analyze.verdict import signed
 from kdstudy.report.seeds import over_seeds
+from kdstudy.report.tables_of_data import further
 from kdstudy.report.views import (
     NAMED,
     Numbers,
@@ -198,6 +199,21 @@ def ablations(table: pd.DataFrame) -> list[str]:
     """Say, for each ablation there is, what its far end did to mean accuracy."""
     named = [s for a in NAMED if (s := _ablation(table, a))]
     return named + [s for field in varied(table) if (s := _varied(table, field))]
+
+
+def measures(table: pd.DataFrame) -> list[str]:
+    """Say, for each measure without a section of its own, between what trained systems lie."""
+    said = []
+    for measure in further(table):
+        rows = main_rows(table, measure.name)
+        if rows.empty:
+            continue
+        least, most = rows.loc[rows.value.idxmin()], rows.loc[rows.value.idxmax()]
+        said.append(
+            f"{measure.column}: from {printed(least)} ({least.system}) to {printed(most)} "
+            f"({most.system})."
+        )
+    return said
 
 
 def _units(rows: pd.DataFrame) -> str:
