@@ -71,6 +71,8 @@ class Mean:
         level says, but not with a p that neither they nor their items could give.
         """
         p = float(stats.t.sf(distance / self.error, self.freedom))
+        if distance <= 0:
+            return p
         sure = float(stats.t.sf(distance / max(self.error, self.floor), self.freedom))
         return max(p, self._of_items(distance), min(sure, FAR_TAIL / 2))
 

@@ -107,6 +107,6 @@ KINDS: dict[str, Kind] = {
     "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=4),
     "score": Kind(entry="kdstudy.evaluate.stages:score", version=5),
     "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
-    "results": Kind(entry="kdstudy.analyze.stages:results", version=6),
-    "report": Kind(entry="kdstudy.report.stages:report", version=6),
+    "results": Kind(entry="kdstudy.analyze.stages:results", version=7),
+    "report": Kind(entry="kdstudy.report.stages:report", version=7),
 }
