@@ -396,8 +396,10 @@ def _varied(table: pd.DataFrame, field: str) -> str:
     other = changed[changed.system == pair.system_changed].iloc[0]
     change = (
         f"{field}: {same.method} on {same.student} goes from {printed(same)} at {same.said} to "
-        f"{printed(other)} at {other.said}, the largest change of {len(both)}"
+        f"{printed(other)} at {other.said}"
     )
+    if len(both) > 1:
+        change += f", the largest change of {len(both)}"
     if other.low <= same.high and same.low <= other.high:
         return f"{change}: the intervals over items overlap, so no trend is shown."
     if _seeds_overlap(other, same):
