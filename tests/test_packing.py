@@ -34,8 +34,9 @@ METHODS = [
     schema.SkewKL(),
 ]
 ROWS = [
-    Encoded(row.ids[:n], min(2, n - 1)) for row, n in zip(tiny.rows(6), (12, 2, 20, 7, 7, 3), strict=True)
-]  # fmt: skip
+    Encoded(row.ids[:n], min(2, n - 1))
+    for row, n in zip(tiny.rows(6), (12, 2, 20, 7, 7, 3), strict=True)
+]
 
 
 def by_hand(module, query, key, value, attention_mask, scaling=None, **settings):
@@ -56,6 +57,11 @@ def attending_by_hand(model):
     return other
 
 
+def drawn(vocabulary: int, lengths) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(vocabulary, (sum(lengths),), generator=generator)
+
+
 def apart(model, ids, lengths) -> torch.Tensor:
     body = parts.body(parts.plain(model))
     each = [body(input_ids=row[None], use_cache=False) for row in ids.split(lengths)]
@@ -69,9 +75,7 @@ def test_logits_are_those_of_each_row_by_itself(monkeypatch, build, side_by_side
     if side_by_side:  # as on a GPU
         monkeypatch.setattr(packing, "_row_by_row", packing._side_by_side)
     model = build(0).double()
-    ids = torch.randint(
-        tiny.VOCABULARY, (sum(lengths),), generator=torch.Generator().manual_seed(1)
-    )
+    ids = drawn(tiny.VOCABULARY, lengths)
     want = parts.head(model).logits(apart(attending_by_hand(model), ids, lengths))
     assert packing.enable(model) and packing.enable(model)  # the second time it is known
     places = torch.arange(len(ids)).flip(0)
@@ -81,9 +85,7 @@ def test_logits_are_those_of_each_row_by_itself(monkeypatch, build, side_by_side
 
 def test_a_padded_model_gives_the_same():
     model, lengths = tiny.qwen(0).double(), CASES["unlike"]
-    ids = torch.randint(
-        tiny.VOCABULARY, (sum(lengths),), generator=torch.Generator().manual_seed(1)
-    )
+    ids = drawn(tiny.VOCABULARY, lengths)
     want = apart(attending_by_hand(model), ids, lengths)
     got = packing.scored_hidden(model, ids, lengths, torch.arange(len(ids)))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
@@ -165,7 +167,7 @@ PADDED = {
 def test_a_family_that_packs_does_so_beyond_the_trials_lengths(kind):
     model = architectures.build(kind, **PACKED[kind])
     lengths = (3, 90, 1, 51, 90)
-    ids = torch.randint(61, (sum(lengths),), generator=torch.Generator().manual_seed(1))
+    ids = drawn(61, lengths)
     with torch.no_grad():
         want = apart(model, ids, lengths)
         assert packing.enable(model)
