@@ -15,7 +15,7 @@ from kdstudy.distill.divergences import CROSS_ENTROPY
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.methods import Method
 from kdstudy.distill.teacher import Noise
-from kdstudy.models import packing, parts
+from kdstudy.models import dropout, packing, parts
 
 
 class Teacher(Protocol):
@@ -63,6 +63,7 @@ class DistillModel(nn.Module):
             raise ValueError("the method needs a teacher's distribution")
         parts.require_known_head(student)
         packing.enable(student)
+        dropout.quicken(student)
         self.student = student
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
