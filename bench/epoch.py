@@ -83,13 +83,10 @@ def _common(out: str) -> dict[str, Any]:
 
 def _ours(rows: list[Encoded], tokenizer: Any) -> float:
     with tempfile.TemporaryDirectory() as out:
-        settings = _common(out)
-        # As a study cuts a step: rows of like length together.
-        settings |= {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
         trainer = DistillTrainer(
             load.load_model(path("zoo-m"), precision="float32"),
             load.load_model(path("zoo-l"), precision="float32"),
-            DistillConfig(method="gkd", max_length=LENGTH, **settings),
+            DistillConfig(method="gkd", max_length=LENGTH, **_common(out)),
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=LoraConfig(**LORA),

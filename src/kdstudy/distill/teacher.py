@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdstudy.distill.batches import Batch
-from kdstudy.models import parts
+from kdstudy.models import packing, parts
 
 
 class LiveTeacher:
@@ -31,6 +31,7 @@ class LiveTeacher:
         self.model = model.eval().requires_grad_(False)
         self.width = width
         parts.require_known_head(model)
+        packing.enable(model)
         self.head = parts.head(model).narrowed(width)
 
     # no_grad and not inference_mode: the divergence's backward pass saves what comes out of here.
@@ -38,7 +39,7 @@ class LiveTeacher:
     def hidden(self, batch: Batch) -> Tensor:
         """Return the teacher's final hidden states at the batch's scored positions, [N, H]."""
         assert not self.model.training, "a teacher never drops out"
-        return parts.scored_hidden(self.model, batch.ids_BL, batch.rows_N, batch.positions_N)
+        return packing.scored_hidden(self.model, batch.ids_T, batch.lengths, batch.places_N)
 
 
 @dataclasses.dataclass(frozen=True)

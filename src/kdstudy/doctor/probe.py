@@ -26,7 +26,7 @@ from kdstudy.distill.schedule import study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.doctor.patient import Losses, Speed
 from kdstudy.doctor.text import decode
-from kdstudy.models import load, memory, parts
+from kdstudy.models import load, memory, packing, parts
 from kdstudy.models.sample import sample
 
 Result = TypeVar("Result")
@@ -105,7 +105,7 @@ def probe(study: schema.Study, subject: Subject, found: Measured) -> None:
     ids = [row.ids for row in (*subject.rows, *subject.held_out)]
     parts.require_room(model, max(map(len, ids)), max(map(max, ids)))
     found.losses = _losses(model, subject)
-    micro = _micro(study, subject.rows)
+    micro = _micro(study, subject.rows, packed=packing.enable(model))
     some = _some(subject.rows, study.train.batch_size, micro)
     weighing = Weighing(loss_tokens=study.train.loss_tokens)
     states, seconds = _fastest(lambda: _states(model, some, weighing, micro))
@@ -228,9 +228,9 @@ class _Step:
         return done
 
 
-def _micro(study: schema.Study, rows: Sequence[Encoded]) -> int:
+def _micro(study: schema.Study, rows: Sequence[Encoded], *, packed: bool) -> int:
     """Return the micro-batch that the study's training would choose."""
-    config = study_config(study.train, methods.Sft(), rows, Path("probe"), seed=0)
+    config = study_config(study.train, methods.Sft(), rows, Path("probe"), seed=0, packed=packed)
     return config.per_device_train_batch_size
 
 

@@ -13,6 +13,8 @@ layers.py       which layers a cut model keeps
 cut.py          a model with some of its layers, and a configuration that says so
 stages.py       the stage cut
 parts.py        a causal LM as body and head
+packing.py     rows of unlike length through a body, without padding
+dropout.py     dropout whose mask costs a CPU less
 heads.py        a head without its body; the width two heads share
 sample.py       one batch sampler, for training and evaluation
 decoding.py     its forward passes: shared prompts once, finished rows dropped
