@@ -10,7 +10,10 @@ import argparse
 import importlib
 import json
 
-BENCHES = ("step", "head", "sweep", "decode", "epoch", "score", "evaluate", "store", "cluster")
+BENCHES = (
+    *("step", "head", "noise", "sweep", "decode", "epoch"),
+    *("score", "evaluate", "store", "cluster"),
+)
 
 
 def main() -> None:

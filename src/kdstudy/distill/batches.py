@@ -69,7 +69,7 @@ class Batch:
         positions_N: Position whose output predicts it: one before its own.
         targets_N: The token itself; -1 where the text has ended.
         weights_N: Its weight in the step's sum, in float64.
-        noise_seeds: One seed per scored token for the teacher's noise; empty for none.
+        noise_seeds_N: One seed per scored token for the teacher's noise; None for none.
         sampled: The student wrote the text, so that its tokens are nobody's labels.
     """
 
@@ -79,7 +79,7 @@ class Batch:
     positions_N: Tensor
     targets_N: Tensor
     weights_N: Tensor
-    noise_seeds: tuple[int, ...] = ()
+    noise_seeds_N: Tensor | None = None
     sampled: bool = False
 
 
@@ -110,7 +110,6 @@ def collate(
     ended = [(*row.ids, -1) for row in rows]
     targets = [ids[i] for ids, a in zip(ended, at, strict=True) for i in a]
     positions = [p - 1 for a in at for p in a]
-    seeds = [s + i for s, a in zip(noise_seeds, at, strict=True) for i in a] if noise_seeds else ()
     return Batch(
         texts=tuple(rows),
         ids_BL=torch.tensor(ids, device=device),
@@ -118,9 +117,19 @@ def collate(
         positions_N=torch.tensor(positions, dtype=torch.long, device=device),
         targets_N=torch.tensor(targets, dtype=torch.long, device=device),
         weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
-        noise_seeds=tuple(seeds),
+        noise_seeds_N=_seeds(noise_seeds, counts, positions, device),
         sampled=sampled,
     )
+
+
+def _seeds(
+    rows: Sequence[int], counts: Tensor, positions: Sequence[int], device: torch.device
+) -> Tensor | None:
+    """Return the seed of every scored token, [N]: its row's seed and its position, added up."""
+    if not rows:
+        return None
+    seeds_N = torch.tensor(rows, dtype=torch.int64).repeat_interleave(counts)
+    return (seeds_N + torch.tensor(positions, dtype=torch.int64)).to(device)
 
 
 def by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:

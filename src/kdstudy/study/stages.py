@@ -99,7 +99,7 @@ KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
     "cut": Kind(entry="kdstudy.models.stages:cut"),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=6),
+    "train": Kind(entry="kdstudy.distill.stages:train", version=7),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=4),
     "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=5),
     "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=5),
