@@ -6,15 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo.config
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
+
+DEVICES = frozenset({"cuda"})
+"""Kinds of device on which compiling pays."""
+
+# torch gives up on a function after 8 forms of it and says nothing to a caller; every divergence has
+# one for training and one for validation, in each type.
+_FORMS = 128
+_LIMIT = (
+    "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+)
 
 _broken: set[tuple[Callable, str]] = set()
 
 
 def attempt(function: Callable, first: Tensor, *rest: Any, **settings: Any) -> Any | None:
-    """Return what `function`, compiled, gives; None where it cannot be compiled.
+    """Return what `function`, compiled, gives; None where that does not pay or fails.
 
     Nothing is written to the arguments in that case. A second try on the same kind of device is
     not made.
@@ -26,10 +37,11 @@ def attempt(function: Callable, first: Tensor, *rest: Any, **settings: Any) -> A
         settings: Keywords.
     """
     key = function, first.device.type
-    if key in _broken:
+    if first.device.type not in DEVICES or key in _broken:
         return None
     try:
-        return _compiler(function)(first, *rest, **settings)
+        with torch._dynamo.config.patch({_LIMIT: _FORMS}):
+            return _compiler(function)(first, *rest, **settings)
     except (InductorError, TorchDynamoException) as e:
         _broken.add(key)
         logging.getLogger(__name__).warning(

@@ -172,10 +172,9 @@ def _scored(
 ) -> tuple[Tensor, Tensor]:
     """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
     score = _with_settings(job, gradient)
-    if student_CV.is_cuda:
-        done = compiled.attempt(score.func, student_CV, teacher_CV, targets_C, **score.keywords)
-        if done is not None:
-            return done
+    done = compiled.attempt(score.func, student_CV, teacher_CV, targets_C, **score.keywords)
+    if done is not None:
+        return done
     pieces = [
         score(student_CV[at], None if teacher_CV is None else teacher_CV[at], targets_C[at])
         for at in _chunks(len(student_CV), max(1, _BLOCK // student_CV.shape[1]))

@@ -46,7 +46,7 @@ class Noise:
         """
         noisy_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
         seeds_C = self.seeds_N[at]
-        if noisy_CV.is_cuda and compiled.attempt(_add, noisy_CV, seeds_C, scale=self.scale):
+        if compiled.attempt(_add, noisy_CV, seeds_C, scale=self.scale):
             return noisy_CV
         rows = max(1, 2 * _BLOCK // max(1, noisy_CV.shape[1]))
         for block_CV, seed_C in zip(noisy_CV.split(rows), seeds_C.split(rows), strict=True):
