@@ -30,12 +30,17 @@ LORA = {
 }
 
 
-def run(repeats: int) -> list[dict[str, Any]]:
-    """Return one row."""
+def on_a_gpu(tiny: bool) -> list[dict[str, Any]]:
+    """Return rows of a part of `gpu`."""
+    return run(1, BATCH) if tiny else run(1)
+
+
+def run(repeats: int, number: int = ROWS) -> list[dict[str, Any]]:
+    """Return one row, of an epoch of `number` rows."""
     tokenizer = load.load_tokenizer(path("zoo-m"))
     rows = [
         row
-        for r in corpus_rows(ROWS)
+        for r in corpus_rows(number)
         if (row := encode(tokenizer, ALPACA, r["instruction"], r["output"], LENGTH))
     ]
     tokens = EPOCHS * sum(len(row.ids) - row.prompt_length for row in rows)

@@ -70,7 +70,7 @@ class Batch:
             the token's own.
         targets_N: The token itself; -1 where the text has ended.
         weights_N: Its weight in the step's sum, in float64.
-        noise_seeds: One seed per scored token for the teacher's noise; empty for none.
+        noise_seeds_N: One seed per scored token for the teacher's noise; None for none.
         sampled: The student wrote the text, so that its tokens are nobody's labels.
     """
 
@@ -80,7 +80,7 @@ class Batch:
     places_N: Tensor
     targets_N: Tensor
     weights_N: Tensor
-    noise_seeds: tuple[int, ...] = ()
+    noise_seeds_N: Tensor | None = None
     sampled: bool = False
 
 
@@ -111,7 +111,6 @@ def collate(
     ended = [(*row.ids, -1) for row in rows]
     targets = [ids[i] for ids, a in zip(ended, at, strict=True) for i in a]
     places = [start + i - 1 for start, a in zip(starts, at, strict=False) for i in a]
-    seeds = [s + i for s, a in zip(noise_seeds, at, strict=True) for i in a] if noise_seeds else ()
     return Batch(
         texts=tuple(rows),
         ids_T=torch.tensor([i for row in rows for i in row.ids], device=device),
@@ -119,9 +118,17 @@ def collate(
         places_N=torch.tensor(places, dtype=torch.long, device=device),
         targets_N=torch.tensor(targets, dtype=torch.long, device=device),
         weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
-        noise_seeds=tuple(seeds),
+        noise_seeds_N=_seeds(noise_seeds, at, device),
         sampled=sampled,
     )
+
+
+def _seeds(rows: Sequence[int], at: Sequence[Sequence[int]], device: torch.device) -> Tensor | None:
+    """Return each scored token's seed, [N]: its row's and the position that predicts it."""
+    if not rows:
+        return None
+    seeds = [seed + i - 1 for seed, row in zip(rows, at, strict=True) for i in row]
+    return torch.tensor(seeds, dtype=torch.int64, device=device)
 
 
 def by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:

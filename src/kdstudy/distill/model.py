@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import TeacherSide, head_loss
-from kdstudy.distill.teacher import Noise
+from kdstudy.distill.noise import Noise
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
 from kdstudy.models import dropout, packing, parts
 
@@ -138,8 +138,8 @@ class DistillModel(nn.Module):
         if self.teacher is None:
             return None
         noise = None
-        if self.method.noise and batch.noise_seeds:
-            noise = Noise(self.method.noise, batch.noise_seeds)
+        if self.method.noise and batch.noise_seeds_N is not None:
+            noise = Noise(self.method.noise, batch.noise_seeds_N)
         # In the teacher's own type, as its cached states are.
         with torch.autocast(batch.ids_T.device.type, enabled=False):
             hidden_NH = self.teacher.hidden(batch)
