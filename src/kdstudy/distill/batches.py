@@ -127,8 +127,9 @@ def _seeds(rows: Sequence[int], at: Sequence[Sequence[int]], device: torch.devic
     """Return each scored token's seed, [N]: its row's and the position that predicts it."""
     if not rows:
         return None
-    seeds = [seed + i - 1 for seed, row in zip(rows, at, strict=True) for i in row]
-    return torch.tensor(seeds, dtype=torch.int64, device=device)
+    seeds_N = torch.tensor(rows, dtype=torch.int64)[[n for n, row in enumerate(at) for _ in row]]
+    positions_N = torch.tensor([i - 1 for row in at for i in row], dtype=torch.int64)
+    return (seeds_N + positions_N).to(device)  # of 64 bits, which may wrap around
 
 
 def by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:
