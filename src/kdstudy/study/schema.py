@@ -326,9 +326,10 @@ class Study(Strict):
         _refuse_repeats("students", [_loaded(s) for s in self.students])
         _refuse_repeats("students", [s.name for s in self.students if s.name])
         for i, t in enumerate(self.teachers):
-            if t.layers is not None:
+            if t.cut is not None:
+                field = next(iter(t.cut.config()))
                 raise ValueError(
-                    f"teachers[{i}].layers: students are cut, teachers are used whole; to have a "
+                    f"teachers[{i}].{field}: students are cut, teachers are used whole; to have a "
                     "cut model teach, save it and give its folder"
                 )
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
@@ -372,7 +373,7 @@ class Study(Strict):
 def _loaded(ref: ModelRef) -> str:
     """Return what of a reference says which weights it stands for."""
     revision = f"@{ref.revision}" if ref.revision else ""
-    cut = "" if ref.layers is None else f" cut to layers {ref.layers}"
+    cut = f" cut to {ref.cut.mark}" if ref.cut else ""
     return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "") + cut
 
 

@@ -98,6 +98,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
+    "importance": Kind(entry="kdstudy.models.stages:importance"),
     "cut": Kind(entry="kdstudy.models.stages:cut"),
     "train": Kind(entry="kdstudy.distill.stages:train", version=6),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=4),
