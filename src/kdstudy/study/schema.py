@@ -165,7 +165,8 @@ class Train(Strict):
     """Adapters; null or false trains all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it; on a CPU float32, or bfloat16 where every student was
-    measured to train 1.25 times as fast in it, which the store then keeps."""
+    measured to train 1.25 times as fast in it. The machine that first plans decides, the store
+    keeps that, and other machines follow."""
     teacher_cache: Literal["auto", "memory", "disk", "off"] = "auto"
     """Where a teacher's final hidden states on the corpus are kept, so that its body runs once.
     `disk`: for all runs. `memory`: for each run. `auto`: disk where it fits, else memory, else off.
