@@ -12,12 +12,12 @@ from pathlib import Path
 import yaml
 from ray.cluster_utils import Cluster
 
+from kdstudy.config.read import read_study
 from kdstudy.engine.build import Unseen
 from kdstudy.engine.cluster import RayExecutor
 from kdstudy.engine.execute import inline
 from kdstudy.engine.store import Store
-from kdstudy.study.plan import Plan, make_plan
-from kdstudy.study.read import read_study
+from kdstudy.plan.plan import Plan, make_plan
 
 STAGES = 8
 STUDY = {

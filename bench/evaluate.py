@@ -14,13 +14,13 @@ import torch
 from measure import interleaved
 from transformers import GenerationConfig
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import encode_prompt
 from kdstudy.data.synthetic import benchmark_rows
 from kdstudy.evaluate.generate import generate
 from kdstudy.models import load
 from kdstudy.models.zoo import path
 from kdstudy.records import Example
-from kdstudy.study import schema
 
 MODEL, BENCHMARK, ITEMS, EVERY = "zoo-l", "synth_threestep", 300, 12
 SETTINGS = schema.Generation(max_new_tokens=256, temperature=0)

@@ -15,14 +15,14 @@ from measure import interleaved, peak_during, printed_by
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdstudy.distill import divergences
-from kdstudy.distill.divergences import Objective
 from kdstudy.distill.fused import TeacherSide, head_loss
+from kdstudy.methods.gkd import jsd
+from kdstudy.methods.objective import Objective
 from kdstudy.models.parts import Head
 
 ROWS, STUDENT, TEACHER, VOCABULARY = 624, 896, 1536, 151_936
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-JSD = Objective(divergence=divergences.jsd, parameter=0.5)
+JSD = Objective(divergence=jsd, parameter=0.5)
 
 
 @dataclasses.dataclass

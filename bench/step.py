@@ -26,12 +26,12 @@ from shapes import VOCABULARY, lora, qwen
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdstudy import methods
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, cache, methods
+from kdstudy.distill import batches, cache
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.models import parts
-from kdstudy.study import schema
 
 ROWS, LENGTH, PROMPT = 4, 256, 100
 Step = Callable[[], float]
@@ -85,7 +85,7 @@ class Sides:
         self.rows = [Encoded(tuple(row), PROMPT) for row in ids.tolist()]
         self.batch = batches.collate(self.rows, batches.Weighing(), self.device)
         self.ids = ids.to(self.device)
-        method = methods.build(schema.GKD(lmbda=0))
+        method = methods.GKD(lmbda=0).recipe()
         if only == "peer":
             self.teacher = teacher
             return

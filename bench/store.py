@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 from measure import interleaved
 
+from kdstudy.config.read import read_study
 from kdstudy.engine.store import Store
-from kdstudy.study.plan import Plan, make_plan
-from kdstudy.study.read import read_study
+from kdstudy.plan.plan import Plan, make_plan
 
 STUDY = {
     "name": "big",

@@ -11,13 +11,13 @@ from pathlib import Path
 from kdstudy.cli import main
 from kdstudy.engine import ranks
 from kdstudy.errors import StageError
-from kdstudy.study import plan, stages
+from kdstudy.stage import KINDS, Kind, Stage, Work
 
 OUT, CASE = Path(sys.argv[1]), sys.argv[2]
 RANK = int(os.environ["RANK"])
 
 
-def train(work: stages.Work) -> str:
+def train(work: Work) -> str:
     """Stand in for a stage that trains."""
     text = f"{work.config['n']} {work.inputs['corpus'].name} {work.local['x']}"
     (work.out / f"rank-{RANK}").write_text(text)
@@ -32,7 +32,7 @@ def train(work: stages.Work) -> str:
     return f"done by {RANK}"
 
 
-class Entry(stages.Kind):
+class Entry(Kind):
     """A kind whose function is here."""
 
     def function(self):
@@ -43,15 +43,13 @@ def command(**_) -> None:
     """Stand in for a verb: stages that train, and others between them."""
     for n in (1, 2):
         time.sleep(1)
-        stage = plan.Stage(kind="train", label="student", config={})
-        work = stages.Work(
-            config={"n": n}, inputs={"corpus": OUT / "in"}, local={"x": None}, out=OUT
-        )
-        print(ranks.call(stage, work))
-        print(ranks.call(plan.Stage(kind="score", label="student", config={}), work))
+        one = Stage(kind="train", label="student", config={})
+        work = Work(config={"n": n}, inputs={"corpus": OUT / "in"}, local={"x": None}, out=OUT)
+        print(ranks.call(one, work))
+        print(ranks.call(Stage(kind="score", label="student", config={}), work))
 
 
 if __name__ == "__main__":
-    stages.KINDS |= {kind: Entry(entry="") for kind in ("train", "score")}
+    KINDS |= {kind: Entry(entry="") for kind in ("train", "score")}
     sys.modules["kdstudy.cli"].app = command
     main()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kdstudy.config.schema import Study
 from kdstudy.doctor.findings import Shown, Span
 from kdstudy.doctor.patient import (
     BenchmarkFacts,
@@ -14,8 +15,8 @@ from kdstudy.doctor.patient import (
     TextFacts,
 )
 from kdstudy.models.checkpoint import Room
-from kdstudy.study.plan import Plan, Stage
-from kdstudy.study.schema import Study
+from kdstudy.plan.plan import Plan
+from kdstudy.stage import Stage
 
 GIB = 2**30
 VOCABULARY = {"</s>": 0, "a": 1, "b": 2, "c": 3}

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.results import own_sft, required_pairs
+from kdstudy.config.schema import Study
 from kdstudy.evaluate.fidelity import pair
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import PairScore, Score, System
-from kdstudy.study.plan import make_plan
-from kdstudy.study.schema import Study
 
 STUDENTS = {"zoo-xs": 450_000, "zoo-s": 800_000, "zoo-m": 1_600_000}
 TEACHER = "zoo-l"

@@ -20,7 +20,7 @@ FORKS.set_forkserver_preload(
         *("torch", "pyarrow.parquet", "scipy.stats", "statsmodels.api", "sacrebleu", "vl_convert"),
         *("rouge_score.rouge_scorer", "peft.utils.transformers_weight_conversion"),
         *("transformers.models.qwen2.modeling_qwen2", "torch.utils.serialization"),
-        *("kdstudy.cli", "kdstudy.engine.execute", "kdstudy.engine.view", "kdstudy.study.read"),
+        *("kdstudy.cli", "kdstudy.engine.execute", "kdstudy.engine.view", "kdstudy.config.read"),
         *("kdstudy.data.stages", "kdstudy.distill.stages", "kdstudy.analyze.stages"),
         *("kdstudy.evaluate.stages", "kdstudy.evaluate.generate", "kdstudy.evaluate.tokens"),
         *("kdstudy.report.stages", "kdstudy.doctor.gather", "kdstudy.models.export"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
+from kdstudy.config.read import read_study
+from kdstudy.plan.plan import make_plan
 
 STUDY = {
     "name": "t",

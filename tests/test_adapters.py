@@ -27,9 +27,9 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from kdstudy.config import schema
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load, parts
-from kdstudy.study import schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

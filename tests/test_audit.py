@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdstudy.config.schema import CorpusRef
 from kdstudy.data import audit as audits
 from kdstudy.data.audit import audit, masked, normalised, overlaps
 from kdstudy.data.corpora import locate
@@ -20,7 +21,6 @@ from kdstudy.data.formats import to_example
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.records import Example
-from kdstudy.study.schema import CorpusRef
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import call, examined, refused
 
-from kdstudy.study.read import read_study
-from kdstudy.study.schema import Study
+from kdstudy.config.read import read_study
+from kdstudy.config.schema import Study
 
 GOOD = {
     "name": "name: t",

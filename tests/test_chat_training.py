@@ -12,10 +12,11 @@ from chat_models import TALK, TOOL, assistant, learnt, made, user
 from doctor_patient import healthy
 from rich.console import Console
 
-from kdstudy import DistillConfig, DistillTrainer
+from kdstudy import DistillConfig, DistillTrainer, methods
+from kdstudy.config import schema
 from kdstudy.data import chat
 from kdstudy.data.prompts import Encoded, has_template
-from kdstudy.distill import batches, cache, methods, onpolicy
+from kdstudy.distill import batches, cache, onpolicy
 from kdstudy.distill.rows import encode_rows
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.doctor import check_text
@@ -23,9 +24,8 @@ from kdstudy.doctor import text as doctor_text
 from kdstudy.doctor.view import show
 from kdstudy.errors import InputError
 from kdstudy.evaluate import tokens
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, Generation
-from kdstudy.study import schema
-from kdstudy.study.plan import make_plan
 
 
 def spanned() -> Encoded:
@@ -94,9 +94,9 @@ def test_a_student_that_writes_its_own_text_is_scored_on_it_alone():
     tokenizer = chat_tokenizer()
     model = tiny.qwen(0, vocabulary=len(tokenizer), scale=1.0)
     row = made(tokenizer, TALK)
-    for method in (schema.GKD(), schema.GKD(on_policy_text="retokenised")):
+    for method in (methods.GKD(), methods.GKD(on_policy_text="retokenised")):
         (own,) = onpolicy.rewritten(
-            model, [row], methods.build(method), tokenizer, max_length=len(row.ids) + 9,
+            model, [row], method.recipe(), tokenizer, max_length=len(row.ids) + 9,
             width=None, seeds=[1], eos_ids=[tokenizer.eos_token_id],
         )  # fmt: skip
         # The prompt's control tokens stay, and no earlier answer is the student's.

@@ -12,11 +12,11 @@ from hub_stand_in import COMMIT, hub
 from study_folder import model_folder, plan_of, write_folder
 from test_resolve import client
 
+from kdstudy.config.schema import ModelRef
 from kdstudy.errors import InputError
 from kdstudy.models.checkpoint import check_config, check_folder
 from kdstudy.models.load import load_model
 from kdstudy.models.resolve import resolve
-from kdstudy.study.schema import ModelRef
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdstudy.evaluate.extract import choice, label
+from kdstudy.answers.extract import choice, label
 
 RIVER = (
     "A boat needs 9 hours upstream. How long does it need for a third of the way? "

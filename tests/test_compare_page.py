@@ -14,17 +14,17 @@ from study_folder import STUDY, write_folder
 
 from kdstudy.analyze.intervals import Bootstrap
 from kdstudy.analyze.results import collect
+from kdstudy.config.read import read_study
 from kdstudy.engine.build import Unseen, build_stage
 from kdstudy.engine.store import Store
 from kdstudy.evaluate.stages import EXAMPLES, MODEL, SCORES
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, Score, read_records, write_records
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare
 from kdstudy.report.compare.match import StudyRows
 from kdstudy.report.compare.page import write
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
-from kdstudy.study.stages import KINDS
+from kdstudy.stage import KINDS
 
 BETTER, WORSE = "zoo-m/gkd/zoo-l-sft", "zoo-s/revkd/zoo-l-sft"
 

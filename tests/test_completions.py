@@ -268,11 +268,11 @@ def test_systems_that_cannot_be_compared(tmp_path):
 def test_a_million_characters(tmp_path):
     filler = "The answer is 7. (A) 1,234 ####" * 33_000
     path = given(tmp_path, {"id": "id0", "completion": f"{filler}\nThe answer is 2."})
-    started = time.perf_counter()
+    started = time.process_time()
     (score,) = grade(read(path, TOY)[0], TOY, "corrected")
     assert score.outcome == "correct"
     assert len(score.completion) > 1_000_000
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_every_row_is_accounted_for_whatever_the_file(tmp_path):
@@ -466,7 +466,7 @@ def test_the_bare_question_finds_an_item_whose_options_or_context_were_appended(
 def test_a_long_question_is_matched_in_linear_time(tmp_path):
     question = "word ... " * 20_000 + "." * 100_000 + " " * 100_000 + "?"
     mine = own(tmp_path, {"question": question, "answer": 1})
-    started = time.perf_counter()
+    started = time.process_time()
     found, _ = read(given(tmp_path, {"question": question + "?", "completion": "1"}), mine)
     assert found[0].example_id == mine.examples[0].id
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from study_folder import plan_of, write_folder
 
+from kdstudy.config.schema import CorpusRef
 from kdstudy.data import corpora
 from kdstudy.data import stages as corpus_stages
 from kdstudy.data.corpora import load, locate
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate.stages import teacher_text
 from kdstudy.records import Example, read_records, write_records
-from kdstudy.study.schema import CorpusRef
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 DATA = Path(
     os.environ.get("KDSTUDY_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -33,6 +33,8 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from kdstudy.config import schema
+from kdstudy.config.read import read_study
 from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
 from kdstudy.doctor.patient import Patient, Speed
@@ -41,10 +43,8 @@ from kdstudy.models import layers, load, zoo
 from kdstudy.models.cut import cut
 from kdstudy.models.resolve import resolve
 from kdstudy.models.stages import cut as cut_stage
-from kdstudy.study import schema
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
-from kdstudy.study.stages import Work
+from kdstudy.plan.plan import make_plan
+from kdstudy.stage import Work
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IDS = torch.arange(24)[None] * 3 % tiny.VOCABULARY

@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from kdstudy.distill import methods, sharded
+from kdstudy import methods
+from kdstudy.distill import sharded
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import DistillModel
 from kdstudy.errors import InputError, StageError
-from kdstudy.study import schema
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 MODES = ("ddp", "fsdp")
@@ -127,7 +127,7 @@ def test_a_gradient_that_is_broken_in_one_shard_stops_every_process(runs):
 def test_processes_that_would_ask_the_teacher_differently_are_told(monkeypatch):
     monkeypatch.setattr(sharded, "gather_object", lambda mine: [*mine, "another"])
     with pytest.raises(StageError, match="some processes only"):
-        sharded.prepare(DistillModel(tiny.qwen(0), methods.build(schema.Sft())), None)
+        sharded.prepare(DistillModel(tiny.qwen(0), methods.Sft().recipe()), None)
 
 
 @pytest.mark.parametrize(

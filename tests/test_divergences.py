@@ -12,21 +12,26 @@ import torch
 from scipy.special import rel_entr, softmax
 from torch.nn import functional as F
 
-from kdstudy.distill import divergences as d
-from kdstudy.distill.divergences import Objective
 from kdstudy.distill.fused import TeacherSide, head_loss
+from kdstudy.methods.gkd import jsd, swapped_jsd
+from kdstudy.methods.objective import CROSS_ENTROPY, Objective
+from kdstudy.methods.revkd import reverse_kl
+from kdstudy.methods.skew_kl import skew_kl
+from kdstudy.methods.skew_revkl import skew_reverse_kl
+from kdstudy.methods.tv import total_variation
+from kdstudy.methods.word_kd import forward_kl
 from kdstudy.models.parts import Head
 
 ALL = {
-    "forward_kl": (d.forward_kl, 0.0),
-    "forward_kl_epsilon": (d.forward_kl, 0.01),
-    "reverse_kl": (d.reverse_kl, 0.0),
-    "reverse_kl_epsilon": (d.reverse_kl, 0.01),
-    "jsd": (d.jsd, 0.3),
-    "swapped_jsd": (d.swapped_jsd, 0.3),
-    "skew_kl": (d.skew_kl, 0.1),
-    "skew_reverse_kl": (d.skew_reverse_kl, 0.1),
-    "total_variation": (d.total_variation, 0.0),
+    "forward_kl": (forward_kl, 0.0),
+    "forward_kl_epsilon": (forward_kl, 0.01),
+    "reverse_kl": (reverse_kl, 0.0),
+    "reverse_kl_epsilon": (reverse_kl, 0.01),
+    "jsd": (jsd, 0.3),
+    "swapped_jsd": (swapped_jsd, 0.3),
+    "skew_kl": (skew_kl, 0.1),
+    "skew_reverse_kl": (skew_reverse_kl, 0.1),
+    "total_variation": (total_variation, 0.0),
 }
 
 
@@ -119,9 +124,9 @@ def test_jsd_is_that_of_trl(beta):
     s, t = logits(6, 40, seed=3).double().requires_grad_(), logits(6, 40, seed=4).double()
     # In TRL beta weighs the teacher too, and its ends stand for the two KLs.
     what = {
-        0.0: Objective(divergence=d.forward_kl),
-        1.0: Objective(divergence=d.reverse_kl),
-    }.get(beta, Objective(divergence=d.jsd, parameter=beta))
+        0.0: Objective(divergence=forward_kl),
+        1.0: Objective(divergence=reverse_kl),
+    }.get(beta, Objective(divergence=jsd, parameter=beta))
     ours = charged(s, t, what).sum()
     (gradient,) = torch.autograd.grad(ours, s)
     theirs = gkd.GKDTrainer.generalized_jsd_loss(s, t, beta=beta, reduction="sum")
@@ -134,7 +139,7 @@ def test_cross_entropy_is_minus_log_probability_of_the_target():
     s, targets = logits(6, 9, seed=3), torch.tensor([0, 8, 1, 2, 5, 5])
     p = softmax(s.double().numpy(), axis=-1)
     want = -np.log(p[np.arange(6), targets.numpy()])
-    got = charged(s, s, d.CROSS_ENTROPY, targets)
+    got = charged(s, s, CROSS_ENTROPY, targets)
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-5)
 
 
@@ -173,9 +178,9 @@ def test_equal_models_have_no_divergence_and_no_gradient(name, tau):
 )
 def test_jsd_has_the_teacher_weighted_by_beta_in_the_mixture(beta, want):
     t, s = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[1.0, 3.0]]).log()
-    got = charged(s, t, Objective(divergence=d.jsd, parameter=beta)).item()
+    got = charged(s, t, Objective(divergence=jsd, parameter=beta)).item()
     assert got == pytest.approx(want, rel=1e-5)
-    swapped = charged(s, t, Objective(divergence=d.swapped_jsd, parameter=0.25)).item()
+    swapped = charged(s, t, Objective(divergence=swapped_jsd, parameter=0.25)).item()
     assert swapped == pytest.approx(0.226934, rel=1e-5)
 
 
@@ -194,19 +199,19 @@ def test_jsd_and_the_skewed_divergences_tend_to_both_kls():
     def at(divergence, parameter, scale=1.0):
         return charged(s, t, Objective(divergence=divergence, parameter=parameter)) / scale
 
-    forward, reverse = at(d.forward_kl, 0.0), at(d.reverse_kl, 0.0)
+    forward, reverse = at(forward_kl, 0.0), at(reverse_kl, 0.0)
     for value, limit in [
-        (at(d.jsd, small, small), forward),
-        (at(d.jsd, 1 - small, small), reverse),
-        (at(d.skew_kl, small), forward),
-        (at(d.skew_reverse_kl, small), reverse),
+        (at(jsd, small, small), forward),
+        (at(jsd, 1 - small, small), reverse),
+        (at(skew_kl, small), forward),
+        (at(skew_reverse_kl, small), reverse),
     ]:
         torch.testing.assert_close(value, limit, rtol=1e-4, atol=1e-6)
 
 
 def test_bounds_are_reached_by_models_without_common_tokens():
     s, t = torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]])
-    half = Objective(divergence=d.jsd, parameter=0.5)
+    half = Objective(divergence=jsd, parameter=0.5)
     assert charged(s, t, half).item() == pytest.approx(math.log(2), rel=1e-6)
     assert charged(s, t, objective("total_variation")).item() == pytest.approx(1)
     assert charged(s, t, objective("skew_kl")).item() == pytest.approx(-math.log(0.1), rel=1e-5)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
+from kdstudy import methods
 from kdstudy.distill.config import _OF_METHOD, _REFUSED
-from kdstudy.study import schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -29,10 +29,10 @@ def test_every_method_and_field_is_in_the_table():
     text = (DOCS / "library.md").read_text()
     table = text[text.index("## Methods") : text.index("## What is guaranteed")]
     rows = dict(re.findall(r"^\| `(\w+)` (.*)$", table.split("---|\n")[1], re.M))
-    assert set(rows) == set(schema.METHODS) - {"seqkd"}
+    assert set(rows) == set(methods.METHODS) - {"seqkd"}
     common = ("temperature", "tau_squared", "noise", "hard_label_weight")
     for name, row in rows.items():
-        own = {f for f in schema.METHODS[name].model_fields if f in _OF_METHOD and f not in common}
+        own = {f for f in methods.METHODS[name].model_fields if f in _OF_METHOD and f not in common}
         assert {f for f in _OF_METHOD if f"`{f}`" in row.split("|")[-2]} == own, name
     assert all(f"`{name}`" in table for name in common)
 

@@ -17,6 +17,7 @@ import tiny_models as tiny
 import yaml
 from huggingface_hub import HfApi, constants
 
+from kdstudy.config.read import read_study
 from kdstudy.doctor import machine, text
 from kdstudy.doctor.checks import check
 from kdstudy.doctor.findings import worst
@@ -26,9 +27,8 @@ from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate.stages import SCORES
 from kdstudy.models.resolve import Resolved
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import Score, write_records
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
 
 STUDY = {
     "name": "t",

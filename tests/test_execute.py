@@ -21,8 +21,7 @@ from kdstudy.engine.execute import inline, missing, reason
 from kdstudy.engine.store import Store
 from kdstudy.engine.view import StudyView, duration
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.plan import Stage
-from kdstudy.study.stages import KINDS, Kind
+from kdstudy.stage import KINDS, Kind, Stage
 
 CALLS = []
 BEHAVIOUR = {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdstudy.evaluate.extract import number, same_number
+from kdstudy.answers.extract import number, same_number
 
 REPEATING = "0.6666666666666666"
 QUESTION = (

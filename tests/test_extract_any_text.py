@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.extract import RULES, choice, label, number
+from kdstudy.answers import numerals
+from kdstudy.answers.extract import RULES, choice, label, number
 
 ASKED = (
     "Matthew had 32 crackers and 98 cakes. If he gave equal numbers of both to his 4 friends, "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdstudy.evaluate.extract import choice, options
+from kdstudy.answers.extract import choice, options
 
 AQUA = (
     "A property is worth $1023.65. Find the difference. "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdstudy.evaluate import extract
+from kdstudy.answers import extract
 
 NUMBERS = [
     (

@@ -6,7 +6,7 @@ right, stand beside the kind.
 
 import pytest
 
-from kdstudy.evaluate.extract import number
+from kdstudy.answers.extract import number
 
 BOXES = "Lena packs pears into crates of 8. She has 96 pears. How many crates does she need?"
 TAXI = "A ferry costs $3 plus $4 per stop. Ines rides 6 stops. How many dollars does she pay?"

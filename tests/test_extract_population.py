@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kdstudy.evaluate.extract import number
+from kdstudy.answers.extract import number
 
 NAMES = ("Ana", "Ben", "Chloe", "Dev", "Emma", "Farid")
 THINGS = ("apples", "marbles", "stamps", "cards", "pencils")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdstudy.distill import divergences as d
 from kdstudy.distill import fused
-from kdstudy.distill.divergences import Objective
 from kdstudy.distill.fused import TeacherSide, head_loss
+from kdstudy.methods.gkd import jsd
+from kdstudy.methods.objective import CROSS_ENTROPY, Objective
 from kdstudy.models.parts import Head
 
 N, H, K, V = 37, 12, 20, 50
-JSD = Objective(divergence=d.jsd, parameter=0.3, temperature=1.5, hard_label_weight=0.2)
+JSD = Objective(divergence=jsd, parameter=0.3, temperature=1.5, hard_label_weight=0.2)
 
 
 @dataclasses.dataclass
@@ -203,7 +203,7 @@ def test_narrow_types_differ_by_the_rounding_of_logits_alone(dtype, digits):
 def test_a_float32_head_under_a_narrow_hidden_state_is_read_as_narrow():
     c = case(torch.float32, bias=False)
     hidden = c.hidden.detach().bfloat16().requires_grad_()
-    args = (c.targets, c.weights, d.CROSS_ENTROPY)
+    args = (c.targets, c.weights, CROSS_ENTROPY)
     mixed, _ = head_loss(hidden, c.head, *args)
     narrow, _ = head_loss(hidden, Head(weight=c.weight.bfloat16()), *args)
     assert mixed.item() == narrow.item()

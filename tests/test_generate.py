@@ -3,12 +3,12 @@
 import pytest
 import tiny_models as tiny
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import encode
 from kdstudy.evaluate import generate as module
 from kdstudy.evaluate.generate import generate, generate_to
 from kdstudy.models import load
 from kdstudy.records import Example, Generation, read_records
-from kdstudy.study import schema
 
 ITEMS = [
     (name, Example(id=f"{name}-{i}", instruction="what is " + "x" * (i * 7 % 11) + "?"))

@@ -12,13 +12,13 @@ import tiny_models as tiny
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from kdstudy.config import schema
 from kdstudy.errors import StageError
 from kdstudy.evaluate import generate as module
 from kdstudy.evaluate.generate import generate, generate_to
 from kdstudy.models import decoding, memory, selfcheck
 from kdstudy.models.sample import sample
 from kdstudy.records import Example, Generation, read_records
-from kdstudy.study import schema
 
 ITEMS = [
     ("toy", Example(id=f"toy-{i}", instruction="what is " + "x" * (i * 7 % 11) + f"{i}?"))

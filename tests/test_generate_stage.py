@@ -12,14 +12,14 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import encode_prompt
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluate import benchmarks, stages, vllm
 from kdstudy.models import load
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 EXAMPLES = [Example(id=f"i{i}", instruction="what is " + "x" * i + "?") for i in range(5)]
 GENERATION = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "samples": 1, "seed": 3}

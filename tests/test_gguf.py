@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 
 from kdstudy.cli import app
+from kdstudy.config.schema import ModelRef, Study
 from kdstudy.errors import InputError
 from kdstudy.models import from_gguf, gguf_file, load
 from kdstudy.models.resolve import fetch, resolve
-from kdstudy.study.plan import make_plan
-from kdstudy.study.schema import ModelRef, Study
+from kdstudy.plan.plan import make_plan
 
 # What splitting rules are known to differ in: blanks before digits, contractions, other scripts.
 AWKWARD = (

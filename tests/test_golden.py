@@ -13,22 +13,23 @@ import pytest
 import tiny_models as tiny
 import torch
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.models import load
-from kdstudy.study import schema
-from kdstudy.study.stages import silent
+from kdstudy.stage import silent
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = {
-    "sft": (schema.Sft(), schema.Lora(dropout=0.1)),
-    "word_kd": (schema.WordKD(temperature=2.0), schema.Lora(dropout=0.0)),
-    "word_kd_noise": (schema.WordKD(noise=1.0, hard_label_weight=0.1), None),
-    "revkd": (schema.RevKD(), None),
-    "gkd": (schema.GKD(beta=0.3), schema.Lora(dropout=0.1)),
-    "skew_kl": (schema.SkewKL(), None),
-    "onpolicy_revkl": (schema.OnPolicyRevKL(), None),
+    "sft": (methods.Sft(), schema.Lora(dropout=0.1)),
+    "word_kd": (methods.WordKD(temperature=2.0), schema.Lora(dropout=0.0)),
+    "word_kd_noise": (methods.WordKD(noise=1.0, hard_label_weight=0.1), None),
+    "revkd": (methods.RevKD(), None),
+    "gkd": (methods.GKD(beta=0.3), schema.Lora(dropout=0.1)),
+    "skew_kl": (methods.SkewKL(), None),
+    "onpolicy_revkl": (methods.OnPolicyRevKL(), None),
 }
 
 

@@ -25,6 +25,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
+from kdstudy.config import schema
 from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
 from kdstudy.doctor.patient import CorpusFacts, Patient, Speed
@@ -35,8 +36,7 @@ from kdstudy.models.importance import measure
 from kdstudy.models.narrow import narrow, strongest
 from kdstudy.models.resolve import resolve
 from kdstudy.records import Example, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 # Of unlike lengths: a mean of rows' means is not the mean over positions.

@@ -10,9 +10,10 @@ import torch
 from test_trainer import make, weights
 from transformers import TrainerCallback
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import interrupt
 from kdstudy.distill.schedule import curve
-from kdstudy.study import schema
 
 # 210 steps are logged in pairs: a stop after an odd one is in the middle of a pair.
 SETTINGS = schema.Train(
@@ -34,7 +35,7 @@ class Signal(TrainerCallback):
 
 
 def run(folder, *callbacks, settings=SETTINGS):
-    trainer = make(folder, schema.WordKD(), settings)
+    trainer = make(folder, methods.WordKD(), settings)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.run()

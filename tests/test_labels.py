@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdstudy.evaluate.extract import label
+from kdstudy.answers.extract import label
 
 OPTION = ("option1", "option2")
 SURGEON = (

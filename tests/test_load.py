@@ -9,9 +9,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5Config
 
+from kdstudy.config import schema
 from kdstudy.errors import InputError
 from kdstudy.models import heads, load, parts
-from kdstudy.study import schema
 
 LORA = schema.Lora(r=4, alpha=8, dropout=0.5)
 IDS = torch.tensor([[5, 6, 7, 8, 9]])

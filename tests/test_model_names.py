@@ -10,12 +10,12 @@ import torch
 import yaml
 from study_folder import model_folder, plan_of, write_folder
 
+from kdstudy.config.read import read_study
+from kdstudy.config.schema import Lora
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
 from kdstudy.models import load, zoo
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
-from kdstudy.study.schema import Lora
+from kdstudy.plan.plan import make_plan
 
 STUDY = {
     "name": "names",

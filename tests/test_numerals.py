@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from kdstudy.evaluate import numerals
+from kdstudy.answers import numerals
 
 REPEATING = "0.6666666666666666"
 

@@ -14,14 +14,15 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file
 
-from kdstudy.distill import cache, methods, placement, stages
+from kdstudy import methods
+from kdstudy.config import schema
+from kdstudy.distill import cache, placement, stages
 from kdstudy.distill.cache import CachedTeacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.records import Example, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import SCRATCH, Work
+from kdstudy.stage import SCRATCH, Work
 
 KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
 TRAIN = schema.Train(
@@ -116,7 +117,7 @@ def run_of(work: Work) -> placement.Run:
     return placement.Run(
         work=work,
         settings=settings,
-        method=methods.build(stages._METHOD.validate_python(work.config["method"])),
+        method=methods.named(work.config["method"]).recipe(),
         rows=[row for part in text.values() for row in part.rows],
         tokenizer=tokenizer,
         student=parts.head(load.open_model(work.local["models"]["student"], "float32")),
@@ -126,10 +127,10 @@ def run_of(work: Work) -> placement.Run:
 @pytest.mark.parametrize(
     ("method", "lora"),
     [
-        (schema.WordKD(temperature=2), TRAIN.lora),
-        (schema.RevKD(noise=1), TRAIN.lora),
-        (schema.GKD(), TRAIN.lora),
-        (schema.WordKD(), None),
+        (methods.WordKD(temperature=2), TRAIN.lora),
+        (methods.RevKD(noise=1), TRAIN.lora),
+        (methods.GKD(), TRAIN.lora),
+        (methods.WordKD(), None),
     ],
 )
 def test_every_place_gives_the_same_student(place, method, lora):
@@ -150,7 +151,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("method", "bodies"),
-    [(schema.WordKD(), 0), (schema.TV(), 0), (schema.GKD(lmbda=0), 0), (schema.GKD(), 1)],
+    [(methods.WordKD(), 0), (methods.TV(), 0), (methods.GKD(lmbda=0), 0), (methods.GKD(), 1)],
 )
 def test_the_body_is_not_even_loaded_unless_the_student_writes(place, monkeypatch, method, bodies):
     run = run_of(work(place, "out", method, aid=cached(place)))
@@ -162,7 +163,7 @@ def test_the_body_is_not_even_loaded_unless_the_student_writes(place, monkeypatc
     assert teacher.width == len(teacher.head.weight) == tiny.VOCABULARY
 
 
-@pytest.mark.parametrize(("method", "kept"), [(schema.WordKD(), False), (schema.GKD(), True)])
+@pytest.mark.parametrize(("method", "kept"), [(methods.WordKD(), False), (methods.GKD(), True)])
 def test_in_memory_the_body_is_freed_once_it_has_run(place, monkeypatch, method, kept):
     true, bodies = load.ready_to_answer, []
 
@@ -184,7 +185,7 @@ def test_in_memory_the_body_is_freed_once_it_has_run(place, monkeypatch, method,
 
 @pytest.mark.parametrize("mode", ["auto", "disk", "memory", "off"])
 def test_a_student_that_always_writes_asks_the_live_teacher(place, mode):
-    run = run_of(work(place, "out", schema.OnPolicyRevKL(), using(mode)))
+    run = run_of(work(place, "out", methods.OnPolicyRevKL(), using(mode)))
     teacher, note = run.teacher()
     assert isinstance(teacher, LiveTeacher) and note == ""
 
@@ -201,10 +202,10 @@ def test_another_tokenizer_is_refused_on_disk_and_computed_again_by_auto(place):
     aid = cached(place)
     other_eos(place)
     with pytest.raises(StageError, match=r"(?s)no states for 48 of 48 rows.*tokenizer.*memory"):
-        run_of(work(place, "disk", schema.WordKD(), using("disk"), aid)).teacher()
-    line = stages.train(work(place, "auto", schema.WordKD(), aid=aid))
+        run_of(work(place, "disk", methods.WordKD(), using("disk"), aid)).teacher()
+    line = stages.train(work(place, "auto", methods.WordKD(), aid=aid))
     assert "computed again: the teacher cache has no states for 48 of 48 rows" in line
-    stages.train(work(place, "off", schema.WordKD(), using("off")))
+    stages.train(work(place, "off", methods.WordKD(), using("off")))
     assert numbers(place / "auto") == pytest.approx(numbers(place / "off"), rel=1e-6)
 
 
@@ -212,7 +213,7 @@ def test_another_finetuning_of_the_teacher_is_refused(place):
     aid = cached(place)
     shutil.copytree(place / "taught" / "adapter", place / "moved" / "adapter")
     same = dataclasses.replace(
-        work(place, "out", schema.WordKD(), aid=aid),
+        work(place, "out", methods.WordKD(), aid=aid),
         inputs={"corpus": place / "corpus", "teacher": place / "moved"},
     )
     run_of(same).teacher()
@@ -246,7 +247,7 @@ def test_auto_takes_the_disk_then_memory_then_neither_and_says_why(place, monkey
             free(patched, **room)
             folder = cached(place, "auto", out=f"cache{number}")
             kinds.append(decision(folder)["where"])
-            run = run_of(work(place, f"out{number}", schema.WordKD(), aid=folder))
+            run = run_of(work(place, f"out{number}", methods.WordKD(), aid=folder))
             teacher, note = run.teacher()
             assert note == ""
         kinds.append(type(teacher).__name__)
@@ -266,7 +267,7 @@ def test_what_was_asked_for_and_does_not_fit_is_an_error_with_numbers(place, mon
     free(monkeypatch, disk=1000, memory=1000)
     with pytest.raises(StageError, match=r"(?s)MiB needed, 0\.0 MiB free on the disk.*--store"):
         cached(place, "disk")
-    run = run_of(work(place, "out", schema.WordKD(), using("memory")))
+    run = run_of(work(place, "out", methods.WordKD(), using("memory")))
     with pytest.raises(StageError, match=r"(?s)MiB needed, 0\.0 MiB free in memory.*disk or off"):
         run.teacher()
 
@@ -282,7 +283,7 @@ def test_memory_that_is_gone_by_training_time_is_said(place, monkeypatch):
         free(patched, disk=1000)
         aid = cached(place, "auto")
     free(monkeypatch, memory=1000)
-    teacher, note = run_of(work(place, "out", schema.WordKD(), aid=aid)).teacher()
+    teacher, note = run_of(work(place, "out", methods.WordKD(), aid=aid)).teacher()
     assert isinstance(teacher, LiveTeacher)
     assert "beside the student" in note and "in memory" in note
 

@@ -9,9 +9,10 @@ import pytest
 from study_folder import model_folder, plan_of, write_folder
 
 import kdstudy
+from kdstudy.config.read import read_study
 from kdstudy.errors import InputError
-from kdstudy.study.plan import Stage, make_plan
-from kdstudy.study.read import read_study
+from kdstudy.plan.plan import make_plan
+from kdstudy.stage import Stage
 
 
 @pytest.fixture
@@ -303,8 +304,8 @@ def test_the_shipped_hub_studies_plan_once_their_models_are_pinned(tmp_path, nam
 
 def test_planning_imports_no_torch():
     code = (
-        "import sys, kdstudy.cli, kdstudy.study.plan, kdstudy.engine.execute, kdstudy.engine.view,"
-        "kdstudy.study.read, kdstudy.evaluate.stages;"
+        "import sys, kdstudy.cli, kdstudy.plan.plan, kdstudy.engine.execute, kdstudy.engine.view,"
+        "kdstudy.config.read, kdstudy.evaluate.stages;"
         "sys.exit(bool({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

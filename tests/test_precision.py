@@ -8,13 +8,13 @@ import torch
 from study_folder import plan_of, write_folder
 
 from kdstudy.cli import building
+from kdstudy.config import schema
 from kdstudy.doctor import check_machine
 from kdstudy.doctor.patient import MachineFacts, Patient
 from kdstudy.engine.store import Store
 from kdstudy.models import load, precision
 from kdstudy.models.resolve import resolve
-from kdstudy.study import schema
-from kdstudy.study.precision import left_to_a_gpu, settled
+from kdstudy.plan.precision import left_to_a_gpu, settled
 
 STUDENTS = [("one", 3), ("two", 4)]
 

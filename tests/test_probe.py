@@ -9,18 +9,18 @@ import tiny_models as tiny
 import torch
 from test_train_stage import TRAIN, examples, furnish, local, work
 
+from kdstudy import methods
 from kdstudy.analyze.collapse import Signs
 from kdstudy.data import synthetic
 from kdstudy.data.corpora import to_example
 from kdstudy.data.prompts import ALPACA
-from kdstudy.distill import methods, probe, stages
+from kdstudy.distill import probe, stages
 from kdstudy.distill.model import DistillModel
 from kdstudy.errors import StageError
 from kdstudy.models import zoo
 from kdstudy.models.sample import sample
 from kdstudy.records import Example, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 FIVE = TRAIN.model_copy(update={"evaluations": 3, "probe_rows": 4})
 GOOD = Signs(texts=4, tokens=8.0, cut=0.0, repetition=0.0, parsed=1.0)
@@ -76,7 +76,7 @@ def test_the_shortest_whole_rows_are_asked():
 
 def test_what_is_measured_is_what_the_student_writes():
     student = tiny.qwen(0)
-    model = DistillModel(student, methods.build(schema.Sft())).train()
+    model = DistillModel(student, methods.Sft().recipe()).train()
     watch = probe.Probe(rows(), tiny.tokenizer(), stop=False)
     state = SimpleNamespace(global_step=7, log_history=[])
     generator = torch.get_rng_state()
@@ -97,7 +97,7 @@ def test_what_is_measured_is_what_the_student_writes():
     assert watch.expected.cut == 0 and watch.expected.parsed is None
 
 
-@pytest.mark.parametrize("method", [schema.Sft(), schema.GKD()])
+@pytest.mark.parametrize("method", [methods.Sft(), methods.GKD()])
 def test_training_is_the_same_bytes_with_and_without_it(place, method):
     made = {}
     for count in (0, 4):
@@ -117,7 +117,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5])
 def test_an_interrupted_run_leaves_the_same_bytes(place, step):
-    whole, broken = work(place, "whole", schema.Sft(), FIVE), work(place, "b", schema.Sft(), FIVE)
+    whole, broken = work(place, "whole", methods.Sft(), FIVE), work(place, "b", methods.Sft(), FIVE)
     stages.train(whole)
 
     def die(done, total, unit, **numbers):
@@ -132,7 +132,7 @@ def test_an_interrupted_run_leaves_the_same_bytes(place, step):
 
 
 def test_a_run_killed_between_a_look_and_its_checkpoint_looks_again(place, monkeypatch):
-    whole, broken = work(place, "whole", schema.Sft(), FIVE), work(place, "b", schema.Sft(), FIVE)
+    whole, broken = work(place, "whole", methods.Sft(), FIVE), work(place, "b", methods.Sft(), FIVE)
     stages.train(whole)
     with monkeypatch.context() as patched:
         looked = probe.Probe.on_evaluate
@@ -161,7 +161,7 @@ def real(folder, out: str, **train) -> Work:
     settings = {"epochs": 5, "batch_size": 16, "max_length": 192, "evaluations": 5} | train
     return Work(
         config={
-            "method": schema.Sft().model_dump(),
+            "method": methods.Sft().model_dump(),
             "train": settings,
             "template": ALPACA,
             "seed": 0,

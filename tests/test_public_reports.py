@@ -11,13 +11,13 @@ import torch
 
 from kdstudy.analyze.analysis import analyze
 from kdstudy.analyze.runs import read_runs
+from kdstudy.config.refs import CorpusRef, ModelRef
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks, fidelity
 from kdstudy.models import load
 from kdstudy.models.resolve import resolve
 from kdstudy.records import Score
-from kdstudy.study.refs import CorpusRef, ModelRef
 
 ROW = {"prompt": "1 + 1?", "completion": "2"}
 ITEM = {"question": "1 + 1?", "answer": "2"}

@@ -26,10 +26,10 @@ from transformers import (
 from typer.testing import CliRunner
 
 from kdstudy.cli import app
+from kdstudy.config.read import read_study
 from kdstudy.engine.store import Store
 from kdstudy.models import load
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
+from kdstudy.plan.plan import make_plan
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -8,12 +8,13 @@ import tiny_models as tiny
 import torch
 from torch.nn import functional as F
 
+from kdstudy import methods
+from kdstudy.config import schema
+from kdstudy.config.protocols import expand
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill.schedule import study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
-from kdstudy.study import schema
-from kdstudy.study.protocols import expand
 
 RAW = {
     "name": "r", "protocol": "reference", "teachers": ["t"], "students": ["s"],
@@ -92,7 +93,7 @@ def test_student_text_is_decoded_without_its_end_and_encoded_again(tmp_path):
     gkd = study.methods[-1].model_copy(update={"lmbda": 1.0})
     rows = tiny.rows(8)
 
-    def first_step(method: schema.GKD) -> list[Encoded]:
+    def first_step(method: methods.GKD) -> list[Encoded]:
         trainer = DistillTrainer(
             tiny.qwen(0),
             LiveTeacher(tiny.qwen(1), tiny.VOCABULARY),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from kdstudy.answers.extract import choice, number, same_number
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.benchmarks import Benchmark
-from kdstudy.evaluate.extract import choice, number, same_number
 from kdstudy.evaluate.score import score
 from kdstudy.records import Example, Generation
 

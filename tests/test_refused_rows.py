@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from chat_models import CALL, TALK, TOOL, assistant, learnt, user
 
+from kdstudy.config import schema
+from kdstudy.config.schema import CorpusRef
 from kdstudy.data import corpora
 from kdstudy.data.formats import to_example
 from kdstudy.data.prompts import PromptFormat, encode_prompt, row_of
@@ -18,9 +20,7 @@ from kdstudy.doctor import text as doctor_text
 from kdstudy.errors import InputError
 from kdstudy.models.export import shown_prompts
 from kdstudy.records import Example, read_records
-from kdstudy.study import schema
-from kdstudy.study.schema import CorpusRef
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 GOOD = {"messages": TALK[:2]}
 BAD = {"messages": [user("how much\nis it?"), {"role": "critic", "content": "x"}, assistant("y")]}

@@ -10,13 +10,13 @@ import pytest
 from fake_study import fake_study, with_texts
 from test_report import analysed
 
-from kdstudy.analyze.measures import repetition
 from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS
 from kdstudy.analyze.stats import study_tests
+from kdstudy.answers.repetition import repetition
 from kdstudy.report import alarms, document, findings, likeness, stages
 from kdstudy.report.items import against_teacher, overlap_counts, telling_items
 from kdstudy.report.views import Numbers, graded, texts
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 BEST = "m/gkd"
 TEACHER, SFT = "t/sft", "m/sft"

@@ -11,17 +11,17 @@ from datasets import Dataset
 from hub_stand_in import COMMIT, hub
 from study_folder import model_folder
 
+from kdstudy.config.schema import CorpusRef, ModelRef
 from kdstudy.data.corpora import locate
 from kdstudy.errors import InputError, StageError
 from kdstudy.models.resolve import fetch, resolve, told_apart
-from kdstudy.study.schema import CorpusRef, ModelRef
 
 # huggingface_hub reads its endpoint when it is imported, so the client is a process of its own.
 CLIENT = """
 import json, sys
 from pathlib import Path
 from kdstudy.models.resolve import fetch, resolve
-from kdstudy.study.schema import ModelRef
+from kdstudy.config.schema import ModelRef
 pins = json.loads(sys.argv[2])
 found = resolve(ModelRef(**json.loads(sys.argv[1])), Path(), pins)
 folder = fetch(found.local()) if sys.argv[3] == "fetch" else None
@@ -220,7 +220,7 @@ DATA_CLIENT = """
 import json
 from pathlib import Path
 from kdstudy.data.corpora import load, locate
-from kdstudy.study.schema import CorpusRef
+from kdstudy.config.schema import CorpusRef
 ref = CorpusRef(dataset="org/rows", validation_rows=2)
 source = locate(ref, Path(), None, {})
 corpus = load(source, rows=None, validation_rows=2, seed=0)

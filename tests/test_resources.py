@@ -8,13 +8,12 @@ import pytest
 import yaml
 from study_folder import STUDY, plan_of, write_folder
 
+from kdstudy.config.read import read_study
+from kdstudy.config.resources import WITH_MODEL, Needs, Resources
 from kdstudy.engine.nodes import Nodes
 from kdstudy.engine.worker import Site, unfit
 from kdstudy.errors import InputError
-from kdstudy.study.plan import Stage
-from kdstudy.study.read import read_study
-from kdstudy.study.resources import WITH_MODEL, Needs, Resources
-from kdstudy.study.stages import KINDS
+from kdstudy.stage import KINDS, Stage
 
 GIB = 2**30
 

@@ -68,10 +68,10 @@ def test_a_million_characters_do_not_hang() -> None:
     rng = random.Random(1)
     long = " ".join(rng.choices(WORDS, k=170_000))
     assert len(long) > 900_000
-    start = time.perf_counter()
+    start = time.process_time()
     assert 0 < rouge_l(long, ["the cat sat on the mat " * 20]) < 1
     assert rouge_l("a" * 1_000_000, ["b" * 1_000_000]) == 0
-    assert time.perf_counter() - start < 20  # about 1 s; the rest is for a busy machine
+    assert time.process_time() - start < 20  # about 1 s; the rest is for a busy machine
 
 
 def test_the_signature_names_the_package_and_the_stemmer() -> None:

@@ -8,9 +8,9 @@ from scipy.stats import chisquare
 from torch.profiler import ProfilerActivity, profile
 from transformers import MistralConfig, MistralForCausalLM
 
+from kdstudy.config import schema
 from kdstudy.models import load
 from kdstudy.models.sample import BLOCK, _uniforms, draw, sample, seed_of
-from kdstudy.study import schema
 
 FALSE_ALARM = 1e-3
 """Probability with which a right sampler fails one test of fit; the seeds are fixed."""

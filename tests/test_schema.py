@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdstudy.config import describe, schema
+from kdstudy.config.protocols import differences
+from kdstudy.config.read import read_study
 from kdstudy.errors import InputError
-from kdstudy.study import describe, schema
-from kdstudy.study.protocols import differences
-from kdstudy.study.read import read_study
 
 SHIPPED = sorted((Path(schema.__file__).parents[1] / "studies").glob("*.yaml"))
 GOOD = {

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from kdstudy.answers.extract import RULES, Rule
 from kdstudy.errors import InputError
 from kdstudy.evaluate.benchmarks import Benchmark
-from kdstudy.evaluate.extract import RULES, Rule
 from kdstudy.evaluate.score import score, summary
 from kdstudy.records import OUTCOMES, Example, Generation
 

@@ -17,7 +17,7 @@ from study_folder import STUDY, model_folder, write_folder
 import kdstudy
 from kdstudy.errors import InputError
 from kdstudy.models import zoo
-from kdstudy.study.stages import KINDS, Kind
+from kdstudy.stage import KINDS, Kind
 
 SECRETS = {
     name: f"secret-of-{name}-4711"

@@ -53,8 +53,8 @@ def test_rationales_of_human_writers_are_read_right_with_and_without_their_last_
     path = DATA / "math" / "train" / "math_standin.json"
     if not path.is_file():
         pytest.skip("no math_standin.json at hand: it is not part of the package")
-    from kdstudy.evaluate import numerals
-    from kdstudy.evaluate.extract import number
+    from kdstudy.answers import numerals
+    from kdstudy.answers.extract import number
 
     rows = [r for r in json.loads(path.read_text()) if " The answer is" in r["output"]]
     rows = [

@@ -14,6 +14,8 @@ from study_folder import plan_of, write_folder
 from test_train_stage import TRAIN, furnish, work
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from kdstudy import methods
+from kdstudy.config.read import read_study
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import stages
 from kdstudy.distill.rows import encode_rows
@@ -21,11 +23,9 @@ from kdstudy.distill.schedule import Schedule, study_config
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError
 from kdstudy.models import zoo
+from kdstudy.plan.grid import budgets
+from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, read_records
-from kdstudy.study import schema
-from kdstudy.study.grid import budgets
-from kdstudy.study.plan import make_plan
-from kdstudy.study.read import read_study
 
 STUDY = {
     "name": "started",
@@ -110,7 +110,7 @@ def place(tmp_path_factory):
     """A student, a teacher, a corpus, and sft runs of the student to start from."""
     folder = furnish(tmp_path_factory.mktemp("place"))
     for name, lora in (("adapted", TRAIN.lora), ("whole", None)):
-        stages.train(work(folder, name, schema.Sft(), TRAIN.model_copy(update={"lora": lora})))
+        stages.train(work(folder, name, methods.Sft(), TRAIN.model_copy(update={"lora": lora})))
     return folder
 
 
@@ -120,8 +120,8 @@ MOMENTS = {"_save_rng_state": 1, "training_step": 4, "evaluate": 1, "_load_best_
 
 
 @pytest.mark.parametrize("start", ["adapted", "whole"])
-@pytest.mark.parametrize("method", [schema.WordKD(noise=0.5), schema.GKD(lmbda=0.6),
-                                    schema.OnPolicyRevKL()])  # fmt: skip
+@pytest.mark.parametrize("method", [methods.WordKD(noise=0.5), methods.GKD(lmbda=0.6),
+                                    methods.OnPolicyRevKL()])  # fmt: skip
 def test_a_started_run_that_dies_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch, method,
                                                            start):  # fmt: skip
     draw = random.Random(f"{method.type} {start}")

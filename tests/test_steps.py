@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdstudy.answers.steps import similarity, steps
 from kdstudy.data.synthetic import PRETRAIN_STYLES, STUDY_STYLE, problems
-from kdstudy.evaluate.steps import similarity, steps
 
 DATA = Path(os.environ.get("KDSTUDY_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

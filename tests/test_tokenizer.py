@@ -12,9 +12,9 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer, GPT2Tokenizer, LlamaTokenizer
 
+from kdstudy.config import schema
 from kdstudy.errors import InputError
 from kdstudy.models import load
-from kdstudy.study import schema
 
 TEXTS = [
     "I'll pay 12345 in 1999, WE'RE told\n\n  by 日本語 and 😀",

@@ -9,14 +9,14 @@ import tiny_models as tiny
 import torch
 from scipy.special import rel_entr
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded, encode
 from kdstudy.errors import InputError
 from kdstudy.evaluate import tokens
 from kdstudy.evaluate.stages import token_fidelity
 from kdstudy.models import load
 from kdstudy.records import Example, read_records, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 ROWS = [(f"row-{i}", row) for i, row in enumerate(tiny.rows(25, 3))]
 

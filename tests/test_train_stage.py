@@ -11,12 +11,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import stages
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
 from kdstudy.records import Example, Generation, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 TRAIN = schema.Train(
     epochs=1, batch_size=8, max_length=40, evaluations=2, learning_rate=1e-2,
@@ -103,7 +104,7 @@ def logits(model) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
-METHODS = [schema.Sft(), schema.WordKD(temperature=2), schema.RevKD(noise=1), schema.GKD()]
+METHODS = [methods.Sft(), methods.WordKD(temperature=2), methods.RevKD(noise=1), methods.GKD()]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,13 +138,13 @@ def test_a_student_is_made_from_files_to_files(place, method, capfd):
 def test_a_stage_that_dies_between_its_last_step_and_its_end_is_finished(place, monkeypatch, lora):
     # 40 rows x 1.3 in batches of 7: seven steps, of which an epoch has six.
     train = TRAIN.model_copy(update={"epochs": 1.3, "batch_size": 7, "lora": lora})
-    whole = work(place, "whole", schema.GKD(), train)
+    whole = work(place, "whole", methods.GKD(), train)
     stages.train(whole)
 
     def die(*_):
         raise KeyboardInterrupt
 
-    cut = work(place, "cut", schema.GKD(), train)
+    cut = work(place, "cut", methods.GKD(), train)
     with monkeypatch.context() as patch:
         patch.setattr(stages.DistillTrainer, "_load_best_model", die)
         with pytest.raises(KeyboardInterrupt):
@@ -157,18 +158,18 @@ def test_a_stage_that_dies_between_its_last_step_and_its_end_is_finished(place, 
 
 
 def test_the_trained_teacher_is_used_when_there_is_one(place):
-    taught = work(place, "taught", schema.Sft())
+    taught = work(place, "taught", methods.Sft())
     itself = {**taught.local, "models": {"student": taught.local["models"]["teacher"]}}
     stages.train(Work(config=taught.config, inputs=taught.inputs, local=itself, out=taught.out))
     losses = []
     for out, inputs in (("base", {}), ("tuned", {"teacher": taught.out})):
-        stages.train(work(place, out, schema.WordKD(), **inputs))
+        stages.train(work(place, out, methods.WordKD(), **inputs))
         losses.append(json.loads((place / out / "training.json").read_text())["best_loss"])
     assert losses[0] != losses[1]
 
 
 def test_full_fine_tuning_writes_a_whole_model(place):
-    done = work(place, "out", schema.WordKD(), TRAIN.model_copy(update={"lora": None}))
+    done = work(place, "out", methods.WordKD(), TRAIN.model_copy(update={"lora": None}))
     stages.train(done)
     facts = json.loads((done.out / "training.json").read_text())
     assert facts["trainable"] == facts["parameters"]
@@ -182,7 +183,7 @@ def test_bfloat16_keeps_trained_weights_in_float32(place, lora):
     done = work(
         place,
         "out",
-        schema.WordKD(),
+        methods.WordKD(),
         TRAIN.model_copy(update={"precision": "bfloat16", "lora": lora}),
     )
     stages.train(done)
@@ -202,14 +203,14 @@ def test_a_users_adapter_is_part_of_the_student(place):
     load.save(given, place / "given", tiny.tokenizer())
     curves = []
     for out, adapter in (("without", None), ("with", place / "given")):
-        stages.train(work(place, out, schema.Sft(), adapter=adapter))
+        stages.train(work(place, out, methods.Sft(), adapter=adapter))
         curves.append(json.loads((place / out / "training.json").read_text())["curve"])
     assert curves[0][0]["loss"] != curves[1][0]["loss"]
 
 
 def test_seqkd_learns_the_teachers_text_and_still_reports_the_corpus(place):
     slow = TRAIN.model_copy(update={"epochs": 12})
-    done = work(place, "out", schema.SeqKD(), slow, teacher_text=write_teacher_text(place))
+    done = work(place, "out", methods.SeqKD(), slow, teacher_text=write_teacher_text(place))
     stages.train(done)
     curve = json.loads((done.out / "training.json").read_text())["curve"]
     assert curve[-1]["eval_loss"] < curve[0]["eval_loss"]
@@ -236,23 +237,23 @@ def test_teacher_text_is_dropped_when_empty_and_kept_open_when_cut(place):
 def test_two_texts_for_one_row_are_refused(place):
     text = write_teacher_text(place, lambda rows: [*rows, rows[0]])
     with pytest.raises(StageError, match="two texts for corpus row 0-0"):
-        stages.train(work(place, "out", schema.SeqKD(), teacher_text=text))
+        stages.train(work(place, "out", methods.SeqKD(), teacher_text=text))
 
 
 def test_too_many_rows_that_do_not_fit_are_refused_with_the_numbers(place):
     short = TRAIN.model_copy(update={"max_length": 18})
     with pytest.raises(InputError, match=r"(?s)40 of 40 train rows do not fit in max_length 18"):
-        stages.train(work(place, "out", schema.Sft(), short))
+        stages.train(work(place, "out", methods.Sft(), short))
     accepted = short.model_copy(update={"max_truncated_share": 1.0})
-    stages.train(work(place, "accepted", schema.Sft(), accepted))
+    stages.train(work(place, "accepted", methods.Sft(), accepted))
     facts = json.loads((place / "accepted" / "training.json").read_text())
     assert facts["truncated"] == 48
     none = TRAIN.model_copy(update={"max_length": 8, "max_truncated_share": 1.0})
     with pytest.raises(InputError, match="none of the 40 train rows leaves room"):
-        stages.train(work(place, "none", schema.Sft(), none))
+        stages.train(work(place, "none", methods.Sft(), none))
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(place):
     tiny.tokenizer("!").save_pretrained(place / "teacher")
     with pytest.raises(InputError, match="different tokenizers"):
-        stages.train(work(place, "out", schema.WordKD()))
+        stages.train(work(place, "out", methods.WordKD()))

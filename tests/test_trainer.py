@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, onpolicy
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -19,8 +21,7 @@ from kdstudy.distill.teacher import LiveTeacher, Noise
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import heads, load, parts
-from kdstudy.study import schema
-from kdstudy.study.stages import silent
+from kdstudy.stage import silent
 
 SETTINGS = schema.Train(
     epochs=2, batch_size=4, learning_rate=3e-3, max_length=24, evaluations=20, lora=None
@@ -30,7 +31,7 @@ NO_DROPOUT = schema.Lora(r=4, alpha=8, dropout=0.0)
 
 def make(
     folder: Path,
-    method: schema.Method,
+    method: methods.Method,
     settings: schema.Train = SETTINGS,
     *,
     build=tiny.qwen,
@@ -135,12 +136,12 @@ def textbook_curve(kind: str, student, teacher, tau: float) -> list[tuple[float,
 
 
 CASES = [
-    (schema.Sft(), tiny.qwen, None),
-    (schema.Sft(), tiny.llama, NO_DROPOUT),
-    (schema.WordKD(temperature=2), tiny.qwen, NO_DROPOUT),
-    (schema.WordKD(), tiny.llama, None),
-    (schema.RevKD(temperature=2), tiny.llama, None),
-    (schema.GKD(lmbda=0, beta=0.3), tiny.qwen, None),
+    (methods.Sft(), tiny.qwen, None),
+    (methods.Sft(), tiny.llama, NO_DROPOUT),
+    (methods.WordKD(temperature=2), tiny.qwen, NO_DROPOUT),
+    (methods.WordKD(), tiny.llama, None),
+    (methods.RevKD(temperature=2), tiny.llama, None),
+    (methods.GKD(lmbda=0, beta=0.3), tiny.qwen, None),
 ]
 
 
@@ -167,9 +168,9 @@ def test_twenty_steps_equal_a_dense_textbook_loop(tmp_path, method, build, lora)
 @pytest.mark.parametrize(
     "method",
     [
-        schema.Sft(),
-        schema.WordKD(noise=1.0),
-        schema.GKD(lmbda=1.0, sampling_temperature=1.0),
+        methods.Sft(),
+        methods.WordKD(noise=1.0),
+        methods.GKD(lmbda=1.0, sampling_temperature=1.0),
     ],
 )
 @pytest.mark.parametrize("normalisation", ["tokens", "sequences"])
@@ -222,7 +223,7 @@ def test_only_response_tokens_are_scored_and_the_shift_is_right():
 def test_rows_without_a_scored_token_add_nothing(tmp_path, normalisation):
     settings = SETTINGS.model_copy(update={"normalisation": normalisation})
     data = [Encoded((5, 6, 7), 3), Encoded((5, 6, tiny.EOS), 2)] * 2  # none, and one token
-    trainer = make(tmp_path, schema.GKD(lmbda=0), settings, data=data)
+    trainer = make(tmp_path, methods.GKD(lmbda=0), settings, data=data)
 
     def loss(numbers: list[int]) -> float:
         inputs, total = trainer.get_batch_samples(iter([numbers]), 1, torch.device("cpu"))
@@ -237,13 +238,13 @@ def test_prompt_tokens_that_cannot_be_seen_have_no_influence(tmp_path):
     for model in (student, teacher):
         for layer in model.model.layers:
             torch.nn.init.zeros_(layer.self_attn.o_proj.weight)  # tokens no longer mix
-    trainer = make(tmp_path, schema.WordKD(), student=student, teacher=teacher)
+    trainer = make(tmp_path, methods.WordKD(), student=student, teacher=teacher)
     a, b = Encoded((5, 6, 7, 20, 21, 1), 3), Encoded((40, 41, 7, 20, 21, 1), 3)
     assert one_loss(trainer, collate(trainer, [a])) == one_loss(trainer, collate(trainer, [b]))
 
 
 def test_padding_has_no_influence(tmp_path):
-    trainer = make(tmp_path, schema.RevKD())
+    trainer = make(tmp_path, methods.RevKD())
     rows = tiny.rows(6, seed=2)
     together = collate(trainer, rows)
     alone = sum(one_loss(trainer, collate(trainer, [row])) for row in rows)
@@ -256,7 +257,7 @@ def test_padding_has_no_influence(tmp_path):
     assert one_loss(trainer, other) == one_loss(trainer, together)
 
 
-@pytest.mark.parametrize("method", [schema.WordKD(), schema.RevKD(), schema.GKD()])
+@pytest.mark.parametrize("method", [methods.WordKD(), methods.RevKD(), methods.GKD()])
 @pytest.mark.parametrize("build", [tiny.qwen, tiny.llama])
 def test_extra_vocabulary_entries_have_no_influence(tmp_path, method, build):
     tok = tiny.tokenizer()
@@ -288,7 +289,7 @@ def spy_on_sampling(monkeypatch) -> list[dict]:
 def test_gkd_trains_on_what_the_student_samples(tmp_path, monkeypatch):
     calls = spy_on_sampling(monkeypatch)
     settings = SETTINGS.model_copy(update={"evaluations": 1, "lora": schema.Lora(dropout=0.5)})
-    trainer = make(tmp_path, schema.GKD(lmbda=0.5), micro(2, settings))
+    trainer = make(tmp_path, methods.GKD(lmbda=0.5), micro(2, settings))
     seen = []
     collate = batches.collate
     monkeypatch.setattr(
@@ -315,7 +316,7 @@ def test_gkd_trains_on_what_the_student_samples(tmp_path, monkeypatch):
 
 
 def test_the_step_is_divided_by_its_sampled_tokens(tmp_path):
-    trainer = make(tmp_path, schema.GKD(lmbda=1.0), micro(2))
+    trainer = make(tmp_path, methods.GKD(lmbda=1.0), micro(2))
     numbers = iter([[0, 1], [2, 3]])
     inputs, total = trainer.get_batch_samples(numbers, 2, torch.device("cpu"))
     assert total == sum(i["batch"].targets_N.numel() for i in inputs)
@@ -324,11 +325,11 @@ def test_the_step_is_divided_by_its_sampled_tokens(tmp_path):
 
 def test_gkd_without_on_policy_text_never_samples(tmp_path, monkeypatch):
     calls = spy_on_sampling(monkeypatch)
-    make(tmp_path, schema.GKD(lmbda=0.0), SETTINGS.model_copy(update={"evaluations": 1})).run()
+    make(tmp_path, methods.GKD(lmbda=0.0), SETTINGS.model_copy(update={"evaluations": 1})).run()
     assert not calls
 
 
-@pytest.mark.parametrize("method", [schema.GKD, schema.OnPolicyRevKL])
+@pytest.mark.parametrize("method", [methods.GKD, methods.OnPolicyRevKL])
 def test_text_of_the_students_own_holds_no_hard_labels(tmp_path, method):
     """A student that is its own teacher has nothing to learn from what it writes."""
     trainer = make(
@@ -354,7 +355,7 @@ def test_text_of_the_students_own_holds_no_hard_labels(tmp_path, method):
 def test_the_divergence_alone_is_charged_on_text_of_the_students_own(tmp_path):
     inputs = []
     for share in (0.0, 0.4):
-        trainer = make(tmp_path, schema.GKD(lmbda=1.0, hard_label_weight=share))
+        trainer = make(tmp_path, methods.GKD(lmbda=1.0, hard_label_weight=share))
         (one,), total = trainer.get_batch_samples(iter([[0, 1, 2, 3]]), 1, torch.device("cpu"))
         inputs.append(trainer.model(**one, num_items_in_batch=total)[0].item())
     assert inputs[0] == inputs[1] > 0.01
@@ -362,7 +363,7 @@ def test_the_divergence_alone_is_charged_on_text_of_the_students_own(tmp_path):
 
 def test_sequence_normalisation_is_the_mean_of_means(tmp_path):
     settings = SETTINGS.model_copy(update={"normalisation": "sequences"})
-    trainer = make(tmp_path, schema.Sft(), settings)
+    trainer = make(tmp_path, methods.Sft(), settings)
     rows = tiny.rows(5, seed=4)
     batch = collate(trainer, rows)
     got = one_loss(trainer, batch) / 5
@@ -382,7 +383,9 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method", [schema.Sft(), schema.WordKD(noise=0.5), schema.GKD(lmbda=0.5)])
+@pytest.mark.parametrize(
+    "method", [methods.Sft(), methods.WordKD(noise=0.5), methods.GKD(lmbda=0.5)]
+)
 def test_resuming_gives_the_same_bits(tmp_path, method):
     settings = SETTINGS.model_copy(update={"evaluations": 5, "lora": schema.Lora(dropout=0.3)})
     whole = make(tmp_path / "whole", method, micro(2, settings))
@@ -404,8 +407,8 @@ def test_resuming_gives_the_same_bits(tmp_path, method):
 
 
 def test_noise_is_fresh_at_every_step_and_never_in_validation(tmp_path):
-    trainer = make(tmp_path, schema.WordKD(noise=3.0))
-    quiet = make(tmp_path, schema.WordKD())
+    trainer = make(tmp_path, methods.WordKD(noise=3.0))
+    quiet = make(tmp_path, methods.WordKD())
     assert trainer.evaluate() == quiet.evaluate()
     losses = []
     for step in (0, 0, 1):
@@ -432,7 +435,7 @@ def test_the_best_checkpoint_is_restored(tmp_path, select_by):
     settings = SETTINGS.model_copy(
         update={"learning_rate": 0.05, "schedule": "constant", "select_by": select_by}
     )
-    trainer = make(tmp_path, schema.WordKD(), settings)
+    trainer = make(tmp_path, methods.WordKD(), settings)
     trainer.run()
     key = "eval_loss" if select_by == "method_loss" else "eval_cross_entropy"
     best = min(curve(trainer.state.log_history), key=lambda row: row[key])
@@ -441,7 +444,7 @@ def test_the_best_checkpoint_is_restored(tmp_path, select_by):
 
 
 def test_gradients_never_reach_the_teacher_and_it_is_not_saved(tmp_path):
-    trainer = make(tmp_path, schema.WordKD())
+    trainer = make(tmp_path, methods.WordKD())
     teacher = trainer.model.teacher.model
     mine = {id(p) for p in trainer.model.parameters()}
     assert not any(id(p) in mine or p.requires_grad for p in teacher.parameters())
@@ -451,7 +454,7 @@ def test_gradients_never_reach_the_teacher_and_it_is_not_saved(tmp_path):
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     student = tiny.qwen(0)
-    trainer = make(tmp_path, schema.Sft(), student=student)
+    trainer = make(tmp_path, methods.Sft(), student=student)
     with torch.no_grad():
         student.model.norm.weight.fill_(math.nan)
     with pytest.raises(StageError, match="step 1"):
@@ -501,7 +504,7 @@ def test_nothing_is_printed_and_no_file_leaves_the_folder(tmp_path, capfd):
     told = []
     trainer = make(
         tmp_path,
-        schema.Sft(),
+        methods.Sft(),
         SETTINGS.model_copy(update={"lora": NO_DROPOUT}),
         progress=lambda done, total, unit, **numbers: told.append((done, total, unit, numbers)),
     )

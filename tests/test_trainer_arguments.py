@@ -24,11 +24,10 @@ from transformers import (
 from transformers.integrations import integration_utils
 from typer.testing import CliRunner
 
-from kdstudy import DistillConfig
+from kdstudy import DistillConfig, methods
 from kdstudy.cli import app
-from kdstudy.distill import config, stages
+from kdstudy.distill import config, stages, trackers
 from kdstudy.errors import InputError
-from kdstudy.study import schema, trackers
 
 # A value that is not the default, for each field that is refused or does nothing.
 VALUES = {
@@ -320,7 +319,7 @@ def told(monkeypatch):
 
 
 def tracked(place, out, label, train):  # noqa: F811
-    made = work(place, out, schema.Sft(), train)
+    made = work(place, out, methods.Sft(), train)
     folder = str(place / "runs" / label)
     local = {**made.local, "tracking": {"study": "mine", "label": label, "folder": folder}}
     return dataclasses.replace(made, local=local)

@@ -11,12 +11,16 @@ SOURCE = ROOT / "src" / "kdstudy"
 NO_TORCH = [
     *SOURCE.glob("*.py"),
     *(SOURCE / "cli").glob("*.py"),
-    *(SOURCE / "study").glob("*.py"),
+    *(SOURCE / "methods").glob("*.py"),
+    *(SOURCE / "config").glob("*.py"),
+    *(SOURCE / "plan").glob("*.py"),
+    SOURCE / "distill" / "trackers.py",
     *(SOURCE / "engine").glob("*.py"),
     *(SOURCE / "analyze").rglob("*.py"),
     *(SOURCE / "report").rglob("*.py"),
     *(SOURCE / "paper").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
+    *(SOURCE / "answers").glob("*.py"),
     *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
     *(
         p
@@ -51,7 +55,7 @@ def test_distill_and_evaluate_never_import_each_other():
 
 
 def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():
-    for room in ("study", "data", "models", "distill", "evaluate", "analyze"):
+    for room in ("methods", "config", "plan", "data", "models", "distill", "evaluate", "analyze"):
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith("kdstudy.engine")], path
 
@@ -62,24 +66,37 @@ def test_records_and_errors_import_nothing_of_ours_but_each_other():
         assert set(ours) <= {"kdstudy.errors"}
 
 
-def test_the_readmes_tree_is_the_tree_on_disk():
+def rooms():
+    return sorted(p.parent.name for p in SOURCE.glob("*/__init__.py"))
+
+
+def test_the_readmes_tree_has_a_line_for_each_room_and_each_file_beside_them():
     block = re.search(r"```tree\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    listed = {line.split()[0] for line in block.strip().split("\n")}
+    files = {p.name for p in SOURCE.glob("*.py")}
+    assert listed == files | {f"{room}/" for room in rooms()} | {"studies/"}
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_each_room_lists_its_files(room):
+    """As a tree in the docstring of its `__init__.py`: a folder under a folder is indented."""
+    text = ast.get_docstring(ast.parse((SOURCE / room / "__init__.py").read_text()), clean=False)
     listed, folder = set(), ""
-    for line in block.strip().split("\n"):
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        parts = folder.split("/")[:depth] if folder else []
-        if name.endswith("/"):
-            folder = "/".join([*parts, name.rstrip("/")])
+    for line in text.split("\n"):
+        entry = re.match(r"( *)([\w.]+\.py|[\w]+/)(?: |$)", line)
+        if entry is None or len(entry[1]) > 2:
+            continue  # a sentence, or what is said of a file goes on
+        folder = folder if entry[1] else ""
+        if entry[2].endswith("/"):
+            folder = entry[2]
         else:
-            listed.add("/".join([*parts, name]))
+            listed.add(folder + entry[2])
     on_disk = {
-        str(p.relative_to(SOURCE))
-        for p in SOURCE.rglob("*.py")
-        if p.name != "__init__.py" or p.stat().st_size > 0
+        str(p.relative_to(SOURCE / room))
+        for p in (SOURCE / room).rglob("*.py")
+        if p != SOURCE / room / "__init__.py" and p.stat().st_size > 0
     }
-    python = {p for p in listed if p.endswith(".py")}
-    assert python == on_disk
+    assert listed == on_disk
 
 
 def test_no_pickle_and_no_bare_except():

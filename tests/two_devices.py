@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.distill import cache
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.models import load
-from kdstudy.study import schema
-from kdstudy.study.stages import silent
+from kdstudy.stage import silent
 
 # Neither epochs nor the run end with a step; five steps, two of them in the second epoch.
 ROWS, VALIDATION = tiny.rows(23), tiny.rows(10, seed=9)
@@ -36,7 +37,7 @@ ROWS, VALIDATION = tiny.rows(23), tiny.rows(10, seed=9)
 class Case:
     """A student, its method and where its teacher is."""
 
-    method: schema.Method
+    method: methods.Method
     model: Any = tiny.qwen
     lora: bool = True
     cached: bool = False
@@ -45,14 +46,14 @@ class Case:
 
 
 CASES = {
-    "sft": Case(method=schema.Sft()),
-    "sft_full": Case(method=schema.Sft(), lora=False),
-    "live": Case(method=schema.WordKD(), model=tiny.llama),
-    "live_full": Case(method=schema.WordKD(), model=tiny.llama, lora=False, checkpointing=True),
-    "cached": Case(method=schema.WordKD(noise=0.5), cached=True),
-    "on_policy": Case(method=schema.GKD(lmbda=1.0), lora=False),
-    "gkd": Case(method=schema.GKD(lmbda=0.6, noise=0.5), cached=True, dtype=torch.float64),
-    "bfloat16": Case(method=schema.WordKD(), dtype=torch.bfloat16),
+    "sft": Case(method=methods.Sft()),
+    "sft_full": Case(method=methods.Sft(), lora=False),
+    "live": Case(method=methods.WordKD(), model=tiny.llama),
+    "live_full": Case(method=methods.WordKD(), model=tiny.llama, lora=False, checkpointing=True),
+    "cached": Case(method=methods.WordKD(noise=0.5), cached=True),
+    "on_policy": Case(method=methods.GKD(lmbda=1.0), lora=False),
+    "gkd": Case(method=methods.GKD(lmbda=0.6, noise=0.5), cached=True, dtype=torch.float64),
+    "bfloat16": Case(method=methods.WordKD(), dtype=torch.bfloat16),
 }
 
 

@@ -156,7 +156,10 @@ class System:
         model: Short name of the base model.
         teacher: Label of the teacher system; empty unless distilled.
         method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`, `gkd-from-sft`; empty for a base model.
-        ablation: Which ablation the run belongs to; empty for a run of the main grid.
+        ablation: Which ablation the run belongs to: `temperature`, `noise`, `base_teacher`, or
+            the field that is varied, such as `train.learning_rate`; empty in the main grid.
+        setting: What varied fields are in this run: `beta=0.5; train.lora.r=8` in the main grid,
+            the ablation's own alone in a run of it; empty where no field is varied.
         temperature: Loss temperature.
         noise: Scale of the Gaussian noise on the teacher's logits.
         seed: Training seed.
@@ -167,7 +170,8 @@ class System:
     model: str
     teacher: str = ""
     method: str = ""
-    ablation: Literal["", "temperature", "noise", "base_teacher"] = ""
+    ablation: str = ""
+    setting: str = ""
     temperature: float = 1.0
     noise: float = 0.0
     seed: int = 0

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import toys
 
+from kdstudy.config.resources import Needs
 from kdstudy.engine import cluster as executor
 from kdstudy.engine.build import Unseen
 from kdstudy.engine.cluster import RayExecutor
@@ -21,7 +22,6 @@ from kdstudy.engine.execute import inline
 from kdstudy.engine.log import lines
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.resources import Needs
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs kdstudy[ray]")
 

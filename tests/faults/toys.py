@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from kdstudy.errors import InputError
-from kdstudy.study.plan import Stage
-from kdstudy.study.stages import KINDS, Kind, Work
+from kdstudy.stage import KINDS, Kind, Stage, Work
 
 KINDS["toy"] = Kind(entry="toys:work")
 

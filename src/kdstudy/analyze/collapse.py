@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdstudy.analyze.intervals import wilson
-from kdstudy.analyze.measures import repetition
-from kdstudy.evaluate.extract import choice, label, number, options
+from kdstudy.answers.extract import choice, label, number, options
+from kdstudy.answers.repetition import repetition
 from kdstudy.records import Example
 
 HIGH_TRUNCATION = 0.10

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analyze.intervals import Bootstrap, difference, mean_of, mover, wilson
+from kdstudy.answers.repetition import repetition
 from kdstudy.errors import InputError
 from kdstudy.evaluate.agreement import agreement, changes
 from kdstudy.evaluate.fidelity import FOUR_GRAMS, corpus_bleu, signature
@@ -88,19 +89,6 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
             text=rules.startswith("text-"),
         )
     return cells
-
-
-def repetition(text: str) -> float:
-    """Return seq-rep-4, the share of a text's word 4-grams that it holds before.
-
-    After Welleck et al. (2020, "Neural text generation with unlikelihood training"), with words in
-    place of tokens; a text of fewer than four words repeats none.
-    """
-    words = text.split()
-    total = len(words) - 3
-    if total < 1:
-        return 0.0
-    return 1 - len(set(zip(words, words[1:], words[2:], words[3:], strict=False))) / total
 
 
 def own_rows(

@@ -28,7 +28,8 @@ from kdstudy.records import Overlap, PairScore, Score, System
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]
 COLUMNS = [
     *("study", "system", "kind", "model", "parameters", "teacher", "student", "method"),
-    *("ablation", "temperature", "noise", "seed", "benchmark", "reference", "metric"),
+    *("ablation", "setting", "temperature", "noise", "seed"),
+    *("benchmark", "reference", "metric"),
     *("value", "low", "high", "n", "signature"),
 ]
 NUMBERS = {
@@ -39,7 +40,7 @@ NUMBERS = {
 _ROUNDING = 1e-12
 """A mean of thousands of rates is off by less."""
 
-_SYSTEM = ["kind", "model", "teacher", "method", "ablation", "temperature", "noise"]
+_SYSTEM = ["kind", "model", "teacher", "method", "ablation", "setting", "temperature", "noise"]
 """What runs share that are draws of one system."""
 
 Pairs = Mapping[tuple[str, str], Sequence[PairScore]]

@@ -13,7 +13,7 @@ from kdstudy.analyze.stats import study_tests
 from kdstudy.data.stages import CONTAMINATION
 from kdstudy.evaluate.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES, TOKENS
 from kdstudy.records import Contamination, Example, PairScore, Score, System, read_records
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 RESULTS = "results.csv"
 ITEMS, PAIR_ITEMS, TESTS, SYSTEMS = "items.parquet", "pairs.parquet", "tests.json", "systems.json"

@@ -1,4 +1,17 @@
-"""The verbs. Nothing heavy is imported until one needs it: `--help` and refusals are quick."""
+"""The verbs. Nothing heavy is imported until one needs it: `--help` and refusals are quick.
+
+options.py     options that several verbs share
+sets.py        which benchmarks a verb means: names, files, those of a study
+building.py    see what is missing, show it, build it
+listing.py     the rows behind `ls`
+trained.py     models, export: what a study trained, and one of it in one's hand
+exporting.py   that one written, asked ten items, and described
+studies.py     demo, run, plan, report, ls, schema: what a study file needs
+models.py      distill, eval, import: one model, no study file
+statistics.py  analyze, paper: conclusions from tables
+doctor.py      doctor: a study looked over before it runs
+tables.py      score, audit: completions and corpora as files
+"""
 
 import codecs
 import io

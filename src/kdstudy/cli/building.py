@@ -7,7 +7,7 @@ from kdstudy.cli.options import note, quiet_libraries
 if TYPE_CHECKING:
     from kdstudy.engine.execute import Executor
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 
 def build(
@@ -39,7 +39,7 @@ def build(
     building = {stage.key for stage in todo}
     if todo:
         from kdstudy.models.resolve import require_reachable
-        from kdstudy.study.precision import left_to_a_gpu
+        from kdstudy.plan.precision import left_to_a_gpu
 
         require_reachable(m for stage in todo for m in stage.local.get("models", {}).values())
         quiet_libraries()

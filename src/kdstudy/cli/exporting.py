@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from kdstudy.errors import InputError, StageError
 from kdstudy.models.layers import CUT
 from kdstudy.records import Example, Generation, System, read_records, write_records
-from kdstudy.study.stages import KINDS, Work, located
+from kdstudy.stage import KINDS, Work, located
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan, Stage
+    from kdstudy.plan.plan import Plan
+    from kdstudy.stage import Stage
 
 ITEMS = 10
 """Items that an exported model answers once more."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from kdstudy.engine import watch
-from kdstudy.study.schema import METHODS
 
 
 def listing(kind: str, store: Path, data_dir: Path | None = None) -> list[dict[str, str]]:
@@ -33,6 +32,8 @@ def _models() -> list[dict[str, str]]:
 
 
 def _methods() -> list[dict[str, str]]:
+    from kdstudy.methods import METHODS
+
     return [{"name": name, "what": (m.__doc__ or "").split("\n")[0]} for name, m in METHODS.items()]
 
 

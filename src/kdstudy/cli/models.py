@@ -26,7 +26,7 @@ from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Stage
+    from kdstudy.stage import Stage
 
 Template = Annotated[
     str,
@@ -77,7 +77,7 @@ def distill(
     """Distil one student without a study file; the result loads in peft or transformers."""
     from kdstudy.cli.exporting import hand_over, new_folder, require_new, trained
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import make_plan
+    from kdstudy.plan.plan import make_plan
 
     out = out.expanduser()
     if method == "sft" and teacher:
@@ -143,7 +143,7 @@ def evaluate(
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import make_plan
+    from kdstudy.plan.plan import make_plan
 
     asked = sets.chosen(benchmark, kind, labels, study)
     if not asked:
@@ -222,8 +222,8 @@ def _single_study(**fields: Any) -> Any:
     """Return a study of one run; a study must have a benchmark, and this one is never built."""
     from pydantic import ValidationError
 
-    from kdstudy.study.read import as_written
-    from kdstudy.study.schema import Study
+    from kdstudy.config.read import as_written
+    from kdstudy.config.schema import Study
 
     try:
         return Study.model_validate({"name": "distill", "benchmarks": ["synth_addsub"], **fields})

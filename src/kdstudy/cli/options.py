@@ -16,7 +16,7 @@ import typer
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 _LONGEST = 4000  # characters of a message
 _HUB_NAME = re.compile(

@@ -15,8 +15,8 @@ from kdstudy.cli.options import note
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
+    from kdstudy.config.refs import BenchmarkRef
     from kdstudy.evaluate.benchmarks import Benchmark
-    from kdstudy.study.refs import BenchmarkRef
 
 
 class KindName(StrEnum):
@@ -126,7 +126,7 @@ def load(reference: "BenchmarkRef", data_dir: Path | None) -> "Benchmark":
 
 
 def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
-    from kdstudy.study.read import read_study
+    from kdstudy.config.read import read_study
 
     base = study.absolute().parent
     have = {}
@@ -156,15 +156,15 @@ def _bare(name: str) -> str:
 
 
 def _named(name: str) -> "BenchmarkRef":
+    from kdstudy.config.refs import BenchmarkRef
     from kdstudy.evaluate import benchmarks
-    from kdstudy.study.refs import BenchmarkRef
 
     return BenchmarkRef(name=benchmarks.canonical(name))
 
 
 def _own(files: list[str], kind: KindName | None, labels: str | None) -> list["BenchmarkRef"]:
+    from kdstudy.config.refs import BenchmarkRef
     from kdstudy.evaluate import benchmarks
-    from kdstudy.study.refs import BenchmarkRef
 
     if not files:
         return []

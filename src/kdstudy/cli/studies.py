@@ -27,7 +27,7 @@ from kdstudy.errors import InputError, KdstudyError, StageError
 if TYPE_CHECKING:
     from kdstudy.engine.execute import Executor
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 _DEMO = Path(__file__).parents[1] / "studies" / "demo.yaml"
 
@@ -191,8 +191,8 @@ def schema(
     ] = False,
 ) -> None:
     """Print every field of a study file: as JSON Schema for editors, or as tables."""
-    from kdstudy.study import describe
-    from kdstudy.study.schema import Study
+    from kdstudy.config import describe
+    from kdstudy.config.schema import Study
 
     if markdown:
         typer.echo(describe.markdown(), nl=False)
@@ -207,9 +207,9 @@ def schema(
 def planned_study(
     study: Path, store: Path, data_dir: Path | None, unreached: dict[str, str] | None = None
 ) -> tuple["Plan", "Store"]:
+    from kdstudy.config.read import read_study
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import make_plan
-    from kdstudy.study.read import read_study
+    from kdstudy.plan.plan import make_plan
 
     parsed = read_study(study)
     opened = Store(store)
@@ -228,7 +228,7 @@ def planned_study(
 
 def _claim(planned: "Plan", study: Path, store: "Store") -> None:
     """Refuse to write where another study of the same name has its report."""
-    from kdstudy.study.read import read_study
+    from kdstudy.config.read import read_study
 
     def still(other: Path) -> bool:
         try:
@@ -241,7 +241,7 @@ def _claim(planned: "Plan", study: Path, store: "Store") -> None:
 
 def _require_trackers(planned: "Plan") -> None:
     """Refuse trackers that are not here; a report of what is finished needs none."""
-    from kdstudy.study.trackers import require_installed
+    from kdstudy.distill.trackers import require_installed
 
     require_installed(planned.study.train.report_to, "train.report_to")
 
@@ -293,8 +293,8 @@ _MEANING = {
 
 def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
     """Print a line per stage: with its key and reason where the terminal is wide enough."""
-    from kdstudy.study.grid import budgets
-    from kdstudy.study.protocols import differences
+    from kdstudy.config.protocols import differences
+    from kdstudy.plan.grid import budgets
 
     widths = {c: max(len(r[c]) for r in rows) for c in ("kind", "label")}
     room = room_for_a_line()
@@ -323,8 +323,8 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
 
 
 def _plan_document(planned: "Plan", rows: list[dict[str, str]]) -> dict[str, Any]:
-    from kdstudy.study.grid import budgets
-    from kdstudy.study.protocols import differences
+    from kdstudy.config.protocols import differences
+    from kdstudy.plan.grid import budgets
 
     return {
         "study": planned.study.model_dump(mode="json"),

@@ -28,12 +28,12 @@ from kdstudy.cli.options import (
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
+    from kdstudy.config.schema import BenchmarkRef
     from kdstudy.data.audit import Audit, Row
     from kdstudy.data.corpora import Source
     from kdstudy.evaluate.benchmarks import Benchmark
     from kdstudy.evaluate.completions import Account
     from kdstudy.records import Score
-    from kdstudy.study.schema import BenchmarkRef
 
 
 class RuleName(StrEnum):
@@ -290,9 +290,9 @@ def _source(
 ) -> "Source":
     from pydantic import ValidationError
 
+    from kdstudy.config.read import read_study
+    from kdstudy.config.schema import CorpusRef
     from kdstudy.data.corpora import locate
-    from kdstudy.study.read import read_study
-    from kdstudy.study.schema import CorpusRef
 
     if corpus is None:
         if study is None:
@@ -315,8 +315,8 @@ def _wanted(
 
     Where none is asked for these are all that a name is enough for.
     """
+    from kdstudy.config.schema import BenchmarkRef
     from kdstudy.evaluate import benchmarks
-    from kdstudy.study.schema import BenchmarkRef
 
     if asked:
         return {ref.name: sets.load(ref, data_dir) for ref in asked}, {}

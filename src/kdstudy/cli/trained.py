@@ -27,7 +27,8 @@ from kdstudy.records import System
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan, Stage
+    from kdstudy.plan.plan import Plan
+    from kdstudy.stage import Stage
 
 
 def models(

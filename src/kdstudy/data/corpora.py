@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.schema import CorpusRef, Study
 from kdstudy.data import files, synthetic
 from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, needed_of, require_columns, to_example
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.records import Example
-from kdstudy.study.schema import CorpusRef, Study
 
 SYNTHETIC_ROWS = 2000
 _SYNTHETIC_SEED = 0
@@ -219,7 +219,7 @@ def require_usable(source: Source, found: Contents, study: Study) -> None:
     """
     ref = study.corpus
     held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
-    writers = [m.type for m in study.methods if m.type == "seqkd" or getattr(m, "lmbda", 0) > 0]
+    writers = [m.type for m in study.methods if m.needs_prompts]
     if found.unprompted and writers:
         raise InputError(
             f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "

@@ -7,7 +7,7 @@ from kdstudy.data.audit import overlaps
 from kdstudy.data.corpora import PLACES, Source, is_unchanged, load
 from kdstudy.errors import StageError
 from kdstudy.records import Contamination, Example, read_records, write_records
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 CONTAMINATION = "contamination.parquet"
 

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
+from kdstudy.distill import trackers
 from kdstudy.errors import InputError
-from kdstudy.study import trackers
 
 _TO_LOADERS = ("split_batches", "dispatch_batches")
 

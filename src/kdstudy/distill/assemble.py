@@ -12,17 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.config import DistillConfig
-from kdstudy.distill.methods import Method
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
+from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, parts
 from kdstudy.models.resolve import Resolved, public, resolve
-from kdstudy.study import schema
 
 Named = str | Path
 
@@ -62,7 +62,7 @@ def student(
 
 def teacher(
     model: parts.Model | Teacher | Named | None,
-    method: Method,
+    method: Recipe,
     args: DistillConfig,
     learner: parts.Model,
     tokenizer: PreTrainedTokenizerBase,

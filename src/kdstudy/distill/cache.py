@@ -32,7 +32,7 @@ from kdstudy.distill.batches import Batch, LossTokens, Weighing
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
 from kdstudy.models import parts
-from kdstudy.study.stages import Progress, silent
+from kdstudy.stage import Progress, silent
 
 _INDEX, _STATES = "index.json", "hidden"
 # A shard is the unit of resuming, and of what a build holds in memory.

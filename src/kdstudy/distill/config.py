@@ -5,17 +5,16 @@ import dataclasses
 from typing import Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from transformers import TrainingArguments
 
+from kdstudy import methods
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import arguments
 from kdstudy.distill.batches import Weighing
-from kdstudy.distill.methods import Method, build
 from kdstudy.errors import InputError
-from kdstudy.study import schema
+from kdstudy.methods.objective import Recipe
 
-_METHOD: TypeAdapter = TypeAdapter(schema.Method)
 # Fields of a method; None in the configuration means the method's own default.
 _OF_METHOD = (
     "temperature", "tau_squared", "noise", "hard_label_weight", "probability_epsilon", "beta",
@@ -112,8 +111,9 @@ class DistillConfig(TrainingArguments):
     device. Within a step, rows of like length share a micro-batch.
 
     Attributes:
-        method: `sft`, `word_kd`, `revkd`, `gkd`, `skew_kl`, `skew_revkl`, `tv` or
-            `onpolicy_revkl`. (`seqkd` is `sft` on a dataset whose completions a teacher wrote.)
+        method: A name (`kdstudy ls methods`), with its fields below; or a method that is made
+            already, such as `kdstudy.methods.GKD(beta=0.3)` or one of your own. (`seqkd` is `sft`
+            on a dataset whose completions a teacher wrote.)
         temperature: Loss temperature; not the sampling temperature.
         tau_squared: Multiply the divergence by temperature squared.
         noise: Scale of Gaussian noise on the teacher's logits.
@@ -179,13 +179,16 @@ class DistillConfig(TrainingArguments):
         _ = self.device
         self._n_gpu = min(1, self._n_gpu)
 
-    def built_method(self) -> Method:
-        """Return the method.
+    def recipe(self) -> Recipe:
+        """Return what the method asks of a trainer.
 
         Raises:
             InputError: There is no such method, or it has no such field, or not that value.
         """
         given = self.given_fields()
+        if isinstance(self.method, methods.Method):
+            self._require_bare(given)
+            return self.method.recipe()
         if self.method == "seqkd":
             raise InputError(
                 "method: seqkd is cross-entropy on text that the teacher wrote",
@@ -194,7 +197,7 @@ class DistillConfig(TrainingArguments):
             )
         self._require_known(given)
         try:
-            return build(_METHOD.validate_python({"type": self.method, **given}))
+            return methods.named({"type": self.method, **given}).recipe()
         except ValidationError as e:
             first = e.errors()[0]
             field = ".".join(map(str, first["loc"][1:])) or "method"
@@ -220,7 +223,7 @@ class DistillConfig(TrainingArguments):
             loss_turns=self.loss_turns,
         )
 
-    def weighing(self, method: Method) -> Weighing:
+    def weighing(self, method: Recipe) -> Weighing:
         """Return what is scored and how the sum is normalised."""
         # Cross-entropy needs a target, which the position after the end has not.
         tokens = self.loss_tokens
@@ -232,13 +235,30 @@ class DistillConfig(TrainingArguments):
             group=self.normalisation_group,
         )
 
+    def to_dict(self) -> dict:
+        """As in `TrainingArguments`, a method that is made already by its type and fields."""
+        if not isinstance(self.method, methods.Method):
+            return super().to_dict()
+        made = self.method.model_dump(exclude=self.method.OF_TRAINING)
+        named = copy.copy(self)
+        named.method = made.pop("type")
+        fields = {k: v for k, v in made.items() if v is not None or k != "normalisation"}
+        return named.to_dict() | fields
+
+    def _require_bare(self, given: dict[str, object]) -> None:
+        if given:
+            raise InputError(
+                f"DistillConfig: {', '.join(given)} beside a method that is made already",
+                remedy=f"write it into the method: {type(self.method).__name__}(...)",
+            )
+
     def _require_known(self, given: dict[str, object]) -> None:
-        if self.method not in schema.METHODS:
+        if self.method not in methods.METHODS:
             raise InputError(
                 f"DistillConfig: there is no method {self.method!r}",
-                remedy=f"one of {', '.join(name for name in schema.METHODS if name != 'seqkd')}",
+                remedy=f"one of {', '.join(name for name in methods.METHODS if name != 'seqkd')}",
             )
-        known = [name for name in _OF_METHOD if name in schema.METHODS[self.method].model_fields]
+        known = [name for name in _OF_METHOD if name in methods.METHODS[self.method].model_fields]
         strangers = [name for name in given if name not in known]
         if strangers:
             raise InputError(

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
-from kdstudy.distill.divergences import Objective, Terms
+from kdstudy.methods.objective import Objective, Terms
 from kdstudy.models.parts import Head
 
 # Logits of a chunk. On two CPU cores the products are fastest from about 200 rows of a vocabulary

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
-from kdstudy.distill.divergences import CROSS_ENTROPY
 from kdstudy.distill.fused import TeacherSide, head_loss
-from kdstudy.distill.methods import Method
 from kdstudy.distill.teacher import Noise
+from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
 from kdstudy.models import parts
 
 
@@ -55,7 +54,7 @@ class DistillModel(nn.Module):
     def __init__(
         self,
         student: parts.Model,
-        method: Method,
+        method: Recipe,
         teacher: Teacher | None = None,
     ):
         super().__init__()

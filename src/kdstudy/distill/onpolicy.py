@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.data.tokenise import plain_ids
-from kdstudy.distill.methods import Method
+from kdstudy.methods.objective import Recipe
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import sample
 from kdstudy.models.writing import writing
@@ -15,7 +15,7 @@ from kdstudy.models.writing import writing
 def rewritten(
     student: Model,
     rows: Sequence[Encoded],
-    method: Method,
+    method: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,

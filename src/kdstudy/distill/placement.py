@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
-from kdstudy.distill.methods import Method
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
+from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, memory, parts
-from kdstudy.study import schema
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 _FILE = "placement.json"
 # Share of the free bytes that may be filled.
@@ -121,7 +121,7 @@ class Run:
 
     work: Work
     settings: schema.Train
-    method: Method
+    method: Recipe
     rows: Sequence[Encoded]
     tokenizer: PreTrainedTokenizerBase
     student: parts.Head

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches
 from kdstudy.distill.config import DistillConfig
 from kdstudy.errors import StageError
-from kdstudy.study import schema
-from kdstudy.study.methods import OF_TRAINING
-from kdstudy.study.stages import Progress
+from kdstudy.stage import Progress
 
 # Positions that take about as long as what a forward and backward pass costs whatever its size.
 _PASS = 512
@@ -45,7 +45,7 @@ class Schedule(TrainerCallback):
 
 
 def study_config(
-    train: schema.Train, method: schema.Method, rows: Sequence[Encoded], folder: Path, seed: int
+    train: schema.Train, method: methods.Method, rows: Sequence[Encoded], folder: Path, seed: int
 ) -> DistillConfig:
     """Return a study's training as a configuration.
 
@@ -67,14 +67,11 @@ def study_config(
         )
     share = train.batch_size // world
     micro = _micro_batch(share, train.micro_batch_size, [len(row.ids) for row in rows])
-    fields = method.model_dump(exclude={"type", "normalisation", *OF_TRAINING})
     steps = max(1, round(len(rows) * train.epochs / train.batch_size))
     return DistillConfig(
         output_dir=str(folder),
-        # What a teacher wrote is a corpus by now.
-        method="sft" if method.type == "seqkd" else method.type,
-        **({} if method.type == "seqkd" else fields),
-        normalisation=getattr(method, "normalisation", None) or train.normalisation,
+        method=method,
+        normalisation=train.normalisation,
         normalisation_group=train.normalisation_group,
         loss_tokens=train.loss_tokens,
         max_length=train.max_length,

@@ -8,26 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import methods, placement, probe
+from kdstudy.distill import placement, probe, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
+from kdstudy.methods.objective import Recipe
 from kdstudy.models import load, parts
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records
-from kdstudy.study import schema, trackers
-from kdstudy.study.stages import Work
-
-_METHOD: TypeAdapter = TypeAdapter(schema.Method)
+from kdstudy.stage import Work
 
 
 def train(work: Work) -> str:
@@ -49,22 +48,22 @@ def train(work: Work) -> str:
         StageError: The loss is no longer a finite number, or the texts look collapsed and the
             study says to stop then.
     """
-    config = _METHOD.validate_python(work.config["method"])
-    method = methods.build(config)
+    method = methods.named(work.config["method"])
+    recipe = method.recipe()
     settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
     local = work.model("student")
     tokenizer = load.open_tokenizer(local)
     corpus = _text(work, tokenizer, settings.max_length, None)
     text, written = corpus, None
-    if method.writer == "teacher":
+    if recipe.source == "teacher":
         written = _teacher_text(work)
         text = _text(work, tokenizer, settings.max_length, written)
     require_enough(text, settings.max_length, settings.max_truncated_share)
-    student, teacher, note = _models(work, settings, method, tokenizer, text)
+    student, teacher, note = _models(work, settings, recipe, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
     watch = _probe(work, settings, tokenizer, written)
-    args = study_config(settings, config, rows, checkpoints, seed)
+    args = study_config(settings, method, rows, checkpoints, seed)
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
         trainer = DistillTrainer(
@@ -174,7 +173,7 @@ def _probe(
 def _models(
     work: Work,
     settings: schema.Train,
-    method: methods.Method,
+    recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     text: Mapping[str, Rows],
 ) -> tuple[parts.Model, Teacher | None, str]:
@@ -183,11 +182,11 @@ def _models(
     whole = start if settings.lora is None else None
     student = load.open_model(work.model("student"), _precision(settings), whole)
     teacher = None
-    if method.needs_teacher:
+    if recipe.needs_teacher:
         teacher, note = placement.Run(
             work=work,
             settings=settings,
-            method=method,
+            method=recipe,
             rows=[row for part in text.values() for row in part.rows],
             tokenizer=tokenizer,
             student=parts.head(student),

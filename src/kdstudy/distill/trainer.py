@@ -79,7 +79,7 @@ class DistillTrainer(Resumable):
         optimizers: tuple = (None, None),
     ):
         args = own(args)
-        method, self._fsdp = args.built_method(), sharded.plugin_of(args)
+        method, self._fsdp = args.recipe(), sharded.plugin_of(args)
         hub.require_reachable(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)

@@ -1,0 +1,17 @@
+"""What is wrong before an hour is spent; torch only where a probe needs it.
+
+findings.py       what a check says: level, what, why, what to do
+patient.py        the plain facts that checks look at
+gather.py         a study -> those facts, each look under a guard
+guard.py          a look that fails or hangs becomes a finding
+models.py         a model's facts from its files
+text.py           the corpus as a tokenizer reads it: cuts, masks, prompts
+probe.py          seconds, memory and losses, measured on a few rows
+machine.py        device, store, downloads
+cost.py           seconds and bytes of the missing stages
+checks.py         all checks in order; one that crashes is a finding
+check_text.py     those of corpus, masks and benchmarks
+check_models.py   those of vocabularies, endings, adapters, teachers
+check_machine.py  those of plan, device, memory, disk, time
+view.py           findings in 80 columns, and as a document
+"""

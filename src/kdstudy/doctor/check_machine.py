@@ -4,13 +4,13 @@ import math
 import shlex
 from collections.abc import Iterator
 
+from kdstudy.config.protocols import differences
+from kdstudy.distill.trackers import require_installed
 from kdstudy.doctor import cost
 from kdstudy.doctor.findings import Finding, many, size
 from kdstudy.doctor.patient import MachineFacts, ModelFacts, Patient
 from kdstudy.engine.view import duration
 from kdstudy.errors import InputError
-from kdstudy.study.protocols import differences
-from kdstudy.study.trackers import require_installed
 
 # Share of what is free that may be filled; the teacher cache has the same limit.
 _SHARE = 0.8

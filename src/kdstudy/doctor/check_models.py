@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from kdstudy.doctor.findings import Finding, Level, many
 from kdstudy.doctor.patient import Accuracy, ModelFacts, Patient, TextFacts
-from kdstudy.study.methods import WITH_DISTRIBUTION
 
 # A teacher that is still to be fine-tuned may need this much more nats than its student.
 _HOPELESS = 1.25
@@ -42,7 +41,7 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
 
 def vocabulary(patient: Patient) -> Iterator[Finding]:
     """Student and teacher speak of the same tokens, over a common width."""
-    compared = [m.type for m in patient.study.methods if m.type in WITH_DISTRIBUTION]
+    compared = [m.type for m in patient.study.methods if m.teacher_gives == "distribution"]
     fine = []
     for student, teacher in _pairs(patient):
         names = f"{student.name} and {teacher.name}"
@@ -206,21 +205,21 @@ def _beyond(
     """Yield how many texts are longer than `most` tokens, by what they are."""
     study = patient.study
     limit, answers = study.train.max_length, study.generation.max_new_tokens
-    types = [m.type for m in study.methods]
-    student, taught = "student" in model.roles, any(t in WITH_DISTRIBUTION for t in types)
+    given = {m.teacher_gives for m in study.methods}
+    student, taught = "student" in model.roles, "distribution" in given
     if student or taught or model.finetuned:
         longer = sum(min(n, limit) > most for n in text.lengths)
         yield (
             f"of {many(len(text.lengths), 'row')} of the corpus are longer (max_length {limit})",
             (longer),
         )
-    sampled = any(getattr(m, "lmbda", 0) > 0 for m in study.methods)
+    sampled = any(m.on_policy_share for m in study.methods)
     if sampled and limit > most:
         yield (
             f"of {many(len(text.asked), 'row')} are sampled up to max_length {limit}",
             (len(text.asked)),
         )
-    if "teacher" in model.roles and "seqkd" in types:
+    if "teacher" in model.roles and "text" in given:
         longer = sum(n + answers > most for n in text.asked)
         yield (
             f"of {many(len(text.asked), 'prompt')} of the corpus are longer with {answers} new "

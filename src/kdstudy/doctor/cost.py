@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdstudy.doctor.patient import ModelFacts, Patient
-from kdstudy.study.plan import Stage
+from kdstudy.stage import Stage
 
 ESTIMATED = (
     *("importance", "cut", "train", "teacher_cache", "teacher_text", "generate"),
@@ -84,8 +84,8 @@ def memory_needed(patient: Patient, student: ModelFacts, teacher: ModelFacts | N
 def needs_live_teacher(patient: Patient) -> bool:
     """Whether some run asks a teacher about text that nobody could cache."""
     off = patient.study.train.teacher_cache == "off"
-    methods = [m for m in patient.study.methods if m.type not in ("sft", "seqkd")]
-    return any(off or getattr(m, "lmbda", 0) > 0 for m in methods)
+    methods = [m for m in patient.study.methods if m.teacher_gives == "distribution"]
+    return any(off or m.on_policy_share for m in methods)
 
 
 def lora_numbers(patient: Patient, model: ModelFacts) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.read import read_study
+from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
 from kdstudy.doctor.guard import Guard
 from kdstudy.doctor.patient import (
@@ -26,10 +28,8 @@ from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.rouge import is_latin
 from kdstudy.evaluate.stages import SCORES, limited
 from kdstudy.models.resolve import Resolved, resolve, told_apart
+from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example, Score, read_records
-from kdstudy.study.plan import Plan, make_plan
-from kdstudy.study.read import read_study
-from kdstudy.study.schema import BenchmarkRef, Study
 
 SECONDS = 50.0
 """Most seconds that all looks may take; what is not done by then is a finding."""

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from kdstudy.config.schema import Study
 from kdstudy.doctor.findings import Shown
 from kdstudy.errors import InputError
 from kdstudy.models.checkpoint import NO_ROOM_NAMED, Room
-from kdstudy.study.plan import Plan, Stage
-from kdstudy.study.schema import Study
+from kdstudy.plan.plan import Plan
+from kdstudy.stage import Stage
 
 Role = Literal["teacher", "student"]
 

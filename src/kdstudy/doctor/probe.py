@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy import methods
+from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, cache, methods
+from kdstudy.distill import batches, cache
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.schedule import study_config
@@ -26,7 +28,6 @@ from kdstudy.doctor.patient import Losses, Speed
 from kdstudy.doctor.text import decode
 from kdstudy.models import load, memory, parts
 from kdstudy.models.sample import sample
-from kdstudy.study import schema
 
 Result = TypeVar("Result")
 
@@ -184,12 +185,12 @@ class _Step:
         self._narrow = load.dtype(study.train.precision) == torch.bfloat16
         longest = sorted(subject.rows, key=lambda row: -len(row.ids))[:micro]
         with _peak() as peak:
-            self._run(DistillModel(self._student, methods.build(schema.Sft())), [longest])
+            self._run(DistillModel(self._student, methods.Sft().recipe()), [longest])
         self.peak: int | None = peak[0] if peak else None
 
     def seconds(self, teacher: States | None = None) -> float:
         """Return seconds per row, with KL to a teacher where there is one."""
-        method = methods.build(schema.WordKD() if teacher else schema.Sft())
+        method = (methods.WordKD() if teacher else methods.Sft()).recipe()
         cached = None
         if teacher is not None:
             width = min(len(teacher.head.weight), len(parts.head(self._student).weight))
@@ -229,7 +230,7 @@ class _Step:
 
 def _micro(study: schema.Study, rows: Sequence[Encoded]) -> int:
     """Return the micro-batch that the study's training would choose."""
-    config = study_config(study.train, schema.Sft(), rows, Path("probe"), seed=0)
+    config = study_config(study.train, methods.Sft(), rows, Path("probe"), seed=0)
     return config.per_device_train_batch_size
 
 
@@ -241,7 +242,7 @@ def _some(rows: Sequence[Encoded], batch_size: int, micro: int) -> list[Encoded]
 
 @torch.no_grad()
 def _losses(model: parts.Model, subject: Subject) -> Losses:
-    scoring = DistillModel(model, methods.build(schema.Sft())).eval()
+    scoring = DistillModel(model, methods.Sft().recipe()).eval()
     weighing, started = Weighing(), time.perf_counter()
     nats, characters = [], []
     for row in subject.held_out[:LOSS_ROWS]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.config.schema import Study
 from kdstudy.data import chat
 from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, called, encode_prompt, row_of
 from kdstudy.distill.batches import Weighing
@@ -13,7 +14,6 @@ from kdstudy.doctor.findings import Shown, Span
 from kdstudy.doctor.patient import TextFacts
 from kdstudy.errors import InputError
 from kdstudy.records import Example
-from kdstudy.study.schema import Study
 
 # Rows that are encoded: enough for a share of 1% to be told from one of 2%.
 ROWS = 5000

@@ -15,8 +15,7 @@ from kdstudy.engine.log import StageLog, spent
 from kdstudy.engine.ranks import call
 from kdstudy.engine.store import RUNS, Store
 from kdstudy.errors import InputError, KdstudyError, StageError
-from kdstudy.study.plan import Stage
-from kdstudy.study.stages import KINDS, Work
+from kdstudy.stage import KINDS, Stage, Work
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _PROBE_BYTES = 2**20

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.resources import WITH_MODEL, Resources
 from kdstudy.engine.build import View
 from kdstudy.engine.execute import ready
 from kdstudy.engine.log import last_line
@@ -20,8 +21,7 @@ from kdstudy.engine.nodes import Nodes, amounts, check_address, connected, first
 from kdstudy.engine.store import Store
 from kdstudy.engine.worker import Outcome, Site, build_on_node
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.plan import Stage
-from kdstudy.study.resources import WITH_MODEL, Resources
+from kdstudy.stage import Stage
 
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between looks at which nodes there are, and at what others build

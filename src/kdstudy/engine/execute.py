@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 from kdstudy.engine.build import View, build_stage
 from kdstudy.engine.store import Store
-from kdstudy.study.plan import Stage
-from kdstudy.study.stages import KINDS
+from kdstudy.stage import KINDS, Stage
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds
 

@@ -16,7 +16,7 @@ from kdstudy.engine.execute import inline
 from kdstudy.engine.store import Store
 from kdstudy.engine.worker import take_threads
 from kdstudy.errors import InputError, KdstudyError, StageError
-from kdstudy.study.plan import Stage
+from kdstudy.stage import Stage
 
 # A training run ends its step and writes a checkpoint.
 _GOODBYE_SECONDS = 28.0

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.resources import Resources
 from kdstudy.engine.worker import Site, paths, unfit
 from kdstudy.errors import InputError
-from kdstudy.study.plan import Stage
-from kdstudy.study.resources import Resources
+from kdstudy.stage import Stage
 
 _DIAL_SECONDS = 10.0
 _PROBE_SECONDS = 60.0

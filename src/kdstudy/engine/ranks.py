@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdstudy.errors import KdstudyError, StageError
-from kdstudy.study.plan import Stage
-from kdstudy.study.stages import KINDS, Work
+from kdstudy.stage import KINDS, Stage, Work
 
 _TOGETHER = frozenset({"train"})
 _PAUSE = 0.05  # seconds between looks; a signal is heard between them

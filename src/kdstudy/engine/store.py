@@ -15,7 +15,7 @@ from filelock import SoftFileLease, Timeout
 
 from kdstudy.engine.lease import Leases, require_held
 from kdstudy.errors import InputError, StageError
-from kdstudy.study.stages import SCRATCH
+from kdstudy.stage import SCRATCH
 
 RUNS = "runs"
 """Folder, inside a study's, of what its trackers write while it trains."""

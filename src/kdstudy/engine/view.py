@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from kdstudy.study.plan import Stage
+from kdstudy.stage import Stage
 
 _QUIET_SECONDS = 30
 

@@ -13,7 +13,7 @@ from typing import Any
 from kdstudy.engine.build import Unseen, build_stage
 from kdstudy.engine.store import Store
 from kdstudy.errors import StageError
-from kdstudy.study.plan import Stage
+from kdstudy.stage import Stage
 
 # A network file system may keep a node from seeing for a minute what another has published.
 _SIGHT_SECONDS = 90.0

@@ -1,0 +1,24 @@
+"""How a model is measured: benchmarks, completions, extraction, scores.
+
+benchmarks/         test sets by name
+  __init__.py       the registry
+  base.py           what a benchmark is
+  rows.py           rows of a file -> checked items
+  files.py          files: data folder, cache, pinned download
+  math.py           six mathematical sets
+  commonsense.py    eight commonsense sets
+  instruct.py       five instruction sets
+  synthetic.py      four synthetic sets
+  own.py            a user's file or package
+  glance.py         what is known of one, whether it is here or not
+generate.py         completions, resumable, blind to batch make-up
+vllm.py             vLLM in place of our sampler
+tokens.py           two models token by token on held-out text: agreement, KL, calibration
+completion_rows.py  files of completions, however made, as rows
+completions.py      those rows matched with a benchmark's items and graded
+score.py            correct, wrong, unparsed or truncated
+agreement.py        same answer, its bounds and kappa
+fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps
+rouge.py            ROUGE-L of a text with its references
+stages.py           its stages, from benchmark to compare and token_fidelity
+"""

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdstudy.answers.extract import same_number
 from kdstudy.errors import InputError
-from kdstudy.evaluate.extract import same_number
 from kdstudy.records import PairScore, Score
 
 _Item = tuple[str, str]

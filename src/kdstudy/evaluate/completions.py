@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from kdstudy.answers.extract import Rule
+from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
 from kdstudy.evaluate.benchmarks.base import Benchmark, Stated
 from kdstudy.evaluate.completion_rows import Answer, answers
-from kdstudy.evaluate.extract import Rule
 from kdstudy.evaluate.fidelity import pair
 from kdstudy.evaluate.score import score
 from kdstudy.records import Generation, PairScore, Score
-from kdstudy.study.schema import RougeTokenizer
 
 _SHOWN = 5  # rows of each kind left out that are named
 _END = ".?!…。？！"  # marks that end a sentence

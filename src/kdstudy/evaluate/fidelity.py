@@ -9,11 +9,12 @@ from typing import Literal
 
 from sacrebleu.metrics import BLEU
 
+from kdstudy.answers import steps
+from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
-from kdstudy.evaluate import rouge, steps
+from kdstudy.evaluate import rouge
 from kdstudy.evaluate.agreement import agree
 from kdstudy.records import PairScore, Score
-from kdstudy.study.schema import RougeTokenizer
 
 LOW_BLEU, HIGH_BLEU = 30.0, 70.0
 """Sentence BLEU, 0-100, below which and from which on a text counts as unlike and as alike."""

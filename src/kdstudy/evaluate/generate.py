@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat, asked, encode_prompt
 from kdstudy.errors import StageError
 from kdstudy.evaluate import vllm
@@ -18,8 +19,7 @@ from kdstudy.models.load import eos_ids
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import Sampled, sample, seed_of
 from kdstudy.records import Example, Generation, write_records
-from kdstudy.study import schema
-from kdstudy.study.stages import Progress, silent
+from kdstudy.stage import Progress, silent
 
 Item = tuple[str, Example]
 """A benchmark's name and one of its items."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from rapidfuzz.distance import LCSseq
 
-from kdstudy.study.schema import RougeTokenizer
+from kdstudy.config.schema import RougeTokenizer
 
 # Scripts without spaces between words: Han, its radicals and extensions, Bopomofo and kana.
 _CJK = "".join((

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kdstudy.answers.extract import Rule
+from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
 from kdstudy.evaluate.benchmarks.base import Benchmark
-from kdstudy.evaluate.extract import Rule
 from kdstudy.records import OUTCOMES, Example, Generation, Outcome, Score
-from kdstudy.study.schema import RougeTokenizer
 
 
 def score(

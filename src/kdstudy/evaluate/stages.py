@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.schema import RougeTokenizer
 from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
@@ -26,8 +27,7 @@ from kdstudy.records import (
     read_records,
     write_records,
 )
-from kdstudy.study.schema import RougeTokenizer
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 EXAMPLES = "examples.parquet"
 GENERATIONS = "generations.parquet"
@@ -260,9 +260,9 @@ _SLOWER = {
 
 
 def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | None = None) -> str:
+    from kdstudy.config import schema
     from kdstudy.evaluate.generate import generate_to
     from kdstudy.models.load import open_tokenizer
-    from kdstudy.study import schema
 
     settings = schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"])
     with _answering(work, settings.engine) as (model, facts):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.models import parts
-from kdstudy.study.stages import Progress, silent
+from kdstudy.stage import Progress, silent
 
 BINS = 15
 """Equal-width bins of the likeliest token's probability (Guo et al. 2017, section 4)."""

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from kdstudy.config import schema
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load, parts
 from kdstudy.models.resolve import fetch
 from kdstudy.models.sample import Sampled
-from kdstudy.study import schema
 
 TOGETHER = 1024
 """Prompts handed over at once. vLLM batches them itself; an interruption loses these at most."""

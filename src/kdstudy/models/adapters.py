@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as progress
 
+from kdstudy.config import schema
 from kdstudy.errors import InputError, first_line
 from kdstudy.models import checkpoint
 from kdstudy.models.parts import Model, plain, trial_logits
-from kdstudy.study import schema
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

@@ -16,7 +16,7 @@ from kdstudy.errors import InputError
 from kdstudy.models.cut import layers_of
 from kdstudy.models.narrow import mlps
 from kdstudy.models.parts import body, name
-from kdstudy.study.stages import Progress, silent
+from kdstudy.stage import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

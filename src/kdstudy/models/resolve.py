@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.cuts import Cut
 from kdstudy.data.prompts import has_template
 from kdstudy.errors import InputError, KdstudyError, StageError, first_line
 from kdstudy.models import checkpoint, gguf_file, layers, zoo
@@ -76,7 +77,7 @@ class Resolved:
     room: checkpoint.Room = checkpoint.NO_ROOM_NAMED
     depth: int | None = None
     width: int | None = None
-    cut: layers.Cut | None = None
+    cut: Cut | None = None
     given: str = ""
     origin: str = ""
 

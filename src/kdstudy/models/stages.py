@@ -19,7 +19,7 @@ from kdstudy.models.layers import CUT, chosen, influential
 from kdstudy.models.narrow import narrow, strongest
 from kdstudy.models.resolve import fetch, read_files
 from kdstudy.records import Example, read_records
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 IMPORTANCE = "importance.json"
 NEURONS = "neurons.safetensors"

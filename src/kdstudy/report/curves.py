@@ -1,5 +1,7 @@
 """Figures with a continuous axis: model size, temperature, noise, optimizer steps."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +23,16 @@ from kdstudy.report.plot import (
     single_seeds,
 )
 from kdstudy.report.seeds import Seeds
-from kdstudy.report.views import ablation_rows, describe, dots_note, items_note, short, tooltips
+from kdstudy.report.views import (
+    ablation_rows,
+    describe,
+    dots_note,
+    figure_name,
+    items_note,
+    settings,
+    short,
+    tooltips,
+)
 
 Table = pd.DataFrame
 SIZES = {
@@ -31,6 +42,9 @@ SIZES = {
     "labelOverlap": True,
 }
 """An axis of parameters: d3 writes a billion as G."""
+
+
+_UNITS = {"temperature": "loss temperature τ", "noise": "noise scale σ on teacher logits"}
 
 
 def scale(seeds: Seeds) -> Figure | None:
@@ -135,25 +149,34 @@ def depends(table: Table) -> Figure | None:
 
 
 def curve(seeds: Seeds, ablation: str) -> Figure | None:
-    """Draw accuracy and parse rate over temperature or noise (paper, Figures 5 and 6)."""
+    """Draw accuracy and parse rate over temperature, noise (paper, Figures 5 and 6) or any field.
+
+    Values of any other field stand side by side in their order, as they may be no numbers.
+    """
     table = seeds.means
     rows = ablation_rows(table, ablation)
     rows = rows[(rows.benchmark == AVERAGE) & rows.metric.isin(["accuracy", "parse_rate"])].copy()
-    if rows.empty or rows[ablation].nunique() < 2:
+    unit, names = _UNITS.get(ablation, ablation), []
+    if ablation in _UNITS:
+        rows["x"] = rows[ablation]
+    elif len(rows):
+        said = settings(rows, ablation)
+        names = sorted(said.dropna().unique(), key=_in_order)
+        rows["x"] = said.map({name: float(i) for i, name in enumerate(names)})
+    if rows.empty or rows.x.nunique() < 2:
         return None
     rows["column"] = rows.student + " ← " + rows.teacher.map(short)
     rows = seeds.dots(rows)
-    unit = "loss temperature τ" if ablation == "temperature" else "noise scale σ on teacher logits"
-    upper = _labelled_ends(rows[rows.metric == "accuracy"], ablation, 0.075)
+    upper = _labelled_ends(rows[rows.metric == "accuracy"], 0.075)
     lower = rows[rows.metric == "parse_rate"].assign(is_last=False, place=0.0)
     chart = alt.vconcat(
-        _panel(upper, "accuracy", ablation, None, "mean accuracy", 180),
-        _panel(lower, "parsed", ablation, unit, "parsed", 60),
+        _panel(upper, "accuracy", None, names, "mean accuracy", 180),
+        _panel(lower, "parsed", unit, names, "parsed", 60),
         spacing=10,
     )
     title = f"Accuracy, and under it the parse rate, over the {unit} ({dots_note(table)})"
     return Figure(
-        name=ablation,
+        name=figure_name(ablation),
         title=title,
         description=describe(rows[rows.part == "mean"]),
         chart=chart,
@@ -247,25 +270,34 @@ def _trend(rows: Table, students: list[str], factor: str, axis: dict[str, Any]) 
     return alt.layer(*layers).properties(width=330, height=190)
 
 
-def _labelled_ends(rows: Table, factor: str, gap: float) -> Table:
+def _labelled_ends(rows: Table, gap: float) -> Table:
     """Add `is_last` and `place`: where the method's name stands at the right end of its line."""
     rows = rows.assign(is_last=False, place=0.0)
     for _, part in rows[rows.part == "mean"].groupby("column"):
-        ends = part[part[factor] == part[factor].max()].drop_duplicates("method")
+        ends = part[part.x == part.x.max()].drop_duplicates("method")
         rows.loc[ends.index, "is_last"] = True
         rows.loc[ends.index, "place"] = _spread(ends.value.to_numpy(), gap)
     return rows
 
 
+def _in_order(value: str) -> tuple[float, str]:
+    """Sort numbers by size, before whatever is none."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return math.inf, value
+
+
 def _panel(
-    rows: Table, name: str, factor: str, x_title: str | None, y_title: str, height: int
+    rows: Table, name: str, x_title: str | None, names: list[str], y_title: str, height: int
 ) -> alt.FacetChart:
-    values = sorted(float(v) for v in rows[factor].unique())
+    values = sorted(float(v) for v in rows.x.unique())
+    labels = {"labelExpr": f"{json.dumps(names)}[datum.value]"} if names else {"format": ".6~g"}
     room = 0.32 * (values[-1] - values[0])
     x = alt.X(
-        f"{factor}:Q",
+        "x:Q",
         scale=alt.Scale(nice=False, domain=[values[0] - 0.05 * room, values[-1] + room]),
-        axis=alt.Axis(values=values, title=x_title, grid=False, format=".6~g"),
+        axis=alt.Axis(values=values, title=x_title, grid=False, **labels),
     )
     axis = alt.Axis(
         format="%", values=[0, 0.5, 1], domain=False, ticks=False, title=y_title, titleAngle=-90

@@ -1,6 +1,7 @@
 """Every figure of a report, each a pure function of the study's table."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from kdstudy.report.views import (
     mean_chance,
     relations,
     scope_order,
+    varied,
     with_sft,
 )
 
@@ -63,6 +65,7 @@ def all_figures(
         lambda: curve(seeds, "temperature"),
         lambda: curve(seeds, "noise"),
         lambda: unaware_teacher(seeds),
+        *(functools.partial(curve, seeds, field) for field in varied(table)),
     ]
     drawn = [figure for make in makers if (figure := make()) is not None]
     return {figure.name: figure for figure in drawn}

@@ -14,7 +14,16 @@ from kdstudy.analyze.results import AVERAGE, names_of
 from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
 from kdstudy.analyze.verdict import signed
 from kdstudy.report.seeds import over_seeds
-from kdstudy.report.views import Numbers, ablation_rows, main_rows, printed, shown
+from kdstudy.report.views import (
+    NAMED,
+    Numbers,
+    ablation_rows,
+    main_rows,
+    printed,
+    settings,
+    shown,
+    varied,
+)
 
 FACTORS_OF_PAPER = ("2", "3", "4", "5")
 
@@ -187,7 +196,8 @@ def contamination(table: pd.DataFrame, overlaps: pd.DataFrame) -> str:
 
 def ablations(table: pd.DataFrame) -> list[str]:
     """Say, for each ablation there is, what its far end did to mean accuracy."""
-    return [s for a in ("temperature", "noise", "base_teacher") if (s := _ablation(table, a))]
+    named = [s for a in NAMED if (s := _ablation(table, a))]
+    return named + [s for field in varied(table) if (s := _varied(table, field))]
 
 
 def _units(rows: pd.DataFrame) -> str:
@@ -353,6 +363,30 @@ def _ablation(table: pd.DataFrame, ablation: str) -> str:
     if _seeds_overlap(worst, same):
         return f"{name} goes {change}: seeds differ by as much, so no trend is shown."
     return f"{name} falls {change}; its best point is {symbol} = {top[ablation]:g}."
+
+
+def _varied(table: pd.DataFrame, field: str) -> str:
+    """Say how far the method that a field moves most is moved, from the study's own value."""
+    rows = ablation_rows(table, field)
+    rows = rows[(rows.metric == "accuracy") & (rows.benchmark == AVERAGE)]
+    rows = rows.assign(said=settings(rows, field))
+    plain, changed = rows[rows.ablation == ""], rows[rows.ablation == field]
+    both = plain.merge(changed, on=["student", "method", "teacher"], suffixes=("", "_changed"))
+    if both.empty:
+        return ""
+    apart = (both.value_changed - both.value).abs()
+    pair = both.loc[apart.idxmax()]
+    same = plain[plain.system == pair.system].iloc[0]
+    other = changed[changed.system == pair.system_changed].iloc[0]
+    change = (
+        f"{field}: {same.method} on {same.student} goes from {printed(same)} at {same.said} to "
+        f"{printed(other)} at {other.said}, the largest change of {len(both)}"
+    )
+    if other.low <= same.high and same.low <= other.high:
+        return f"{change}: the intervals over items overlap, so no trend is shown."
+    if _seeds_overlap(other, same):
+        return f"{change}: seeds differ by as much, so no trend is shown."
+    return f"{change}."
 
 
 def _seeds_overlap(worst: pd.Series, same: pd.Series) -> bool:

@@ -15,11 +15,11 @@ from kdstudy.evaluate.stages import BENCHMARK
 from kdstudy.models.layers import CUT
 from kdstudy.records import System
 from kdstudy.report import document
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 
 def report(work: Work) -> str:

@@ -216,7 +216,7 @@ def ablations_sheet(seeds: Seeds) -> Sheet:
 
     def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         return {
-            "Ablation": r.ablation.replace("_", " "),
+            "Ablation": r.setting or r.ablation.replace("_", " "),
             "System": Cell(r.system, rows_link(system=r.system)),
             "τ": f"{r.temperature:g}",
             "σ": f"{r.noise:g}",

@@ -108,6 +108,27 @@ def ablation_rows(table: Table, ablation: str) -> Table:
     return labelled(pd.concat([origin[same], runs])) if len(runs) else runs.copy()
 
 
+NAMED = ("temperature", "noise", "base_teacher")
+"""The paper's ablations; any other is named by the field that it varies."""
+
+
+def varied(table: Table) -> list[str]:
+    """Return the fields that ablations vary beside the paper's, in the table's order."""
+    found = dict.fromkeys(table.ablation[table.kind == "distilled"])
+    return [field for field in found if field and field not in NAMED]
+
+
+def figure_name(ablation: str) -> str:
+    """Return what an ablation's figure and its files are called."""
+    return ablation if ablation in NAMED else f"vary-{ablation.replace('.', '-')}"
+
+
+def settings(rows: Table, field: str) -> pd.Series:
+    """Return what a varied field is in each row, as text; missing where the row does not say."""
+    said = [dict(part.split("=", 1) for part in text.split("; ") if part) for text in rows.setting]
+    return pd.Series([parts.get(field) for parts in said], index=rows.index, dtype="object")
+
+
 def labelled(rows: Table) -> Table:
     """Add the columns a figure needs: group, column, line, of_teacher and text (the tooltip)."""
     rows = rows.copy()

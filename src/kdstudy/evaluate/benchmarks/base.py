@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from kdstudy.evaluate import numerals
-from kdstudy.evaluate.extract import Rule, choice, label, number, same_number
+from kdstudy.answers import numerals
+from kdstudy.answers.extract import Rule, choice, label, number, same_number
+from kdstudy.config.schema import RougeTokenizer
 from kdstudy.records import Example
-from kdstudy.study.schema import RougeTokenizer
 
 Kind = Literal["number", "choice", "text"]
 KINDS: tuple[Kind, ...] = ("number", "choice", "text")

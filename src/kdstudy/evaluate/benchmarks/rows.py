@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from kdstudy.answers import numerals
+from kdstudy.answers.extract import options
 from kdstudy.errors import InputError
-from kdstudy.evaluate import numerals
 from kdstudy.evaluate.benchmarks.base import Benchmark, Kind, Stated
-from kdstudy.evaluate.extract import options
 from kdstudy.records import Example, content_id
 
 _LETTERS = "ABCDE"

@@ -95,7 +95,7 @@ def _labels(rows: pd.DataFrame) -> list[str]:
 
 def _ablation(row) -> str:
     known = {"temperature": f"τ={row.temperature:g}", "noise": f"noise={row.noise:g}"}
-    return known.get(row.ablation, row.ablation.replace("_", " "))
+    return known.get(row.ablation, row.setting or row.ablation.replace("_", " "))
 
 
 def _figure(rows: pd.DataFrame, metric: str, name: str, what: str) -> Figure:

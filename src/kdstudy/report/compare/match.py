@@ -11,8 +11,11 @@ import pandas as pd
 from kdstudy.errors import InputError
 from kdstudy.records import System
 
-KEY = ("kind", "model", "teacher", "method", "ablation", "temperature", "noise", "seed")
-"""What makes two runs of two studies the same run; protocol and settings may differ."""
+KEY = (
+    *("kind", "model", "teacher", "method", "ablation", "setting", "temperature", "noise"),
+    "seed",
+)
+"""What makes two runs of two studies the same run; protocol and training may differ."""
 
 PAIR = ["system", "reference", "benchmark", "example_id", "sample", "agree"]
 
@@ -79,7 +82,9 @@ def other_models(a: StudyRows, b: StudyRows) -> list[str]:
 
 def key_of(system: System) -> tuple:
     """Return what a system is matched by: its values of `KEY`."""
-    return tuple(getattr(system, field) for field in KEY)
+    # A run of the main grid says what its study varies, which the other study may not vary.
+    bare = system if system.ablation else dataclasses.replace(system, setting="")
+    return tuple(getattr(bare, field) for field in KEY)
 
 
 def pairs(a: StudyRows, b: StudyRows) -> list[tuple[System, System]]:
@@ -173,7 +178,7 @@ def _nearest(system: System, other: StudyRows) -> str:
     """Say in what the most similar system of the other study differs."""
 
     def apart(s: System) -> list[str]:
-        return [k for k in KEY if getattr(s, k) != getattr(system, k)]
+        return [k for k, x, y in zip(KEY, key_of(s), key_of(system), strict=True) if x != y]
 
     near = min(other.systems, key=lambda s: len(apart(s)), default=None)
     if near is None or len(apart(near)) > 3:

@@ -15,11 +15,11 @@ from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures
 from kdstudy.report.compare.match import PAIR, StudyRows, study_differences, unmatched
-from kdstudy.study.stages import Work
+from kdstudy.stage import Work
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
-    from kdstudy.study.plan import Plan
+    from kdstudy.plan.plan import Plan
 
 _READ = ["system", "benchmark", "example_id", "sample", "quality", "rule", "gold"]
 

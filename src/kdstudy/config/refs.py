@@ -1,0 +1,205 @@
+"""What a study names: models, a corpus, benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from kdstudy.config.cuts import By, Cut
+from kdstudy.data.formats import check_columns
+from kdstudy.fields import TAGS, Strict
+
+_LONGEST_PART = 255  # bytes of a file's name; more is an error on every common file system
+
+
+def _usable_path(value: str) -> str:
+    """Refuse what no file system takes, so that nobody meets its error later."""
+    if "\0" in value or any(len(p.encode()) > _LONGEST_PART for p in value.split("/")):
+        raise ValueError(f"no file or model can be called '{value[:60]}'")
+    if len(value.encode()) > 8 * _LONGEST_PART:
+        raise ValueError(f"no path is as long as '{value[:60]}...'")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as e:
+        raise ValueError(f"'{value}' names the home folder of nobody; write the path out") from e
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_usable_path)]
+
+
+class ModelRef(Strict):
+    """A causal LM: a shipped zoo name, a local folder or GGUF file, or a Hub id."""
+
+    model: PathText = Field(min_length=1)
+    """`zoo-l`, `./my-model`, `./my-model.Q8_0.gguf`, or `Qwen/Qwen2.5-7B`."""
+    gguf: PathText | None = None
+    """Of a Hub model or a folder that holds GGUF files: which one. Its weights are dequantised."""
+    revision: str | None = None
+    """Hub branch, tag or commit; the commit it stands for is pinned in the store and recorded."""
+    adapter: PathText | None = None
+    """Folder of a PEFT adapter to put on the model before anything else."""
+    finetune: bool = True
+    """Teachers only: fine-tune on the corpus first, as the paper does."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+    layers: (
+        Annotated[
+            Annotated[int, Field(ge=2), Tag(TAGS[0])]
+            | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Tag(TAGS[1])],
+            Discriminator(lambda value: TAGS[isinstance(value, list)]),
+        ]
+        | None
+    ) = None
+    """Students only: cut the model to so many of its layers, which `by` chooses; or to those of a
+    list, [0, 1, 2, 5], counted from 0. Null keeps all."""
+    by: By = "spacing"
+    """How a number of layers is chosen. `spacing`: evenly, the first and the last among them.
+    `influence`: those that change their input most on rows of the corpus's training split."""
+    intermediate: int | None = Field(default=None, ge=1)
+    """Students only: so many neurons of each layer's MLP, those that add most to the layer's output
+    on rows of the training split. Null keeps all."""
+    name: str | None = Field(default=None, pattern=r"^[^/\s][^/\r\n]{0,63}$")
+    """Of a cut student: what labels and tables call it, else such as `zoo-l[6 layers]`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" in value and "model" not in value:
+            raise ValueError(
+                f"write {{model: {value['name']}}}; name is what a cut student is called"
+            )
+        return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        if isinstance(value, list) and value != sorted(set(value)):
+            raise ValueError(
+                f"layers keep their order, and each is kept once; write {sorted(set(value))}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_file(self) -> ModelRef:
+        if self.gguf is not None and not self.gguf.lower().endswith(".gguf"):
+            raise ValueError(f"gguf: {self.gguf} is no GGUF file's name")
+        if self.gguf is not None and self.model.lower().endswith(".gguf"):
+            raise ValueError(f"gguf: model names a file already, {self.model}; leave gguf out")
+        return self
+
+    @model_validator(mode="after")
+    def _named_if_cut(self) -> ModelRef:
+        if self.by == "influence" and not isinstance(self.layers, int):
+            raise ValueError("by: influence chooses layers; give their number as layers")
+        if self.name is not None and self.cut is None:
+            raise ValueError("name: is what a cut student is called; give layers as well")
+        return self
+
+    @property
+    def cut(self) -> Cut | None:
+        """What is kept of the model; None for all of it."""
+        if self.layers is None and self.intermediate is None:
+            return None
+        layers = tuple(self.layers) if isinstance(self.layers, list) else self.layers
+        return Cut(layers=layers, by=self.by, intermediate=self.intermediate)
+
+    @property
+    def called(self) -> str:
+        """What a study's other fields call it."""
+        return self.name or self.model + (self.cut.called if self.cut else "")
+
+
+class CorpusRef(Strict):
+    """The training set: exactly one of `name`, `path` and `dataset`."""
+
+    name: str | None = None
+    """A corpus kdstudy knows: `synthetic` (word problems, their worked answers in one wording),
+    `synthetic_varied` (in seven), or `math_standin` and the like under the data folder."""
+    path: PathText | None = None
+    """A file of rows, JSON Lines, JSON, CSV, TSV or Parquet, also .gz and .zst; or a folder of such
+    files. A row has messages, prompt and completion, conversations, instruction and output,
+    question and answer, or text."""
+    dataset: str | None = None
+    """A Hugging Face dataset id; its rows are like a file's."""
+    config: str | None = None
+    """Which configuration (subset) of the dataset, where it has several."""
+    revision: str | None = None
+    """Dataset commit, branch or tag; pinned and recorded."""
+    split: str = "train"
+    """Split of the dataset."""
+    columns: dict[str, str] = {}
+    """What the data call a column that kdstudy reads: {prompt: question, completion: answer}."""
+    rows: int | None = Field(default=None, ge=2)
+    """Use a seeded random choice of this many rows; null means all."""
+    validation_rows: int | None = Field(default=None, ge=1)
+    """Rows split off at random; checkpoints are chosen on them, never on a benchmark. Null means a
+    tenth of the rows, 500 at most."""
+    seed: int = 6
+    """Seed of the split and of the choice of rows (the paper's is 6)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CorpusRef:
+        given = [k for k in ("name", "path", "dataset") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of name, path and dataset (given: {', '.join(given) or 'none'})"
+            )
+        if self.config is not None and self.dataset is None:
+            raise ValueError("config: belongs to a dataset; give dataset as well")
+        check_columns(self.columns)
+        if None not in (self.rows, self.validation_rows) and self.rows <= self.validation_rows:
+            raise ValueError(
+                f"rows: {self.rows} leaves nothing to train on after validation_rows: "
+                f"{self.validation_rows}; raise rows or lower validation_rows"
+            )
+        return self
+
+
+class BenchmarkRef(Strict):
+    """A test set: one that kdstudy knows by name, or a file of one's own."""
+
+    name: str = Field(min_length=1)
+    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file, what reports call it."""
+    path: PathText | None = None
+    """JSON Lines or a JSON list of {question, answer}, of {question, references} for texts."""
+    kind: Literal["number", "choice", "text"] | None = None
+    """Of a file: what its answers are. A text is rated by ROUGE-L with its references."""
+    labels: list[str] = []
+    """Of a file of choices: what the answers may be, such as [yes, no]; empty for letters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _truth_values_are_labels(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [str(v).lower() if isinstance(v, bool) else v for v in value]
+
+    @model_validator(mode="after")
+    def _file_or_name(self) -> BenchmarkRef:
+        if self.path is None and (self.kind or self.labels):
+            raise ValueError(f"{self.name}: kind and labels belong to a file; give path as well")
+        if self.path is not None and self.kind is None:
+            raise ValueError(f"{self.name}: path needs kind: number, choice or text")
+        if self.labels and self.kind != "choice":
+            raise ValueError(f"{self.name}: labels belong to kind: choice")
+        return self

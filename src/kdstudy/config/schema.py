@@ -1,0 +1,457 @@
+"""study.yaml as types: every field, every default, every refusal."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef
+from kdstudy.config.resources import Resources
+from kdstudy.fields import Strict
+from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
+
+_LARGEST = 2**32
+TEMPLATES = ("auto", "alpaca", "chat", "reference")
+"""Templates that have a name."""
+TAKEN = {
+    *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_dict"),
+    *("return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now"),
+    "sanitize_control_tokens",
+}
+"""Arguments of `apply_chat_template` that are not the template's."""
+
+
+Tracker = Literal[
+    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow"),
+    *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+]
+"""What transformers.Trainer can report to."""
+RougeTokenizer = Literal["rouge-score", "unicode"]
+"""What ROUGE-L takes for words."""
+Taught = Literal[*giving("text"), *giving("distribution")]
+WithDistribution = Literal[*giving("distribution")]
+
+
+NO_RESULT = frozenset(
+    {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
+)
+"""Fields of `train` that change speed or records, never the result."""
+
+
+class TemperatureAblation(Strict):
+    """Repeat methods at several loss temperatures."""
+
+    methods: list[WithDistribution] = ["word_kd", "revkd"]
+    """Methods to repeat; each must be among the study's methods."""
+    values: list[Annotated[float, Field(gt=0)]] = Field(default=[1, 2, 5], min_length=1)
+    """Temperatures."""
+
+
+class NoiseAblation(Strict):
+    """Repeat methods with Gaussian noise on the teacher's logits."""
+
+    methods: list[WithDistribution] = ["word_kd"]
+    """Methods to repeat; each must be among the study's methods."""
+    values: list[Annotated[float, Field(ge=0)]] = Field(default=[0, 1, 2, 5], min_length=1)
+    """Scales of the noise."""
+
+
+class BaseTeacherAblation(Strict):
+    """Repeat methods with a teacher that was not fine-tuned (`task-unaware`)."""
+
+    methods: list[Taught] = ["word_kd"]
+    """Methods to repeat; each must be among the study's methods."""
+
+
+class Vary(Strict):
+    """Repeat methods with other values of one field: of the methods, or of training."""
+
+    vary: str
+    """The field: one of the methods' own, such as `beta`, or of training: `train.learning_rate`,
+    `train.lora.r`. Teachers and sft runs, which all others are compared with, stay as they are."""
+    values: list[Any] = Field(min_length=1)
+    """Its values; the one that the study has is the main grid's run."""
+    methods: list[Taught] = Field(min_length=1)
+    """Methods to repeat; each must be among the study's methods."""
+
+    @field_validator("vary")
+    @classmethod
+    def _can_vary(cls, field: str) -> str:
+        head, _, tail = field.partition(".")
+        if field in ("type", "start"):
+            raise ValueError(f"{field} makes another method; list it under methods")
+        if tail.partition(".")[0] in NO_RESULT and head == "train":
+            raise ValueError(f"{field} changes speed or records, and no result")
+        return field
+
+    def changed(self, method: Any, train: Train, value: Any) -> tuple[Any, Train]:
+        """Return a method and its training with the field at a value.
+
+        Raises:
+            ValueError: Neither has such a field, or it cannot have that value.
+        """
+        head, _, tail = self.vary.partition(".")
+        if head == "train" and tail:
+            if getattr(method, tail, None) is not None and tail in type(method).model_fields:
+                raise ValueError(f"{method.type} has its own {tail}, which overrides training's")
+            return method, _with(train, tail, value)
+        if self.vary not in type(method).model_fields:
+            own = sorted(set(type(method).model_fields) - {"type", "start"})
+            raise ValueError(
+                f"{method.type} has no field {self.vary}; it has {', '.join(own)}, and training "
+                "has train.learning_rate and the like"
+            )
+        return _with(method, self.vary, value), train
+
+    def current(self, method: Any, train: Train) -> Any:
+        """Return the value that the study has."""
+        head, _, tail = self.vary.partition(".")
+        part, path = (train, tail) if head == "train" and tail else (method, self.vary)
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        return part
+
+
+class Ablations(Strict):
+    """Runs beside the main grid; a list of `Vary` alone may stand in its place."""
+
+    temperature: TemperatureAblation | None = None
+    """Loss temperature (the paper's Figure 6)."""
+    noise: NoiseAblation | None = None
+    """Noise on the teacher's logits (Figure 5)."""
+    base_teacher: BaseTeacherAblation | None = None
+    """A teacher that never saw the task (Figure 2)."""
+    vary: list[Vary] = []
+    """Any other field: `{vary: beta, values: [0.1, 0.9], methods: [gkd]}`."""
+    students: list[str] | None = None
+    """Restrict the ablations to these students, by model or name; null means all."""
+
+
+class Lora(Strict):
+    """Low-rank adapters (PEFT)."""
+
+    r: int = Field(default=8, ge=1)
+    """Rank."""
+    alpha: int = Field(default=16, ge=1)
+    """Scale numerator."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], min_length=1
+    )
+    """Names of the linear layers that get an adapter (the paper's: no o_proj, no gate_proj)."""
+
+
+class Train(Strict):
+    """How every model of the study is trained; for teachers see `teacher_train`."""
+
+    epochs: float = Field(default=4.0, gt=0)
+    """Passes over the corpus."""
+    batch_size: int = Field(default=16, ge=1)
+    """Rows per optimizer step, over all devices."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Most rows per forward pass; null chooses. Changes memory and speed, not the result."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps of linear warm-up, at most a tenth of the run."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    max_length: int = Field(default=256, ge=8)
+    """Tokens of prompt and response together; longer rows are cut, counted and reported."""
+    max_truncated_share: float = Field(default=0.1, ge=0, le=1)
+    """Refuse to train when a larger share of rows is cut at max_length."""
+    evaluations: int = Field(default=10, ge=1)
+    """How often, evenly spread, the validation loss is measured and a checkpoint kept."""
+    select_by: Literal["method_loss", "cross_entropy"] = "method_loss"
+    """Which validation loss chooses the checkpoint."""
+    loss_tokens: Literal["response", "all", "positions"] = "response"
+    """Score the response's tokens; the prompt's as well (`train_on_inputs`); or every position,
+    the one after the end included, where a divergence needs no target."""
+    loss_turns: Literal["all", "last"] = "all"
+    """Of a conversation: learn every turn of the assistant, or the last alone."""
+    normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
+    """`tokens`: the step's sum over its tokens. `sequences`: mean per sequence, then over rows.
+    `micro_batches`: mean over each `normalisation_group` rows' tokens, then over groups."""
+    normalisation_group: int = Field(default=4, ge=1)
+    """Rows of such a group; the released code's micro-batch is 4."""
+    lora: Lora | None = Lora()
+    """Adapters; null or false trains all weights."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU that has it; on a CPU float32, or bfloat16 where every student was
+    measured to train 1.25 times as fast in it. The machine that first plans decides, the store
+    keeps that, and other machines follow."""
+    teacher_cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """Where a teacher's final hidden states on the corpus are kept, so that its body runs once.
+    `disk`: for all runs. `memory`: for each run. `auto`: disk where it fits, else memory, else off.
+    Changes speed and memory, not the result."""
+    probe_rows: int = Field(default=8, ge=0)
+    """Validation rows that the student answers before training and at every evaluation, to see
+    whether it collapses; 0: none. Changes what is recorded, not what is trained."""
+    on_alarm: Literal["flag", "stop"] = "flag"
+    """When those answers look collapsed (length, repetition, no end, no answer): `flag` says so in
+    the run's line and in the report; `stop` ends a run that does so at two evaluations in a row."""
+    report_to: list[Tracker] = []
+    """Trackers, through transformers.Trainer."""
+
+    @field_validator("teacher_cache", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        # `false` is what people write who think of YAML 1.1, where a bare `off` means it.
+        return "off" if value is False else value
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _without_lora(cls, value: Any) -> Any:
+        return None if value is False else value
+
+
+class TeacherTrain(Strict):
+    """Where the fine-tuning of teachers differs from `train`; what is null is as there."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the corpus."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of AdamW."""
+
+
+class Generation(Strict):
+    """How benchmark answers are generated."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Token budget; a completion that reaches it is `truncated`."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy decoding; the paper sampled at 1."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus; 1 keeps everything."""
+    samples: int = Field(default=1, ge=1)
+    """Draws per item; needs a temperature above 0."""
+    seed: int = 0
+    """Seed of the draws; each item's draw depends on it and on the item alone."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows decoded together; null finds as many as memory holds. Changes speed and memory."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What decodes. vLLM needs its package and a GPU, and rounds otherwise than transformers."""
+
+    @model_validator(mode="after")
+    def _draws_need_sampling(self) -> Generation:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples: {self.samples} greedy drafts are {self.samples} equal texts; "
+                "set temperature above 0 or samples to 1"
+            )
+        return self
+
+
+class Study(Strict):
+    """One study: what `kdstudy run` does."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the output folder: letters, digits, dot, dash, underscore."""
+    protocol: Literal["corrected", "reference"] = "corrected"
+    """Preset of the fields below; every field it sets can be set here too."""
+    teachers: list[ModelRef] = []
+    """Models to learn from; may be left out only when `methods` is [sft]."""
+    students: list[ModelRef] = Field(min_length=1)
+    """Models that learn."""
+    corpus: CorpusRef
+    """What teachers and students are trained on."""
+    benchmarks: list[BenchmarkRef] = Field(min_length=1)
+    """What every system is measured on: names (`kdstudy ls benchmarks`), or files of one's own."""
+    limit: int | None = Field(default=None, ge=1)
+    """Measure on this many items of each benchmark, for a quick first run; which ones depends on
+    the items' content alone. null means all."""
+    methods: list[AnyMethod] = [Sft(), SeqKD(), WordKD(), RevKD(), GKD()]
+    """How students are made. `sft` is always run: gains are measured against it."""
+    ablations: Ablations = Ablations()
+    """Temperature, noise, task-unaware teacher, or any field; `[{vary: ...}, ...]` for short."""
+    seeds: list[Annotated[int, Field(ge=0, lt=_LARGEST)]] = Field(default=[0], min_length=1)
+    """Training seeds of the students; teachers use the first."""
+    template: str = "auto"
+    """`auto` (the tokenizer's chat template where it has one, else Alpaca's prompt), `alpaca`,
+    `chat` (the tokenizer's own), `reference`, or a text with {instruction} in it."""
+    template_arguments: dict[str, Any] = {}
+    """What chat templates are handed, in training and evaluation: `{enable_thinking: false}`."""
+    train: Train = Train()
+    """Training."""
+    teacher_train: TeacherTrain = TeacherTrain()
+    """Where teachers are fine-tuned otherwise: {epochs: 6, learning_rate: 2e-4}."""
+    generation: Generation = Generation()
+    """Decoding of answers."""
+    text_generation: Generation = Generation(temperature=1.0, samples=5)
+    """Decoding for instruction-following sets (MiniLLM's: five draws at temperature 1)."""
+    token_rows: int = Field(default=100, ge=0)
+    """Validation rows on which students are compared with their teacher token by token; 0: none."""
+    extraction: Literal["corrected", "reference"] = "corrected"
+    """Which rules find the answer in a completion."""
+    rouge_tokenizer: RougeTokenizer = "rouge-score"
+    """What ROUGE-L takes for words. `rouge-score`, the published measure, knows a-z and 0-9 alone;
+    `unicode` knows every script: each Chinese or Japanese character, runs of other letters."""
+    resources: Resources = Resources()
+    """What stages ask of a cluster's nodes (`--executor ray`). Changes no result."""
+
+    @property
+    def training_of_teachers(self) -> Train:
+        """How teachers are fine-tuned."""
+        return self.train.model_copy(update=self.teacher_train.model_dump(exclude_none=True))
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _short_methods(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        for m in map(short_form, value):
+            kind = m.get("type") if isinstance(m, dict) else None
+            if isinstance(kind, str) and kind not in METHODS:
+                near = difflib.get_close_matches(kind.lower(), METHODS, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(METHODS)}"
+                raise ValueError(f"unknown method '{kind}'; {hint}")
+        return [short_form(m) for m in value]
+
+    @field_validator("ablations", mode="before")
+    @classmethod
+    def _short_ablations(cls, value: Any) -> Any:
+        return {"vary": value} if isinstance(value, list) else value
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        if value not in TEMPLATES and "{instruction}" not in value:
+            raise ValueError(
+                f"'{value}' is no template; write {', '.join(TEMPLATES)}, or a text with "
+                "{instruction} in it"
+            )
+        return value
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _known_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = [k for k in value if k in TAKEN]
+        if taken:
+            raise ValueError(f"{', '.join(taken)} is not the study's to set; leave it out")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"holds what is neither text, number, list nor table ({e})") from e
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Study:
+        _refuse_repeats("methods", [m.name for m in self.methods])
+        _refuse_repeats("seeds", self.seeds)
+        # As `benchmarks.canonical` has it, which the schema must not import.
+        bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
+        _refuse_repeats("benchmarks", bare)
+        _refuse_repeats("teachers", [_loaded(t) for t in self.teachers])
+        _refuse_repeats("students", [_loaded(s) for s in self.students])
+        _refuse_repeats("students", [s.name for s in self.students if s.name])
+        for i, t in enumerate(self.teachers):
+            if t.cut is not None:
+                field = next(iter(t.cut.config()))
+                raise ValueError(
+                    f"teachers[{i}].{field}: students are cut, teachers are used whole; to have a "
+                    "cut model teach, save it and give its folder"
+                )
+        if not self.teachers and {m.type for m in self.methods} != {"sft"}:
+            raise ValueError(
+                "teachers: is empty, and every method but sft learns from one; add one"
+            )
+        for t in self.teachers:
+            for s in self.students:
+                if _loaded(t) == _loaded(s):
+                    raise ValueError(
+                        f"{s.model} is its own teacher: every divergence would start at zero and "
+                        "stay there; take it out of one list, or give the teacher an adapter"
+                    )
+        self._ablations_make_sense()
+        for field, number in _numbers(self.model_dump()):
+            if not abs(number) < _LARGEST:
+                raise ValueError(f"{field}: {number:g} is no number that a run could use")
+        return self
+
+    def _ablations_make_sense(self) -> None:
+        have = {m.type for m in self.methods}
+        for kind in ("temperature", "noise", "base_teacher"):
+            part = getattr(self.ablations, kind)
+            missing = [m for m in part.methods if m not in have] if part else []
+            if missing:
+                raise ValueError(
+                    f"ablations.{kind}: {', '.join(missing)} is not among methods; the curve would "
+                    "lack its main point; add it to methods or take it out here"
+                )
+        self._varied_fields_make_sense()
+        if self.ablations.base_teacher and not any(t.finetune for t in self.teachers):
+            raise ValueError(
+                "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
+                "is task-unaware already; remove the ablation"
+            )
+        names = [name for s in self.students for name in (s.model, s.called)]
+        unknown = [s for s in self.ablations.students or [] if s not in names]
+        if unknown:
+            raise ValueError(f"ablations.students: {', '.join(unknown)} is not among students")
+
+    def _varied_fields_make_sense(self) -> None:
+        for i, part in enumerate(self.ablations.vary):
+            at = f"ablations.vary[{i}]"
+            _refuse_repeats(f"{at}.values", [json.dumps(v) for v in part.values])
+            for name in part.methods:
+                listed = [m for m in self.methods if m.type == name]
+                if not listed:
+                    raise ValueError(f"{at}.methods: {name} is not among methods; add it there")
+                for value in part.values:
+                    try:
+                        part.changed(listed[0], self.train, value)
+                    except ValidationError as e:
+                        what = e.errors()[0]["msg"].removeprefix("Value error, ")
+                        raise ValueError(f"{at}.values: {part.vary} {value}: {what}") from e
+                    except ValueError as e:
+                        raise ValueError(f"{at}.vary: {e}") from e
+
+
+def _with(part: Any, path: str, value: Any) -> Any:
+    """Return a part of the study with a field of it, or of a part of it, at another value."""
+    head, _, tail = path.partition(".")
+    if head not in type(part).model_fields:
+        raise ValueError(
+            f"there is no field {head}; known: {', '.join(sorted(type(part).model_fields))}"
+        )
+    if tail:
+        below = getattr(part, head)
+        if not isinstance(below, Strict):
+            raise ValueError(f"{head} is {below} in this study, so that it has no {tail}")
+        value = _with(below, tail, value)
+    whole = part.model_dump() | {head: value.model_dump() if isinstance(value, Strict) else value}
+    return type(part).model_validate(whole)
+
+
+def _loaded(ref: ModelRef) -> str:
+    """Return what of a reference says which weights it stands for."""
+    revision = f"@{ref.revision}" if ref.revision else ""
+    cut = f" cut to {ref.cut.mark}" if ref.cut else ""
+    return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "") + cut
+
+
+def _refuse_repeats(field: str, values: list[Any]) -> None:
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"{field}: {', '.join(twice)} is listed twice; list each once")
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number with its field's name."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from _numbers(part, f"{path}[{i}]")
+    elif isinstance(value, int | float):
+        yield path, value

@@ -1,0 +1,118 @@
+"""The methods: a file each, and the registry that everything else asks.
+
+A package of one's own adds a method by naming its class under the entry point group
+`kdstudy.methods`; what is installed when a study is read is what it may list.
+
+base.py            fields that methods share; what a plan and a trainer ask of a method
+objective.py       the loss of one token: a divergence's value and slope, temperature, hard
+                   labels
+sft.py             supervised fine-tuning, the baseline
+seqkd.py           text that the teacher wrote
+word_kd.py         forward KL
+revkd.py           reverse KL
+gkd.py             JSD(beta), partly on text that the student samples
+skew_kl.py         skewed forward KL
+skew_revkl.py      skewed reverse KL
+tv.py              total variation
+onpolicy_revkl.py  reverse KL on text that the student samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Union
+
+from pydantic import Field, TypeAdapter
+
+from kdstudy.errors import InputError
+from kdstudy.methods.base import Divergence, Method, OnPolicy, Taught
+from kdstudy.methods.gkd import GKD
+from kdstudy.methods.onpolicy_revkl import OnPolicyRevKL
+from kdstudy.methods.revkd import RevKD
+from kdstudy.methods.seqkd import SeqKD
+from kdstudy.methods.sft import Sft
+from kdstudy.methods.skew_kl import SkewKL
+from kdstudy.methods.skew_revkl import SkewRevKL
+from kdstudy.methods.tv import TV
+from kdstudy.methods.word_kd import WordKD
+
+__all__ = [
+    "GKD",
+    "METHODS",
+    "ORIGINS",
+    "TV",
+    "AnyMethod",
+    "Divergence",
+    "Method",
+    "OnPolicy",
+    "OnPolicyRevKL",
+    "RevKD",
+    "SeqKD",
+    "Sft",
+    "SkewKL",
+    "SkewRevKL",
+    "Taught",
+    "WordKD",
+    "giving",
+    "named",
+    "short_form",
+]
+
+_SHIPPED = (Sft, SeqKD, WordKD, RevKD, GKD, SkewKL, SkewRevKL, TV, OnPolicyRevKL)
+
+
+def _type(cls: type[Method]) -> str:
+    return cls.model_fields["type"].default
+
+
+def _found() -> tuple[dict[str, type[Method]], dict[str, str]]:
+    """Return all methods by type, and the package and version of those that are not shipped."""
+    methods, origins = {_type(cls): cls for cls in _SHIPPED}, {}
+    for point in sorted(entry_points(group="kdstudy.methods"), key=lambda p: p.value):
+        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        try:
+            cls = point.load()
+        except Exception as e:  # anything can happen in somebody's package
+            raise InputError(
+                f"the method {point.name} of {origin} cannot be imported",
+                why=f"{type(e).__name__}: {e}",
+                remedy="mend that package, or uninstall it",
+            ) from e
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise InputError(
+                f"the method {point.name} of {origin} is no class derived from kdstudy's Method",
+                remedy="see examples/jeffreys",
+            )
+        if _type(cls) in methods:
+            raise InputError(
+                f"{origin} names a method {_type(cls)}, and there is one already",
+                remedy="give it a type of its own",
+            )
+        methods[_type(cls)], origins[_type(cls)] = cls, origin
+    return methods, origins
+
+
+METHODS, ORIGINS = _found()
+AnyMethod: Any = Annotated[Union[tuple(METHODS.values())], Field(discriminator="type")]  # noqa: UP007
+"""An entry of a study's `methods`, as a type."""
+_ADAPTER: TypeAdapter[Method] = TypeAdapter(AnyMethod)
+
+
+def named(fields: Mapping[str, Any]) -> Method:
+    """Return the method that a table of its fields stands for.
+
+    Raises:
+        pydantic.ValidationError: There is no such type, or it has no such field or value.
+    """
+    return _ADAPTER.validate_python(fields)
+
+
+def giving(what: str) -> list[str]:
+    """Return the types of the methods that learn `what` from a teacher (`Method.teacher_gives`)."""
+    return [name for name, cls in METHODS.items() if cls.teacher_gives == what]
+
+
+def short_form(value: Any) -> Any:
+    """Return an entry of `methods` as a table: `gkd` stands for `{type: gkd}`."""
+    return {"type": value} if isinstance(value, str) else value

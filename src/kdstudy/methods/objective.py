@@ -1,0 +1,104 @@
+"""What a student is charged per token, as elementwise terms over the vocabulary.
+
+With s and t the log-probabilities of student S and teacher T at one vocabulary entry, a divergence
+is the sum of `value` over the entries, and `slope` is d value / d s. Every gradient follows from
+these two alone: as s is a log-softmax, the gradient with respect to the student's logit is
+slope - S * sum(slope), divided by the temperature (distill/fused.py). That keeps one place for the
+softmax and one line of calculus for each divergence, which lies in its method's file.
+
+`parameter` is the divergence's one number: beta, alpha, or 0 for none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Terms = Callable[["Tensor", "Tensor", float], "tuple[Tensor, Tensor]"]
+"""A divergence's (s, t, parameter) -> (value, slope), each of the shape of s and t."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The loss of one token, in nats.
+
+    (1 - hard_label_weight) * tau**2 * D(T, S) + hard_label_weight * -log S_1(target), where D
+    sees both distributions at temperature tau and S_1 is the student's at temperature 1.
+
+    Attributes:
+        divergence: D; None for cross-entropy alone, with `hard_label_weight` 1.
+        parameter: D's number: beta, alpha.
+        temperature: tau.
+        tau_squared: Multiply D by tau**2, so that its gradient keeps the scale it has at
+            tau = 1 (Hinton et al. 2015, section 2.1).
+        hard_label_weight: Share of the cross-entropy.
+    """
+
+    divergence: Terms | None
+    parameter: float = 0.0
+    temperature: float = 1.0
+    tau_squared: bool = True
+    hard_label_weight: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """What D is multiplied by."""
+        power = self.temperature**2 if self.tau_squared else 1.0
+        return (1 - self.hard_label_weight) * power
+
+    @property
+    def unlabelled(self) -> Objective:
+        """The same on text that nobody gave as an answer: the divergence is all of the loss."""
+        return dataclasses.replace(self, hard_label_weight=0.0)
+
+
+CROSS_ENTROPY = Objective(divergence=None, hard_label_weight=1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a trainer needs to know of a method.
+
+    Attributes:
+        source: Who writes the tokens that are trained on.
+        objective: What a token is charged.
+        noise: Scale of the Gaussian noise on the teacher's logits while training.
+        lmbda: Probability that an optimizer step trains on text the student samples.
+        sampling_temperature: Temperature of that sampling; unrelated to the objective's.
+        retokenised: Student text is decoded without special tokens and encoded again, as the
+            paper's released code does; otherwise the sampled ids are kept.
+        normalisation: Overrides the run's; None keeps it.
+    """
+
+    source: Literal["corpus", "teacher", "student"]
+    objective: Objective = CROSS_ENTROPY
+    noise: float = 0.0
+    lmbda: float = 0.0
+    sampling_temperature: float = 1.0
+    retokenised: bool = False
+    normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """A teacher must supply its distribution at every scored token."""
+        return self.objective.divergence is not None
+
+
+def log(probability: Tensor) -> Tensor:
+    """Return a mixture's logarithm; where it is zero, so is everything that it multiplies."""
+    return probability.clamp_min(_tiny(probability)).log()
+
+
+def ratio(part: Tensor, mixture: Tensor) -> Tensor:
+    """Return part / mixture for a part that is zero wherever the mixture is."""
+    return part / mixture.clamp_min(_tiny(mixture))
+
+
+def _tiny(numbers: Tensor) -> float:
+    import torch  # a study is planned without it
+
+    return torch.finfo(numbers.dtype).tiny

@@ -1,0 +1,78 @@
+"""Whether a study's texts and its tokenizers fit its models, as far as their files tell.
+
+How long the rows and prompts are in tokens, `kdstudy doctor` counts; a stage refuses the first text
+that is too long.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from kdstudy.config.schema import Study
+from kdstudy.errors import InputError
+from kdstudy.models.resolve import Resolved
+
+
+def require_fit(study: Study, model: Resolved, kinds: Iterable[str], student: bool) -> None:
+    """Refuse what could not be computed whatever the texts are.
+
+    Args:
+        study: The study.
+        model: One of its models; what its files do not tell is not looked at.
+        kinds: Kinds of the study's benchmarks.
+        student: It is trained by the study's methods.
+
+    Raises:
+        InputError: Its tokenizer has tokens that it has no embeddings for; or its table of
+            positions is filled by an answer's budget alone, or by what a student samples.
+    """
+    if model.entries is not None and model.tokens > model.entries:
+        raise InputError(
+            f"{model.name}: its tokenizer has {model.tokens:,} tokens, the model embeddings for "
+            f"{model.entries:,}",
+            why="a text that holds one of the others could not be read",
+            remedy="give the folder the tokenizer that the model was made with; or "
+            "model.resize_token_embeddings(len(tokenizer)), and save both",
+        )
+    most = model.room.most
+    if most is None or not model.room.fixed:
+        return
+    for field, budget in _budgets(study, kinds):
+        if budget >= most:
+            raise InputError(
+                f"{field}: {budget:,} leaves no room for a prompt in the {most:,} positions of "
+                f"{model.name}",
+                why="prompt and answer together must fit; it has no others",
+                remedy="lower it, or choose a model for longer texts",
+            )
+    sampling = [m.type for m in study.methods if getattr(m, "lmbda", 0) > 0]
+    if student and sampling and study.train.max_length > most:
+        raise InputError(
+            f"train.max_length: {study.train.max_length:,} is more than the {most:,} positions of "
+            f"{model.name}",
+            why=f"in {', '.join(sampling)} it writes texts of up to max_length tokens",
+            remedy=f"lower it to {most:,} or less, or choose a model for longer texts",
+        )
+
+
+def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:
+    """Yield, in sentences, what fits only as long as no text is too long."""
+    most = model.room.most
+    if most is None:
+        return
+    what = "refused" if model.room.fixed else "read, beyond what the model was made for"
+    over = [("train.max_length", study.train.max_length)] if study.train.max_length > most else []
+    over += [(f, n) for f, n in _budgets(study, kinds) if n >= most]
+    for field, number in over:
+        yield (
+            f"{field}: {number:,} is more than {model.name} has room for ({most:,} positions): "
+            f"longer texts are {what}; `kdstudy doctor` counts them"
+        )
+
+
+def _budgets(study: Study, kinds: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the fields that say how long answers may be, and their values, where they are used."""
+    used, found = set(kinds), []
+    if used - {"text"} or any(m.teacher_gives == "text" for m in study.methods):
+        found.append(("generation.max_new_tokens", study.generation.max_new_tokens))
+    if "text" in used:
+        found.append(("text_generation.max_new_tokens", study.text_generation.max_new_tokens))
+    return found
