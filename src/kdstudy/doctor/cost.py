@@ -187,7 +187,9 @@ def _answers(patient: Patient, stage: Stage, long: bool = False) -> tuple[int | 
     budget = config["generation"]["max_new_tokens"]
     if count is None or text is None:
         return None, budget
-    likely = min(budget, _mean(text.scored, text.rows))
+    # A model that was not trained on the corpus knows nothing of how long its answers are.
+    trained = "trained" in stage.inputs
+    likely = min(budget, _mean(text.scored, text.rows)) if trained else budget
     return count * config["generation"]["samples"], budget if long else likely
 
 
