@@ -99,6 +99,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
     "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
+    "importance": Kind(entry="kdstudy.models.stages:importance"),
     "cut": Kind(entry="kdstudy.models.stages:cut"),
     "train": Kind(entry="kdstudy.distill.stages:train", version=7),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=5),

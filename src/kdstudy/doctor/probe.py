@@ -99,8 +99,7 @@ def probe(study: schema.Study, subject: Subject, found: Measured) -> None:
         InputError: The model, its adapter or the study's LoRA layers do not fit each other.
     """
     started = time.perf_counter()
-    full = study.train.lora is None and subject.trains
-    model = load.open_model(subject.local, "float32" if full else study.train.precision)
+    model = load.open_model(subject.local, study.train.precision)
     loading = time.perf_counter() - started
     ids = [row.ids for row in (*subject.rows, *subject.held_out)]
     parts.require_room(model, max(map(len, ids)), max(map(max, ids)))
@@ -112,6 +111,11 @@ def probe(study: schema.Study, subject: Subject, found: Measured) -> None:
     forward = seconds / len(some)
     found.states = states if subject.teaches else None
     prompt, token, together = _generating(model, subject, study.generation)
+    if study.train.lora is None and subject.trains and model.dtype != torch.float32:
+        # Weights that are trained are float32; what is read and written above is not.
+        del model
+        forget()
+        model = load.open_model(subject.local, "float32")
     step = _Step(study, model, subject, some, micro) if subject.trains else None
     found.speed = Speed(
         micro=micro,
