@@ -68,6 +68,7 @@ def main(options: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="write everything as JSON to this file")
     parser.add_argument("--only", action="append", help="this part alone (may be repeated)")
     arguments = parser.parse_args(options)
+    importlib.import_module("gpu_checks")  # what all need, imported once; it leaves the GPU alone
     machine, _ = _apart("gpu_checks:machine", False, 60)
     tiny = arguments.tiny or not machine or not machine[0]["gpu"]
     parts = [part for part in PARTS if not arguments.only or part.name in arguments.only]
@@ -98,7 +99,7 @@ def _done(part: Part, tiny: bool) -> Row:
 
 def _apart(entry: str, tiny: bool, seconds: int) -> tuple[list[Row], str]:
     """Call `entry` in a process of its own; return its rows and what went wrong, or nothing."""
-    # Forked: nothing here has touched the GPU or started threads, and imports are paid for once.
+    # Forked: nothing here has touched the GPU or started threads.
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(entry, tiny, send))

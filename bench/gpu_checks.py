@@ -152,7 +152,6 @@ def _exact(
     method: Method, pair: list[PreTrainedModel], rows: list[Encoded]
 ) -> tuple[float, Tensor]:
     """Return loss and gradient in float64 from whole logits, by torch's own autograd."""
-    student, teacher = pair
     batch, what = _batch(rows, torch.device("cpu")), method.objective
     s_NV, t_NV = (m(input_ids=batch.ids_BL).logits[batch.rows_N, batch.positions_N] for m in pair)
     logs_NV = torch.log_softmax(s_NV, -1)
@@ -166,7 +165,7 @@ def _exact(
         losses_N = losses_N + what.scale * value_NV.sum(-1)
     loss = losses_N.mean()
     loss.backward()
-    return loss.item(), torch.cat([p.grad.ravel() for p in student.parameters()])
+    return loss.item(), torch.cat([p.grad.ravel() for p in pair[0].parameters()])
 
 
 def sampler(tiny: bool) -> list[Row]:
@@ -241,7 +240,7 @@ def noise(tiny: bool) -> list[Row]:
             row(
                 f"noise, {'compiled' if on else 'not compiled'}",
                 gap < 2e-5 and p > FALSE_ALARM and same,
-                f"from the CPU's {gap:.1e}, p {p:.2g}, cuts {'the same bits' if same else 'DIFFER'}",
+                f"from the CPU's {gap:.1e}, p {p:.2g}, cuts {'' if same else 'not '}the same",
                 "2e-5, p 1e-6, the same bits",
             )
         )
@@ -306,7 +305,7 @@ def generation(tiny: bool) -> list[Row]:
             together = write(range(number))
             alone = [write(range(i, i + 1))[0] for i in range(number)]
             same = sum(a == b for a, b in zip(together, alone, strict=True))
-            # bfloat16 rounds otherwise for another shape of batch, and then near ties fall otherwise:
+            # bfloat16 rounds otherwise in another shape of batch, and near ties fall otherwise:
             # most texts of such a model would differ if neighbours mattered.
             least = number if dtype == torch.float32 else number // 3
             name = str(dtype).removeprefix("torch.")
@@ -346,10 +345,12 @@ def _one_of_two(rank: int, folder: str, nccl: bool) -> None:
     module(whole, tokens)[0].backward()
     want = torch.cat([p.grad.ravel() for p in student.parameters()])
     module.zero_grad()
-    shared = DistributedDataParallel(module)  # kept: its hooks go with it
+    shared = DistributedDataParallel(module)  # kept until the end: its hooks go with it
     shared(part, tokens)[0].backward()
     # DDP takes the mean over devices; the loss is a share of the whole step's.
     got = 2 * torch.cat([p.grad.ravel() for p in student.parameters()])
     if rank == 0:
         torch.save(((got - want).norm() / want.norm()).cpu(), Path(folder, "gap.pt"))
+    dist.barrier()
+    del shared
     dist.destroy_process_group()

@@ -32,7 +32,7 @@ def test_the_tiny_form_passes_every_check_and_measures_every_bench(tmp_path, gpu
     states = {part["part"]: (part["state"], part["problem"]) for part in result["parts"]}
     assert list(states) == [part.name for part in gpu.PARTS]
     for part in gpu.PARTS:
-        if part.name == "decode vLLM":
+        if part.name in ("decode vLLM", "step 7B"):
             assert states[part.name][0] == "left out"
         elif part.check:
             assert states[part.name] == ("passed", "")
