@@ -46,8 +46,8 @@ PARTS = [
     Part(name="losses", entry="gpu_checks:losses", seconds=110, check=True),
     Part(name="cache", entry="gpu_checks:cache", seconds=30, check=True),
     Part(name="generation", entry="gpu_checks:generation", seconds=30, check=True),
-    Part(name="ddp", entry="gpu_checks:ddp", seconds=40, check=True),
-    Part(name="step 1.5B", entry="step:on_a_gpu", seconds=55),
+    Part(name="ddp", entry="gpu_checks:ddp", seconds=60, check=True),
+    Part(name="step 1.5B", entry="step:on_a_gpu", seconds=50),
     Part(name="step 7B", entry="step:on_a_gpu_7b", seconds=70),
     Part(name="head", entry="head:on_a_gpu", seconds=40),
     Part(name="noise speed", entry="noise:on_a_gpu", seconds=15),
@@ -68,7 +68,6 @@ def main(options: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="write everything as JSON to this file")
     parser.add_argument("--only", action="append", help="this part alone (may be repeated)")
     arguments = parser.parse_args(options)
-    importlib.import_module("gpu_checks")  # what all need, imported once; it leaves the GPU alone
     machine, _ = _apart("gpu_checks:machine", False, 60)
     tiny = arguments.tiny or not machine or not machine[0]["gpu"]
     parts = [part for part in PARTS if not arguments.only or part.name in arguments.only]
@@ -99,7 +98,7 @@ def _done(part: Part, tiny: bool) -> Row:
 
 def _apart(entry: str, tiny: bool, seconds: int) -> tuple[list[Row], str]:
     """Call `entry` in a process of its own; return its rows and what went wrong, or nothing."""
-    # Forked: nothing here has touched the GPU or started threads.
+    # Forked from a process that has not imported torch: nothing has touched the GPU.
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(entry, tiny, send))
