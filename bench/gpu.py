@@ -41,18 +41,18 @@ class Part:
 
 
 PARTS = [
-    Part(name="noise", entry="gpu_checks:noise", seconds=30, check=True),
-    Part(name="sampler", entry="gpu_checks:sampler", seconds=30, check=True),
-    Part(name="losses", entry="gpu_checks:losses", seconds=110, check=True),
-    Part(name="cache", entry="gpu_checks:cache", seconds=30, check=True),
-    Part(name="generation", entry="gpu_checks:generation", seconds=30, check=True),
-    Part(name="ddp", entry="gpu_checks:ddp", seconds=60, check=True),
+    Part(name="noise", entry="gpu_checks:noise", seconds=25, check=True),
+    Part(name="sampler", entry="gpu_checks:sampler", seconds=25, check=True),
+    Part(name="losses", entry="gpu_checks:losses", seconds=100, check=True),
+    Part(name="cache", entry="gpu_checks:cache", seconds=25, check=True),
+    Part(name="generation", entry="gpu_checks:generation", seconds=25, check=True),
+    Part(name="ddp", entry="gpu_checks:ddp", seconds=50, check=True),
     Part(name="step 1.5B", entry="step:on_a_gpu", seconds=50),
-    Part(name="step 7B", entry="step:on_a_gpu_7b", seconds=70),
-    Part(name="head", entry="head:on_a_gpu", seconds=40),
+    Part(name="step 7B", entry="step:on_a_gpu_7b", seconds=65),
+    Part(name="head", entry="head:on_a_gpu", seconds=35),
     Part(name="noise speed", entry="noise:on_a_gpu", seconds=15),
     Part(name="decode", entry="decode:on_a_gpu", seconds=35),
-    Part(name="decode vLLM", entry="decode:against_vllm", seconds=50),
+    Part(name="decode vLLM", entry="decode:against_vllm", seconds=45),
     Part(name="epoch", entry="epoch:on_a_gpu", seconds=30),
 ]
 
