@@ -102,9 +102,7 @@ def against_vllm(tiny: bool) -> list[dict[str, float | str]]:
     settings = schema.Generation(max_new_tokens=case.budget, temperature=1.0)
     with tempfile.TemporaryDirectory() as folder:
         model.cpu().save_pretrained(folder)
-        load.load_tokenizer(path("zoo-m")).save_pretrained(
-            folder
-        )  # vLLM wants one, and asks it nothing
+        load.load_tokenizer(path("zoo-m")).save_pretrained(folder)
         del model
         torch.cuda.empty_cache()
         engine = Vllm(folder=Path(folder), adapter=None, ends=(), dtype="bfloat16")

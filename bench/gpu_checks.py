@@ -18,20 +18,21 @@ import gpu
 import numpy as np
 import torch
 import torch.distributed as dist
-from kdstudy.distill.methods import Method
-from kdstudy.study.methods import METHODS, WITH_DISTRIBUTION
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from kdstudy import methods
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, compiled, methods
+from kdstudy.distill import batches, compiled
 from kdstudy.distill import cache as teacher_cache
 from kdstudy.distill.batches import Batch, Weighing
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.noise import Noise
 from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.methods import METHODS
+from kdstudy.methods.objective import Recipe
 from kdstudy.models.sample import draw, sample, seed_of
 
 Row = dict[str, Any]
@@ -109,7 +110,7 @@ def losses(tiny: bool) -> list[Row]:
         for dtype in LIMITS:
             for on in (False, True):
                 # A compiler for a CPU takes seconds for each form: one is enough to keep it alive.
-                if tiny and on and (name != WITH_DISTRIBUTION[0] or dtype != torch.float32):
+                if tiny and on and (name != "word_kd" or dtype != torch.float32):
                     continue
                 found.append(_loss_row(name, dtype, on, pair, rows))
     return found
@@ -120,7 +121,7 @@ def _loss_row(
 ) -> Row:
     taught = {"temperature": 1.5, "hard_label_weight": 0.2, "noise": 0.5}
     fields = METHODS[name].model_fields
-    method = methods.build(METHODS[name](**{k: v for k, v in taught.items() if k in fields}))
+    method = METHODS[name](**{k: v for k, v in taught.items() if k in fields}).recipe()
     narrow = [copy.deepcopy(m).to(dtype) for m in pair]
     want, gradient = _exact(method, [copy.deepcopy(m).double() for m in narrow], rows)
     student, teacher = (m.to(device()) for m in narrow)
@@ -148,13 +149,18 @@ def _batch(rows: list[Encoded], where: torch.device) -> Batch:
     )
 
 
+def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return a model's own logits at the scored places, [N, V], each row read alone."""
+    rows = batch.ids_T.split(batch.lengths)
+    return torch.cat([model(input_ids=ids[None]).logits[0] for ids in rows])[batch.places_N]
+
+
 def _exact(
-    method: Method, pair: list[PreTrainedModel], rows: list[Encoded]
+    method: Recipe, pair: list[PreTrainedModel], rows: list[Encoded]
 ) -> tuple[float, Tensor]:
     """Return loss and gradient in float64 from whole logits, by torch's own autograd."""
-    student, teacher = pair
     batch, what = _batch(rows, torch.device("cpu")), method.objective
-    s_NV, t_NV = (m(input_ids=batch.ids_BL).logits[batch.rows_N, batch.positions_N] for m in pair)
+    s_NV, t_NV = (_logits(m, batch) for m in pair)
     logs_NV = torch.log_softmax(s_NV, -1)
     losses_N = what.hard_label_weight * -logs_NV.gather(-1, batch.targets_N[:, None])[:, 0]
     if what.divergence is not None:
@@ -166,7 +172,7 @@ def _exact(
         losses_N = losses_N + what.scale * value_NV.sum(-1)
     loss = losses_N.mean()
     loss.backward()
-    return loss.item(), torch.cat([p.grad.ravel() for p in student.parameters()])
+    return loss.item(), torch.cat([p.grad.ravel() for p in pair[0].parameters()])
 
 
 def sampler(tiny: bool) -> list[Row]:
@@ -241,7 +247,7 @@ def noise(tiny: bool) -> list[Row]:
             row(
                 f"noise, {'compiled' if on else 'not compiled'}",
                 gap < 2e-5 and p > FALSE_ALARM and same,
-                f"from the CPU's {gap:.1e}, p {p:.2g}, cuts {'the same bits' if same else 'DIFFER'}",
+                f"from the CPU's {gap:.1e}, p {p:.2g}, cuts {'' if same else 'not '}the same",
                 "2e-5, p 1e-6, the same bits",
             )
         )
@@ -272,7 +278,7 @@ def cache(tiny: bool) -> list[Row]:
             }  # fmt: skip
             # The longest first, as the cache reads them, so that one pass is the very same.
             batch = _batch(sorted(rows, key=lambda r: -len(r.ids)), device())
-            method = methods.build(METHODS[WITH_DISTRIBUTION[0]]())
+            method = methods.WordKD().recipe()
             want = _loss(student, method, live, batch)
             for kind, (states, most) in kinds.items():
                 known = teacher_cache.CachedTeacher(states, live.head, vocabulary, "response")
@@ -282,7 +288,7 @@ def cache(tiny: bool) -> list[Row]:
     return found
 
 
-def _loss(student: PreTrainedModel, method: Method, teacher: Any, batch: Batch) -> float:
+def _loss(student: PreTrainedModel, method: Recipe, teacher: Any, batch: Batch) -> float:
     with torch.no_grad():
         (loss,) = DistillModel(student, method, teacher)(batch, batch.targets_N.numel())
     return loss.item()
@@ -306,7 +312,7 @@ def generation(tiny: bool) -> list[Row]:
             together = write(range(number))
             alone = [write(range(i, i + 1))[0] for i in range(number)]
             same = sum(a == b for a, b in zip(together, alone, strict=True))
-            # bfloat16 rounds otherwise for another shape of batch, and then near ties fall otherwise:
+            # bfloat16 rounds otherwise in another shape of batch, and near ties fall otherwise:
             # most texts of such a model would differ if neighbours mattered.
             least = number if dtype == torch.float32 else number // 3
             name = str(dtype).removeprefix("torch.")
@@ -322,7 +328,7 @@ def ddp(tiny: bool) -> list[Row]:
         raise gpu.Missing("one GPU: NCCL needs two")
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
-            _one_of_two, args=(folder, gpus >= 2), nprocs=2, start_method="fork"
+            _one_of_two, args=(folder, gpus >= 2), nprocs=2, start_method="spawn"
         )
         gap = torch.load(Path(folder, "gap.pt")).item()
     kind = "NCCL, two GPUs" if gpus >= 2 else "gloo, two processes"
@@ -338,7 +344,7 @@ def _one_of_two(rank: int, folder: str, nccl: bool) -> None:
         "nccl" if nccl else "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     student, teacher = model(0, 32, 300).to(here), model(1, 64, 300).to(here)
-    method = methods.build(METHODS[WITH_DISTRIBUTION[0]]())
+    method = methods.WordKD().recipe()
     module = DistillModel(student, method, LiveTeacher(teacher, 300))
     rows = texts(6, 300)
     whole, part = _batch(rows, here), _batch(rows[rank::2], here)
@@ -346,10 +352,12 @@ def _one_of_two(rank: int, folder: str, nccl: bool) -> None:
     module(whole, tokens)[0].backward()
     want = torch.cat([p.grad.ravel() for p in student.parameters()])
     module.zero_grad()
-    shared = DistributedDataParallel(module)  # kept: its hooks go with it
+    shared = DistributedDataParallel(module)  # kept until the end: its hooks go with it
     shared(part, tokens)[0].backward()
     # DDP takes the mean over devices; the loss is a share of the whole step's.
     got = 2 * torch.cat([p.grad.ravel() for p in student.parameters()])
     if rank == 0:
         torch.save(((got - want).norm() / want.norm()).cpu(), Path(folder, "gap.pt"))
+    dist.barrier()
+    del shared
     dist.destroy_process_group()

@@ -61,6 +61,8 @@ def on_a_gpu(tiny: bool, teacher: str = "1.5B") -> list[dict[str, Any]]:
 
 def on_a_gpu_7b(tiny: bool) -> list[dict[str, Any]]:
     """As `on_a_gpu`, from a teacher of 7B."""
+    if tiny:
+        raise gpu.Missing("a tiny run has one size")
     return on_a_gpu(tiny, "7B")
 
 
@@ -68,7 +70,7 @@ def _row(repeats: int, sizes: tuple[str, str], rows: int = ROWS) -> dict[str, An
     sides = Sides(dropout=0.0, sizes=sizes, rows=rows)
     error = sides.check()
     seconds = sides.time(repeats)
-    work, peak = sides.matrix_work(), matrix_peak()
+    work, peak = sides.matrix_work(), matrix_peak(quick=not sizes[0].endswith("B"))
     tokens = rows * (LENGTH - PROMPT)
     memory = {}
     if DEVICE == "cuda":
@@ -253,11 +255,12 @@ class Sides:
         return total / self.batch.targets_N.numel()
 
 
-def matrix_peak() -> float:
-    """Return the most bfloat16 operations a second of several large products."""
+def matrix_peak(quick: bool = False) -> float:
+    """Return the most bfloat16 operations a second of several large products, or of one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     best = 0.0
-    for n, k, m in [(1024, 1024, 4864), (2048, 2048, 2048), (1024, 4864, 1024), (4096,) * 3]:
+    shapes = [(1024, 1024, 4864), (2048, 2048, 2048), (1024, 4864, 1024), (4096,) * 3]
+    for n, k, m in shapes[: 1 if quick else None]:
         a = torch.randn(n, k, device=device, dtype=torch.bfloat16)
         b = torch.randn(k, m, device=device, dtype=torch.bfloat16)
         for _ in range(10):

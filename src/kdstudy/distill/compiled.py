@@ -14,8 +14,8 @@ from torch._inductor.exc import InductorError
 DEVICES = frozenset({"cuda"})
 """Kinds of device on which compiling pays."""
 
-# torch gives up on a function after 8 forms of it and says nothing to a caller; every divergence
-# has one for training and one for validation, in each type.
+# torch gives up on a function after 8 forms of it and runs it uncompiled; every divergence has one
+# form for training and one for validation, in each type.
 _FORMS = 128
 _LIMIT = (
     "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
