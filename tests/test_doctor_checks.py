@@ -1,4 +1,4 @@
-"""The doctor's checks, one illness at a time, on invented patients."""
+"""The doctor's checks, one fault at a time, on invented facts."""
 
 import dataclasses
 import io
@@ -6,20 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from doctor_patient import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
 from rich.console import Console
+from study_facts import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
 
 from kdstudy.doctor import cost
 from kdstudy.doctor.checks import CHECKS, check
-from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
-from kdstudy.doctor.patient import (
+from kdstudy.doctor.facts import (
     Accuracy,
     AdapterFacts,
     CorpusFacts,
+    Failure,
     Losses,
     ModelFacts,
-    Trouble,
 )
+from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
 from kdstudy.doctor.view import document, show
 from kdstudy.models.checkpoint import Room
 
@@ -62,7 +62,7 @@ def speeds(**facts):
     return healthy(speeds=found | {"small": dataclasses.replace(found["small"], **facts)})
 
 
-ILL = {
+BROKEN = {
     "a class that contradicts its file": (
         changed("models", 1, replaced="GPT2Tokenizer"), "tokenizer", "note", "GPT2Tokenizer"),
     "another tokenizer": (
@@ -74,10 +74,12 @@ ILL = {
     "another end than the teacher": (
         changed("models", 1, eos="a", eos_id=1, ends=(1,)), "endings", "warning", "ends with 'a'"),
     "a tokenizer that reads otherwise": (
-        changed("models", 1, reads="x", bos="<s>"), "template", "warning", "only one puts a token"),
+        changed("models", 1, tokenizer_hash="x", bos="<s>"),
+        "template", "warning", "only one puts a token"),
     "no chat template": (
         healthy(study=study(template="chat")), "template", "error", "no chat template"),
-    "other prompts in evaluation": (changed("texts", unparted=3), "parity", "error", "3 of 900"),
+    "other prompts in evaluation": (
+        changed("texts", prompt_mismatches=3), "parity", "error", "3 of 900"),
     "nothing scored": (
         changed("texts", masks=(Shown(title="r", spans=()),)), "masks", "error", "scored"),
     "many rows cut": (changed("texts", cut=100), "truncation", "error", "11.1% of 900"),
@@ -152,13 +154,13 @@ ILL = {
     "an unmeasured model": (healthy(speeds={}), "time", "note", "3 of 3 stages unknown"),
     "code of a model": (changed("models", 1, trusted=True), "study", "note", "runs Python code"),
     "a study that is wrong": (
-        healthy(plan=None, troubles=(Trouble(part="plan", what="no such model", blame="input"),)),
+        healthy(plan=None, failures=(Failure(part="plan", what="no such model", blame="input"),)),
         "study", "error", "plan: no such model"),
     "a stuck look": (
-        healthy(troubles=(Trouble(part="probe of big", what="not finished", blame="slow"),)),
+        healthy(failures=(Failure(part="probe of big", what="not finished", blame="slow"),)),
         "doctor", "warning", "probe of big"),
     "a crashed look": (
-        healthy(troubles=(Trouble(part="text", what="KeyError: 'x'"),)), "doctor", "warning",
+        healthy(failures=(Failure(part="text", what="KeyError: 'x'"),)), "doctor", "warning",
         "KeyError"),
 }  # fmt: skip
 
@@ -167,26 +169,26 @@ def test_a_healthy_study_is_ok_everywhere():
     findings = check(healthy())
     assert {f.level for f in findings} == {"ok"}
     # What has nothing to say of a healthy study: unknown tokens, other scripts, trackers,
-    # downloads, troubles.
+    # downloads, failures.
     assert len({f.check for f in findings}) == len(CHECKS) - 5
 
 
-@pytest.mark.parametrize("name", ILL)
-def test_each_illness_is_found_and_nothing_else_is_worse(name):
-    patient, which, level, words = ILL[name]
-    findings = check(patient)
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_fault_is_found_and_nothing_else_is_worse(name):
+    facts, which, level, words = BROKEN[name]
+    findings = check(facts)
     found = [f for f in findings if f.check == which and f.level == level]
     assert found and words in found[0].what, [f.what for f in findings if f.check == which]
     # An explanation and a remedy belong to whatever a person should act on.
     assert all(f.why and f.remedy for f in findings if f.level not in ("ok",) and not
-               patient.troubles)  # fmt: skip
+               facts.failures)  # fmt: skip
     assert worst(findings) == level, [(f.check, f.level, f.what) for f in findings]
 
 
 def test_a_pair_that_only_exchanges_text_may_differ_in_vocabulary():
-    patient = changed("models", 1, vocabulary=OTHER)
-    patient = dataclasses.replace(patient, study=study(methods=["sft", "seqkd"]))
-    (found,) = [f for f in check(patient) if f.check == "vocabulary"]
+    facts = changed("models", 1, vocabulary=OTHER)
+    facts = dataclasses.replace(facts, study=study(methods=["sft", "seqkd"]))
+    (found,) = [f for f in check(facts) if f.check == "vocabulary"]
     assert found.level == "note"
 
 
@@ -197,16 +199,14 @@ def test_a_cache_that_does_not_fit_is_a_note_unless_it_is_demanded():
     needed = 18_000 // 900 * 1000 * 8 * 4
     for mode, level in (("auto", "note"), ("disk", "error")):
         settings = {"teacher_cache": mode, "max_length": 64}
-        patient = healthy(todo=(stage,), study=study(train=settings))
-        patient = dataclasses.replace(
-            patient, machine=dataclasses.replace(patient.machine, disk=needed)
-        )
-        (found,) = [f for f in check(patient) if f.check == "store"]
+        facts = healthy(todo=(stage,), study=study(train=settings))
+        facts = dataclasses.replace(facts, machine=dataclasses.replace(facts.machine, disk=needed))
+        (found,) = [f for f in check(facts) if f.check == "store"]
         assert (found.level, found.facts["cache"]) == (level, needed)
 
 
 def test_time_and_disk_are_those_of_a_hand_calculation():
-    """Rows, answers and speeds of the healthy patient, worked out on paper."""
+    """Rows, answers and speeds of the healthy facts, worked out on paper."""
     seconds = [
         # load + epochs x rows x seconds + evaluations x validation rows x forward
         (train("sft"), 0.5 + 2 * 900 * 0.01 + 5 * 100 * 0.002),
@@ -230,18 +230,18 @@ def test_time_and_disk_are_those_of_a_hand_calculation():
 
 def test_a_teacher_beside_the_student_needs_its_memory_only_where_it_must_be_there():
     small, big = model("small", "student"), model("big", "teacher", parameters=5000)
-    patient = healthy()
-    assert cost.memory_needed(patient, small, big) - cost.memory_needed(patient, small, None) == (
+    facts = healthy()
+    assert cost.memory_needed(facts, small, big) - cost.memory_needed(facts, small, None) == (
         5000 * 4
     )
-    assert cost.needs_live_teacher(patient)  # gkd asks it about new text
+    assert cost.needs_live_teacher(facts)  # gkd asks it about new text
     assert not cost.needs_live_teacher(healthy(study=study(methods=["sft", "word_kd"])))
     off = study(methods=["sft", "word_kd"], train={"teacher_cache": "off"})
     assert cost.needs_live_teacher(healthy(study=off))
 
 
 def test_a_check_that_crashes_is_a_finding():
-    def broken(patient):
+    def broken(facts):
         raise ZeroDivisionError("by zero")
 
     findings = check(healthy(corpus=CorpusFacts(
@@ -267,8 +267,8 @@ def test_the_view_fits_in_80_columns_and_masks_read_without_colour():
         level="warning", check="c", what="w " * 90, why="y " * 90, remedy="r " * 90,
         texts=(Shown(title="row", spans=spans, ids=tuple(range(100, 300))),),
     )  # fmt: skip
-    patients = [ILL[name][0] for name in ILL]
-    findings = [finding, *(f for p in patients for f in check(p))]
+    broken = [BROKEN[name][0] for name in BROKEN]
+    findings = [finding, *(f for p in broken for f in check(p))]
     plain, colour = io.StringIO(), io.StringIO()
     show("t", findings, Console(file=plain, width=80))
     show("t", [finding], Console(file=colour, width=80, force_terminal=True, color_system="256"))
@@ -292,8 +292,8 @@ def test_the_document_is_json_with_spans():
 
 def truncation(limit=384, most=0.1, **facts):
     settings = study(train={"max_length": limit, "max_truncated_share": most})
-    patient = dataclasses.replace(changed("texts", **facts), study=settings)
-    (found,) = [f for f in check(patient) if f.check == "truncation"]
+    facts = dataclasses.replace(changed("texts", **facts), study=settings)
+    (found,) = [f for f in check(facts) if f.check == "truncation"]
     return found
 
 
@@ -328,13 +328,13 @@ def test_the_time_of_stages_that_nothing_is_known_of_is_said_in_a_sentence():
 
 
 def test_a_probe_that_did_not_finish_says_what_it_needs():
-    patient = healthy(
+    facts = healthy(
         speeds={"small": dataclasses.replace(healthy().speeds["small"], load=3.0)},
         unmeasured={"big": 134.0},
-        troubles=(Trouble(part="probe of big", what="not finished after 20 s", blame="slow"),),
+        failures=(Failure(part="probe of big", what="not finished after 20 s", blame="slow"),),
         path=Path("my study.yaml"),
     )
-    findings = check(patient)
+    findings = check(facts)
     (found,) = [f for f in findings if f.check == "doctor"]
     assert "probe of big: not measured, needs about 2 min 14 s" in found.what
     # 134 + 3 to load the other again + 10 to measure it.
@@ -343,7 +343,7 @@ def test_a_probe_that_did_not_finish_says_what_it_needs():
     assert time.why == "not measured in time: big"
     assert time.remedy == found.remedy
     absent = dataclasses.replace(
-        patient, unmeasured={}, troubles=(), models=(*patient.models[1:], ModelFacts(
+        facts, unmeasured={}, failures=(), models=(*facts.models[1:], ModelFacts(
             name="big", roles=("teacher",), here=False)),
     )  # fmt: skip
     (time,) = [f for f in check(absent) if f.check == "time"]

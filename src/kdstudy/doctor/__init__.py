@@ -1,9 +1,9 @@
 """What is wrong before an hour is spent; torch only where a probe needs it.
 
 findings.py       what a check says: level, what, why, what to do
-patient.py        the plain facts that checks look at
-gather.py         a study -> those facts, each look under a guard
-guard.py          a look that fails or hangs becomes a finding
+facts.py          the plain facts that checks look at
+gather.py         a study -> those facts, each call under a time limit
+timeouts.py       a call that fails or hangs becomes a finding
 models.py         a model's facts from its files
 text.py           the corpus as a tokenizer reads it: cuts, masks, prompts
 probe.py          seconds, memory and losses, measured on a few rows

@@ -2,25 +2,25 @@
 
 from collections.abc import Iterator
 
+from kdstudy.doctor.facts import Accuracy, ModelFacts, StudyFacts, TextFacts
 from kdstudy.doctor.findings import Finding, Level, many
-from kdstudy.doctor.patient import Accuracy, ModelFacts, Patient, TextFacts
 
 # A teacher that is still to be fine-tuned may need this much more nats than its student.
 _HOPELESS = 1.25
 
 
-def _pairs(patient: Patient) -> list[tuple[ModelFacts, ModelFacts]]:
+def _pairs(facts: StudyFacts) -> list[tuple[ModelFacts, ModelFacts]]:
     return [
         (student, teacher)
-        for teacher in patient.teachers()
-        for student in patient.students()
+        for teacher in facts.teachers()
+        for student in facts.students()
         if student.name != teacher.name
     ]
 
 
-def tokenizer(patient: Patient) -> Iterator[Finding]:
+def tokenizer(facts: StudyFacts) -> Iterator[Finding]:
     """Every tokenizer gives the ids of its own tokenizer.json."""
-    here = [m for m in patient.models if m.here]
+    here = [m for m in facts.models if m.here]
     for model in here:
         if model.replaced:
             yield Finding(
@@ -39,11 +39,11 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="tokenizer", what=what)
 
 
-def vocabulary(patient: Patient) -> Iterator[Finding]:
+def vocabulary(facts: StudyFacts) -> Iterator[Finding]:
     """Student and teacher speak of the same tokens, over a common width."""
-    compared = [m.type for m in patient.study.methods if m.teacher_gives == "distribution"]
+    compared = [m.type for m in facts.study.methods if m.teacher_gives == "distribution"]
     fine = []
-    for student, teacher in _pairs(patient):
+    for student, teacher in _pairs(facts):
         names = f"{student.name} and {teacher.name}"
         if student.vocabulary != teacher.vocabulary:
             token = _differing(student, teacher)
@@ -60,7 +60,7 @@ def vocabulary(patient: Patient) -> Iterator[Finding]:
             )
         else:
             fine.append((student, teacher))
-    for model in [m for m in patient.models if m.here]:
+    for model in [m for m in facts.models if m.here]:
         needed = max(model.vocabulary.values(), default=-1) + 1
         if model.width < needed:
             yield Finding(
@@ -101,10 +101,10 @@ def _differing(student: ModelFacts, teacher: ModelFacts) -> str:
     return min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
 
 
-def endings(patient: Patient) -> Iterator[Finding]:
+def endings(facts: StudyFacts) -> Iterator[Finding]:
     """Every model can end a text, and student and teacher end it alike."""
     fine = []
-    for model in [m for m in patient.models if m.here]:
+    for model in [m for m in facts.models if m.here]:
         if model.ends and model.eos_id not in model.ends:
             yield Finding(
                 level="warning",
@@ -118,7 +118,7 @@ def endings(patient: Patient) -> Iterator[Finding]:
             )
         else:
             fine.append(f"{model.name} {model.eos}")
-    for student, teacher in _pairs(patient):
+    for student, teacher in _pairs(facts):
         if student.vocabulary == teacher.vocabulary and student.eos_id != teacher.eos_id:
             yield Finding(
                 level="warning",
@@ -132,12 +132,12 @@ def endings(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="endings", what=f"each can end a text: {', '.join(fine)}")
 
 
-def template(patient: Patient) -> Iterator[Finding]:
+def template(facts: StudyFacts) -> Iterator[Finding]:
     """Every model has the template asked for, and reads a text as its teacher does."""
     fine = True
-    here = [m for m in patient.models if m.here]
+    here = [m for m in facts.models if m.here]
     for model in here:
-        if patient.study.template == "chat" and not model.chat:
+        if facts.study.template == "chat" and not model.chat:
             fine = False
             yield Finding(
                 level="error",
@@ -146,8 +146,11 @@ def template(patient: Patient) -> Iterator[Finding]:
                 why="nothing says how a question becomes a prompt",
                 remedy="write template: alpaca, or choose a chat model",
             )
-    for student, teacher in _pairs(patient):
-        if student.reads != teacher.reads and student.vocabulary == teacher.vocabulary:
+    for student, teacher in _pairs(facts):
+        if (
+            student.tokenizer_hash != teacher.tokenizer_hash
+            and student.vocabulary == teacher.vocabulary
+        ):
             fine = False
             bos = "" if student.bos == teacher.bos else " (only one puts a token before the text)"
             yield Finding(
@@ -161,7 +164,7 @@ def template(patient: Patient) -> Iterator[Finding]:
             )
     if fine and here:
         starts = sorted({m.bos for m in here if m.bos})
-        used = patient.study.template
+        used = facts.study.template
         if used == "auto":
             used = ", ".join(f"{m.name} {'chat' if m.chat else 'alpaca'}" for m in here)
             used += " (auto: the tokenizer's own where it has one)"
@@ -169,19 +172,19 @@ def template(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="template", what=what)
 
 
-def positions(patient: Patient) -> Iterator[Finding]:
+def positions(facts: StudyFacts) -> Iterator[Finding]:
     """Every row and every prompt with its answer is within what a model can read."""
     fine = []
-    for model in [m for m in patient.models if m.here]:
-        text, most = patient.reader(model.name), model.room.most
+    for model in [m for m in facts.models if m.here]:
+        text, most = facts.reader(model.name), model.room.most
         if text is None or most is None:
             continue
-        beyond = {what: longer for what, longer in _beyond(patient, model, text, most) if longer}
+        beyond = {what: longer for what, longer in _beyond(facts, model, text, most) if longer}
         if not beyond:
             fine.append(f"{model.name} {most:,}")
             continue
         told = "; ".join(f"{longer} {what}" for what, longer in beyond.items())
-        limit = patient.study.train.max_length
+        limit = facts.study.train.max_length
         yield Finding(
             level="error" if model.room.fixed else "warning",
             check="positions",
@@ -200,10 +203,10 @@ def positions(patient: Patient) -> Iterator[Finding]:
 
 
 def _beyond(
-    patient: Patient, model: ModelFacts, text: TextFacts, most: int
+    facts: StudyFacts, model: ModelFacts, text: TextFacts, most: int
 ) -> Iterator[tuple[str, int]]:
     """Yield how many texts are longer than `most` tokens, by what they are."""
-    study = patient.study
+    study = facts.study
     limit, answers = study.train.max_length, study.generation.max_new_tokens
     given = {m.teacher_gives for m in study.methods}
     student, taught = "student" in model.roles, "distribution" in given
@@ -226,7 +229,7 @@ def _beyond(
             "tokens",
             longer,
         )
-    for benchmark in patient.benchmarks:
+    for benchmark in facts.benchmarks:
         asked = text.prompts.get(benchmark.name, ())
         kind = study.text_generation if benchmark.kind == "text" else study.generation
         longer = sum(n + kind.max_new_tokens > most for n in asked)
@@ -237,10 +240,10 @@ def _beyond(
         )
 
 
-def adapters(patient: Patient) -> Iterator[Finding]:
+def adapters(facts: StudyFacts) -> Iterator[Finding]:
     """LoRA layers exist in every model that is trained; a user's adapter was made for its base."""
-    lora, fine = patient.study.train.lora, []
-    for model in [m for m in patient.models if m.here]:
+    lora, fine = facts.study.train.lora, []
+    for model in [m for m in facts.models if m.here]:
         names = {name.rsplit(".", 1)[-1] for name in model.linear}
         trains = "student" in model.roles or model.finetuned
         unknown = [t for t in lora.target_modules if t not in names] if lora and trains else []
@@ -294,15 +297,15 @@ def _misfit(model: ModelFacts) -> Finding | None:
     return None
 
 
-def teacher(patient: Patient) -> Iterator[Finding]:
+def teacher(facts: StudyFacts) -> Iterator[Finding]:
     """The teacher knows more than its students: by accuracy where it is known, else by loss."""
-    scored = {a.model: a for a in patient.accuracies if a.kind == "teacher"}
-    for student, teacher in _pairs(patient):
-        learnt = [a for a in patient.accuracies if a.kind == "sft" and a.model == student.name]
+    scored = {a.model: a for a in facts.accuracies if a.kind == "teacher"}
+    for student, teacher in _pairs(facts):
+        learnt = [a for a in facts.accuracies if a.kind == "sft" and a.model == student.name]
         if teacher.name in scored and learnt:
             yield _by_accuracy(max(learnt, key=lambda a: a.value), scored[teacher.name])
-        elif teacher.name in patient.losses and student.name in patient.losses:
-            yield _by_loss(patient, student, teacher)
+        elif teacher.name in facts.losses and student.name in facts.losses:
+            yield _by_loss(facts, student, teacher)
 
 
 def _by_accuracy(student: Accuracy, teacher: Accuracy) -> Finding:
@@ -314,8 +317,8 @@ def _by_accuracy(student: Accuracy, teacher: Accuracy) -> Finding:
     return _who("ok" if teacher.value > student.value else "warning", what, facts)
 
 
-def _by_loss(patient: Patient, student: ModelFacts, teacher: ModelFacts) -> Finding:
-    ours, theirs = patient.losses[student.name], patient.losses[teacher.name]
+def _by_loss(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts) -> Finding:
+    ours, theirs = facts.losses[student.name], facts.losses[teacher.name]
     mine, other = ours.per_character, theirs.per_character
     rows = len(theirs.nats)
     what = (

@@ -1,4 +1,4 @@
-"""Look a study over: everything that the checks need, each look under a guard."""
+"""Look a study over: everything that the checks need, each call under a time limit."""
 
 import dataclasses
 import os
@@ -12,15 +12,15 @@ from typing import Any
 from kdstudy.config.read import read_study
 from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
-from kdstudy.doctor.guard import Guard
-from kdstudy.doctor.patient import (
+from kdstudy.doctor.facts import (
     Accuracy,
     BenchmarkFacts,
     CorpusFacts,
     ModelFacts,
-    Patient,
+    StudyFacts,
     TextFacts,
 )
+from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
@@ -39,13 +39,13 @@ _SHARE = 0.8
 _LEAST = 5.0
 
 
-def examine(
+def gather(
     path: Path,
     store: Path,
     data_dir: Path | None,
     seconds: float = SECONDS,
     probe_seconds: float | None = None,
-) -> Patient:
+) -> StudyFacts:
     """Return all that can be found out about a study without running it.
 
     Nothing is downloaded but a corpus that is a Hub data set, nothing is trained, and nothing is
@@ -63,8 +63,8 @@ def examine(
     """
     study = read_study(path)
     root = Path(os.path.expanduser(store)).absolute()
-    looks = _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds))
-    found = looks.patient(probe_seconds)
+    looks = _Gathering(study, path.absolute().parent, root, data_dir, TimeLimit(seconds))
+    found = looks.facts(probe_seconds)
     return dataclasses.replace(found, path=path, data_dir=data_dir)
 
 
@@ -80,38 +80,40 @@ class _Model:
     tokenizer: Any = None
 
 
-class _Examination:
-    def __init__(self, study: Study, base: Path, root: Path, data_dir: Path | None, guard: Guard):
+class _Gathering:
+    def __init__(
+        self, study: Study, base: Path, root: Path, data_dir: Path | None, limit: TimeLimit
+    ):
         self.study, self.base, self.root, self.data_dir = study, base, root, data_dir
-        self.guard = guard
+        self.limit = limit
         self.models: list[_Model] = []
         self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
         self.places: Mapping[str, str] = {}
         self.items: dict[str, Sequence[Example]] = {}
 
-    def patient(self, probe_seconds: float | None = None) -> Patient:
-        look = self.guard.look
+    def facts(self, probe_seconds: float | None = None) -> StudyFacts:
+        call = self.limit.call
         # Before any shorter limit: an import that is interrupted leaves half a module behind.
-        look("libraries", SECONDS, _import_libraries)
+        call("libraries", SECONDS, _import_libraries)
         with tempfile.TemporaryDirectory() as scratch:
             # A store that is not there yet holds nothing; it is not made here.
             there = (self.root / "stages").is_dir()
             self.store = Store(self.root if there else Path(scratch))
-            self.pins = look("store", 5, self.store.pins) or {}
-            plan = look("plan", 30, self._plan)
+            self.pins = call("store", 5, self.store.pins) or {}
+            plan = call("plan", 30, self._plan)
             self.study = plan.study if plan else self.study  # with its precision settled
-            todo = look("store", 20, lambda: self._todo(plan)) if plan else ()
-            accuracies = look("results", 10, lambda: self._accuracies(plan)) if plan else ()
-        corpus = look("corpus", 30, self._corpus)
-        found = [look(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b))
+            todo = call("store", 20, lambda: self._todo(plan)) if plan else ()
+            accuracies = call("results", 10, lambda: self._accuracies(plan)) if plan else ()
+        corpus = call("corpus", 30, self._corpus)
+        found = [call(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b))
                  for b in self.study.benchmarks]  # fmt: skip
         known = [b for b in found if b]
-        held = look("contamination", 15, self._contamination) or {}
+        held = call("contamination", 15, self._contamination) or {}
         self._resolve(plan)
         absent = [m.resolved for m in self.models if m.absent]
-        machine = look("machine", 20, lambda: self._machine(absent))
+        machine = call("machine", 20, lambda: self._machine(absent))
         texts = self._texts()
-        patient = Patient(
+        facts = StudyFacts(
             study=self.study,
             plan=plan,
             todo=tuple(todo or ()),
@@ -124,15 +126,15 @@ class _Examination:
             machine=machine,
             accuracies=tuple(accuracies or ()),
         )
-        clock = self.guard if probe_seconds is None else Guard(probe_seconds)
-        patient = self._probed(patient, clock)
-        troubles = dict.fromkeys((*self.guard.troubles, *clock.troubles))
-        return dataclasses.replace(patient, troubles=tuple(troubles))
+        clock = self.limit if probe_seconds is None else TimeLimit(probe_seconds)
+        facts = self._probed(facts, clock)
+        failures = dict.fromkeys((*self.limit.failures, *clock.failures))
+        return dataclasses.replace(facts, failures=tuple(failures))
 
     def _plan(self) -> Plan:
         plan = make_plan(self.study, self.base, self.data_dir, self.pins, unreached={})
         if self.store.root == self.root.resolve():
-            self.guard.look("store", 5, lambda: self.store.remember(self.pins))
+            self.limit.call("store", 5, lambda: self.store.remember(self.pins))
         return plan
 
     def _todo(self, plan: Plan) -> Sequence[Any]:
@@ -229,7 +231,7 @@ class _Examination:
         by_bytes: dict[str, _Model] = {}
         refs = [("teacher", r) for r in self.study.teachers]
         for role, ref in [*refs, *(("student", r) for r in self.study.students)]:
-            found = self.guard.look(
+            found = self.limit.call(
                 f"{role} {ref.model}", 30, lambda r=ref: resolve(r, self.base, self.pins)
             )
             if found is None:
@@ -244,7 +246,7 @@ class _Examination:
         for model, resolved in zip(self.models, told, strict=True):
             model.resolved = resolved
         for model in self.models:
-            self.guard.look(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
+            self.limit.call(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
 
     def _open(self, model: _Model) -> None:
         from kdstudy.doctor import models
@@ -275,11 +277,11 @@ class _Examination:
         groups: dict[str, list[_Model]] = defaultdict(list)
         for model in self.models:
             if model.facts and self.rows[0]:
-                groups[model.facts.reads].append(model)
+                groups[model.facts.tokenizer_hash].append(model)
         found = []
         for group in groups.values():
             names = [m.resolved.name for m in group]
-            read = self.guard.look(
+            read = self.limit.call(
                 f"text as {', '.join(names)} read it", 20,
                 lambda g=group, n=names: self._text(g[0].tokenizer, n),
             )  # fmt: skip
@@ -292,16 +294,16 @@ class _Examination:
         items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
         return text.read(self.study, tokenizer, names, self.rows[0], items, self.places)
 
-    def _probed(self, patient: Patient, clock: Guard) -> Patient:
+    def _probed(self, facts: StudyFacts, clock: TimeLimit) -> StudyFacts:
         """Measure every model that fits into memory, the teachers first."""
         from kdstudy.doctor.probe import Measured
 
-        share = _SHARE * patient.machine.free if patient.machine else 0
+        share = _SHARE * facts.machine.free if facts.machine else 0
         fit = [
             m
             for m in sorted(self.models, key=lambda m: "teacher" not in m.roles)
             if m.facts
-            and patient.reader(m.facts.name)
+            and facts.reader(m.facts.name)
             # The check of memory says what is too large.
             and m.facts.parameters * m.facts.itemsize <= share
         ]
@@ -312,30 +314,30 @@ class _Examination:
             taught = {n: f.states for n, f in found.items() if f.states and self._alike(model, n)}
             found[name] = Measured()
             # Time that was asked for is for whoever needs it; what is left over is shared.
-            asked = clock is not self.guard
+            asked = clock is not self.limit
             limit = clock.left if asked else 2 * clock.left / (len(fit) - number + 1)
-            clock.look(
+            clock.call(
                 f"probe of {name}", limit,
                 lambda m=model, t=taught, f=found[name]: self._probe(m, t, f),
             )  # fmt: skip
-            if found[name].speed is None and clock.troubles[-1].blame == "slow":
-                unmeasured[name] = self._needs(patient, model, max(0.0, limit))
+            if found[name].speed is None and clock.failures[-1].blame == "slow":
+                unmeasured[name] = self._needs(facts, model, max(0.0, limit))
         return dataclasses.replace(
-            patient,
+            facts,
             speeds={name: f.speed for name, f in found.items() if f.speed},
             losses={name: f.losses for name, f in found.items() if f.losses},
             unmeasured=unmeasured,
         )
 
-    def _needs(self, patient: Patient, model: _Model, had: float) -> float:
+    def _needs(self, facts: StudyFacts, model: _Model, had: float) -> float:
         """Return about how many seconds a probe needs that did not finish in what it had."""
         from kdstudy.doctor import probe
 
-        facts, text = model.facts, patient.reader(model.resolved.name)
-        assert facts and text, "only such models are probed"
+        ours, text = model.facts, facts.reader(model.resolved.name)
+        assert ours and text, "only such models are probed"
         teachers = sum(self._alike(model, m.resolved.name) for m in self.models)
         mean = text.tokens / max(1, text.rows)
-        needs = probe.seconds_needed(self.study, facts.parameters, mean, teachers)
+        needs = probe.seconds_needed(self.study, ours.parameters, mean, teachers)
         return max(_LEAST, 1.5 * had, needs)
 
     def _alike(self, model: _Model, teacher: str) -> bool:
@@ -343,7 +345,7 @@ class _Examination:
         ours = model.facts
         return bool(
             ours and theirs and "teacher" in theirs.roles and ours.name != theirs.name
-            and ours.reads == theirs.reads
+            and ours.tokenizer_hash == theirs.tokenizer_hash
         )  # fmt: skip
 
     def _probe(self, model: _Model, taught: Mapping[str, Any], found: Any) -> None:

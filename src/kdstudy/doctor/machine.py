@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdstudy.doctor.patient import MachineFacts
+from kdstudy.doctor.facts import MachineFacts
 from kdstudy.models.resolve import Resolved
 
 _TIMEOUT = 5.0

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kdstudy.doctor.patient import AdapterFacts, ModelFacts, Role
+from kdstudy.doctor.facts import AdapterFacts, ModelFacts, Role
 from kdstudy.models import load, parts
 from kdstudy.models.cut import shorten
 from kdstudy.models.resolve import Resolved, gguf_here
@@ -71,7 +71,7 @@ def facts(
         hidden=head.weight.shape[1],
         linear=load.linear_layers(bones),
         vocabulary=tokenizer.get_vocab(),
-        reads=_reading(tokenizer),
+        tokenizer_hash=_reading(tokenizer),
         eos=tokenizer.eos_token,
         eos_id=tokenizer.eos_token_id,
         ends=_ends(folder, bones),

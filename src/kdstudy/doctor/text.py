@@ -10,8 +10,8 @@ from kdstudy.data import chat
 from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, called, encode_prompt, row_of
 from kdstudy.distill.batches import Weighing
 from kdstudy.distill.rows import encode_rows
+from kdstudy.doctor.facts import TextFacts
 from kdstudy.doctor.findings import Shown, Span
-from kdstudy.doctor.patient import TextFacts
 from kdstudy.errors import InputError
 from kdstudy.records import Example
 
@@ -61,7 +61,7 @@ def read(
         refused=len(refusals),
         refusal=refusals[0] if refusals else None,
         written=0 if study.template == BARE else _writing(tokenizer, rows),
-        unparted=sum(
+        prompt_mismatches=sum(
             row.ids[: row.prompt_length] != prompted[e.id]
             for e, row in kept
             # A conversation that is too long is learnt up to an earlier answer.

@@ -16,7 +16,7 @@ Role = Literal["teacher", "student"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trouble:
+class Failure:
     """Something that could not be looked at.
 
     Attributes:
@@ -83,7 +83,7 @@ class ModelFacts:
     hidden: int = 0
     linear: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    reads: str = ""
+    tokenizer_hash: str = ""
     eos: str = ""
     eos_id: int = -1
     ends: tuple[int, ...] = ()
@@ -135,7 +135,7 @@ class TextFacts:
         refused: Rows that the template cannot render as it stands, and `refusal`, what is said of
             the first.
         written: Rows with control tokens written out as text.
-        unparted: Prompts whose ids differ between training and evaluation.
+        prompt_mismatches: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
         longest: The one at which all do.
         lengths: Tokens of each row that is encoded, uncut.
@@ -155,7 +155,7 @@ class TextFacts:
     refused: int = 0
     refusal: InputError | None = None
     written: int = 0
-    unparted: int = 0
+    prompt_mismatches: int = 0
     needed: int = 0
     longest: int = 0
     lengths: tuple[int, ...] = ()
@@ -276,14 +276,14 @@ class Accuracy:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Patient:
+class StudyFacts:
     """Everything the checks look at.
 
     Attributes:
         study: The study.
         path: Its file.
         data_dir: The folder of benchmark and corpus files that it is looked over with, or None.
-        plan: Its plan; None where it cannot be planned (`troubles` says why).
+        plan: Its plan; None where it cannot be planned (`failures` says why).
         todo: Stages that are missing.
         models, corpus, texts, benchmarks: What was found out; empty where that failed.
         machine: What computes.
@@ -291,7 +291,7 @@ class Patient:
         unmeasured: Models whose probe did not finish in time, and about how many seconds it needs.
         losses: Probes by model name.
         accuracies: Of finished systems.
-        troubles: What could not be looked at.
+        failures: What could not be looked at.
     """
 
     study: Study
@@ -308,7 +308,7 @@ class Patient:
     unmeasured: Mapping[str, float] = dataclasses.field(default_factory=dict)
     losses: Mapping[str, Losses] = dataclasses.field(default_factory=dict)
     accuracies: tuple[Accuracy, ...] = ()
-    troubles: tuple[Trouble, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     def model(self, name: str) -> ModelFacts | None:
         """Return a model's facts by name."""
