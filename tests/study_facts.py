@@ -43,6 +43,7 @@ def study(**fields) -> Study:
 def model(name: str, role: str, **fields) -> ModelFacts:
     facts = {
         "name": name,
+        "architecture": "qwen2",
         "roles": (role,),
         "parameters": 1000,
         "stored": 4000,

@@ -78,7 +78,7 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
     del head
     disk, memory = disk_room(needed, work.out), memory_room(needed)
     if config["mode"] == "disk":
-        _require(disk, "give another --store, or set train.teacher_cache to memory or off")
+        require_fits(disk)
     where = "memory" if memory.enough else "off"
     if disk.enough:
         model = _model(local, config["precision"], finished)
@@ -172,7 +172,7 @@ class Run:
         room = memory_room(cache.bytes_needed(self.rows, scored, live.head))
         if not room.enough:
             if self.settings.teacher_cache == "memory":
-                _require(room, "set train.teacher_cache to disk or off")
+                require_fits(room)
             return live, f"; the teacher ran beside the student: {room}"
         states = cache.in_memory(
             live,
@@ -241,12 +241,14 @@ def _weights(finished: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _require(room: Room, remedy: str) -> None:
+def require_fits(room: Room) -> None:
+    """Refuse a cache that the study demands and that does not fit, with a StageError."""
     if not room.enough:
         raise StageError(
             f"the teacher cache does not fit: {room}",
             why=f"it may fill {_SHARE:.0%} of what is free",
-            remedy=remedy,
+            remedy="set train.teacher_cache to off, or to where there is more room (disk, memory); "
+            "another disk is given by --store",
         )
 
 

@@ -8,11 +8,11 @@ from kdstudy.config.protocols import differences
 from kdstudy.distill.trackers import require_installed
 from kdstudy.doctor import cost
 from kdstudy.doctor.facts import MachineFacts, ModelFacts, StudyFacts
-from kdstudy.doctor.findings import Finding, many, size
+from kdstudy.doctor.findings import Finding, finding_of, many, refused, size
 from kdstudy.engine.view import duration
 from kdstudy.errors import InputError
 
-# Share of what is free that may be filled; the teacher cache has the same limit.
+# Share of what is free that may be filled.
 _SHARE = 0.8
 # Seconds from which a run is a matter of days.
 _LONG = 24 * 3600
@@ -23,19 +23,21 @@ _PROBED = 10
 def failures(facts: StudyFacts) -> Iterator[Finding]:
     """What could not be looked at, and why."""
     # The plan meets what a look of its own meets too: once is enough.
-    for failure in {t.what: t for t in facts.failures}.values():
+    for failure in {f.error.what: f for f in facts.failures}.values():
         if failure.part.removeprefix("probe of ") in facts.unmeasured:
             continue
-        refused = failure.blame == "input"
-        slow = failure.blame == "slow"
+        error = failure.error
+        if isinstance(error, InputError):
+            yield finding_of(error)
+            continue
         yield Finding(
-            level="error" if refused else "warning",
-            check="study" if refused else "doctor",
-            what=f"{failure.part}: {failure.what}",
-            why=failure.why or ("" if refused else "what hangs on it could not be checked"),
-            remedy=failure.remedy
-            or ("" if refused else "run doctor again on an idle machine" if slow else "")
-            or ("" if refused else "look at the message; `run` may meet the same"),
+            level="warning",
+            check="doctor",
+            what=f"{failure.part}: {error.what}",
+            why=error.why or "what hangs on it could not be checked",
+            remedy=error.remedy
+            or ("run doctor again on an idle machine" if failure.slow else "")
+            or "look at the message; `run` may meet the same",
         )
     for name, seconds in facts.unmeasured.items():
         yield Finding(
@@ -78,10 +80,9 @@ def plan(facts: StudyFacts) -> Iterator[Finding]:
 
 def trackers(facts: StudyFacts) -> Iterator[Finding]:
     """Trackers that the study reports to and that are not installed."""
-    try:
-        require_installed(facts.study.train.report_to, "train.report_to")
-    except InputError as e:
-        yield Finding(level="error", check="study", what=e.what, why=e.why, remedy=e.remedy)
+    error = refused(require_installed, facts.study.train.report_to, "train.report_to")
+    if error:
+        yield finding_of(error)
 
 
 def device(facts: StudyFacts) -> Iterator[Finding]:
@@ -89,16 +90,8 @@ def device(facts: StudyFacts) -> Iterator[Finding]:
     machine, asked = facts.machine, facts.study.train.precision
     if machine is None:
         return
-    engines = {facts.study.generation.engine, facts.study.text_generation.engine}
-    if "vllm" in engines and not (machine.vllm and machine.cuda):
-        lacks = "a GPU" if machine.vllm else "the package vllm"
-        yield Finding(
-            level="error",
-            check="device",
-            what=f"generation.engine is vllm, and {lacks} is not here",
-            why="answers would not be generated, and nothing falls back on another engine",
-            remedy="pip install 'kdstudy[vllm]' on a machine with a GPU, or engine: transformers",
-        )
+    if machine.no_vllm:
+        yield finding_of(machine.no_vllm, "device")
     written = (facts.plan and facts.plan.asked_precision) or asked
     # What auto settled on was measured.
     native = machine.bfloat16 or written != "bfloat16"
@@ -232,18 +225,14 @@ def disk(facts: StudyFacts) -> Iterator[Finding]:
     if machine is None:
         return
     if machine.unwritable:
-        yield Finding(
-            level="error",
-            check="store",
-            what=f"{machine.store}: cannot be written ({machine.unwritable})",
-            why="finished stages would have nowhere to go",
-            remedy="give another folder with --store DIR or KDSTUDY_STORE",
-        )
+        yield finding_of(machine.unwritable, "store")
         return
     yield _disk(facts, machine)
 
 
 def _disk(facts: StudyFacts, machine: MachineFacts) -> Finding:
+    from kdstudy.distill.placement import Room, require_fits
+
     found = cost.costs(facts)
     caches = sum(c.disk for c in found if c.kind == "teacher_cache")
     rest = sum(c.disk for c in found if c.kind != "teacher_cache") + cost.training_disk(facts)
@@ -254,13 +243,15 @@ def _disk(facts: StudyFacts, machine: MachineFacts) -> Finding:
             f"{size(caches)} of it teacher cache"
         )
     numbers = {"free": machine.disk, "needed": rest, "cache": caches}
-    must = rest + (caches if facts.study.train.teacher_cache == "disk" else 0)
+    room = Room(needed=caches, free=machine.disk - rest, place=f"on the disk of {machine.store}")
+    if facts.study.train.teacher_cache == "disk" and (error := refused(require_fits, room)):
+        return finding_of(error, "store", facts=numbers)
     level, why, remedy = "ok", "", ""
-    if must > _SHARE * machine.disk:
+    if rest > _SHARE * machine.disk:
         level, why = "error", "the run would stop with a full disk"
         remedy = "free some space, give another --store, or lower train.evaluations, which says "
         remedy += "how many checkpoints a run keeps"
-    elif caches > _SHARE * (machine.disk - rest):
+    elif not room.enough:
         level, remedy = "note", "free some space, or give another --store"
         why = "the cache does not fit on disk; teachers are kept in memory, or run again for each "
         why += "student: slower, with the same result"
@@ -276,13 +267,7 @@ def downloads(facts: StudyFacts) -> Iterator[Finding]:
                       machine.downloads.items())  # fmt: skip
     needed = sum(b or 0 for b in machine.downloads.values())
     if machine.unreachable:
-        yield Finding(
-            level="error",
-            check="downloads",
-            what=f"{names}: not here, and the Hub cannot be reached ({machine.unreachable})",
-            why="the run would stop at the first of them",
-            remedy="bring the network up, or download them before and set HF_HOME to them",
-        )
+        yield finding_of(machine.unreachable, "downloads")
     elif needed > _SHARE * machine.download_disk:
         yield Finding(
             level="error",

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 
+from kdstudy.data.prompts import require_template
 from kdstudy.doctor.facts import Accuracy, ModelFacts, StudyFacts, TextFacts
-from kdstudy.doctor.findings import Finding, Level, many
+from kdstudy.doctor.findings import Finding, Level, finding_of, many, refused
+from kdstudy.models.checkpoint import require_room
+from kdstudy.models.vocabulary import may_be_same, require_entries
+from kdstudy.plan.fit import require_shared_vocabulary
 
 # A teacher that is still to be fine-tuned may need this much more nats than its student.
 _HOPELESS = 1.25
@@ -41,36 +45,24 @@ def tokenizer(facts: StudyFacts) -> Iterator[Finding]:
 
 def vocabulary(facts: StudyFacts) -> Iterator[Finding]:
     """Student and teacher speak of the same tokens, over a common width."""
-    compared = [m.type for m in facts.study.methods if m.teacher_gives == "distribution"]
     fine = []
     for student, teacher in _pairs(facts):
-        names = f"{student.name} and {teacher.name}"
-        if student.vocabulary != teacher.vocabulary:
-            token = _differing(student, teacher)
-            ours, theirs = (m.vocabulary.get(token, "missing") for m in (student, teacher))
+        if error := refused(require_shared_vocabulary, facts.study, student, teacher):
+            yield finding_of(error, "vocabulary")
+        elif not may_be_same(student.vocabulary, teacher.vocabulary):
             yield Finding(
-                level="error" if compared else "note",
+                level="note",
                 check="vocabulary",
-                what=f"{names} have different tokenizers: {token!r} is {ours} for the student "
-                f"and {theirs} for the teacher",
-                why=f"{', '.join(compared)} compare distributions token by token"
-                if compared
-                else "token-level figures are not defined for them; seqkd needs only text",
-                remedy="choose a teacher of the student's family, or seqkd alone",
+                what=f"{student.name} and {teacher.name} have different tokenizers",
+                why="token-level figures are not defined for them; seqkd needs only text",
+                remedy="nothing, as long as no method compares distributions",
             )
         else:
             fine.append((student, teacher))
     for model in [m for m in facts.models if m.here]:
-        needed = max(model.vocabulary.values(), default=-1) + 1
-        if model.width < needed:
-            yield Finding(
-                level="error",
-                check="vocabulary",
-                what=f"{model.name}: the tokenizer has {needed:,} tokens, its output layer only "
-                f"{model.width:,} entries",
-                why="some tokens could be neither read nor predicted",
-                remedy="use the tokenizer the model was trained with",
-            )
+        tokens = max(model.vocabulary.values(), default=-1) + 1
+        if error := refused(require_entries, model.name, tokens, model.width):
+            yield finding_of(error, "vocabulary")
             fine = [pair for pair in fine if model not in pair]
     yield from _widths(fine)
 
@@ -94,11 +86,6 @@ def _widths(pairs: list[tuple[ModelFacts, ModelFacts]]) -> Iterator[Finding]:
         width = next(s.width for s, t in pairs if s.width == t.width)
         what = f"{', '.join(same)}: one vocabulary, {width:,} entries wide"
         yield Finding(level="ok", check="vocabulary", what=what)
-
-
-def _differing(student: ModelFacts, teacher: ModelFacts) -> str:
-    ours, theirs = student.vocabulary, teacher.vocabulary
-    return min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
 
 
 def endings(facts: StudyFacts) -> Iterator[Finding]:
@@ -137,15 +124,9 @@ def template(facts: StudyFacts) -> Iterator[Finding]:
     fine = True
     here = [m for m in facts.models if m.here]
     for model in here:
-        if facts.study.template == "chat" and not model.chat:
+        if error := refused(require_template, facts.study.template, model.chat):
             fine = False
-            yield Finding(
-                level="error",
-                check="template",
-                what=f"{model.name}: template is chat, and its tokenizer has no chat template",
-                why="nothing says how a question becomes a prompt",
-                remedy="write template: alpaca, or choose a chat model",
-            )
+            yield finding_of(error, "template", of=model.name)
     for student, teacher in _pairs(facts):
         if (
             student.tokenizer_hash != teacher.tokenizer_hash
@@ -179,83 +160,81 @@ def positions(facts: StudyFacts) -> Iterator[Finding]:
         text, most = facts.reader(model.name), model.room.most
         if text is None or most is None:
             continue
-        beyond = {what: longer for what, longer in _beyond(facts, model, text, most) if longer}
+        lengths = dict(_lengths(facts, model, text))
+        beyond = {what: sum(n > most for n in found) for what, found in lengths.items()}
+        beyond = {what: longer for what, longer in beyond.items() if longer}
         if not beyond:
             fine.append(f"{model.name} {most:,}")
             continue
-        told = "; ".join(f"{longer} {what}" for what, longer in beyond.items())
+        said = "; ".join(f"{longer} {what}" for what, longer in beyond.items())
         limit = facts.study.train.max_length
+        numbers = {"model": model.name, "positions": most, "beyond": beyond}
+        longest = max(max(found) for found in lengths.values() if found)
+        if error := refused(require_room, model.room, longest, model.architecture):
+            what = f"{model.name}: {error.what}: {said}"
+            yield finding_of(error, "positions", what=what, facts=numbers)
+            continue
         yield Finding(
-            level="error" if model.room.fixed else "warning",
+            level="warning",
             check="positions",
-            what=f"{model.name} has room for {most:,} positions, and {told}",
-            why="it has no others: `run` refuses the first such text"
-            if model.room.fixed
-            else "it was made for texts of that length; beyond it its answers may mean nothing, "
+            what=f"{model.name} has room for {most:,} positions, and {said}",
+            why="it was made for texts of that length; beyond it its answers may mean nothing, "
             "and nothing else would say so",
             remedy=(f"set train.max_length to {most} or less; " if limit > most else "")
             + "lower max_new_tokens, leave such items out, or choose a model for longer texts",
-            facts={"model": model.name, "positions": most, "beyond": beyond},
+            facts=numbers,
         )
     if fine:
         what = f"texts and answers fit the models' positions: {', '.join(fine)}"
         yield Finding(level="ok", check="positions", what=what)
 
 
-def _beyond(
-    facts: StudyFacts, model: ModelFacts, text: TextFacts, most: int
-) -> Iterator[tuple[str, int]]:
-    """Yield how many texts are longer than `most` tokens, by what they are."""
+def _lengths(
+    facts: StudyFacts, model: ModelFacts, text: TextFacts
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield the lengths in tokens of texts that a model reads, by what is said of longer ones."""
     study = facts.study
     limit, answers = study.train.max_length, study.generation.max_new_tokens
     given = {m.teacher_gives for m in study.methods}
     student, taught = "student" in model.roles, "distribution" in given
     if student or taught or model.finetuned:
-        longer = sum(min(n, limit) > most for n in text.lengths)
         yield (
             f"of {many(len(text.lengths), 'row')} of the corpus are longer (max_length {limit})",
-            (longer),
+            [min(n, limit) for n in text.lengths],
         )
-    sampled = any(m.on_policy_share for m in study.methods)
-    if sampled and limit > most:
+    if any(m.on_policy_share for m in study.methods):
         yield (
             f"of {many(len(text.asked), 'row')} are sampled up to max_length {limit}",
-            (len(text.asked)),
+            [limit] * len(text.asked),
         )
     if "teacher" in model.roles and "text" in given:
-        longer = sum(n + answers > most for n in text.asked)
         yield (
             f"of {many(len(text.asked), 'prompt')} of the corpus are longer with {answers} new "
             "tokens",
-            longer,
+            [n + answers for n in text.asked],
         )
     for benchmark in facts.benchmarks:
         asked = text.prompts.get(benchmark.name, ())
         kind = study.text_generation if benchmark.kind == "text" else study.generation
-        longer = sum(n + kind.max_new_tokens > most for n in asked)
         yield (
             f"of {many(len(asked), 'prompt')} of {benchmark.name} are longer with "
             f"{kind.max_new_tokens} new tokens",
-            longer,
+            [n + kind.max_new_tokens for n in asked],
         )
 
 
 def adapters(facts: StudyFacts) -> Iterator[Finding]:
     """LoRA layers exist in every model that is trained; a user's adapter was made for its base."""
+    from kdstudy.models.adapters import require_targets
+
     lora, fine = facts.study.train.lora, []
     for model in [m for m in facts.models if m.here]:
-        names = {name.rsplit(".", 1)[-1] for name in model.linear}
         trains = "student" in model.roles or model.finetuned
-        unknown = [t for t in lora.target_modules if t not in names] if lora and trains else []
+        unknown = None
+        if lora and trains:
+            unknown = refused(require_targets, model.linear, lora, model.architecture)
         if unknown:
-            yield Finding(
-                level="error",
-                check="adapters",
-                what=f"{model.name}: train.lora.target_modules: {', '.join(unknown)} is no linear "
-                "layer of it",
-                why=f"its linear layers are {', '.join(sorted(names))}",
-                remedy="name some of these",
-            )
+            yield finding_of(unknown, "adapters", of=model.name)
         misfit = _misfit(model)
         if misfit:
             yield misfit
@@ -270,21 +249,8 @@ def _misfit(model: ModelFacts) -> Finding | None:
     adapter = model.adapter
     if adapter is None:
         return None
-    for module, found in adapter.tensors.items():
-        wanted = model.linear.get(module)
-        into = found.get("A", (0, None))[-1]
-        out = found.get("B", (None,))[0]
-        if wanted is not None and (out, into) in (wanted, (None, wanted[1]), (wanted[0], None)):
-            continue
-        problem = f"needs {module} of shape ({out}, {into})"
-        has = f"the model has {wanted}" if wanted else "the model has no such layer"
-        return Finding(
-            level="error",
-            check="adapters",
-            what=f"{model.name}: {adapter.folder} {problem}; {has}",
-            why="it was made for another base model",
-            remedy="load it on the base model it was trained on",
-        )
+    if adapter.refusal:
+        return finding_of(adapter.refusal, "adapters")
     short = adapter.base.rstrip("/").split("/")[-1]
     if short and short != model.name:
         return Finding(

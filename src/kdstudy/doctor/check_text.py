@@ -6,11 +6,10 @@ from pathlib import Path
 
 from kdstudy.data import files
 from kdstudy.doctor.facts import StudyFacts, TextFacts
-from kdstudy.doctor.findings import Finding, many
+from kdstudy.doctor.findings import Finding, finding_of, many, refused
 
 # Shares of rows below which a flaw is worth a note and no more.
 _FEW = 0.01
-# Endings that say how a file is packed; the one before says what it holds.
 
 
 def parity(facts: StudyFacts) -> Iterator[Finding]:
@@ -42,15 +41,8 @@ def contract(facts: StudyFacts) -> Iterator[Finding]:
     for text in facts.texts:
         names = ", ".join(text.models)
         if text.refusal is not None:
-            said = text.refusal
-            yield Finding(
-                level="error",
-                check="contract",
-                what=f"{names}: `run` refuses {text.refused} of {many(text.rows, 'row')}; the "
-                f"first: {said.what}",
-                why=said.why,
-                remedy=said.remedy,
-            )
+            of = f"{names}: `run` refuses {text.refused} of {many(text.rows, 'row')}; the first"
+            yield finding_of(text.refusal, "contract", of=of)
         elif text.rows:
             yield Finding(
                 level="ok",
@@ -94,25 +86,28 @@ def truncation(facts: StudyFacts) -> Iterator[Finding]:
 
 
 def _truncation(facts: StudyFacts, text: TextFacts) -> Finding:
+    from kdstudy.distill.rows import Counts, require_enough
+
     limit, most = facts.study.train.max_length, facts.study.train.max_truncated_share
     lost = text.cut + text.dropped
+    counts = Counts(kept=text.rows - text.dropped, truncated=text.cut, dropped=text.dropped)
     names = ", ".join(text.models)
     numbers = {"models": text.models, "rows": text.rows, "cut": text.cut, "dropped": text.dropped,
              "needed": text.needed, "longest": text.longest}  # fmt: skip
     if not lost:
         what = f"{names}: all {text.rows:,} rows fit in max_length {limit}"
         return Finding(level="ok", check="truncation", what=what, facts=numbers)
-    refused = lost > most * text.rows
+    if error := refused(require_enough, {"train": counts}, limit, most):
+        remedy = f"{error.remedy} ({_room(text, limit, most)})"
+        return finding_of(error, "truncation", of=names, remedy=remedy, facts=numbers)
+    many_lost = lost > _FEW * text.rows
     return Finding(
-        level="error" if refused else "warning" if lost > _FEW * text.rows else "note",
+        level="warning" if many_lost else "note",
         check="truncation",
         what=f"{names}: {100 * lost / text.rows:.1f}% of {text.rows:,} rows do not fit in "
         f"max_length {limit}: {text.cut} are cut, {text.dropped} have no room for a response",
-        why="a row without its end does not teach how an answer ends"
-        + (f"; `run` refuses more than {100 * most:g}%" if refused else ""),
-        remedy=_room(text, limit, most)
-        if refused or lost > _FEW * text.rows
-        else "nothing, or " + _room(text, limit, most),
+        why="a row without its end does not teach how an answer ends",
+        remedy=("" if many_lost else "nothing, or ") + _room(text, limit, most),
         facts=numbers,
     )
 
@@ -250,14 +245,8 @@ def benchmarks(facts: StudyFacts) -> Iterator[Finding]:
     """Benchmark files at hand, and as published."""
     whole = []
     for b in facts.benchmarks:
-        if b.items is None and b.found != "nowhere" and b.found != "cache, damaged":
-            yield Finding(
-                level="error",
-                check="benchmarks",
-                what=f"{b.name}: its file cannot be used: {b.note}",
-                why="nothing could be measured on it",
-                remedy="mend the file, or remove it so that the published one is downloaded",
-            )
+        if b.refusal:
+            yield finding_of(b.refusal, "benchmarks", of=b.name)
         elif b.found == "data folder, edited":
             yield Finding(
                 level="warning",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kdstudy.config.schema import Study
 from kdstudy.doctor.findings import Shown
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models.checkpoint import NO_ROOM_NAMED, Room
 from kdstudy.plan.plan import Plan
 from kdstudy.stage import Stage
@@ -21,26 +21,23 @@ class Failure:
 
     Attributes:
         part: What was being looked at.
-        what: What is wrong.
-        why, remedy: As in `errors.KdstudyError`.
-        blame: `input`: the study, a file or a model is wrong, `run` would stop there too. `slow`:
-            it took too long. `here`: the look itself failed, `run` may not.
+        error: What is wrong. Where it is an InputError `run` would stop there too; `run` may not
+            meet the others.
+        slow: It took too long.
     """
 
     part: str
-    what: str
-    why: str = ""
-    remedy: str = ""
-    blame: Literal["input", "slow", "here"] = "here"
+    error: KdstudyError
+    slow: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
-    """A user's adapter: `tensors` are the shapes in its file, by module and then `A` or `B`."""
+    """A user's adapter: the base model that its file names, and why it does not fit, or None."""
 
     folder: str
     base: str
-    tensors: Mapping[str, Mapping[str, tuple[int, ...]]]
+    refusal: InputError | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +46,7 @@ class ModelFacts:
 
     Attributes:
         name: As in labels.
+        architecture: What `run` calls it once it is opened.
         roles: What the study uses it as.
         here: Its files are on this machine.
         finetuned: A teacher that is trained on the corpus first; students always are.
@@ -72,6 +70,7 @@ class ModelFacts:
     """
 
     name: str
+    architecture: str = ""
     roles: tuple[Role, ...]
     here: bool = True
     finetuned: bool = True
@@ -174,7 +173,8 @@ class BenchmarkFacts:
         kind: `number`, `choice` or `text`.
         found: As in `benchmarks.Overview.found`; `own file` for a file that the study names.
         items: Items that the study uses; None where it is nowhere.
-        note: What is wrong with it, or where it comes from.
+        note: Where it comes from.
+        refusal: Why its file cannot be used, or None.
         contaminated: Items whose question the corpus holds, at each of `audit.LEVELS`.
         foreign: Of texts, items whose references ROUGE-L's published tokenizer hardly reads.
     """
@@ -184,6 +184,7 @@ class BenchmarkFacts:
     found: str
     items: int | None = None
     note: str = ""
+    refusal: KdstudyError | None = None
     contaminated: Mapping[str, int] = dataclasses.field(default_factory=dict)
     foreign: int = 0
 
@@ -197,12 +198,12 @@ class MachineFacts:
         cuda: There is a GPU.
         bfloat16: The device computes in bfloat16 at speed.
         free: Bytes free in the device's memory.
-        vllm: The package vllm is installed.
+        no_vllm: Why vLLM cannot be used; None where it can or need not be.
         store: The store's folder.
-        unwritable: Why nothing can be written there; empty where it can.
+        unwritable: Why nothing can be written there; None where it can.
         disk: Bytes free there.
         downloads: What has to be downloaded first -> bytes, None where that is unknown.
-        unreachable: Why the Hub cannot be reached; empty where it can or need not be.
+        unreachable: Why the Hub cannot be reached; None where it can or need not be.
         download_disk: Bytes free where downloads go.
     """
 
@@ -210,12 +211,12 @@ class MachineFacts:
     cuda: bool
     bfloat16: bool
     free: int
-    vllm: bool = False
+    no_vllm: InputError | None = None
     store: str = ""
-    unwritable: str = ""
+    unwritable: InputError | None = None
     disk: int = 0
     downloads: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
-    unreachable: str = ""
+    unreachable: InputError | None = None
     download_disk: int = 0
 
 

@@ -20,10 +20,10 @@ from kdstudy.doctor.facts import (
     StudyFacts,
     TextFacts,
 )
+from kdstudy.doctor.findings import refused
 from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store
-from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.rouge import is_latin
 from kdstudy.evaluate.stages import SCORES, limited
@@ -94,7 +94,7 @@ class _Gathering:
     def facts(self, probe_seconds: float | None = None) -> StudyFacts:
         call = self.limit.call
         # Before any shorter limit: an import that is interrupted leaves half a module behind.
-        call("libraries", SECONDS, _import_libraries)
+        call("libraries", SECONDS, lambda: _import_libraries(self.study))
         with tempfile.TemporaryDirectory() as scratch:
             # A store that is not there yet holds nothing; it is not made here.
             there = (self.root / "stages").is_dir()
@@ -199,6 +199,9 @@ class _Gathering:
         if known.found == "nowhere":
             # Refuses what cannot be downloaded either.
             benchmarks.fingerprint(known.name, self.data_dir)
+        refusal = None
+        if known.items is None and known.found not in ("nowhere", "cache, damaged"):
+            refusal = refused(benchmarks.load, known.name, self.data_dir)
         if known.items is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", benchmarks.EditedBenchmark)  # `found` says so
@@ -209,6 +212,7 @@ class _Gathering:
             found=known.found,
             items=self._used(known.name) if known.items is not None else None,
             note=known.note,
+            refusal=refusal,
             foreign=self._foreign(known.name),
         )
 
@@ -263,7 +267,7 @@ class _Gathering:
     def _machine(self, absent: Sequence[Resolved]) -> Any:
         from kdstudy.doctor.machine import machine
 
-        return machine(self.root, absent)
+        return machine(self.root, absent, _by_vllm(self.study))
 
     def _facts(self) -> list[ModelFacts]:
         absent = [
@@ -320,7 +324,7 @@ class _Gathering:
                 f"probe of {name}", limit,
                 lambda m=model, t=taught, f=found[name]: self._probe(m, t, f),
             )  # fmt: skip
-            if found[name].speed is None and clock.failures[-1].blame == "slow":
+            if found[name].speed is None and clock.failures[-1].slow:
                 unmeasured[name] = self._needs(facts, model, max(0.0, limit))
         return dataclasses.replace(
             facts,
@@ -349,21 +353,22 @@ class _Gathering:
         )  # fmt: skip
 
     def _probe(self, model: _Model, taught: Mapping[str, Any], found: Any) -> None:
+        from kdstudy.distill.rows import require_enough
         from kdstudy.doctor import probe, text
 
         probe.forget()
-        train = text.encoded(self.study, model.tokenizer, self.rows[0][: text.ROWS])
-        held_out = text.encoded(self.study, model.tokenizer, self.rows[1][: probe.LOSS_ROWS])
-        if not (train and held_out):
-            raise InputError("no row leaves room for a response", remedy="raise train.max_length")
+        some = {"train": self.rows[0][: text.ROWS], "validation": self.rows[1][: probe.LOSS_ROWS]}
+        read = {n: text.encoded(self.study, model.tokenizer, rows) for n, rows in some.items()}
+        counts = {name: found.counts for name, found in read.items()}
+        require_enough(counts, self.study.train.max_length, 1.0)
         asked = [e for items in self.items.values() for e in items] or self.rows[1]
         some = asked[:: max(1, len(asked) // 128)]
         prompts = [text.prompt(self.study, model.tokenizer, e) for e in some]
         subject = probe.Subject(
             local=model.resolved.local(),
             tokenizer=model.tokenizer,
-            rows=train,
-            held_out=held_out,
+            rows=read["train"].rows,
+            held_out=read["validation"].rows,
             prompts=prompts,
             trains="student" in model.roles or model.finetuned,
             teaches="teacher" in model.roles,
@@ -372,10 +377,17 @@ class _Gathering:
         probe.probe(self.study, subject, found)
 
 
-def _import_libraries() -> None:
-    from kdstudy.doctor import machine, models, probe, text  # noqa: F401
+def _import_libraries(study: Study) -> None:
+    from kdstudy.doctor import probe
+    from kdstudy.evaluate import vllm
 
     probe.warm_up()
+    if _by_vllm(study):
+        refused(vllm.require_usable)
+
+
+def _by_vllm(study: Study) -> bool:
+    return "vllm" in {study.generation.engine, study.text_generation.engine}
 
 
 def _names(plan: Plan) -> dict[str, str]:

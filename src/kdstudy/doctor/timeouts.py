@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from kdstudy.doctor.facts import Failure
-from kdstudy.errors import InputError, KdstudyError
+from kdstudy.errors import KdstudyError, first_line
 
 Result = TypeVar("Result")
 
@@ -46,14 +46,13 @@ class TimeLimit:
                 return function()
         except _OutOfTime:
             took = f"not finished after {limit:.0f} s" if limit > 0 else "not begun: time is up"
-            failure = Failure(part=part, what=took, blame="slow")
+            failure = Failure(part=part, error=KdstudyError(took), slow=True)
         except KdstudyError as e:
-            blame = "input" if isinstance(e, InputError) else "here"
-            failure = Failure(part=part, what=e.what, why=e.why, remedy=e.remedy, blame=blame)
+            failure = Failure(part=part, error=e)
         # A probe runs other people's models and files: whatever they raise is a finding.
         except Exception as e:
-            line = (str(e).splitlines() or [""])[0]
-            failure = Failure(part=part, what=f"{type(e).__name__}: {line}"[:300])
+            said = f"{type(e).__name__}: {first_line(e)}"[:300]
+            failure = Failure(part=part, error=KdstudyError(said))
         self.failures.append(failure)
         return None
 

@@ -13,6 +13,7 @@ layers.py       which layers a cut model keeps
 cut.py          a model with some of its layers, and a configuration that says so
 stages.py       the stage cut
 parts.py        a causal LM as body and head
+vocabulary.py   whether tokenizers and models speak of the same tokens
 heads.py        a head without its body; the width two heads share
 sample.py       one batch sampler, for training and evaluation
 decoding.py     its forward passes: shared prompts once, finished rows dropped

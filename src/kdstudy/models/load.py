@@ -48,6 +48,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "merge",
+    "meta_model",
     "open_model",
     "open_tokenizer",
     "put_adapter",
@@ -133,6 +134,18 @@ def load_model(
     model.eval()
     assert not any(module.training for module in model.modules()), "eval mode reaches every layer"
     return model
+
+
+def meta_model(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
+    """Return a causal LM on the meta device: it has names and shapes and takes no memory.
+
+    Raises:
+        InputError: The folder is no causal LM.
+    """
+    require_causal_lm(folder, trust_remote_code)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _text_model(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
