@@ -51,7 +51,7 @@ def read(
         _mask(tokenizer, e, row, whole[e.id], weighing.scored(row)) for e, row in _telling(kept)
     ]
     prompts = {
-        name: tuple(len(prompt(study, tokenizer, e)) for e in items[:ROWS])
+        name: tuple(len(prompt(study, tokenizer, e, f"{name} {e.id}")) for e in items[:ROWS])
         for name, items in benchmarks.items()
     }
     return TextFacts(
@@ -90,10 +90,10 @@ def prompt_format(study: Study) -> PromptFormat:
     )
 
 
-def prompt(study: Study, tokenizer: Any, example: Example) -> tuple[int, ...]:
-    """Return the ids that a model is asked an example in."""
+def prompt(study: Study, tokenizer: Any, example: Example, where: str = "") -> tuple[int, ...]:
+    """Return the ids that a model is asked an example in; `where` names it in a refusal."""
     question, _ = asked(example)
-    return encode_prompt(tokenizer, prompt_format(study), **question)
+    return encode_prompt(tokenizer, prompt_format(study), **question, where=where)
 
 
 def _whole(
