@@ -32,6 +32,10 @@ def corpus(**facts):
     return healthy(corpus=dataclasses.replace(healthy().corpus, **facts))
 
 
+def failed(part: str, which: str):
+    return healthy(failures=(Failure(part=part, error=REFUSED, check=which),))
+
+
 def adapted(**facts):
     return changed("models", 1, adapter=AdapterFacts(folder="a", **facts))
 
@@ -113,8 +117,7 @@ BROKEN = {
     "an edited benchmark": (
         changed("benchmarks", found="data folder, edited"), "benchmarks", "warning", "published"),
     "a broken benchmark": (
-        changed("benchmarks", found="data folder", items=None, refusal=REFUSED),
-        "benchmarks", "error", "synth_addsub: what is refused"),
+        failed("benchmark own", "benchmarks"), "benchmarks", "error", "what is refused"),
     "an absent benchmark": (
         changed("benchmarks", found="nowhere", items=None, note="downloaded from x when used"),
         "benchmarks", "note", "downloaded from x"),
@@ -136,15 +139,14 @@ BROKEN = {
                             study=study(train={"precision": "float32"})),
         "device", "note", "computes in float32"),
     "no vLLM": (
-        on(no_vllm=REFUSED), "device", "error", "what is refused"),
+        failed("vllm", "device"), "device", "error", "what is refused"),
     "too little memory": (on(free=GIB // 2), "memory", "error", "needs most: 1.0 GiB"),
     "hardly enough memory": (on(free=int(1.1 * GIB)), "memory", "warning", "(measured)"),
     "a read-only store": (
-        on(unwritable=REFUSED), "store", "error", "what is refused"),
+        failed("store", "store"), "store", "error", "what is refused"),
     "a full disk": (on(disk=1000), "store", "error", "0.0 MiB free"),
     "no network": (
-        on(downloads={"org/m": None}, unreachable=REFUSED),
-        "downloads", "error", "what is refused"),
+        failed("Hub", "downloads"), "downloads", "error", "what is refused"),
     "a small disk for downloads": (
         on(downloads={"org/m": 9 * GIB}, download_disk=10 * GIB), "downloads", "error", "9.0 GiB"),
     "a download": (
@@ -153,7 +155,7 @@ BROKEN = {
     "an unmeasured model": (healthy(speeds={}), "time", "note", "3 of 3 stages unknown"),
     "code of a model": (changed("models", 1, trusted=True), "study", "note", "runs Python code"),
     "a study that is wrong": (
-        healthy(plan=None, failures=(Failure(part="plan", error=REFUSED),)),
+        dataclasses.replace(failed("plan", "study"), plan=None),
         "study", "error", "what is refused"),
     "a stuck look": (
         healthy(failures=(Failure(part="probe of big", error=KdstudyError("late"), slow=True),)),

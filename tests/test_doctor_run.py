@@ -125,19 +125,19 @@ BROKEN = {
 }  # fmt: skip
 
 
-def run(folder: Path, store: Path) -> KdstudyError:
+def run(folder: Path, store: Path, data: Path | None = None) -> KdstudyError:
     """Return what `run` raises, without the name of the study or the stage before it."""
     with pytest.raises(KdstudyError) as caught:
         opened, path = Store(store), folder / "study.yaml"
-        planned = make_plan(read_study(path), folder, None, {})
+        planned = make_plan(read_study(path), folder, data, {})
         studies._require_trackers(planned)
         building.build("t", planned, planned.report, opened)
     cause = caught.value.__cause__
     return cause if isinstance(cause, KdstudyError) else caught.value
 
 
-def doctor(folder: Path, store: Path):
-    return [f for f in check(gather(folder / "study.yaml", store, None)) if f.level == "error"]
+def doctor(folder: Path, store: Path, data: Path | None = None):
+    return [f for f in check(gather(folder / "study.yaml", store, data)) if f.level == "error"]
 
 
 def same(finding, error: KdstudyError) -> bool:
@@ -155,6 +155,16 @@ def test_doctor_says_what_run_raises(folder, name):
     found = doctor(folder, folder / "store")
     error = run(folder, folder / "store")
     assert [f for f in found if same(f, error)], f"run: {error}\ndoctor: {found}"
+
+
+def test_doctor_says_of_a_known_benchmarks_file_what_run_raises(folder):
+    place = folder / "data" / "math" / "gsm8k"
+    place.mkdir(parents=True)
+    (place / "test.json").write_text('[{"question": "q"}]')
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | {"benchmarks": ["gsm8k"]}))
+    where = (folder, folder / "store", folder / "data")
+    (found,) = doctor(*where)
+    assert same(found, run(*where)) and found.check == "benchmarks"
 
 
 def test_doctor_says_of_a_store_what_run_raises(folder):

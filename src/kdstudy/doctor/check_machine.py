@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kdstudy.config.protocols import differences
 from kdstudy.distill.trackers import require_installed
 from kdstudy.doctor import cost
-from kdstudy.doctor.facts import MachineFacts, ModelFacts, StudyFacts
+from kdstudy.doctor.facts import Failure, MachineFacts, ModelFacts, StudyFacts
 from kdstudy.doctor.findings import Finding, finding_of, many, refused, size
 from kdstudy.engine.view import duration
 from kdstudy.errors import InputError
@@ -22,13 +22,16 @@ _PROBED = 10
 
 def failures(facts: StudyFacts) -> Iterator[Finding]:
     """What could not be looked at, and why."""
-    # The plan meets what a look of its own meets too: once is enough.
-    for failure in {f.error.what: f for f in facts.failures}.values():
+    # The plan meets what a call of its own meets too: the first is enough.
+    first: dict[str, Failure] = {}
+    for failure in facts.failures:
+        first.setdefault(failure.error.what, failure)
+    for failure in first.values():
         if failure.part.removeprefix("probe of ") in facts.unmeasured:
             continue
         error = failure.error
         if isinstance(error, InputError):
-            yield finding_of(error)
+            yield finding_of(error, failure.check)
             continue
         yield Finding(
             level="warning",
@@ -90,8 +93,6 @@ def device(facts: StudyFacts) -> Iterator[Finding]:
     machine, asked = facts.machine, facts.study.train.precision
     if machine is None:
         return
-    if machine.no_vllm:
-        yield finding_of(machine.no_vllm, "device")
     written = (facts.plan and facts.plan.asked_precision) or asked
     # What auto settled on was measured.
     native = machine.bfloat16 or written != "bfloat16"
@@ -222,16 +223,12 @@ def _more_time(facts: StudyFacts) -> str:
 def disk(facts: StudyFacts) -> Iterator[Finding]:
     """The store can be written and has room for what the run leaves."""
     machine = facts.machine
-    if machine is None:
-        return
-    if machine.unwritable:
-        yield finding_of(machine.unwritable, "store")
-        return
-    yield _disk(facts, machine)
+    if machine is not None and not any(f.check == "store" for f in facts.failures):
+        yield _disk(facts, machine)
 
 
 def _disk(facts: StudyFacts, machine: MachineFacts) -> Finding:
-    from kdstudy.distill.placement import Room, require_fits
+    from kdstudy.distill.placement import require_fits, room_on_disk
 
     found = cost.costs(facts)
     caches = sum(c.disk for c in found if c.kind == "teacher_cache")
@@ -243,7 +240,7 @@ def _disk(facts: StudyFacts, machine: MachineFacts) -> Finding:
             f"{size(caches)} of it teacher cache"
         )
     numbers = {"free": machine.disk, "needed": rest, "cache": caches}
-    room = Room(needed=caches, free=machine.disk - rest, place=f"on the disk of {machine.store}")
+    room = room_on_disk(caches, machine.disk - rest, machine.store)
     if facts.study.train.teacher_cache == "disk" and (error := refused(require_fits, room)):
         return finding_of(error, "store", facts=numbers)
     level, why, remedy = "ok", "", ""
@@ -266,9 +263,7 @@ def downloads(facts: StudyFacts) -> Iterator[Finding]:
     names = ", ".join(f"{n} ({size(b) if b else 'size unknown'})" for n, b in
                       machine.downloads.items())  # fmt: skip
     needed = sum(b or 0 for b in machine.downloads.values())
-    if machine.unreachable:
-        yield finding_of(machine.unreachable, "downloads")
-    elif needed > _SHARE * machine.download_disk:
+    if needed > _SHARE * machine.download_disk:
         yield Finding(
             level="error",
             check="downloads",

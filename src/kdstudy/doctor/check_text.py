@@ -245,9 +245,7 @@ def benchmarks(facts: StudyFacts) -> Iterator[Finding]:
     """Benchmark files at hand, and as published."""
     whole = []
     for b in facts.benchmarks:
-        if b.refusal:
-            yield finding_of(b.refusal, "benchmarks", of=b.name)
-        elif b.found == "data folder, edited":
+        if b.found == "data folder, edited":
             yield Finding(
                 level="warning",
                 check="benchmarks",

@@ -17,17 +17,19 @@ Role = Literal["teacher", "student"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Something that could not be looked at.
+    """A call that failed.
 
     Attributes:
         part: What was being looked at.
         error: What is wrong. Where it is an InputError `run` would stop there too; `run` may not
             meet the others.
+        check: Whose finding an InputError is.
         slow: It took too long.
     """
 
     part: str
     error: KdstudyError
+    check: str = "study"
     slow: bool = False
 
 
@@ -173,8 +175,7 @@ class BenchmarkFacts:
         kind: `number`, `choice` or `text`.
         found: As in `benchmarks.Overview.found`; `own file` for a file that the study names.
         items: Items that the study uses; None where it is nowhere.
-        note: Where it comes from.
-        refusal: Why its file cannot be used, or None.
+        note: What is wrong with it, or where it comes from.
         contaminated: Items whose question the corpus holds, at each of `audit.LEVELS`.
         foreign: Of texts, items whose references ROUGE-L's published tokenizer hardly reads.
     """
@@ -184,7 +185,6 @@ class BenchmarkFacts:
     found: str
     items: int | None = None
     note: str = ""
-    refusal: KdstudyError | None = None
     contaminated: Mapping[str, int] = dataclasses.field(default_factory=dict)
     foreign: int = 0
 
@@ -198,12 +198,9 @@ class MachineFacts:
         cuda: There is a GPU.
         bfloat16: The device computes in bfloat16 at speed.
         free: Bytes free in the device's memory.
-        no_vllm: Why vLLM cannot be used; None where it can or need not be.
         store: The store's folder.
-        unwritable: Why nothing can be written there; None where it can.
         disk: Bytes free there.
         downloads: What has to be downloaded first -> bytes, None where that is unknown.
-        unreachable: Why the Hub cannot be reached; None where it can or need not be.
         download_disk: Bytes free where downloads go.
     """
 
@@ -211,12 +208,9 @@ class MachineFacts:
     cuda: bool
     bfloat16: bool
     free: int
-    no_vllm: InputError | None = None
     store: str = ""
-    unwritable: InputError | None = None
     disk: int = 0
     downloads: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
-    unreachable: InputError | None = None
     download_disk: int = 0
 
 

@@ -20,14 +20,13 @@ from kdstudy.doctor.facts import (
     StudyFacts,
     TextFacts,
 )
-from kdstudy.doctor.findings import refused
 from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.execute import missing
-from kdstudy.engine.store import Store
+from kdstudy.engine.store import Store, require_writable
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.rouge import is_latin
 from kdstudy.evaluate.stages import SCORES, limited
-from kdstudy.models.resolve import Resolved, resolve, told_apart
+from kdstudy.models.resolve import Resolved, require_reachable, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example, Score, read_records
 
@@ -94,7 +93,7 @@ class _Gathering:
     def facts(self, probe_seconds: float | None = None) -> StudyFacts:
         call = self.limit.call
         # Before any shorter limit: an import that is interrupted leaves half a module behind.
-        call("libraries", SECONDS, lambda: _import_libraries(self.study))
+        call("libraries", SECONDS, _import_libraries)
         with tempfile.TemporaryDirectory() as scratch:
             # A store that is not there yet holds nothing; it is not made here.
             there = (self.root / "stages").is_dir()
@@ -105,13 +104,16 @@ class _Gathering:
             todo = call("store", 20, lambda: self._todo(plan)) if plan else ()
             accuracies = call("results", 10, lambda: self._accuracies(plan)) if plan else ()
         corpus = call("corpus", 30, self._corpus)
-        found = [call(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b))
+        found = [call(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b), "benchmarks")
                  for b in self.study.benchmarks]  # fmt: skip
         known = [b for b in found if b]
         held = call("contamination", 15, self._contamination) or {}
         self._resolve(plan)
         absent = [m.resolved for m in self.models if m.absent]
-        machine = call("machine", 20, lambda: self._machine(absent))
+        call("store", 5, lambda: require_writable(self.root), "store")
+        call("vllm", SECONDS, self._require_engine, "device")
+        asked = call("Hub", 15, lambda: self._require_reachable(absent), "downloads")
+        machine = call("machine", 20, lambda: self._machine(absent if asked else ()))
         texts = self._texts()
         facts = StudyFacts(
             study=self.study,
@@ -199,10 +201,7 @@ class _Gathering:
         if known.found == "nowhere":
             # Refuses what cannot be downloaded either.
             benchmarks.fingerprint(known.name, self.data_dir)
-        refusal = None
-        if known.items is None and known.found not in ("nowhere", "cache, damaged"):
-            refusal = refused(benchmarks.load, known.name, self.data_dir)
-        if known.items is not None:
+        if known.found not in ("nowhere", "cache, damaged"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", benchmarks.EditedBenchmark)  # `found` says so
                 self.items[known.name] = benchmarks.load(known.name, self.data_dir).examples
@@ -212,7 +211,6 @@ class _Gathering:
             found=known.found,
             items=self._used(known.name) if known.items is not None else None,
             note=known.note,
-            refusal=refusal,
             foreign=self._foreign(known.name),
         )
 
@@ -267,7 +265,17 @@ class _Gathering:
     def _machine(self, absent: Sequence[Resolved]) -> Any:
         from kdstudy.doctor.machine import machine
 
-        return machine(self.root, absent, _by_vllm(self.study))
+        return machine(self.root, absent)
+
+    def _require_engine(self) -> None:
+        from kdstudy.evaluate import vllm
+
+        if "vllm" in {self.study.generation.engine, self.study.text_generation.engine}:
+            vllm.require_usable()
+
+    def _require_reachable(self, absent: Sequence[Resolved]) -> bool:
+        require_reachable(model.local() for model in absent)
+        return True
 
     def _facts(self) -> list[ModelFacts]:
         absent = [
@@ -377,17 +385,10 @@ class _Gathering:
         probe.probe(self.study, subject, found)
 
 
-def _import_libraries(study: Study) -> None:
+def _import_libraries() -> None:
     from kdstudy.doctor import probe
-    from kdstudy.evaluate import vllm
 
     probe.warm_up()
-    if _by_vllm(study):
-        refused(vllm.require_usable)
-
-
-def _by_vllm(study: Study) -> bool:
-    return "vllm" in {study.generation.engine, study.text_generation.engine}
 
 
 def _names(plan: Plan) -> dict[str, str]:

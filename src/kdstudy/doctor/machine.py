@@ -7,40 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdstudy.doctor.facts import MachineFacts
-from kdstudy.doctor.findings import refused
-from kdstudy.engine.store import require_writable
-from kdstudy.errors import InputError
-from kdstudy.models.resolve import Resolved, require_reachable
+from kdstudy.models.resolve import Resolved
 
 _TIMEOUT = 5.0
 
 
-def machine(store: Path, absent: Sequence[Resolved], vllm: bool = False) -> MachineFacts:
+def machine(store: Path, absent: Sequence[Resolved]) -> MachineFacts:
     """Return the facts; the network is asked only about models in `absent`.
 
     Args:
         store: The store's folder, there or not.
-        absent: Models that are not on this machine.
-        vllm: The study generates with vLLM.
+        absent: Models that are to be downloaded.
     """
     import torch
 
-    from kdstudy.evaluate.vllm import require_usable
     from kdstudy.models import load, memory
 
     cuda = torch.cuda.is_available()
-    downloads, unreachable = _downloads(absent)
+    downloads = _downloads(absent)
     return MachineFacts(
         device=torch.cuda.get_device_name() if cuda else "cpu",
         cuda=cuda,
         bfloat16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         free=memory.free(load.device()),
-        no_vllm=refused(require_usable) if vllm else None,
         store=str(store),
-        unwritable=refused(require_writable, store),
         disk=shutil.disk_usage(_existing(store)).free,
         downloads=downloads,
-        unreachable=unreachable,
         download_disk=_download_disk() if downloads else 0,
     )
 
@@ -50,16 +42,11 @@ def _existing(folder: Path) -> Path:
     return next(p for p in (folder, *folder.parents) if p.exists())
 
 
-def _downloads(
-    absent: Sequence[Resolved],
-) -> tuple[dict[str, int | None], InputError | None]:
-    """Return what must be downloaded with its bytes, and why the Hub cannot be reached or None."""
-    sizes: dict[str, int | None] = {str(model.hub_id): None for model in absent}
-    unreachable = refused(require_reachable, [model.local() for model in absent])
-    if unreachable or not absent:
-        return sizes, unreachable
+def _downloads(absent: Sequence[Resolved]) -> dict[str, int | None]:
+    """Return what must be downloaded with its bytes, None where these are not known."""
     from huggingface_hub import HfApi
 
+    sizes: dict[str, int | None] = {str(model.hub_id): None for model in absent}
     for model in absent:
         with contextlib.suppress(Exception):  # then its size is not known
             found = HfApi().model_info(
@@ -67,7 +54,7 @@ def _downloads(
             )
             weights = [s.size for s in found.siblings or () if s.rfilename.endswith(".safetensors")]
             sizes[str(model.hub_id)] = sum(weights) if weights and all(weights) else None
-    return sizes, None
+    return sizes
 
 
 def _download_disk() -> int:

@@ -30,13 +30,16 @@ class TimeLimit:
         """Seconds left on the clock."""
         return self._end - time.monotonic()
 
-    def call(self, part: str, most: float, function: Callable[[], Result]) -> Result | None:
+    def call(
+        self, part: str, most: float, function: Callable[[], Result], check: str = "study"
+    ) -> Result | None:
         """Return what `function` returns, or None with the reason in `failures`.
 
         Args:
             part: What is called.
             most: Most seconds it may take.
             function: What to call.
+            check: Whose finding an InputError is.
         """
         limit = min(most, self.left)
         try:
@@ -48,7 +51,7 @@ class TimeLimit:
             took = f"not finished after {limit:.0f} s" if limit > 0 else "not begun: time is up"
             failure = Failure(part=part, error=KdstudyError(took), slow=True)
         except KdstudyError as e:
-            failure = Failure(part=part, error=e)
+            failure = Failure(part=part, error=e, check=check)
         # A probe runs other people's models and files: whatever they raise is a finding.
         except Exception as e:
             said = f"{type(e).__name__}: {first_line(e)}"[:300]

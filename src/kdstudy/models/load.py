@@ -244,7 +244,6 @@ def ready_to_answer(model: Model) -> Model:
 
 
 def _said(error: Exception) -> str:
-    """Return what a library says of a file: all of it where the first line ends in a colon."""
-    first = first_line(error)
-    whole = " ".join(str(error).split())[:200] if first.endswith(":") else first
-    return whole if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {whole}"
+    """Return what a library says of a file."""
+    said = first_line(error)
+    return said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
