@@ -9,6 +9,7 @@ import peft
 import pytest
 import tiny_models as tiny
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from kdstudy.cli import building, studies
@@ -121,6 +122,7 @@ BROKEN = {
         lambda f: template(f, "{{ raise_exception('no') }}"), {"template": "chat"}),
     "a template that refuses rows": (lambda f: template(f, REFUSING), {"template": "chat"}),
     "no tracker": (None, train(report_to=["dvclive"])),
+    "a model that cannot be had": (None, {"students": [{"model": "a/b", "revision": "0" * 40}]}),
     "no vLLM": (None, {"generation": {"engine": "vllm"}}),
 }  # fmt: skip
 
@@ -147,7 +149,8 @@ def same(finding, error: KdstudyError) -> bool:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_doctor_says_what_run_raises(folder, name):
+def test_doctor_says_what_run_raises(folder, name, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     spoil, fields = BROKEN[name]
     if spoil:
         spoil(folder)

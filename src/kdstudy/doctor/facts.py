@@ -60,7 +60,7 @@ class ModelFacts:
         hidden: Width of its final hidden state.
         linear: (outputs, inputs) of each linear layer but the output layer, by module name.
         vocabulary: Token -> id.
-        reads: Hash of all that decides how it turns text into ids, chat template included.
+        tokenizer_hash: Of all that decides how it turns text into ids, chat template included.
         eos: The tokenizer's end-of-sequence token.
         eos_id: Its id.
         ends: Ids that the model's own configuration says end a text.

@@ -25,7 +25,7 @@ from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store, require_writable
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.rouge import is_latin
-from kdstudy.evaluate.stages import SCORES, limited
+from kdstudy.evaluate.stages import SCORES, limited, mean_of_benchmarks
 from kdstudy.models.resolve import Resolved, require_reachable, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example, Score, read_records
@@ -148,21 +148,12 @@ class _Gathering:
             folder = self.store.get(plan.scored[system.label])
             if folder is None or system.kind == "distilled":
                 continue
-            qualities: dict[str, list[float]] = defaultdict(list)
-            for row in read_records(folder / SCORES, Score):
-                if row.outcome != "rated" and not row.rule.startswith("text-"):
-                    qualities[row.benchmark].append(row.quality)
-            means = [sum(part) / len(part) for part in qualities.values()]
-            if means:
-                found.append(
-                    Accuracy(
-                        label=system.label,
-                        kind=system.kind,
-                        model=system.model,
-                        value=sum(means) / len(means),
-                        items=sum(map(len, qualities.values())),
-                    )
-                )
+            rows = read_records(folder / SCORES, Score)
+            rows = [r for r in rows if r.outcome != "rated" and not r.rule.startswith("text-")]
+            if rows:
+                mean = mean_of_benchmarks(rows, "accuracy")[0]["accuracy"]
+                named = {"label": system.label, "kind": system.kind, "model": system.model}
+                found.append(Accuracy(**named, value=mean, items=len(rows)))
         return found
 
     def _corpus(self) -> CorpusFacts:
@@ -190,13 +181,7 @@ class _Gathering:
             path = self.base / Path(ref.path).expanduser()
             source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)
             self.items[ref.name] = source.load(None).examples
-            return BenchmarkFacts(
-                name=ref.name,
-                kind=ref.kind or "",
-                found="own file",
-                items=self._used(ref.name),
-                foreign=self._foreign(ref.name),
-            )
+            return self._benchmark_facts(ref.name, ref.kind, "own file")
         known = benchmarks.overview(ref.name, self.data_dir)
         if known.found == "nowhere":
             # Refuses what cannot be downloaded either.
@@ -205,23 +190,20 @@ class _Gathering:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", benchmarks.EditedBenchmark)  # `found` says so
                 self.items[known.name] = benchmarks.load(known.name, self.data_dir).examples
-        return BenchmarkFacts(
-            name=known.name,
-            kind=known.kind or "",
-            found=known.found,
-            items=self._used(known.name) if known.items is not None else None,
-            note=known.note,
-            foreign=self._foreign(known.name),
-        )
+        return self._benchmark_facts(known.name, known.kind, known.found, known.note)
 
-    def _foreign(self, name: str) -> int:
-        """Return how many of a text benchmark's items are in other scripts than ROUGE-L reads."""
+    def _benchmark_facts(
+        self, name: str, kind: str | None, found: str, note: str = ""
+    ) -> BenchmarkFacts:
         used = limited(self.items.get(name, ()), self.study.limit)
-        return sum(bool(e.references) and not all(map(is_latin, e.references)) for e in used)
-
-    def _used(self, name: str) -> int:
-        count = len(self.items[name])
-        return count if self.study.limit is None else min(count, self.study.limit)
+        return BenchmarkFacts(
+            name=name,
+            kind=kind or "",
+            found=found,
+            items=len(used) if name in self.items else None,
+            note=note,
+            foreign=sum(bool(e.references) and not all(map(is_latin, e.references)) for e in used),
+        )
 
     def _contamination(self) -> Mapping[str, Mapping[str, int]]:
         rows = [*self.rows[0], *self.rows[1]]
