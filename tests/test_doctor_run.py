@@ -177,6 +177,16 @@ def test_doctor_says_of_a_store_what_run_raises(folder):
         assert same(found, run(folder, store)) and found.check == "store"
 
 
+@pytest.mark.parametrize(("base", "levels"), [("small", ["ok"]), ("org/medium", ["warning"])])
+def test_an_adapter_is_doubted_where_it_names_another_base(folder, base, levels):
+    adapter(folder, 16)
+    edit(folder / "adapter" / "adapter_config.json", base_model_name_or_path=base)
+    students = [{"model": "./small", "adapter": "./adapter"}]
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | {"students": students}))
+    found = check(gather(folder / "study.yaml", folder / "store", None))
+    assert [f.level for f in found if f.check == "adapters"] == levels
+
+
 def test_a_study_without_a_fault_has_no_errors(folder):
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     assert not doctor(folder, folder / "store")

@@ -252,7 +252,8 @@ def _misfit(model: ModelFacts) -> Finding | None:
     if adapter.refusal:
         return finding_of(adapter.refusal, "adapters")
     short = adapter.base.rstrip("/").split("/")[-1]
-    if short and short != model.name:
+    # The model is called after its folder and its adapter's.
+    if short and short != model.name.split("+")[0].split("/")[-1]:
         return Finding(
             level="warning",
             check="adapters",
