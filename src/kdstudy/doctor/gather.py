@@ -12,10 +12,12 @@ from typing import Any
 from kdstudy.config.read import read_study
 from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
+from kdstudy.doctor import machine, models, text
 from kdstudy.doctor.facts import (
     Accuracy,
     BenchmarkFacts,
     CorpusFacts,
+    MachineFacts,
     ModelFacts,
     StudyFacts,
     TextFacts,
@@ -101,7 +103,9 @@ class _Gathering:
             self.pins = call("store", 5, self.store.pins) or {}
             plan = call("plan", 30, self._plan)
             self.study = plan.study if plan else self.study  # with its precision settled
-            todo = call("store", 20, lambda: self._todo(plan)) if plan else ()
+            todo: Any = ()
+            if plan:
+                todo = call("store", 20, lambda: missing(plan.stages, [plan.report], self.store)[0])
             accuracies = call("results", 10, lambda: self._accuracies(plan)) if plan else ()
         corpus = call("corpus", 30, self._corpus)
         found = [call(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b), "benchmarks")
@@ -109,11 +113,7 @@ class _Gathering:
         known = [b for b in found if b]
         held = call("contamination", 15, self._contamination) or {}
         self._resolve(plan)
-        absent = [m.resolved for m in self.models if m.absent]
-        call("store", 5, lambda: require_writable(self.root), "store")
-        call("vllm", SECONDS, self._require_engine, "device")
-        asked = call("Hub", 15, lambda: self._require_reachable(absent), "downloads")
-        machine = call("machine", 20, lambda: self._machine(absent if asked else ()))
+        device = self._machine()
         texts = self._texts()
         facts = StudyFacts(
             study=self.study,
@@ -125,7 +125,7 @@ class _Gathering:
             benchmarks=tuple(
                 dataclasses.replace(b, contaminated=held.get(b.name, {})) for b in known
             ),
-            machine=machine,
+            machine=device,
             accuracies=tuple(accuracies or ()),
         )
         clock = self.limit if probe_seconds is None else TimeLimit(probe_seconds)
@@ -138,9 +138,6 @@ class _Gathering:
         if self.store.root == self.root.resolve():
             self.limit.call("store", 5, lambda: self.store.remember(self.pins))
         return plan
-
-    def _todo(self, plan: Plan) -> Sequence[Any]:
-        return missing(plan.stages, [plan.report], self.store)[0]
 
     def _accuracies(self, plan: Plan) -> list[Accuracy]:
         found = []
@@ -233,7 +230,6 @@ class _Gathering:
             self.limit.call(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
 
     def _open(self, model: _Model) -> None:
-        from kdstudy.doctor import models
         from kdstudy.models import load
 
         folder = models.folder_of(model.resolved)
@@ -244,20 +240,19 @@ class _Gathering:
         model.facts = models.facts(model.resolved, folder, model.roles, model.finetuned, precision)
         model.tokenizer = load.load_tokenizer(folder, model.resolved.trust_remote_code)
 
-    def _machine(self, absent: Sequence[Resolved]) -> Any:
-        from kdstudy.doctor.machine import machine
-
-        return machine(self.root, absent)
+    def _machine(self) -> MachineFacts | None:
+        call, absent = self.limit.call, [m.resolved for m in self.models if m.absent]
+        call("store", 5, lambda: require_writable(self.root), "store")
+        call("vllm", SECONDS, self._require_engine, "device")
+        call("Hub", 15, lambda: require_reachable([m.local() for m in absent]), "downloads")
+        reached = not any(f.check == "downloads" for f in self.limit.failures)
+        return call("machine", 20, lambda: machine.machine(self.root, absent if reached else ()))
 
     def _require_engine(self) -> None:
         from kdstudy.evaluate import vllm
 
         if "vllm" in {self.study.generation.engine, self.study.text_generation.engine}:
             vllm.require_usable()
-
-    def _require_reachable(self, absent: Sequence[Resolved]) -> bool:
-        require_reachable(model.local() for model in absent)
-        return True
 
     def _facts(self) -> list[ModelFacts]:
         absent = [
@@ -283,8 +278,6 @@ class _Gathering:
         return found
 
     def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
-        from kdstudy.doctor import text
-
         items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
         return text.read(self.study, tokenizer, names, self.rows[0], items, self.places)
 
@@ -327,10 +320,10 @@ class _Gathering:
         """Return about how many seconds a probe needs that did not finish in what it had."""
         from kdstudy.doctor import probe
 
-        ours, text = model.facts, facts.reader(model.resolved.name)
-        assert ours and text, "only such models are probed"
+        ours, read = model.facts, facts.reader(model.resolved.name)
+        assert ours and read, "only such models are probed"
         teachers = sum(self._alike(model, m.resolved.name) for m in self.models)
-        mean = text.tokens / max(1, text.rows)
+        mean = read.tokens / max(1, read.rows)
         needs = probe.seconds_needed(self.study, ours.parameters, mean, teachers)
         return max(_LEAST, 1.5 * had, needs)
 
@@ -344,7 +337,7 @@ class _Gathering:
 
     def _probe(self, model: _Model, taught: Mapping[str, Any], found: Any) -> None:
         from kdstudy.distill.rows import require_enough
-        from kdstudy.doctor import probe, text
+        from kdstudy.doctor import probe
 
         probe.forget()
         some = {"train": self.rows[0][: text.ROWS], "validation": self.rows[1][: probe.LOSS_ROWS]}
