@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "kdstudy"
 NO_TORCH = [
     *SOURCE.glob("*.py"),
     *(SOURCE / "cli").glob("*.py"),
-    *(SOURCE / "methods").glob("*.py"),
+    *(p for p in (SOURCE / "methods").glob("*.py") if p.name != "hidden_loss.py"),
     *(SOURCE / "config").glob("*.py"),
     *(SOURCE / "plan").glob("*.py"),
     SOURCE / "distill" / "trackers.py",
@@ -23,6 +23,7 @@ NO_TORCH = [
     *(SOURCE / "paper").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "answers").glob("*.py"),
+    *(SOURCE / "measures").glob("*.py"),
     *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
     *(
         p

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from kdstudy.analyze.contrasts import Contrast, Group, Run, contrast
 from kdstudy.analyze.families import corrected
 from kdstudy.analyze.paired import EQUIVALENCE_MARGIN
-from kdstudy.analyze.results import AVERAGE, cells_of
+from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test, empty, format_p, points
 from kdstudy.errors import InputError
+from kdstudy.measures.cell import cells_of
 from kdstudy.records import Score, System
 
 SFT = "sft"

@@ -41,9 +41,12 @@ def build(
     if todo:
         require_writable(store.root)
         from kdstudy.models.resolve import require_reachable
+        from kdstudy.plan.precision import left_to_a_gpu
 
         require_reachable(m for stage in todo for m in stage.local.get("models", {}).values())
         quiet_libraries()
+        if said := left_to_a_gpu(planned.asked_precision, planned.study.train.precision):
+            note(f"note: {said}")
         # Not all the others: what the target does not need was perhaps never built.
         kept = sum(store.get(key) is not None for key in planned.stages.keys() - building)
         with StudyView(title, len(todo), kept) as view:

@@ -238,9 +238,10 @@ def _single_study(**fields: Any) -> Any:
 def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:
     """Return what a score stage found, per benchmark, with intervals over items."""
     from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analyze.measures import cells_of, own_rows
+    from kdstudy.analyze.measures import own_rows
     from kdstudy.evaluate.score import summary
     from kdstudy.evaluate.stages import BENCHMARK, SCORES
+    from kdstudy.measures.cell import cells_of
     from kdstudy.records import Score, read_records
 
     scores = read_records(_finished(store, stage.key) / SCORES, Score)

@@ -30,7 +30,7 @@ from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
 from kdstudy.errors import InputError
-from kdstudy.models import load, parts
+from kdstudy.models import load, packing, parts
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
 
@@ -80,6 +80,12 @@ class DistillTrainer(Resumable):
     ):
         args = own(args)
         method, self._fsdp = args.recipe(), sharded.plugin_of(args)
+        if self._fsdp is not None and method.extra is not None:
+            raise InputError(
+                f"{args.method_fields()['method']}: trains a module of its own beside the student",
+                why="under FSDP only the student's parameters are sharded and saved",
+                remedy="train on one device or with DDP",
+            )
         hub.require_reachable(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)
@@ -257,7 +263,7 @@ class DistillTrainer(Resumable):
             return
         batch = inputs["batch"]
         real = sum(len(row.ids) for row in batch.texts)
-        count = real if kind == "non_padding" else batch.ids_BL.numel()
+        count = real if kind == "non_padding" else packing.positions(self.student, batch.lengths)
         seen = torch.tensor(count, device=self.args.device)
         self.state.num_input_tokens_seen += self.accelerator.gather(seen).sum().item()
 
@@ -313,7 +319,7 @@ class DistillTrainer(Resumable):
             denominator,
             sum(batch.targets_N.numel() for batch in made),
             sum(len(row.ids) for row in rows),
-            sum(batch.ids_BL.numel() for batch in made),
+            sum(packing.positions(self.student, batch.lengths) for batch in made),
             int(self._interrupt.asked),
         ]
         if self.args.world_size > 1:

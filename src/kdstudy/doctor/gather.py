@@ -358,6 +358,8 @@ class _Gathering:
             teachers=taught,
         )
         probe.probe(self.study, subject, found)
+        if model.resolved.cut and model.resolved.cut.measured:
+            found.losses = None  # of another cut of this size
 
 
 def _import_libraries() -> None:

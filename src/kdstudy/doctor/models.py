@@ -46,11 +46,14 @@ def facts(
         InputError: The folder holds no causal LM, or no tokenizer that can end a text.
     """
     from kdstudy.models import load, parts
-    from kdstudy.models.cut import shorten
+    from kdstudy.models.cut import layers_of, shorten
+    from kdstudy.models.narrow import thin
 
     meta = load.meta_model(folder, model.trust_remote_code)
-    if model.layers is not None:
-        shorten(meta, model.layers)
+    if model.cut is not None and model.cut.layers is not None:
+        shorten(meta, model.cut.layers)
+    if model.cut is not None and model.cut.intermediate is not None:
+        thin(meta, [range(model.cut.intermediate)] * len(layers_of(meta)))
     tokenizer = load.load_tokenizer(folder, model.trust_remote_code)
     head = parts.head(meta)
     first = tokenizer("a")["input_ids"][:1]

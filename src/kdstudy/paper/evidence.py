@@ -5,10 +5,11 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from kdstudy.analyze.cells import cells, main_runs
+from kdstudy.analyze.families import holm
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.analyze.verdict import Test
 from kdstudy.paper import published
@@ -137,8 +138,8 @@ def survivors(tests: Sequence[Test]) -> list[Test]:
     known = [t for t in tests if not math.isnan(t.p)]
     if not known:
         return []
-    refused = multipletests([t.p for t in known], alpha=ALPHA, method="holm")[0]
-    return [t for t, yes in zip(known, refused, strict=True) if yes]
+    adjusted = holm(np.array([t.p for t in known]))
+    return [t for t, p in zip(known, adjusted, strict=True) if p <= ALPHA]
 
 
 def listed(items: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
+from kdstudy.analyze.families import holm
 from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analyze.results import AVERAGE
 from kdstudy.records import System
@@ -272,5 +272,5 @@ def _holm(table: pd.DataFrame) -> pd.Series:
     """Return Holm's p inside each family; a row without a p does not count."""
     found = pd.Series(np.nan, index=table.index)
     for _, part in table[table.p.notna() & (table.family != "")].groupby("family"):
-        found[part.index] = multipletests(part.p, method="holm")[1]
+        found[part.index] = holm(part.p.to_numpy(float))
     return found
