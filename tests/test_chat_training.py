@@ -9,8 +9,8 @@ import pytest
 import tiny_models as tiny
 import torch
 from chat_models import TALK, TOOL, assistant, learnt, made, user
-from doctor_patient import healthy
 from rich.console import Console
+from study_facts import healthy
 
 from kdstudy import DistillConfig, DistillTrainer, methods
 from kdstudy.config import schema
@@ -173,14 +173,14 @@ def test_doctor_shows_each_token_and_the_end_and_counts_what_run_refuses():
                                [*TALK[:2], assistant("again")]])
     ]  # fmt: skip
     facts = doctor_text.read(study, models.tokenizer("chatml"), ["m"], talk, {})
-    assert (facts.rows, facts.refused, facts.written, facts.unparted) == (4, 1, 1, 0)
+    assert (facts.rows, facts.refused, facts.written, facts.prompt_mismatches) == (4, 1, 1, 0)
     spans = facts.masks[0].spans
     assert [s.part for s in spans] == ["prompt", "scored", "prompt", "scored"]
     assert spans[1].pieces == ("y", "e", "s", "<|im_end|>")
     assert spans[1].ends
     out = io.StringIO()
-    patient = dataclasses.replace(healthy(), texts=(facts,))
-    show("t", [*check_text.masks(patient), *check_text.contract(patient)], Console(file=out))
+    facts = dataclasses.replace(healthy(), texts=(facts,))
+    show("t", [*check_text.masks(facts), *check_text.contract(facts)], Console(file=out))
     shown = " ".join(out.getvalue().split())
     assert "scored, 4 tokens, the last, <|im_end|>, ends the answer: y│e│s│<|im_end|>" in shown
     assert "`run` refuses 1 of 4 rows; the first: row 3" in shown

@@ -37,7 +37,7 @@ from kdstudy.config import schema
 from kdstudy.config.read import read_study
 from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
-from kdstudy.doctor.patient import Patient, Speed
+from kdstudy.doctor.facts import Speed, StudyFacts
 from kdstudy.errors import InputError
 from kdstudy.models import layers, load, zoo
 from kdstudy.models.cut import cut
@@ -433,9 +433,9 @@ def test_doctor_counts_the_folder_that_a_cut_writes(tmp_path):
     facts = doctor_models.facts(half, tmp_path / "whole", ("student",), True, "float32")
     speed = Speed(micro=1, train=1.0, forward=1.0, prompt=1.0, token=1.0, together=1, load=7.0)
     todo = [s for s in plan.stages.values() if s.kind == "cut"]
-    patient = Patient(
+    facts = StudyFacts(
         study=plan.study, plan=plan, todo=tuple(todo), models=(facts,), speeds={"half": speed}
     )
     size = (tmp_path / "whole" / "model.safetensors").stat().st_size  # and no less
-    (found,) = cost.costs(patient)
+    (found,) = cost.costs(facts)
     assert (found.kind, found.seconds, found.disk, found.unknown) == ("cut", 14.0, size, 0)

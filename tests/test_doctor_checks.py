@@ -1,4 +1,4 @@
-"""The doctor's checks, one illness at a time, on invented patients."""
+"""The doctor's checks, one fault at a time, on invented facts."""
 
 import dataclasses
 import io
@@ -6,35 +6,38 @@ import json
 from pathlib import Path
 
 import pytest
-from doctor_patient import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
 from rich.console import Console
+from study_facts import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
 
 from kdstudy.doctor import cost
 from kdstudy.doctor.checks import CHECKS, check
-from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
-from kdstudy.doctor.patient import (
+from kdstudy.doctor.facts import (
     Accuracy,
     AdapterFacts,
     CorpusFacts,
+    Failure,
     Losses,
     ModelFacts,
-    Trouble,
 )
+from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
 from kdstudy.doctor.view import document, show
+from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models.checkpoint import Room
 
 OTHER = VOCABULARY | {"b": 3, "c": 2}
-ADAPTER = {"folder": "a", "base": "org/small", "tensors": {}}
-SEVEN = {"model.layers.0.self_attn.q_proj": {"A": (2, 7), "B": (6, 2)}}
-GOOD = {"model.layers.0.self_attn.q_proj": {"A": (2, 8), "B": (6, 2)}}
+REFUSED = InputError("what is refused", why="why", remedy="remedy")
 
 
 def corpus(**facts):
     return healthy(corpus=dataclasses.replace(healthy().corpus, **facts))
 
 
+def failed(part: str, which: str):
+    return healthy(failures=(Failure(part=part, error=REFUSED, check=which),))
+
+
 def adapted(**facts):
-    return changed("models", 1, adapter=AdapterFacts(**ADAPTER | facts))
+    return changed("models", 1, adapter=AdapterFacts(folder="a", **facts))
 
 
 def losses(teacher: float, *, finetuned: bool = True):
@@ -62,31 +65,34 @@ def speeds(**facts):
     return healthy(speeds=found | {"small": dataclasses.replace(found["small"], **facts)})
 
 
-ILL = {
+BROKEN = {
     "a class that contradicts its file": (
         changed("models", 1, replaced="GPT2Tokenizer"), "tokenizer", "note", "GPT2Tokenizer"),
     "another tokenizer": (
         changed("models", 1, vocabulary=OTHER), "vocabulary", "error", "'b' is 3"),
-    "a narrow head": (changed("models", 1, width=3), "vocabulary", "error", "only 3 entries"),
+    "a narrow head": (changed("models", 1, width=3), "vocabulary", "error", "embeddings for 3"),
     "padded rows": (changed("models", 0, width=6), "vocabulary", "note", "the first 4 are used"),
     "another end in the configuration": (
         changed("models", 1, ends=(2, 3)), "endings", "warning", "configuration with 2, 3"),
     "another end than the teacher": (
         changed("models", 1, eos="a", eos_id=1, ends=(1,)), "endings", "warning", "ends with 'a'"),
     "a tokenizer that reads otherwise": (
-        changed("models", 1, reads="x", bos="<s>"), "template", "warning", "only one puts a token"),
+        changed("models", 1, tokenizer_hash="x", bos="<s>"),
+        "template", "warning", "only one puts a token"),
     "no chat template": (
         healthy(study=study(template="chat")), "template", "error", "no chat template"),
-    "other prompts in evaluation": (changed("texts", unparted=3), "parity", "error", "3 of 900"),
+    "other prompts in evaluation": (
+        changed("texts", prompt_mismatches=3), "parity", "error", "3 of 900"),
     "nothing scored": (
         changed("texts", masks=(Shown(title="r", spans=()),)), "masks", "error", "scored"),
-    "many rows cut": (changed("texts", cut=100), "truncation", "error", "11.1% of 900"),
+    "many rows cut": (changed("texts", cut=100), "truncation", "error", "100 of 900 train"),
     "some rows cut": (
         changed("texts", cut=20, dropped=5), "truncation", "warning", "20 are cut, 5"),
     "few rows cut": (changed("texts", cut=2), "truncation", "note", "2 are cut"),
     "rows beyond a table of positions": (
         beyond(Room(most=50, fixed=True)), "positions", "error",
-        "room for 50 positions, and 2 of 4 rows of the corpus are longer (max_length 64)"),
+        "small: qwen2: a text of 267 tokens is longer than the model's 50 positions: 2 of 4 rows "
+        "of the corpus are longer (max_length 64)"),
     "prompts beyond it, with their answers": (
         beyond(Room(most=266, fixed=True), lengths=()), "positions", "error",
         "1 of 3 prompts of synth_addsub are longer with 256 new tokens"),
@@ -111,20 +117,18 @@ ILL = {
     "an edited benchmark": (
         changed("benchmarks", found="data folder, edited"), "benchmarks", "warning", "published"),
     "a broken benchmark": (
-        changed("benchmarks", found="data folder", items=None, note="line 3: is not JSON"),
-        "benchmarks", "error", "line 3"),
+        dataclasses.replace(failed("benchmark x", "benchmarks"), benchmarks=()),
+        "benchmarks", "error", "what is refused"),
     "an absent benchmark": (
         changed("benchmarks", found="nowhere", items=None, note="downloaded from x when used"),
         "benchmarks", "note", "downloaded from x"),
     "LoRA on layers that are not there": (
         healthy(study=study(train={"lora": {"target_modules": ["q_proj", "wq"]}})),
         "adapters", "error", "wq is no linear layer"),
-    "an adapter of another shape": (adapted(tensors=SEVEN), "adapters", "error", "shape (6, 7)"),
-    "an adapter of another depth": (
-        adapted(tensors={"model.layers.9.self_attn.q_proj": {"A": (2, 8)}}),
-        "adapters", "error", "no such layer"),
+    "an adapter of another shape": (
+        adapted(base="org/small", refusal=REFUSED), "adapters", "error", "what is refused"),
     "an adapter of another name": (
-        adapted(tensors=GOOD, base="org/medium"), "adapters", "warning", "names org/medium"),
+        adapted(base="org/medium"), "adapters", "warning", "names org/medium"),
     "a hopeless teacher": (losses(63.0), "teacher", "warning", "0.630 nats"),
     "a teacher that is behind for now": (losses(55.0), "teacher", "note", "0.550 nats"),
     "the same, used as it is": (losses(55.0, finetuned=False), "teacher", "warning", "0.550"),
@@ -136,14 +140,14 @@ ILL = {
                             study=study(train={"precision": "float32"})),
         "device", "note", "computes in float32"),
     "no vLLM": (
-        healthy(study=study(generation={"engine": "vllm"})), "device", "error", "package vllm"),
+        failed("vllm", "device"), "device", "error", "what is refused"),
     "too little memory": (on(free=GIB // 2), "memory", "error", "needs most: 1.0 GiB"),
     "hardly enough memory": (on(free=int(1.1 * GIB)), "memory", "warning", "(measured)"),
     "a read-only store": (
-        on(unwritable="Read-only file system"), "store", "error", "Read-only file system"),
+        failed("store", "store"), "store", "error", "what is refused"),
     "a full disk": (on(disk=1000), "store", "error", "0.0 MiB free"),
     "no network": (
-        on(downloads={"org/m": None}, unreachable="offline"), "downloads", "error", "offline"),
+        failed("Hub", "downloads"), "downloads", "error", "what is refused"),
     "a small disk for downloads": (
         on(downloads={"org/m": 9 * GIB}, download_disk=10 * GIB), "downloads", "error", "9.0 GiB"),
     "a download": (
@@ -152,14 +156,14 @@ ILL = {
     "an unmeasured model": (healthy(speeds={}), "time", "note", "3 of 3 stages unknown"),
     "code of a model": (changed("models", 1, trusted=True), "study", "note", "runs Python code"),
     "a study that is wrong": (
-        healthy(plan=None, troubles=(Trouble(part="plan", what="no such model", blame="input"),)),
-        "study", "error", "plan: no such model"),
+        dataclasses.replace(failed("plan", "study"), plan=None),
+        "study", "error", "what is refused"),
     "a stuck look": (
-        healthy(troubles=(Trouble(part="probe of big", what="not finished", blame="slow"),)),
+        healthy(failures=(Failure(part="probe of big", error=KdstudyError("late"), slow=True),)),
         "doctor", "warning", "probe of big"),
     "a crashed look": (
-        healthy(troubles=(Trouble(part="text", what="KeyError: 'x'"),)), "doctor", "warning",
-        "KeyError"),
+        healthy(failures=(Failure(part="text", error=KdstudyError("KeyError: 'x'")),)),
+        "doctor", "warning", "KeyError"),
 }  # fmt: skip
 
 
@@ -167,26 +171,26 @@ def test_a_healthy_study_is_ok_everywhere():
     findings = check(healthy())
     assert {f.level for f in findings} == {"ok"}
     # What has nothing to say of a healthy study: unknown tokens, other scripts, trackers,
-    # downloads, troubles.
+    # downloads, failures.
     assert len({f.check for f in findings}) == len(CHECKS) - 5
 
 
-@pytest.mark.parametrize("name", ILL)
-def test_each_illness_is_found_and_nothing_else_is_worse(name):
-    patient, which, level, words = ILL[name]
-    findings = check(patient)
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_fault_is_found_and_nothing_else_is_worse(name):
+    facts, which, level, words = BROKEN[name]
+    findings = check(facts)
     found = [f for f in findings if f.check == which and f.level == level]
     assert found and words in found[0].what, [f.what for f in findings if f.check == which]
     # An explanation and a remedy belong to whatever a person should act on.
     assert all(f.why and f.remedy for f in findings if f.level not in ("ok",) and not
-               patient.troubles)  # fmt: skip
+               facts.failures)  # fmt: skip
     assert worst(findings) == level, [(f.check, f.level, f.what) for f in findings]
 
 
 def test_a_pair_that_only_exchanges_text_may_differ_in_vocabulary():
-    patient = changed("models", 1, vocabulary=OTHER)
-    patient = dataclasses.replace(patient, study=study(methods=["sft", "seqkd"]))
-    (found,) = [f for f in check(patient) if f.check == "vocabulary"]
+    facts = changed("models", 1, vocabulary=OTHER)
+    facts = dataclasses.replace(facts, study=study(methods=["sft", "seqkd"]))
+    (found,) = [f for f in check(facts) if f.check == "vocabulary"]
     assert found.level == "note"
 
 
@@ -197,11 +201,9 @@ def test_a_cache_that_does_not_fit_is_a_note_unless_it_is_demanded():
     needed = 18_000 // 900 * 1000 * 8 * 4
     for mode, level in (("auto", "note"), ("disk", "error")):
         settings = {"teacher_cache": mode, "max_length": 64}
-        patient = healthy(todo=(stage,), study=study(train=settings))
-        patient = dataclasses.replace(
-            patient, machine=dataclasses.replace(patient.machine, disk=needed)
-        )
-        (found,) = [f for f in check(patient) if f.check == "store"]
+        facts = healthy(todo=(stage,), study=study(train=settings))
+        facts = dataclasses.replace(facts, machine=dataclasses.replace(facts.machine, disk=needed))
+        (found,) = [f for f in check(facts) if f.check == "store"]
         assert (found.level, found.facts["cache"]) == (level, needed)
 
 
@@ -210,7 +212,7 @@ def trained(stage):
 
 
 def test_time_and_disk_are_those_of_a_hand_calculation():
-    """Rows, answers and speeds of the healthy patient, worked out on paper."""
+    """Rows, answers and speeds of the healthy facts, worked out on paper."""
     seconds = [
         # load + epochs x rows x seconds + evaluations x validation rows x forward
         (train("sft"), 0.5 + 2 * 900 * 0.01 + 5 * 100 * 0.002),
@@ -236,18 +238,18 @@ def test_time_and_disk_are_those_of_a_hand_calculation():
 
 def test_a_teacher_beside_the_student_needs_its_memory_only_where_it_must_be_there():
     small, big = model("small", "student"), model("big", "teacher", parameters=5000)
-    patient = healthy()
-    assert cost.memory_needed(patient, small, big) - cost.memory_needed(patient, small, None) == (
+    facts = healthy()
+    assert cost.memory_needed(facts, small, big) - cost.memory_needed(facts, small, None) == (
         5000 * 4
     )
-    assert cost.needs_live_teacher(patient)  # gkd asks it about new text
+    assert cost.needs_live_teacher(facts)  # gkd asks it about new text
     assert not cost.needs_live_teacher(healthy(study=study(methods=["sft", "word_kd"])))
     off = study(methods=["sft", "word_kd"], train={"teacher_cache": "off"})
     assert cost.needs_live_teacher(healthy(study=off))
 
 
 def test_a_check_that_crashes_is_a_finding():
-    def broken(patient):
+    def broken(facts):
         raise ZeroDivisionError("by zero")
 
     findings = check(healthy(corpus=CorpusFacts(
@@ -273,8 +275,8 @@ def test_the_view_fits_in_80_columns_and_masks_read_without_colour():
         level="warning", check="c", what="w " * 90, why="y " * 90, remedy="r " * 90,
         texts=(Shown(title="row", spans=spans, ids=tuple(range(100, 300))),),
     )  # fmt: skip
-    patients = [ILL[name][0] for name in ILL]
-    findings = [finding, *(f for p in patients for f in check(p))]
+    broken = [BROKEN[name][0] for name in BROKEN]
+    findings = [finding, *(f for p in broken for f in check(p))]
     plain, colour = io.StringIO(), io.StringIO()
     show("t", findings, Console(file=plain, width=80))
     show("t", [finding], Console(file=colour, width=80, force_terminal=True, color_system="256"))
@@ -298,8 +300,8 @@ def test_the_document_is_json_with_spans():
 
 def truncation(limit=384, most=0.1, **facts):
     settings = study(train={"max_length": limit, "max_truncated_share": most})
-    patient = dataclasses.replace(changed("texts", **facts), study=settings)
-    (found,) = [f for f in check(patient) if f.check == "truncation"]
+    facts = dataclasses.replace(changed("texts", **facts), study=settings)
+    (found,) = [f for f in check(facts) if f.check == "truncation"]
     return found
 
 
@@ -334,13 +336,13 @@ def test_the_time_of_stages_that_nothing_is_known_of_is_said_in_a_sentence():
 
 
 def test_a_probe_that_did_not_finish_says_what_it_needs():
-    patient = healthy(
+    facts = healthy(
         speeds={"small": dataclasses.replace(healthy().speeds["small"], load=3.0)},
         unmeasured={"big": 134.0},
-        troubles=(Trouble(part="probe of big", what="not finished after 20 s", blame="slow"),),
+        failures=(Failure(part="probe of big", error=KdstudyError("not finished"), slow=True),),
         path=Path("my study.yaml"),
     )
-    findings = check(patient)
+    findings = check(facts)
     (found,) = [f for f in findings if f.check == "doctor"]
     assert "probe of big: not measured, needs about 2 min 14 s" in found.what
     # 134 + 3 to load the other again + 10 to measure it.
@@ -349,7 +351,7 @@ def test_a_probe_that_did_not_finish_says_what_it_needs():
     assert time.why == "not measured in time: big"
     assert time.remedy == found.remedy
     absent = dataclasses.replace(
-        patient, unmeasured={}, troubles=(), models=(*patient.models[1:], ModelFacts(
+        facts, unmeasured={}, failures=(), models=(*facts.models[1:], ModelFacts(
             name="big", roles=("teacher",), here=False)),
     )  # fmt: skip
     (time,) = [f for f in check(absent) if f.check == "time"]

@@ -28,7 +28,7 @@ from transformers import (
 from kdstudy.config import schema
 from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
-from kdstudy.doctor.patient import CorpusFacts, Patient, Speed
+from kdstudy.doctor.facts import CorpusFacts, Speed, StudyFacts
 from kdstudy.errors import InputError
 from kdstudy.models import layers, load, stages
 from kdstudy.models.cut import cut
@@ -383,8 +383,8 @@ def test_doctor_knows_what_measuring_takes(tmp_path):
     ):
         plan = plan_of(folder, students=[student], ablations={}, teachers=[teacher])
         todo = [s for s in plan.stages.values() if s.kind == "importance"]
-        patient = Patient(study=plan.study, plan=plan, todo=tuple(todo), corpus=corpus,
+        facts = StudyFacts(study=plan.study, plan=plan, todo=tuple(todo), corpus=corpus,
                           speeds=speeds)  # fmt: skip
-        (found,) = cost.costs(patient)
+        (found,) = cost.costs(facts)
         assert (found.kind, found.stages, found.unknown) == ("importance", 1, int(seconds is None))
         assert found.seconds == (seconds or 0.0)

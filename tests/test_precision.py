@@ -10,7 +10,7 @@ from study_folder import plan_of, write_folder
 from kdstudy.cli import building
 from kdstudy.config import schema
 from kdstudy.doctor import check_machine
-from kdstudy.doctor.patient import MachineFacts, Patient
+from kdstudy.doctor.facts import MachineFacts, StudyFacts
 from kdstudy.engine.store import Store
 from kdstudy.models import load, precision
 from kdstudy.models.resolve import resolve
@@ -151,8 +151,8 @@ def test_a_gpu_that_a_store_passes_by_is_told_of(tmp_path, monkeypatch, capsys):
     building.build("t", plan, plan.report, store, executor=lambda *_: None)
     assert said in " ".join(capsys.readouterr().err.split())
     machine = MachineFacts(device="GPU", cuda=True, bfloat16=True, free=1, store="s", disk=1)
-    patient = Patient(study=plan.study, plan=plan, machine=machine)
-    (found,) = check_machine.device(patient)
+    facts = StudyFacts(study=plan.study, plan=plan, machine=machine)
+    (found,) = check_machine.device(facts)
     assert found.level == "note" and "write train.precision: bfloat16" in found.remedy
     on(monkeypatch, "old")
     assert not left_to_a_gpu("auto", "float32")

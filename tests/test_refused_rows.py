@@ -129,12 +129,12 @@ def test_a_dataset_of_nothing_is_not_told_to_raise_max_length():
     tokenizer = models.tokenizer(None)
     for rows in ([], [{"prompt": "q", "completion": "  "}] * 3):
         with pytest.raises(InputError) as caught:
-            require_enough({"train": encode_dataset(rows, tokenizer, 99)}, 99, 0.05)
+            require_enough({"train": encode_dataset(rows, tokenizer, 99).counts}, 99, 0.05)
         assert f"none of the {len(rows)} train rows holds anything to learn" in str(caught.value)
         assert "max_length" not in str(caught.value)
     some = [{"prompt": "q" * 200, "completion": "a"}, {"prompt": "q", "completion": "  "}]
     with pytest.raises(InputError, match="1 are too long, 1 hold nothing"):
-        require_enough({"train": encode_dataset(some, tokenizer, 99)}, 99, 0.05)
+        require_enough({"train": encode_dataset(some, tokenizer, 99).counts}, 99, 0.05)
 
 
 def parquet(rows) -> bytes:

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,9 @@ NO_TORCH = [
         for p in (SOURCE / "evaluate").glob("*.py")
         if p.name not in {"generate.py", "tokens.py", "vllm.py"}
     ),
+    *(p for p in (SOURCE / "doctor").glob("*.py") if p.name != "probe.py"),
     SOURCE / "models" / "resolve.py",
+    SOURCE / "models" / "vocabulary.py",
     SOURCE / "models" / "checkpoint.py",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
@@ -47,6 +51,15 @@ def imports(path, top_level_only=False):
 @pytest.mark.parametrize("path", NO_TORCH, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_these_never_import_torch_when_they_are_imported(path):
     assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+
+
+def test_only_the_probe_of_doctor_brings_torch_with_it():
+    """Not even by what it imports: `--help` and a study file that cannot be read are quick."""
+    room = [f"kdstudy.doctor.{p.stem}" for p in (SOURCE / "doctor").glob("[a-z]*.py")]
+    room.remove("kdstudy.doctor.probe")
+    code = f"import sys, {', '.join(room)}\nprint(*{HEAVY!r} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_distill_and_evaluate_never_import_each_other():

@@ -36,5 +36,10 @@ class StageError(KdstudyError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line that an error of a library says, or else its type."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    """Return the first line that an error of a library says, or else its type.
+
+    Where that only announces what follows (it ends in a colon), the next line is returned with it.
+    """
+    lines = [*filter(None, map(str.strip, str(error).splitlines())), ""]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return first.strip()[:300] or type(error).__name__

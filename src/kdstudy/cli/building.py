@@ -30,6 +30,7 @@ def build(
         verify: Check every finished stage byte by byte first.
     """
     from kdstudy.engine.execute import inline, missing
+    from kdstudy.engine.store import require_writable
     from kdstudy.engine.view import StudyView
 
     todo, damaged = missing(planned.stages, [target], store, verify=verify)
@@ -38,6 +39,7 @@ def build(
         note(f"damaged: {stage.kind} {stage.label}: {file} is not as published; building it again")
     building = {stage.key for stage in todo}
     if todo:
+        require_writable(store.root)
         from kdstudy.models.resolve import require_reachable
         from kdstudy.plan.precision import left_to_a_gpu
 

@@ -23,16 +23,16 @@ def doctor(
     from kdstudy.cli.options import as_text
     from kdstudy.doctor.checks import check
     from kdstudy.doctor.findings import EXIT_CODES, worst
-    from kdstudy.doctor.gather import examine
+    from kdstudy.doctor.gather import gather
     from kdstudy.doctor.view import document, show
 
-    patient = examine(study, store, data_dir, probe_seconds=probe_seconds)
-    findings = check(patient)
+    facts = gather(study, store, data_dir, probe_seconds=probe_seconds)
+    findings = check(facts)
     if as_json:
-        typer.echo(as_text(document(patient.study.name, findings)))
+        typer.echo(as_text(document(facts.study.name, findings)))
     else:
         from rich.console import Console
 
-        show(patient.study.name, findings, Console(highlight=False))
+        show(facts.study.name, findings, Console(highlight=False))
     # Not typer.Exit: the program's own handling of it knows no code but Ctrl-C's.
     sys.exit(EXIT_CODES[worst(findings)])

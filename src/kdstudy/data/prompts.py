@@ -89,11 +89,7 @@ class PromptFormat:
         """
         name = self.chosen(tokenizer)
         if name == "chat":
-            if not getattr(tokenizer, "chat_template", None):
-                raise InputError(
-                    "template: chat: this tokenizer has no chat template",
-                    remedy="write template: auto or alpaca",
-                )
+            require_template(name, bool(getattr(tokenizer, "chat_template", None)))
             return chat.voice(tokenizer, self.arguments, self.date)
         if name == "alpaca":
             return chat.voice(tokenizer, {}, self.date, _ALPACA_CHAT)
@@ -101,6 +97,16 @@ class PromptFormat:
             f"template {name!r} has no place for a conversation",
             why="it is written around one instruction",
             remedy="write template: auto, which takes the tokenizer's chat template",
+        )
+
+
+def require_template(template: str, there: bool) -> None:
+    """Refuse `template: chat` where the tokenizer has no chat template, with an InputError."""
+    if template == "chat" and not there:
+        raise InputError(
+            "template: chat: this tokenizer has no chat template",
+            why="nothing says how a question becomes a prompt",
+            remedy="write template: auto or alpaca",
         )
 
 

@@ -30,11 +30,12 @@ _SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Room:
-    """Bytes needed and bytes free, on disk or in memory."""
+    """Bytes needed and bytes free, on disk or in memory, and what to do if they do not fit."""
 
     needed: int
     free: int
     place: str
+    remedy: str
 
     @property
     def enough(self) -> bool:
@@ -49,12 +50,20 @@ def disk_room(needed: int, folder: Path) -> Room:
     """Return whether a cache of `needed` bytes fits; its shards in `folder` are counted as free."""
     there = sum(path.stat().st_size for path in folder.glob("states-*.safetensors"))
     free = shutil.disk_usage(folder).free + there
-    return Room(needed=needed, free=free, place=f"on the disk of {folder.parent}")
+    return room_on_disk(needed, free, folder.parent)
+
+
+def room_on_disk(needed: int, free: int, store: Path | str) -> Room:
+    """Return `needed` and `free` bytes as room on a store's disk."""
+    remedy = "give another --store, or set train.teacher_cache to memory or off"
+    return Room(needed=needed, free=free, place=f"on the disk of {store}", remedy=remedy)
 
 
 def memory_room(needed: int) -> Room:
     """Return whether `needed` bytes fit in this machine's memory, or its container's."""
-    return Room(needed=needed, free=memory.free(torch.device("cpu")), place="in memory")
+    free = memory.free(torch.device("cpu"))
+    remedy = "set train.teacher_cache to disk or off"
+    return Room(needed=needed, free=free, place="in memory", remedy=remedy)
 
 
 def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
@@ -78,7 +87,7 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
     del head
     disk, memory = disk_room(needed, work.out), memory_room(needed)
     if config["mode"] == "disk":
-        _require(disk, "give another --store, or set train.teacher_cache to memory or off")
+        require_fits(disk)
     where = "memory" if memory.enough else "off"
     if disk.enough:
         model = _model(local, config["precision"], finished)
@@ -172,7 +181,7 @@ class Run:
         room = memory_room(cache.bytes_needed(self.rows, scored, live.head))
         if not room.enough:
             if self.settings.teacher_cache == "memory":
-                _require(room, "set train.teacher_cache to disk or off")
+                require_fits(room)
             return live, f"; the teacher ran beside the student: {room}"
         states = cache.in_memory(
             live,
@@ -241,12 +250,13 @@ def _weights(finished: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _require(room: Room, remedy: str) -> None:
+def require_fits(room: Room) -> None:
+    """Refuse a cache that the study demands and that does not fit, with a StageError."""
     if not room.enough:
         raise StageError(
             f"the teacher cache does not fit: {room}",
             why=f"it may fill {_SHARE:.0%} of what is free",
-            remedy=remedy,
+            remedy=room.remedy,
         )
 
 

@@ -14,6 +14,16 @@ from kdstudy.records import Example, Generation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What became of a part of a corpus; attributes as in `Rows`, and `kept`, its rows."""
+
+    kept: int
+    truncated: int
+    dropped: int
+    empty: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
     """Training text as the student sees it.
 
@@ -32,6 +42,13 @@ class Rows:
     dropped: int
     numbers: tuple[int, ...] = ()
     empty: int = 0
+
+    @property
+    def counts(self) -> Counts:
+        """How many rows are kept, cut and lost."""
+        return Counts(
+            kept=len(self.rows), truncated=self.truncated, dropped=self.dropped, empty=self.empty
+        )
 
 
 def encode_rows(
@@ -161,7 +178,7 @@ def read_dataset(
     if dataset is None:
         return Rows(rows=(), truncated=0, unended=0, dropped=0)
     found = encode_dataset(dataset, tokenizer, max_length, chats)
-    require_enough({name: found}, max_length, max_truncated_share)
+    require_enough({name: found.counts}, max_length, max_truncated_share)
     # A share of 1 says that they have been counted elsewhere, or that nobody minds.
     if found.truncated + found.dropped and max_truncated_share < 1:
         logging.getLogger(__name__).warning(
@@ -212,11 +229,11 @@ def _example(row: Any, where: str) -> Example | None:
     return example
 
 
-def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_share: float) -> None:
+def require_enough(text: Mapping[str, Counts], max_length: int, max_truncated_share: float) -> None:
     """Refuse parts of a corpus of which too many rows do not fit.
 
     Args:
-        text: Rows by the part's name.
+        text: What became of the rows, by the part's name.
         max_length: The limit they were cut at.
         max_truncated_share: Largest share that may be cut or dropped.
 
@@ -224,16 +241,16 @@ def require_enough(text: Mapping[str, Rows], max_length: int, max_truncated_shar
         InputError: A part has no rows, or more than that share of them did not fit.
     """
     for part, found in text.items():
-        total = len(found.rows) + found.dropped
+        total = found.kept + found.dropped
         lost = found.truncated + found.dropped
         remedy = f"raise max_length above {max_length}"
-        if not found.rows and found.empty == total:
+        if not found.kept and found.empty == total:
             raise InputError(
                 f"none of the {total} {part} rows holds anything to learn",
                 why=f"{total} rows were read, {found.empty} of them without text to use",
                 remedy="give rows with a prompt and a response",
             )
-        if not found.rows:
+        if not found.kept:
             raise InputError(
                 f"none of the {total} {part} rows leaves room for a response",
                 why=f"{total - found.empty} are too long, {found.empty} hold nothing to learn",

@@ -58,7 +58,8 @@ def train(work: Work) -> str:
     if recipe.source == "teacher":
         written = _teacher_text(work)
         text = _text(work, tokenizer, settings.max_length, written)
-    require_enough(text, settings.max_length, settings.max_truncated_share)
+    counts = {part: found.counts for part, found in text.items()}
+    require_enough(counts, settings.max_length, settings.max_truncated_share)
     student, teacher, note = _models(work, settings, recipe, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]

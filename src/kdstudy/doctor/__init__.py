@@ -1,9 +1,11 @@
-"""What is wrong before an hour is spent; torch only where a probe needs it.
+"""Preflight of a study. What `run` would refuse, its own checks find here; what only a preflight
+can tell (seconds, memory, losses) is measured, and what `run` would not refuse is warned of. Torch
+is imported when something is opened, at module level only by the probe.
 
-findings.py       what a check says: level, what, why, what to do
-patient.py        the plain facts that checks look at
-gather.py         a study -> those facts, each look under a guard
-guard.py          a look that fails or hangs becomes a finding
+findings.py       what a check says: level, what, why, what to do; an error of `run` as that
+facts.py          the plain facts that checks look at
+gather.py         a study -> those facts, each call under a time limit
+timeouts.py       a call that fails or hangs becomes a finding
 models.py         a model's facts from its files
 text.py           the corpus as a tokenizer reads it: cuts, masks, prompts
 probe.py          seconds, memory and losses, measured on a few rows

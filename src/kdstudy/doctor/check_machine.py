@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from kdstudy.config.protocols import differences
 from kdstudy.distill.trackers import require_installed
 from kdstudy.doctor import cost
-from kdstudy.doctor.findings import Finding, many, size
-from kdstudy.doctor.patient import MachineFacts, ModelFacts, Patient
+from kdstudy.doctor.facts import Failure, MachineFacts, ModelFacts, StudyFacts
+from kdstudy.doctor.findings import Finding, finding_of, many, refused, size
 from kdstudy.engine.view import duration
 from kdstudy.errors import InputError
 
-# Share of what is free that may be filled; the teacher cache has the same limit.
+# Share of what is free that may be filled.
 _SHARE = 0.8
 # Seconds from which a run is a matter of days.
 _LONG = 24 * 3600
@@ -20,52 +20,57 @@ _LONG = 24 * 3600
 _PROBED = 10
 
 
-def troubles(patient: Patient) -> Iterator[Finding]:
+def failures(facts: StudyFacts) -> Iterator[Finding]:
     """What could not be looked at, and why."""
-    # The plan meets what a look of its own meets too: once is enough.
-    for trouble in {t.what: t for t in patient.troubles}.values():
-        if trouble.part.removeprefix("probe of ") in patient.unmeasured:
+    # The plan meets what a call of its own meets too: the first is enough.
+    first: dict[str, Failure] = {}
+    for failure in facts.failures:
+        first.setdefault(failure.error.what, failure)
+    for failure in first.values():
+        if failure.part.removeprefix("probe of ") in facts.unmeasured:
             continue
-        refused = trouble.blame == "input"
-        slow = trouble.blame == "slow"
+        error = failure.error
+        if isinstance(error, InputError):
+            yield finding_of(error, failure.check)
+            continue
         yield Finding(
-            level="error" if refused else "warning",
-            check="study" if refused else "doctor",
-            what=f"{trouble.part}: {trouble.what}",
-            why=trouble.why or ("" if refused else "what hangs on it could not be checked"),
-            remedy=trouble.remedy
-            or ("" if refused else "run doctor again on an idle machine" if slow else "")
-            or ("" if refused else "look at the message; `run` may meet the same"),
+            level="warning",
+            check="doctor",
+            what=f"{failure.part}: {error.what}",
+            why=error.why or "what hangs on it could not be checked",
+            remedy=error.remedy
+            or ("run doctor again on an idle machine" if failure.slow else "")
+            or "look at the message; `run` may meet the same",
         )
-    for name, seconds in patient.unmeasured.items():
+    for name, seconds in facts.unmeasured.items():
         yield Finding(
             level="warning",
             check="doctor",
             what=f"probe of {name}: not measured, needs about {duration(seconds)}",
             why="its losses, memory and seconds are not known",
-            remedy=_more_time(patient),
+            remedy=_more_time(facts),
             facts={"model": name, "seconds": seconds},
         )
 
 
-def plan(patient: Patient) -> Iterator[Finding]:
+def plan(facts: StudyFacts) -> Iterator[Finding]:
     """The study can be planned, and what of it is missing."""
-    if patient.plan is None:
+    if facts.plan is None:
         return
     yield Finding(
         level="ok",
         check="study",
-        what=f"{many(len(patient.plan.stages), 'stage')}, {len(patient.todo)} of them to run"
-        + (f"; unpinned: {', '.join(patient.plan.unreached)}" if patient.plan.unreached else ""),
+        what=f"{many(len(facts.plan.stages), 'stage')}, {len(facts.todo)} of them to run"
+        + (f"; unpinned: {', '.join(facts.plan.unreached)}" if facts.plan.unreached else ""),
     )
-    for d in differences(patient.study):
+    for d in differences(facts.study):
         yield Finding(
             level="ok",
             check="study",
             what=f"differs from corrected: {d['field']} = {d['value']} (not {d['corrected']})",
             why=str(d["why"]),
         )
-    for model in patient.models:
+    for model in facts.models:
         if model.trusted:
             yield Finding(
                 level="note",
@@ -76,30 +81,19 @@ def plan(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def trackers(patient: Patient) -> Iterator[Finding]:
+def trackers(facts: StudyFacts) -> Iterator[Finding]:
     """Trackers that the study reports to and that are not installed."""
-    try:
-        require_installed(patient.study.train.report_to, "train.report_to")
-    except InputError as e:
-        yield Finding(level="error", check="study", what=e.what, why=e.why, remedy=e.remedy)
+    error = refused(require_installed, facts.study.train.report_to, "train.report_to")
+    if error:
+        yield finding_of(error)
 
 
-def device(patient: Patient) -> Iterator[Finding]:
+def device(facts: StudyFacts) -> Iterator[Finding]:
     """What computes, in which type, and whether it can."""
-    machine, asked = patient.machine, patient.study.train.precision
+    machine, asked = facts.machine, facts.study.train.precision
     if machine is None:
         return
-    engines = {patient.study.generation.engine, patient.study.text_generation.engine}
-    if "vllm" in engines and not (machine.vllm and machine.cuda):
-        lacks = "a GPU" if machine.vllm else "the package vllm"
-        yield Finding(
-            level="error",
-            check="device",
-            what=f"generation.engine is vllm, and {lacks} is not here",
-            why="answers would not be generated, and nothing falls back on another engine",
-            remedy="pip install 'kdstudy[vllm]' on a machine with a GPU, or engine: transformers",
-        )
-    written = (patient.plan and patient.plan.asked_precision) or asked
+    written = (facts.plan and facts.plan.asked_precision) or asked
     # What auto settled on was measured.
     native = machine.bfloat16 or written != "bfloat16"
     used = "bfloat16" if asked == "bfloat16" or (asked == "auto" and machine.bfloat16) else asked
@@ -127,35 +121,35 @@ def device(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="device", what=what)
 
 
-def memory(patient: Patient) -> Iterator[Finding]:
+def memory(facts: StudyFacts) -> Iterator[Finding]:
     """Every model, with the teacher beside it where it must be, fits into memory."""
-    machine = patient.machine
+    machine = facts.machine
     if machine is None:
         return
-    here = [m for m in patient.models if m.here]
-    live = cost.needs_live_teacher(patient)
+    here = [m for m in facts.models if m.here]
+    live = cost.needs_live_teacher(facts)
     lines, worst = [f"{'model':<26}{'weights':>12}{'in training':>14}{'with teacher':>15}"], []
     for model in here:
         trains = "student" in model.roles or model.finetuned
-        alone = cost.memory_needed(patient, model, None) if trains else 0
-        teachers = patient.teachers() if live and "student" in model.roles else []
-        beside = max((cost.memory_needed(patient, model, t) for t in teachers), default=0)
+        alone = cost.memory_needed(facts, model, None) if trains else 0
+        teachers = facts.teachers() if live and "student" in model.roles else []
+        beside = max((cost.memory_needed(facts, model, t) for t in teachers), default=0)
         weights = model.parameters * model.itemsize
         cells = [size(n) if n else "-" for n in (weights, alone, beside)]
         lines.append(f"{model.name[:25]:<26}{cells[0]:>12}{cells[1]:>14}{cells[2]:>15}")
         worst.append((max(weights, alone, beside), model))
     if worst:
-        yield _memory(patient, *max(worst, key=lambda pair: pair[0]), tuple(lines))
+        yield _memory(facts, *max(worst, key=lambda pair: pair[0]), tuple(lines))
 
 
-def _memory(patient: Patient, need: int, model: ModelFacts, lines: tuple[str, ...]) -> Finding:
-    free = patient.machine.free if patient.machine else 0
-    measured = model.name in patient.speeds and patient.speeds[model.name].memory
+def _memory(facts: StudyFacts, need: int, model: ModelFacts, lines: tuple[str, ...]) -> Finding:
+    free = facts.machine.free if facts.machine else 0
+    measured = model.name in facts.speeds and facts.speeds[model.name].memory
     how = "measured" if measured else "weights alone, the truth is more"
     what = f"{model.name} needs most: {size(need)} ({how}), {size(free)} are free"
-    facts = {"needed": need, "free": free, "model": model.name}
+    numbers = {"needed": need, "free": free, "model": model.name}
     if need <= _SHARE * free:
-        return Finding(level="ok", check="memory", what=what, lines=lines, facts=facts)
+        return Finding(level="ok", check="memory", what=what, lines=lines, facts=numbers)
     return Finding(
         level="error" if need > free else "warning",
         check="memory",
@@ -164,21 +158,21 @@ def _memory(patient: Patient, need: int, model: ModelFacts, lines: tuple[str, ..
         remedy="lower train.micro_batch_size, choose a smaller model or set train.lora; or use "
         "a machine with more memory",
         lines=lines,
-        facts=facts,
+        facts=numbers,
     )
 
 
-def time(patient: Patient) -> Iterator[Finding]:
+def time(facts: StudyFacts) -> Iterator[Finding]:
     """How long the missing stages take."""
-    found = cost.costs(patient)
+    found = cost.costs(facts)
     if not found:
-        if patient.plan is not None and not patient.todo:
+        if facts.plan is not None and not facts.todo:
             what = "nothing to run: every stage is finished"
             yield Finding(level="ok", check="time", what=what)
         return
     total, most = sum(c.seconds for c in found), sum(c.most for c in found)
     unknown, stages = sum(c.unknown for c in found), sum(c.stages for c in found)
-    others = len(patient.todo) - stages
+    others = len(facts.todo) - stages
     what = f"about {duration(total)}, at most {duration(most)} with answers of full length"
     if unknown == stages:
         what = f"no estimate: {unknown} of {stages} stages unknown"
@@ -190,8 +184,8 @@ def time(patient: Patient) -> Iterator[Finding]:
         level="note" if unknown or long else "ok",
         check="time",
         what=f"{what} ({how}{others} further stages of seconds each are not in it)",
-        why=_unknown(patient) if unknown else "it is long for one sitting" if long else "",
-        remedy=_to_know(patient) if unknown
+        why=_unknown(facts) if unknown else "it is long for one sitting" if long else "",
+        remedy=_to_know(facts) if unknown
         else "nothing is lost when it is interrupted" if long else "",
         lines=cost.table(found, duration),
         facts={
@@ -204,88 +198,74 @@ def time(patient: Patient) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _unknown(patient: Patient) -> str:
+def _unknown(facts: StudyFacts) -> str:
     """Return why no time can be given for some stages."""
-    absent = [m.name for m in patient.models if not m.here]
-    reasons = [f"not measured in time: {', '.join(patient.unmeasured)}"] * bool(patient.unmeasured)
+    absent = [m.name for m in facts.models if not m.here]
+    reasons = [f"not measured in time: {', '.join(facts.unmeasured)}"] * bool(facts.unmeasured)
     reasons += [f"not here: {', '.join(absent)}"] * bool(absent)
     return "; ".join(reasons) or "what they need was not measured: see the findings above"
 
 
-def _to_know(patient: Patient) -> str:
+def _to_know(facts: StudyFacts) -> str:
     """Return what would tell the time of stages that is not known."""
-    if patient.unmeasured:
-        return _more_time(patient)
+    if facts.unmeasured:
+        return _more_time(facts)
     return "run doctor again when that is mended"
 
 
-def _more_time(patient: Patient) -> str:
+def _more_time(facts: StudyFacts) -> str:
     """Return the command that gives every probe the time to finish, in tens of seconds."""
-    again = sum(s.load + _PROBED for s in patient.speeds.values())
-    seconds = 10 * math.ceil((sum(patient.unmeasured.values()) + again) / 10)
-    words = ["kdstudy", "doctor", patient.path, "--probe-seconds", seconds]
-    words += ["--data-dir", patient.data_dir] if patient.data_dir else []
+    again = sum(s.load + _PROBED for s in facts.speeds.values())
+    seconds = 10 * math.ceil((sum(facts.unmeasured.values()) + again) / 10)
+    words = ["kdstudy", "doctor", facts.path, "--probe-seconds", seconds]
+    words += ["--data-dir", facts.data_dir] if facts.data_dir else []
     return f"give the probes more time: {shlex.join(map(str, words))}"
 
 
-def disk(patient: Patient) -> Iterator[Finding]:
+def disk(facts: StudyFacts) -> Iterator[Finding]:
     """The store can be written and has room for what the run leaves."""
-    machine = patient.machine
-    if machine is None:
-        return
-    if machine.unwritable:
-        yield Finding(
-            level="error",
-            check="store",
-            what=f"{machine.store}: cannot be written ({machine.unwritable})",
-            why="finished stages would have nowhere to go",
-            remedy="give another folder with --store DIR or KDSTUDY_STORE",
-        )
-        return
-    yield _disk(patient, machine)
+    machine = facts.machine
+    if machine is not None and not any(f.check == "store" for f in facts.failures):
+        yield _disk(facts, machine)
 
 
-def _disk(patient: Patient, machine: MachineFacts) -> Finding:
-    found = cost.costs(patient)
+def _disk(facts: StudyFacts, machine: MachineFacts) -> Finding:
+    from kdstudy.distill.placement import require_fits, room_on_disk
+
+    found = cost.costs(facts)
     caches = sum(c.disk for c in found if c.kind == "teacher_cache")
-    rest = sum(c.disk for c in found if c.kind != "teacher_cache") + cost.training_disk(patient)
+    rest = sum(c.disk for c in found if c.kind != "teacher_cache") + cost.training_disk(facts)
     what = f"{machine.store}: {size(machine.disk)} free, what the run needs is not known"
-    if patient.plan is not None:
+    if facts.plan is not None:
         what = (
             f"{machine.store}: {size(machine.disk)} free, about {size(rest + caches)} needed, "
             f"{size(caches)} of it teacher cache"
         )
-    facts = {"free": machine.disk, "needed": rest, "cache": caches}
-    must = rest + (caches if patient.study.train.teacher_cache == "disk" else 0)
+    numbers = {"free": machine.disk, "needed": rest, "cache": caches}
+    room = room_on_disk(caches, machine.disk - rest, machine.store)
+    if facts.study.train.teacher_cache == "disk" and (error := refused(require_fits, room)):
+        return finding_of(error, "store", facts=numbers)
     level, why, remedy = "ok", "", ""
-    if must > _SHARE * machine.disk:
+    if rest > _SHARE * machine.disk:
         level, why = "error", "the run would stop with a full disk"
         remedy = "free some space, give another --store, or lower train.evaluations, which says "
         remedy += "how many checkpoints a run keeps"
-    elif caches > _SHARE * (machine.disk - rest):
+    elif not room.enough:
         level, remedy = "note", "free some space, or give another --store"
         why = "the cache does not fit on disk; teachers are kept in memory, or run again for each "
         why += "student: slower, with the same result"
-    return Finding(level=level, check="store", what=what, why=why, remedy=remedy, facts=facts)
+    return Finding(level=level, check="store", what=what, why=why, remedy=remedy, facts=numbers)
 
 
-def downloads(patient: Patient) -> Iterator[Finding]:
+def downloads(facts: StudyFacts) -> Iterator[Finding]:
     """What must be downloaded, and whether it can be."""
-    machine = patient.machine
+    machine = facts.machine
     if machine is None or not machine.downloads:
         return
     names = ", ".join(f"{n} ({size(b) if b else 'size unknown'})" for n, b in
                       machine.downloads.items())  # fmt: skip
     needed = sum(b or 0 for b in machine.downloads.values())
-    if machine.unreachable:
-        yield Finding(
-            level="error",
-            check="downloads",
-            what=f"{names}: not here, and the Hub cannot be reached ({machine.unreachable})",
-            why="the run would stop at the first of them",
-            remedy="bring the network up, or download them before and set HF_HOME to them",
-        )
-    elif needed > _SHARE * machine.download_disk:
+    if needed > _SHARE * machine.download_disk:
         yield Finding(
             level="error",
             check="downloads",

@@ -2,25 +2,29 @@
 
 from collections.abc import Iterator
 
-from kdstudy.doctor.findings import Finding, Level, many
-from kdstudy.doctor.patient import Accuracy, ModelFacts, Patient, TextFacts
+from kdstudy.data.prompts import require_template
+from kdstudy.doctor.facts import Accuracy, ModelFacts, StudyFacts, TextFacts
+from kdstudy.doctor.findings import Finding, Level, finding_of, many, refused
+from kdstudy.models.checkpoint import require_room
+from kdstudy.models.vocabulary import may_be_same, require_entries
+from kdstudy.plan.fit import require_shared_vocabulary
 
 # A teacher that is still to be fine-tuned may need this much more nats than its student.
 _HOPELESS = 1.25
 
 
-def _pairs(patient: Patient) -> list[tuple[ModelFacts, ModelFacts]]:
+def _pairs(facts: StudyFacts) -> list[tuple[ModelFacts, ModelFacts]]:
     return [
         (student, teacher)
-        for teacher in patient.teachers()
-        for student in patient.students()
+        for teacher in facts.teachers()
+        for student in facts.students()
         if student.name != teacher.name
     ]
 
 
-def tokenizer(patient: Patient) -> Iterator[Finding]:
+def tokenizer(facts: StudyFacts) -> Iterator[Finding]:
     """Every tokenizer gives the ids of its own tokenizer.json."""
-    here = [m for m in patient.models if m.here]
+    here = [m for m in facts.models if m.here]
     for model in here:
         if model.replaced:
             yield Finding(
@@ -39,38 +43,26 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="tokenizer", what=what)
 
 
-def vocabulary(patient: Patient) -> Iterator[Finding]:
+def vocabulary(facts: StudyFacts) -> Iterator[Finding]:
     """Student and teacher speak of the same tokens, over a common width."""
-    compared = [m.type for m in patient.study.methods if m.teacher_gives == "distribution"]
     fine = []
-    for student, teacher in _pairs(patient):
-        names = f"{student.name} and {teacher.name}"
-        if student.vocabulary != teacher.vocabulary:
-            token = _differing(student, teacher)
-            ours, theirs = (m.vocabulary.get(token, "missing") for m in (student, teacher))
+    for student, teacher in _pairs(facts):
+        if error := refused(require_shared_vocabulary, facts.study, student, teacher):
+            yield finding_of(error, "vocabulary")
+        elif not may_be_same(student.vocabulary, teacher.vocabulary):
             yield Finding(
-                level="error" if compared else "note",
+                level="note",
                 check="vocabulary",
-                what=f"{names} have different tokenizers: {token!r} is {ours} for the student "
-                f"and {theirs} for the teacher",
-                why=f"{', '.join(compared)} compare distributions token by token"
-                if compared
-                else "token-level figures are not defined for them; seqkd needs only text",
-                remedy="choose a teacher of the student's family, or seqkd alone",
+                what=f"{student.name} and {teacher.name} have different tokenizers",
+                why="token-level figures are not defined for them; seqkd needs only text",
+                remedy="nothing, as long as no method compares distributions",
             )
         else:
             fine.append((student, teacher))
-    for model in [m for m in patient.models if m.here]:
-        needed = max(model.vocabulary.values(), default=-1) + 1
-        if model.width < needed:
-            yield Finding(
-                level="error",
-                check="vocabulary",
-                what=f"{model.name}: the tokenizer has {needed:,} tokens, its output layer only "
-                f"{model.width:,} entries",
-                why="some tokens could be neither read nor predicted",
-                remedy="use the tokenizer the model was trained with",
-            )
+    for model in [m for m in facts.models if m.here]:
+        tokens = max(model.vocabulary.values(), default=-1) + 1
+        if error := refused(require_entries, model.name, tokens, model.width):
+            yield finding_of(error, "vocabulary")
             fine = [pair for pair in fine if model not in pair]
     yield from _widths(fine)
 
@@ -96,15 +88,10 @@ def _widths(pairs: list[tuple[ModelFacts, ModelFacts]]) -> Iterator[Finding]:
         yield Finding(level="ok", check="vocabulary", what=what)
 
 
-def _differing(student: ModelFacts, teacher: ModelFacts) -> str:
-    ours, theirs = student.vocabulary, teacher.vocabulary
-    return min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
-
-
-def endings(patient: Patient) -> Iterator[Finding]:
+def endings(facts: StudyFacts) -> Iterator[Finding]:
     """Every model can end a text, and student and teacher end it alike."""
     fine = []
-    for model in [m for m in patient.models if m.here]:
+    for model in [m for m in facts.models if m.here]:
         if model.ends and model.eos_id not in model.ends:
             yield Finding(
                 level="warning",
@@ -118,7 +105,7 @@ def endings(patient: Patient) -> Iterator[Finding]:
             )
         else:
             fine.append(f"{model.name} {model.eos}")
-    for student, teacher in _pairs(patient):
+    for student, teacher in _pairs(facts):
         if student.vocabulary == teacher.vocabulary and student.eos_id != teacher.eos_id:
             yield Finding(
                 level="warning",
@@ -132,22 +119,19 @@ def endings(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="endings", what=f"each can end a text: {', '.join(fine)}")
 
 
-def template(patient: Patient) -> Iterator[Finding]:
+def template(facts: StudyFacts) -> Iterator[Finding]:
     """Every model has the template asked for, and reads a text as its teacher does."""
     fine = True
-    here = [m for m in patient.models if m.here]
+    here = [m for m in facts.models if m.here]
     for model in here:
-        if patient.study.template == "chat" and not model.chat:
+        if error := refused(require_template, facts.study.template, model.chat):
             fine = False
-            yield Finding(
-                level="error",
-                check="template",
-                what=f"{model.name}: template is chat, and its tokenizer has no chat template",
-                why="nothing says how a question becomes a prompt",
-                remedy="write template: alpaca, or choose a chat model",
-            )
-    for student, teacher in _pairs(patient):
-        if student.reads != teacher.reads and student.vocabulary == teacher.vocabulary:
+            yield finding_of(error, "template", of=model.name)
+    for student, teacher in _pairs(facts):
+        if (
+            student.tokenizer_hash != teacher.tokenizer_hash
+            and student.vocabulary == teacher.vocabulary
+        ):
             fine = False
             bos = "" if student.bos == teacher.bos else " (only one puts a token before the text)"
             yield Finding(
@@ -161,7 +145,7 @@ def template(patient: Patient) -> Iterator[Finding]:
             )
     if fine and here:
         starts = sorted({m.bos for m in here if m.bos})
-        used = patient.study.template
+        used = facts.study.template
         if used == "auto":
             used = ", ".join(f"{m.name} {'chat' if m.chat else 'alpaca'}" for m in here)
             used += " (auto: the tokenizer's own where it has one)"
@@ -169,90 +153,88 @@ def template(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="template", what=what)
 
 
-def positions(patient: Patient) -> Iterator[Finding]:
+def positions(facts: StudyFacts) -> Iterator[Finding]:
     """Every row and every prompt with its answer is within what a model can read."""
     fine = []
-    for model in [m for m in patient.models if m.here]:
-        text, most = patient.reader(model.name), model.room.most
+    for model in [m for m in facts.models if m.here]:
+        text, most = facts.reader(model.name), model.room.most
         if text is None or most is None:
             continue
-        beyond = {what: longer for what, longer in _beyond(patient, model, text, most) if longer}
+        lengths = dict(_lengths(facts, model, text))
+        beyond = {what: sum(n > most for n in found) for what, found in lengths.items()}
+        beyond = {what: longer for what, longer in beyond.items() if longer}
         if not beyond:
             fine.append(f"{model.name} {most:,}")
             continue
-        told = "; ".join(f"{longer} {what}" for what, longer in beyond.items())
-        limit = patient.study.train.max_length
+        said = "; ".join(f"{longer} {what}" for what, longer in beyond.items())
+        limit = facts.study.train.max_length
+        numbers = {"model": model.name, "positions": most, "beyond": beyond}
+        longest = max(max(found) for found in lengths.values() if found)
+        if error := refused(require_room, model.room, longest, model.architecture):
+            what = f"{model.name}: {error.what}: {said}"
+            yield finding_of(error, "positions", what=what, facts=numbers)
+            continue
         yield Finding(
-            level="error" if model.room.fixed else "warning",
+            level="warning",
             check="positions",
-            what=f"{model.name} has room for {most:,} positions, and {told}",
-            why="it has no others: `run` refuses the first such text"
-            if model.room.fixed
-            else "it was made for texts of that length; beyond it its answers may mean nothing, "
+            what=f"{model.name} has room for {most:,} positions, and {said}",
+            why="it was made for texts of that length; beyond it its answers may mean nothing, "
             "and nothing else would say so",
             remedy=(f"set train.max_length to {most} or less; " if limit > most else "")
             + "lower max_new_tokens, leave such items out, or choose a model for longer texts",
-            facts={"model": model.name, "positions": most, "beyond": beyond},
+            facts=numbers,
         )
     if fine:
         what = f"texts and answers fit the models' positions: {', '.join(fine)}"
         yield Finding(level="ok", check="positions", what=what)
 
 
-def _beyond(
-    patient: Patient, model: ModelFacts, text: TextFacts, most: int
-) -> Iterator[tuple[str, int]]:
-    """Yield how many texts are longer than `most` tokens, by what they are."""
-    study = patient.study
+def _lengths(
+    facts: StudyFacts, model: ModelFacts, text: TextFacts
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield the lengths in tokens of texts that a model reads, by what is said of longer ones."""
+    study = facts.study
     limit, answers = study.train.max_length, study.generation.max_new_tokens
     given = {m.teacher_gives for m in study.methods}
     student, taught = "student" in model.roles, "distribution" in given
     if student or taught or model.finetuned:
-        longer = sum(min(n, limit) > most for n in text.lengths)
         yield (
             f"of {many(len(text.lengths), 'row')} of the corpus are longer (max_length {limit})",
-            (longer),
+            [min(n, limit) for n in text.lengths],
         )
-    sampled = any(m.on_policy_share for m in study.methods)
-    if sampled and limit > most:
+    if any(m.on_policy_share for m in study.methods):
         yield (
             f"of {many(len(text.asked), 'row')} are sampled up to max_length {limit}",
-            (len(text.asked)),
+            [limit] * len(text.asked),
         )
     if "teacher" in model.roles and "text" in given:
-        longer = sum(n + answers > most for n in text.asked)
         yield (
             f"of {many(len(text.asked), 'prompt')} of the corpus are longer with {answers} new "
             "tokens",
-            longer,
+            [n + answers for n in text.asked],
         )
-    for benchmark in patient.benchmarks:
+    for benchmark in facts.benchmarks:
         asked = text.prompts.get(benchmark.name, ())
         kind = study.text_generation if benchmark.kind == "text" else study.generation
-        longer = sum(n + kind.max_new_tokens > most for n in asked)
         yield (
             f"of {many(len(asked), 'prompt')} of {benchmark.name} are longer with "
             f"{kind.max_new_tokens} new tokens",
-            longer,
+            [n + kind.max_new_tokens for n in asked],
         )
 
 
-def adapters(patient: Patient) -> Iterator[Finding]:
+def adapters(facts: StudyFacts) -> Iterator[Finding]:
     """LoRA layers exist in every model that is trained; a user's adapter was made for its base."""
-    lora, fine = patient.study.train.lora, []
-    for model in [m for m in patient.models if m.here]:
-        names = {name.rsplit(".", 1)[-1] for name in model.linear}
+    from kdstudy.models.adapters import require_targets
+
+    lora, fine = facts.study.train.lora, []
+    for model in [m for m in facts.models if m.here]:
         trains = "student" in model.roles or model.finetuned
-        unknown = [t for t in lora.target_modules if t not in names] if lora and trains else []
+        unknown = None
+        if lora and trains:
+            unknown = refused(require_targets, model.linear, lora, model.architecture)
         if unknown:
-            yield Finding(
-                level="error",
-                check="adapters",
-                what=f"{model.name}: train.lora.target_modules: {', '.join(unknown)} is no linear "
-                "layer of it",
-                why=f"its linear layers are {', '.join(sorted(names))}",
-                remedy="name some of these",
-            )
+            yield finding_of(unknown, "adapters", of=model.name)
         misfit = _misfit(model)
         if misfit:
             yield misfit
@@ -267,23 +249,11 @@ def _misfit(model: ModelFacts) -> Finding | None:
     adapter = model.adapter
     if adapter is None:
         return None
-    for module, found in adapter.tensors.items():
-        wanted = model.linear.get(module)
-        into = found.get("A", (0, None))[-1]
-        out = found.get("B", (None,))[0]
-        if wanted is not None and (out, into) in (wanted, (None, wanted[1]), (wanted[0], None)):
-            continue
-        problem = f"needs {module} of shape ({out}, {into})"
-        has = f"the model has {wanted}" if wanted else "the model has no such layer"
-        return Finding(
-            level="error",
-            check="adapters",
-            what=f"{model.name}: {adapter.folder} {problem}; {has}",
-            why="it was made for another base model",
-            remedy="load it on the base model it was trained on",
-        )
+    if adapter.refusal:
+        return finding_of(adapter.refusal, "adapters")
     short = adapter.base.rstrip("/").split("/")[-1]
-    if short and short != model.name:
+    # The model is called after its folder and its adapter's.
+    if short and short != model.name.split("+")[0].split("/")[-1]:
         return Finding(
             level="warning",
             check="adapters",
@@ -294,15 +264,15 @@ def _misfit(model: ModelFacts) -> Finding | None:
     return None
 
 
-def teacher(patient: Patient) -> Iterator[Finding]:
+def teacher(facts: StudyFacts) -> Iterator[Finding]:
     """The teacher knows more than its students: by accuracy where it is known, else by loss."""
-    scored = {a.model: a for a in patient.accuracies if a.kind == "teacher"}
-    for student, teacher in _pairs(patient):
-        learnt = [a for a in patient.accuracies if a.kind == "sft" and a.model == student.name]
+    scored = {a.model: a for a in facts.accuracies if a.kind == "teacher"}
+    for student, teacher in _pairs(facts):
+        learnt = [a for a in facts.accuracies if a.kind == "sft" and a.model == student.name]
         if teacher.name in scored and learnt:
             yield _by_accuracy(max(learnt, key=lambda a: a.value), scored[teacher.name])
-        elif teacher.name in patient.losses and student.name in patient.losses:
-            yield _by_loss(patient, student, teacher)
+        elif teacher.name in facts.losses and student.name in facts.losses:
+            yield _by_loss(facts, student, teacher)
 
 
 def _by_accuracy(student: Accuracy, teacher: Accuracy) -> Finding:
@@ -314,8 +284,8 @@ def _by_accuracy(student: Accuracy, teacher: Accuracy) -> Finding:
     return _who("ok" if teacher.value > student.value else "warning", what, facts)
 
 
-def _by_loss(patient: Patient, student: ModelFacts, teacher: ModelFacts) -> Finding:
-    ours, theirs = patient.losses[student.name], patient.losses[teacher.name]
+def _by_loss(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts) -> Finding:
+    ours, theirs = facts.losses[student.name], facts.losses[teacher.name]
     mine, other = ours.per_character, theirs.per_character
     rows = len(theirs.nats)
     what = (

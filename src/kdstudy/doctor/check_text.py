@@ -5,23 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdstudy.data import files
-from kdstudy.doctor.findings import Finding, many
-from kdstudy.doctor.patient import Patient, TextFacts
+from kdstudy.doctor.facts import StudyFacts, TextFacts
+from kdstudy.doctor.findings import Finding, finding_of, many, refused
 
 # Shares of rows below which a flaw is worth a note and no more.
 _FEW = 0.01
-# Endings that say how a file is packed; the one before says what it holds.
 
 
-def parity(patient: Patient) -> Iterator[Finding]:
+def parity(facts: StudyFacts) -> Iterator[Finding]:
     """Prompt ids are the same in training and in evaluation."""
-    for text in patient.texts:
+    for text in facts.texts:
         names = ", ".join(text.models)
-        if text.unparted:
+        if text.prompt_mismatches:
             yield Finding(
                 level="error",
                 check="parity",
-                what=f"{names}: {text.unparted} of {text.rows} prompts have other ids in "
+                what=f"{names}: {text.prompt_mismatches} of {text.rows} prompts have other ids in "
                 "evaluation than in training",
                 why="a student is then asked in words that it was never trained on",
                 remedy="use a template whose text does not depend on what follows it",
@@ -37,20 +36,13 @@ def parity(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def contract(patient: Patient) -> Iterator[Finding]:
+def contract(facts: StudyFacts) -> Iterator[Finding]:
     """Every row is what its template makes of it, and writes no control token of its own."""
-    for text in patient.texts:
+    for text in facts.texts:
         names = ", ".join(text.models)
         if text.refusal is not None:
-            said = text.refusal
-            yield Finding(
-                level="error",
-                check="contract",
-                what=f"{names}: `run` refuses {text.refused} of {many(text.rows, 'row')}; the "
-                f"first: {said.what}",
-                why=said.why,
-                remedy=said.remedy,
-            )
+            of = f"{names}: `run` refuses {text.refused} of {many(text.rows, 'row')}; the first"
+            yield finding_of(text.refusal, "contract", of=of)
         elif text.rows:
             yield Finding(
                 level="ok",
@@ -70,9 +62,9 @@ def contract(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def masks(patient: Patient) -> Iterator[Finding]:
+def masks(facts: StudyFacts) -> Iterator[Finding]:
     """What the loss sees, shown on three rows."""
-    for text in patient.texts:
+    for text in facts.texts:
         if not text.masks:
             continue
         ends = any(s.part == "scored" for shown in text.masks for s in shown.spans)
@@ -80,40 +72,43 @@ def masks(patient: Patient) -> Iterator[Finding]:
             level="ok" if ends else "error",
             check="masks",
             what=f"{', '.join(text.models)}: {text.scored:,} of {text.tokens:,} tokens are scored "
-            f"(train.loss_tokens: {patient.study.train.loss_tokens})",
+            f"(train.loss_tokens: {facts.study.train.loss_tokens})",
             why="" if ends else "nothing of these rows would be learnt",
             remedy="" if ends else "raise train.max_length",
             texts=text.masks,
         )
 
 
-def truncation(patient: Patient) -> Iterator[Finding]:
+def truncation(facts: StudyFacts) -> Iterator[Finding]:
     """How many rows do not fit in max_length."""
-    for text in patient.texts:
-        yield _truncation(patient, text)
+    for text in facts.texts:
+        yield _truncation(facts, text)
 
 
-def _truncation(patient: Patient, text: TextFacts) -> Finding:
-    limit, most = patient.study.train.max_length, patient.study.train.max_truncated_share
+def _truncation(facts: StudyFacts, text: TextFacts) -> Finding:
+    from kdstudy.distill.rows import Counts, require_enough
+
+    limit, most = facts.study.train.max_length, facts.study.train.max_truncated_share
     lost = text.cut + text.dropped
+    counts = Counts(kept=text.rows - text.dropped, truncated=text.cut, dropped=text.dropped)
     names = ", ".join(text.models)
-    facts = {"models": text.models, "rows": text.rows, "cut": text.cut, "dropped": text.dropped,
+    numbers = {"models": text.models, "rows": text.rows, "cut": text.cut, "dropped": text.dropped,
              "needed": text.needed, "longest": text.longest}  # fmt: skip
     if not lost:
         what = f"{names}: all {text.rows:,} rows fit in max_length {limit}"
-        return Finding(level="ok", check="truncation", what=what, facts=facts)
-    refused = lost > most * text.rows
+        return Finding(level="ok", check="truncation", what=what, facts=numbers)
+    if error := refused(require_enough, {"train": counts}, limit, most):
+        remedy = f"{error.remedy} ({_room(text, limit, most)})"
+        return finding_of(error, "truncation", of=names, remedy=remedy, facts=numbers)
+    many_lost = lost > _FEW * text.rows
     return Finding(
-        level="error" if refused else "warning" if lost > _FEW * text.rows else "note",
+        level="warning" if many_lost else "note",
         check="truncation",
         what=f"{names}: {100 * lost / text.rows:.1f}% of {text.rows:,} rows do not fit in "
         f"max_length {limit}: {text.cut} are cut, {text.dropped} have no room for a response",
-        why="a row without its end does not teach how an answer ends"
-        + (f"; `run` refuses more than {100 * most:g}%" if refused else ""),
-        remedy=_room(text, limit, most)
-        if refused or lost > _FEW * text.rows
-        else "nothing, or " + _room(text, limit, most),
-        facts=facts,
+        why="a row without its end does not teach how an answer ends",
+        remedy=("" if many_lost else "nothing, or ") + _room(text, limit, most),
+        facts=numbers,
     )
 
 
@@ -125,9 +120,9 @@ def _room(text: TextFacts, limit: int, most: float) -> str:
     return f"set train.max_length to {length}, in which {share} fit"
 
 
-def unknown(patient: Patient) -> Iterator[Finding]:
+def unknown(facts: StudyFacts) -> Iterator[Finding]:
     """Tokens that stand for what the vocabulary lacks."""
-    for text in patient.texts:
+    for text in facts.texts:
         if text.unknown:
             share = text.unknown / max(1, text.tokens)
             yield Finding(
@@ -140,9 +135,9 @@ def unknown(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def rows(patient: Patient) -> Iterator[Finding]:
+def rows(facts: StudyFacts) -> Iterator[Finding]:
     """Empty, repeated and leaked rows of the corpus."""
-    corpus = patient.corpus
+    corpus = facts.corpus
     if corpus is None:
         return
     lost = sum(corpus.dropped.values())
@@ -190,9 +185,9 @@ def rows(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def contamination(patient: Patient) -> Iterator[Finding]:
+def contamination(facts: StudyFacts) -> Iterator[Finding]:
     """Test items that the corpus holds."""
-    known = [b for b in patient.benchmarks if b.contaminated]
+    known = [b for b in facts.benchmarks if b.contaminated]
     clean = [b.name for b in known if not b.contaminated["masked"]]
     for b in known:
         held, masked, of = (b.contaminated[k] for k in ("normalised", "masked", "items"))
@@ -206,7 +201,7 @@ def contamination(patient: Patient) -> Iterator[Finding]:
             why="a model that has seen a question may know its answer by heart"
             if held
             else "the same wording with other numbers makes a test easier",
-            remedy=f"see them, or get the corpus without them: {_audit(patient, b.name)}",
+            remedy=f"see them, or get the corpus without them: {_audit(facts, b.name)}",
             facts={"benchmark": b.name, **b.contaminated},
         )
     if clean:
@@ -214,27 +209,27 @@ def contamination(patient: Patient) -> Iterator[Finding]:
         yield Finding(level="ok", check="contamination", what=what)
 
 
-def _audit(patient: Patient, benchmark: str) -> str:
+def _audit(facts: StudyFacts, benchmark: str) -> str:
     """Return the command that lists a benchmark's items in the corpus and writes it without them.
 
     It names the study, which knows where corpus and benchmark are: their paths start there.
     """
-    words = ["kdstudy", "audit", "--study", patient.path, "--benchmark", benchmark]
-    words += ["--list", "items.csv", "--out", _clean_name(patient)]
-    words += ["--data-dir", patient.data_dir] if patient.data_dir else []
+    words = ["kdstudy", "audit", "--study", facts.path, "--benchmark", benchmark]
+    words += ["--list", "items.csv", "--out", _clean_name(facts)]
+    words += ["--data-dir", facts.data_dir] if facts.data_dir else []
     return shlex.join(map(str, words))
 
 
-def _clean_name(patient: Patient) -> str:
+def _clean_name(facts: StudyFacts) -> str:
     """Return a name that says the type of the corpus, in which its clean rows are written."""
-    path = patient.corpus.path if patient.corpus else ""
+    path = facts.corpus.path if facts.corpus else ""
     return f"clean{files.named(Path(path)).suffix if path else '.jsonl'}"
 
 
-def scripts(patient: Patient) -> Iterator[Finding]:
+def scripts(facts: StudyFacts) -> Iterator[Finding]:
     """ROUGE-L reads the scripts that free texts are written in."""
-    for b in patient.benchmarks:
-        if b.foreign and patient.study.rouge_tokenizer == "rouge-score":
+    for b in facts.benchmarks:
+        if b.foreign and facts.study.rouge_tokenizer == "rouge-score":
             yield Finding(
                 level="warning" if 2 * b.foreign > (b.items or 0) else "note",
                 check="scripts",
@@ -246,19 +241,11 @@ def scripts(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def benchmarks(patient: Patient) -> Iterator[Finding]:
+def benchmarks(facts: StudyFacts) -> Iterator[Finding]:
     """Benchmark files at hand, and as published."""
     whole = []
-    for b in patient.benchmarks:
-        if b.items is None and b.found != "nowhere" and b.found != "cache, damaged":
-            yield Finding(
-                level="error",
-                check="benchmarks",
-                what=f"{b.name}: its file cannot be used: {b.note}",
-                why="nothing could be measured on it",
-                remedy="mend the file, or remove it so that the published one is downloaded",
-            )
-        elif b.found == "data folder, edited":
+    for b in facts.benchmarks:
+        if b.found == "data folder, edited":
             yield Finding(
                 level="warning",
                 check="benchmarks",

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from kdstudy.doctor import check_machine, check_models, check_text
+from kdstudy.doctor.facts import StudyFacts
 from kdstudy.doctor.findings import Finding
-from kdstudy.doctor.patient import Patient
 
-Check = Callable[[Patient], Iterable[Finding]]
+Check = Callable[[StudyFacts], Iterable[Finding]]
 
 CHECKS: tuple[Check, ...] = (
     check_machine.plan,
-    check_machine.troubles,
+    check_machine.failures,
     check_models.tokenizer,
     check_models.vocabulary,
     check_models.endings,
@@ -36,17 +36,17 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def check(patient: Patient, checks: Sequence[Check] = CHECKS) -> list[Finding]:
+def check(facts: StudyFacts, checks: Sequence[Check] = CHECKS) -> list[Finding]:
     """Return what the checks find; one that crashes is a finding itself.
 
     Args:
-        patient: What they look at.
+        facts: What they look at.
         checks: Which, in order.
     """
     found: list[Finding] = []
     for each in checks:
         try:
-            found += each(patient)
+            found += each(facts)
         # A check that fails must not take the others' findings with it.
         except Exception as e:
             line = (str(e).splitlines() or [""])[0]

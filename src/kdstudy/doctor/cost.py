@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdstudy.doctor.patient import ModelFacts, Patient
+from kdstudy.doctor.facts import ModelFacts, StudyFacts
 from kdstudy.stage import Stage
 
 ESTIMATED = (
@@ -37,14 +37,14 @@ class Cost:
     disk: int = 0
 
 
-def costs(patient: Patient) -> list[Cost]:
+def costs(facts: StudyFacts) -> list[Cost]:
     """Return the cost of what is missing, by kind of stage, in the plan's order."""
     found: dict[str, Cost] = {}
-    for stage in patient.todo:
+    for stage in facts.todo:
         if stage.kind not in ESTIMATED:
             continue
         before = found.get(stage.kind, Cost(kind=stage.kind))
-        times = [_seconds(patient, stage, long) for long in (False, True)]
+        times = [_seconds(facts, stage, long) for long in (False, True)]
         known = None not in times
         found[stage.kind] = dataclasses.replace(
             before,
@@ -52,60 +52,60 @@ def costs(patient: Patient) -> list[Cost]:
             unknown=before.unknown + (not known),
             seconds=before.seconds + (times[0] or 0.0),
             most=before.most + (times[1] or 0.0),
-            disk=before.disk + _disk(patient, stage),
+            disk=before.disk + _disk(facts, stage),
         )
     return list(found.values())
 
 
-def training_disk(patient: Patient) -> int:
+def training_disk(facts: StudyFacts) -> int:
     """Return the most bytes that a train stage holds for a while: all its checkpoints."""
-    trains = [s for s in patient.todo if s.kind == "train"]
-    copies = _CHECKPOINT * patient.study.train.evaluations
-    return max((copies * _trained(patient, s) for s in trains), default=0)
+    trains = [s for s in facts.todo if s.kind == "train"]
+    copies = _CHECKPOINT * facts.study.train.evaluations
+    return max((copies * _trained(facts, s) for s in trains), default=0)
 
 
-def memory_needed(patient: Patient, student: ModelFacts, teacher: ModelFacts | None) -> int:
+def memory_needed(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts | None) -> int:
     """Return the bytes of training a model, with a teacher beside it.
 
     Where a probe measured the peak it is that; else weights, gradients and AdamW's numbers alone,
     which is less than the truth.
     """
-    speed = patient.speeds.get(student.name)
+    speed = facts.speeds.get(student.name)
     if speed and speed.memory:
         own = speed.memory
-    elif patient.study.train.lora is None:
+    elif facts.study.train.lora is None:
         own = student.parameters * _FLOAT32 * (1 + _CHECKPOINT)
     else:
         own = student.parameters * student.itemsize
-        own += lora_numbers(patient, student) * _FLOAT32 * (1 + _CHECKPOINT)
+        own += lora_numbers(facts, student) * _FLOAT32 * (1 + _CHECKPOINT)
     return own + (teacher.parameters * teacher.itemsize if teacher else 0)
 
 
-def needs_live_teacher(patient: Patient) -> bool:
+def needs_live_teacher(facts: StudyFacts) -> bool:
     """Whether some run asks a teacher about text that nobody could cache."""
-    off = patient.study.train.teacher_cache == "off"
-    methods = [m for m in patient.study.methods if m.teacher_gives == "distribution"]
+    off = facts.study.train.teacher_cache == "off"
+    methods = [m for m in facts.study.methods if m.teacher_gives == "distribution"]
     return any(off or m.on_policy_share for m in methods)
 
 
-def lora_numbers(patient: Patient, model: ModelFacts) -> int:
+def lora_numbers(facts: StudyFacts, model: ModelFacts) -> int:
     """Return how many numbers the study's LoRA adapter has on a model."""
-    lora = patient.study.train.lora
+    lora = facts.study.train.lora
     targets = set(lora.target_modules) if lora else set()
     shapes = [s for name, s in model.linear.items() if name.rsplit(".", 1)[-1] in targets]
     return sum(lora.r * (out + into) for out, into in shapes) if lora else 0
 
 
-def cache_bytes(patient: Patient, teacher: ModelFacts) -> int:
+def cache_bytes(facts: StudyFacts, teacher: ModelFacts) -> int:
     """Return the bytes of a teacher's final hidden states on the corpus."""
-    text = patient.reader(teacher.name)
-    if text is None or patient.corpus is None or not text.rows:
+    text = facts.reader(teacher.name)
+    if text is None or facts.corpus is None or not text.rows:
         return 0
-    tokens = text.scored / text.rows * (patient.corpus.train + patient.corpus.validation)
+    tokens = text.scored / text.rows * (facts.corpus.train + facts.corpus.validation)
     return round(tokens * teacher.hidden * teacher.itemsize)
 
 
-def _seconds(patient: Patient, stage: Stage, long: bool) -> float | None:
+def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     estimate = {
         "importance": _importance,
         "cut": _cut,
@@ -115,26 +115,26 @@ def _seconds(patient: Patient, stage: Stage, long: bool) -> float | None:
         "generate": _write,
         "token_fidelity": _tokens,
     }[stage.kind]
-    return estimate(patient, stage, long)
+    return estimate(facts, stage, long)
 
 
-def _train(patient: Patient, stage: Stage, long: bool) -> float | None:
-    config, corpus = stage.config, patient.corpus
-    speed = patient.speeds.get(config["student"]["name"])
-    text = patient.reader(config["student"]["name"])
+def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    config, corpus = stage.config, facts.corpus
+    speed = facts.speeds.get(config["student"]["name"])
+    text = facts.reader(config["student"]["name"])
     if speed is None or text is None or corpus is None or not text.rows:
         return None
     row, evaluated = speed.train, speed.forward
     if "teacher" in config:
-        teacher = patient.speeds.get(config["teacher"]["name"])
+        teacher = facts.speeds.get(config["teacher"]["name"])
         if teacher is None:
             return None
         live = config["method"].get("lmbda", 0.0)
-        if patient.study.train.teacher_cache == "off":
+        if facts.study.train.teacher_cache == "off":
             live, evaluated = 1.0, evaluated + teacher.forward
         row = speed.distil.get(config["teacher"]["name"], speed.train) + live * teacher.forward
     # A student reads and writes a step's prompts before it trains on what it wrote.
-    budget = patient.study.train.max_length - _mean(text.tokens - text.scored, text.rows)
+    budget = facts.study.train.max_length - _mean(text.tokens - text.scored, text.rows)
     answer = max(0.0, budget) if long else _mean(text.scored, text.rows)
     row += config["method"].get("lmbda", 0.0) * (speed.prompt + answer * speed.token)
     fit = 1 - text.dropped / text.rows
@@ -142,47 +142,47 @@ def _train(patient: Patient, stage: Stage, long: bool) -> float | None:
     return speed.load + fit * (corpus.train * config["train"]["epochs"] * row + evaluations)
 
 
-def _importance(patient: Patient, stage: Stage, long: bool) -> float | None:
+def _importance(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     """Return the seconds of a model's passes over rows; of one that is cut of it where need be."""
-    stages = patient.plan.stages.values() if patient.plan else ()
+    stages = facts.plan.stages.values() if facts.plan else ()
     source = stage.config["source"]["fingerprint"]
     named = [s.config.get(role) for s in stages for role in ("teacher", "model")]
     names = [m["name"] for m in named if m and m["fingerprint"] == source]
     names += [s.label for s in stages if s.inputs.get("importance") == stage.key]
-    speed = next((patient.speeds[name] for name in names if name in patient.speeds), None)
-    if speed is None or patient.corpus is None:
+    speed = next((facts.speeds[name] for name in names if name in facts.speeds), None)
+    if speed is None or facts.corpus is None:
         return None
-    return speed.load + min(stage.config["rows"], patient.corpus.train) * speed.forward
+    return speed.load + min(stage.config["rows"], facts.corpus.train) * speed.forward
 
 
-def _cut(patient: Patient, stage: Stage, long: bool) -> float | None:
+def _cut(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     """Return the seconds of loading a model twice: to cut it, and to look at what was written."""
-    speed = patient.speeds.get(stage.label)
+    speed = facts.speeds.get(stage.label)
     return None if speed is None else 2 * speed.load
 
 
-def _cache(patient: Patient, stage: Stage, long: bool) -> float | None:
-    speed = patient.speeds.get(stage.config["teacher"]["name"])
-    if speed is None or patient.corpus is None:
+def _cache(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    speed = facts.speeds.get(stage.config["teacher"]["name"])
+    if speed is None or facts.corpus is None:
         return None
-    return speed.load + (patient.corpus.train + patient.corpus.validation) * speed.forward
+    return speed.load + (facts.corpus.train + facts.corpus.validation) * speed.forward
 
 
-def _write(patient: Patient, stage: Stage, long: bool) -> float | None:
-    speed = patient.speeds.get(stage.config["model"]["name"])
-    answers, length = _answers(patient, stage, long)
+def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    speed = facts.speeds.get(stage.config["model"]["name"])
+    answers, length = _answers(facts, stage, long)
     if speed is None or answers is None:
         return None
     return speed.load + answers * (speed.prompt + length * speed.token)
 
 
-def _answers(patient: Patient, stage: Stage, long: bool = False) -> tuple[int | None, float]:
+def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int | None, float]:
     """Return how many answers a stage writes, and of how many tokens."""
     config = stage.config
-    text = patient.reader(config["model"]["name"])
-    items = {b.name: b.items for b in patient.benchmarks}
-    if patient.corpus is not None:
-        items["corpus"] = patient.corpus.train + patient.corpus.validation
+    text = facts.reader(config["model"]["name"])
+    items = {b.name: b.items for b in facts.benchmarks}
+    if facts.corpus is not None:
+        items["corpus"] = facts.corpus.train + facts.corpus.validation
     count = items.get(config["items"])
     budget = config["generation"]["max_new_tokens"]
     if count is None or text is None:
@@ -193,35 +193,35 @@ def _answers(patient: Patient, stage: Stage, long: bool = False) -> tuple[int | 
     return count * config["generation"]["samples"], budget if long else likely
 
 
-def _tokens(patient: Patient, stage: Stage, long: bool) -> float | None:
-    found = [patient.speeds.get(stage.config[m]["name"]) for m in ("model", "reference_model")]
-    if None in found or patient.corpus is None:
+def _tokens(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    found = [facts.speeds.get(stage.config[m]["name"]) for m in ("model", "reference_model")]
+    if None in found or facts.corpus is None:
         return None
-    rows = min(stage.config["rows"], patient.corpus.validation)
+    rows = min(stage.config["rows"], facts.corpus.validation)
     return sum(speed.load + rows * speed.forward for speed in found if speed)
 
 
-def _disk(patient: Patient, stage: Stage) -> int:
+def _disk(facts: StudyFacts, stage: Stage) -> int:
     if stage.kind == "train":
-        return _trained(patient, stage)
+        return _trained(facts, stage)
     if stage.kind == "cut":
-        model = patient.model(stage.label)
+        model = facts.model(stage.label)
         return model.stored if model else 0
     if stage.kind == "teacher_cache":
-        teacher = patient.model(stage.config["teacher"]["name"])
-        return cache_bytes(patient, teacher) if teacher else 0
+        teacher = facts.model(stage.config["teacher"]["name"])
+        return cache_bytes(facts, teacher) if teacher else 0
     if stage.kind in ("teacher_text", "generate"):
-        answers, length = _answers(patient, stage)
+        answers, length = _answers(facts, stage)
         return round((answers or 0) * length * 4)  # about four characters a token
     return 0
 
 
-def _trained(patient: Patient, stage: Stage) -> int:
-    model = patient.model(stage.config["student"]["name"])
+def _trained(facts: StudyFacts, stage: Stage) -> int:
+    model = facts.model(stage.config["student"]["name"])
     if model is None:
         return 0
-    full = patient.study.train.lora is None
-    return _FLOAT32 * (model.parameters if full else lora_numbers(patient, model))
+    full = facts.study.train.lora is None
+    return _FLOAT32 * (model.parameters if full else lora_numbers(facts, model))
 
 
 def _mean(total: float, count: int) -> float:

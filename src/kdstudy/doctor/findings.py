@@ -1,8 +1,10 @@
 """What a check says: how bad, what, why it matters, what to do, and text to look at."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
+
+from kdstudy.errors import KdstudyError
 
 Level = Literal["ok", "note", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
@@ -70,6 +72,29 @@ class Finding:
     texts: tuple[Shown, ...] = ()
     lines: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def finding_of(error: KdstudyError, check: str = "study", of: str = "", **more: Any) -> Finding:
+    """Return an error that `run` would raise as a finding, in its own words.
+
+    Args:
+        error: The error.
+        check: Name of the check.
+        of: What the error is about, where it does not name that itself.
+        **more: Further fields of the finding.
+    """
+    what = f"{of}: {error.what}" if of else error.what
+    fields = {"what": what, "why": error.why, "remedy": error.remedy} | more
+    return Finding(level="error", check=check, **fields)
+
+
+def refused(check: Callable[..., Any], *args: Any) -> Any:
+    """Return the error of one of the run's own checks, or None where it has no objection."""
+    try:
+        check(*args)
+    except KdstudyError as e:
+        return e
+    return None
 
 
 def worst(findings: Iterable[Finding]) -> Level:

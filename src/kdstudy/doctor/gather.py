@@ -1,4 +1,4 @@
-"""Look a study over: everything that the checks need, each look under a guard."""
+"""Look a study over: everything that the checks need, each call under a time limit."""
 
 import dataclasses
 import os
@@ -12,22 +12,23 @@ from typing import Any
 from kdstudy.config.read import read_study
 from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
-from kdstudy.doctor.guard import Guard
-from kdstudy.doctor.patient import (
+from kdstudy.doctor import machine, models, text
+from kdstudy.doctor.facts import (
     Accuracy,
     BenchmarkFacts,
     CorpusFacts,
+    MachineFacts,
     ModelFacts,
-    Patient,
+    StudyFacts,
     TextFacts,
 )
+from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.execute import missing
-from kdstudy.engine.store import Store
-from kdstudy.errors import InputError
+from kdstudy.engine.store import Store, require_writable
 from kdstudy.evaluate import benchmarks
 from kdstudy.evaluate.rouge import is_latin
-from kdstudy.evaluate.stages import SCORES, limited
-from kdstudy.models.resolve import Resolved, resolve, told_apart
+from kdstudy.evaluate.stages import SCORES, limited, mean_of_benchmarks
+from kdstudy.models.resolve import Resolved, require_reachable, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example, Score, read_records
 
@@ -39,13 +40,13 @@ _SHARE = 0.8
 _LEAST = 5.0
 
 
-def examine(
+def gather(
     path: Path,
     store: Path,
     data_dir: Path | None,
     seconds: float = SECONDS,
     probe_seconds: float | None = None,
-) -> Patient:
+) -> StudyFacts:
     """Return all that can be found out about a study without running it.
 
     Nothing is downloaded but a corpus that is a Hub data set, nothing is trained, and nothing is
@@ -63,8 +64,8 @@ def examine(
     """
     study = read_study(path)
     root = Path(os.path.expanduser(store)).absolute()
-    looks = _Examination(study, path.absolute().parent, root, data_dir, Guard(seconds))
-    found = looks.patient(probe_seconds)
+    looks = _Gathering(study, path.absolute().parent, root, data_dir, TimeLimit(seconds))
+    found = looks.facts(probe_seconds)
     return dataclasses.replace(found, path=path, data_dir=data_dir)
 
 
@@ -80,38 +81,41 @@ class _Model:
     tokenizer: Any = None
 
 
-class _Examination:
-    def __init__(self, study: Study, base: Path, root: Path, data_dir: Path | None, guard: Guard):
+class _Gathering:
+    def __init__(
+        self, study: Study, base: Path, root: Path, data_dir: Path | None, limit: TimeLimit
+    ):
         self.study, self.base, self.root, self.data_dir = study, base, root, data_dir
-        self.guard = guard
+        self.limit = limit
         self.models: list[_Model] = []
         self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
         self.places: Mapping[str, str] = {}
         self.items: dict[str, Sequence[Example]] = {}
 
-    def patient(self, probe_seconds: float | None = None) -> Patient:
-        look = self.guard.look
+    def facts(self, probe_seconds: float | None = None) -> StudyFacts:
+        call = self.limit.call
         # Before any shorter limit: an import that is interrupted leaves half a module behind.
-        look("libraries", SECONDS, _import_libraries)
+        call("libraries", SECONDS, _import_libraries)
         with tempfile.TemporaryDirectory() as scratch:
             # A store that is not there yet holds nothing; it is not made here.
             there = (self.root / "stages").is_dir()
             self.store = Store(self.root if there else Path(scratch))
-            self.pins = look("store", 5, self.store.pins) or {}
-            plan = look("plan", 30, self._plan)
+            self.pins = call("store", 5, self.store.pins) or {}
+            plan = call("plan", 30, self._plan)
             self.study = plan.study if plan else self.study  # with its precision settled
-            todo = look("store", 20, lambda: self._todo(plan)) if plan else ()
-            accuracies = look("results", 10, lambda: self._accuracies(plan)) if plan else ()
-        corpus = look("corpus", 30, self._corpus)
-        found = [look(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b))
+            todo: Any = ()
+            if plan:
+                todo = call("store", 20, lambda: missing(plan.stages, [plan.report], self.store)[0])
+            accuracies = call("results", 10, lambda: self._accuracies(plan)) if plan else ()
+        corpus = call("corpus", 30, self._corpus)
+        found = [call(f"benchmark {b.name}", 15, lambda b=b: self._benchmark(b), "benchmarks")
                  for b in self.study.benchmarks]  # fmt: skip
         known = [b for b in found if b]
-        held = look("contamination", 15, self._contamination) or {}
+        held = call("contamination", 15, self._contamination) or {}
         self._resolve(plan)
-        absent = [m.resolved for m in self.models if m.absent]
-        machine = look("machine", 20, lambda: self._machine(absent))
+        device = self._machine()
         texts = self._texts()
-        patient = Patient(
+        facts = StudyFacts(
             study=self.study,
             plan=plan,
             todo=tuple(todo or ()),
@@ -121,22 +125,19 @@ class _Examination:
             benchmarks=tuple(
                 dataclasses.replace(b, contaminated=held.get(b.name, {})) for b in known
             ),
-            machine=machine,
+            machine=device,
             accuracies=tuple(accuracies or ()),
         )
-        clock = self.guard if probe_seconds is None else Guard(probe_seconds)
-        patient = self._probed(patient, clock)
-        troubles = dict.fromkeys((*self.guard.troubles, *clock.troubles))
-        return dataclasses.replace(patient, troubles=tuple(troubles))
+        clock = self.limit if probe_seconds is None else TimeLimit(probe_seconds)
+        facts = self._probed(facts, clock)
+        failures = dict.fromkeys((*self.limit.failures, *clock.failures))
+        return dataclasses.replace(facts, failures=tuple(failures))
 
     def _plan(self) -> Plan:
         plan = make_plan(self.study, self.base, self.data_dir, self.pins, unreached={})
         if self.store.root == self.root.resolve():
-            self.guard.look("store", 5, lambda: self.store.remember(self.pins))
+            self.limit.call("store", 5, lambda: self.store.remember(self.pins))
         return plan
-
-    def _todo(self, plan: Plan) -> Sequence[Any]:
-        return missing(plan.stages, [plan.report], self.store)[0]
 
     def _accuracies(self, plan: Plan) -> list[Accuracy]:
         found = []
@@ -144,21 +145,12 @@ class _Examination:
             folder = self.store.get(plan.scored[system.label])
             if folder is None or system.kind == "distilled":
                 continue
-            qualities: dict[str, list[float]] = defaultdict(list)
-            for row in read_records(folder / SCORES, Score):
-                if row.outcome != "rated" and not row.rule.startswith("text-"):
-                    qualities[row.benchmark].append(row.quality)
-            means = [sum(part) / len(part) for part in qualities.values()]
-            if means:
-                found.append(
-                    Accuracy(
-                        label=system.label,
-                        kind=system.kind,
-                        model=system.model,
-                        value=sum(means) / len(means),
-                        items=sum(map(len, qualities.values())),
-                    )
-                )
+            rows = read_records(folder / SCORES, Score)
+            rows = [r for r in rows if r.outcome != "rated" and not r.rule.startswith("text-")]
+            if rows:
+                mean = mean_of_benchmarks(rows, "accuracy")[0]["accuracy"]
+                named = {"label": system.label, "kind": system.kind, "model": system.model}
+                found.append(Accuracy(**named, value=mean, items=len(rows)))
         return found
 
     def _corpus(self) -> CorpusFacts:
@@ -186,38 +178,29 @@ class _Examination:
             path = self.base / Path(ref.path).expanduser()
             source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)
             self.items[ref.name] = source.load(None).examples
-            return BenchmarkFacts(
-                name=ref.name,
-                kind=ref.kind or "",
-                found="own file",
-                items=self._used(ref.name),
-                foreign=self._foreign(ref.name),
-            )
+            return self._benchmark_facts(ref.name, ref.kind, "own file")
         known = benchmarks.overview(ref.name, self.data_dir)
         if known.found == "nowhere":
             # Refuses what cannot be downloaded either.
             benchmarks.fingerprint(known.name, self.data_dir)
-        if known.items is not None:
+        if known.found not in ("nowhere", "cache, damaged"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", benchmarks.EditedBenchmark)  # `found` says so
                 self.items[known.name] = benchmarks.load(known.name, self.data_dir).examples
-        return BenchmarkFacts(
-            name=known.name,
-            kind=known.kind or "",
-            found=known.found,
-            items=self._used(known.name) if known.items is not None else None,
-            note=known.note,
-            foreign=self._foreign(known.name),
-        )
+        return self._benchmark_facts(known.name, known.kind, known.found, known.note)
 
-    def _foreign(self, name: str) -> int:
-        """Return how many of a text benchmark's items are in other scripts than ROUGE-L reads."""
+    def _benchmark_facts(
+        self, name: str, kind: str | None, found: str, note: str = ""
+    ) -> BenchmarkFacts:
         used = limited(self.items.get(name, ()), self.study.limit)
-        return sum(bool(e.references) and not all(map(is_latin, e.references)) for e in used)
-
-    def _used(self, name: str) -> int:
-        count = len(self.items[name])
-        return count if self.study.limit is None else min(count, self.study.limit)
+        return BenchmarkFacts(
+            name=name,
+            kind=kind or "",
+            found=found,
+            items=len(used) if name in self.items else None,
+            note=note,
+            foreign=sum(bool(e.references) and not all(map(is_latin, e.references)) for e in used),
+        )
 
     def _contamination(self) -> Mapping[str, Mapping[str, int]]:
         rows = [*self.rows[0], *self.rows[1]]
@@ -229,7 +212,7 @@ class _Examination:
         by_bytes: dict[str, _Model] = {}
         refs = [("teacher", r) for r in self.study.teachers]
         for role, ref in [*refs, *(("student", r) for r in self.study.students)]:
-            found = self.guard.look(
+            found = self.limit.call(
                 f"{role} {ref.model}", 30, lambda r=ref: resolve(r, self.base, self.pins)
             )
             if found is None:
@@ -244,10 +227,9 @@ class _Examination:
         for model, resolved in zip(self.models, told, strict=True):
             model.resolved = resolved
         for model in self.models:
-            self.guard.look(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
+            self.limit.call(f"model {model.resolved.name}", 15, lambda m=model: self._open(m))
 
     def _open(self, model: _Model) -> None:
-        from kdstudy.doctor import models
         from kdstudy.models import load
 
         folder = models.folder_of(model.resolved)
@@ -258,10 +240,19 @@ class _Examination:
         model.facts = models.facts(model.resolved, folder, model.roles, model.finetuned, precision)
         model.tokenizer = load.load_tokenizer(folder, model.resolved.trust_remote_code)
 
-    def _machine(self, absent: Sequence[Resolved]) -> Any:
-        from kdstudy.doctor.machine import machine
+    def _machine(self) -> MachineFacts | None:
+        call, absent = self.limit.call, [m.resolved for m in self.models if m.absent]
+        call("store", 5, lambda: require_writable(self.root), "store")
+        call("vllm", SECONDS, self._require_engine, "device")
+        call("Hub", 15, lambda: require_reachable([m.local() for m in absent]), "downloads")
+        reached = not any(f.check == "downloads" for f in self.limit.failures)
+        return call("machine", 20, lambda: machine.machine(self.root, absent if reached else ()))
 
-        return machine(self.root, absent)
+    def _require_engine(self) -> None:
+        from kdstudy.evaluate import vllm
+
+        if "vllm" in {self.study.generation.engine, self.study.text_generation.engine}:
+            vllm.require_usable()
 
     def _facts(self) -> list[ModelFacts]:
         absent = [
@@ -275,11 +266,11 @@ class _Examination:
         groups: dict[str, list[_Model]] = defaultdict(list)
         for model in self.models:
             if model.facts and self.rows[0]:
-                groups[model.facts.reads].append(model)
+                groups[model.facts.tokenizer_hash].append(model)
         found = []
         for group in groups.values():
             names = [m.resolved.name for m in group]
-            read = self.guard.look(
+            read = self.limit.call(
                 f"text as {', '.join(names)} read it", 20,
                 lambda g=group, n=names: self._text(g[0].tokenizer, n),
             )  # fmt: skip
@@ -287,21 +278,19 @@ class _Examination:
         return found
 
     def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
-        from kdstudy.doctor import text
-
         items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
         return text.read(self.study, tokenizer, names, self.rows[0], items, self.places)
 
-    def _probed(self, patient: Patient, clock: Guard) -> Patient:
+    def _probed(self, facts: StudyFacts, clock: TimeLimit) -> StudyFacts:
         """Measure every model that fits into memory, the teachers first."""
         from kdstudy.doctor.probe import Measured
 
-        share = _SHARE * patient.machine.free if patient.machine else 0
+        share = _SHARE * facts.machine.free if facts.machine else 0
         fit = [
             m
             for m in sorted(self.models, key=lambda m: "teacher" not in m.roles)
             if m.facts
-            and patient.reader(m.facts.name)
+            and facts.reader(m.facts.name)
             # The check of memory says what is too large.
             and m.facts.parameters * m.facts.itemsize <= share
         ]
@@ -312,30 +301,30 @@ class _Examination:
             taught = {n: f.states for n, f in found.items() if f.states and self._alike(model, n)}
             found[name] = Measured()
             # Time that was asked for is for whoever needs it; what is left over is shared.
-            asked = clock is not self.guard
+            asked = clock is not self.limit
             limit = clock.left if asked else 2 * clock.left / (len(fit) - number + 1)
-            clock.look(
+            clock.call(
                 f"probe of {name}", limit,
                 lambda m=model, t=taught, f=found[name]: self._probe(m, t, f),
             )  # fmt: skip
-            if found[name].speed is None and clock.troubles[-1].blame == "slow":
-                unmeasured[name] = self._needs(patient, model, max(0.0, limit))
+            if found[name].speed is None and clock.failures[-1].slow:
+                unmeasured[name] = self._needs(facts, model, max(0.0, limit))
         return dataclasses.replace(
-            patient,
+            facts,
             speeds={name: f.speed for name, f in found.items() if f.speed},
             losses={name: f.losses for name, f in found.items() if f.losses},
             unmeasured=unmeasured,
         )
 
-    def _needs(self, patient: Patient, model: _Model, had: float) -> float:
+    def _needs(self, facts: StudyFacts, model: _Model, had: float) -> float:
         """Return about how many seconds a probe needs that did not finish in what it had."""
         from kdstudy.doctor import probe
 
-        facts, text = model.facts, patient.reader(model.resolved.name)
-        assert facts and text, "only such models are probed"
+        ours, read = model.facts, facts.reader(model.resolved.name)
+        assert ours and read, "only such models are probed"
         teachers = sum(self._alike(model, m.resolved.name) for m in self.models)
-        mean = text.tokens / max(1, text.rows)
-        needs = probe.seconds_needed(self.study, facts.parameters, mean, teachers)
+        mean = read.tokens / max(1, read.rows)
+        needs = probe.seconds_needed(self.study, ours.parameters, mean, teachers)
         return max(_LEAST, 1.5 * had, needs)
 
     def _alike(self, model: _Model, teacher: str) -> bool:
@@ -343,25 +332,26 @@ class _Examination:
         ours = model.facts
         return bool(
             ours and theirs and "teacher" in theirs.roles and ours.name != theirs.name
-            and ours.reads == theirs.reads
+            and ours.tokenizer_hash == theirs.tokenizer_hash
         )  # fmt: skip
 
     def _probe(self, model: _Model, taught: Mapping[str, Any], found: Any) -> None:
-        from kdstudy.doctor import probe, text
+        from kdstudy.distill.rows import require_enough
+        from kdstudy.doctor import probe
 
         probe.forget()
-        train = text.encoded(self.study, model.tokenizer, self.rows[0][: text.ROWS])
-        held_out = text.encoded(self.study, model.tokenizer, self.rows[1][: probe.LOSS_ROWS])
-        if not (train and held_out):
-            raise InputError("no row leaves room for a response", remedy="raise train.max_length")
+        some = {"train": self.rows[0][: text.ROWS], "validation": self.rows[1][: probe.LOSS_ROWS]}
+        read = {n: text.encoded(self.study, model.tokenizer, rows) for n, rows in some.items()}
+        counts = {name: found.counts for name, found in read.items()}
+        require_enough(counts, self.study.train.max_length, 1.0)
         asked = [e for items in self.items.values() for e in items] or self.rows[1]
         some = asked[:: max(1, len(asked) // 128)]
         prompts = [text.prompt(self.study, model.tokenizer, e) for e in some]
         subject = probe.Subject(
             local=model.resolved.local(),
             tokenizer=model.tokenizer,
-            rows=train,
-            held_out=held_out,
+            rows=read["train"].rows,
+            held_out=read["validation"].rows,
             prompts=prompts,
             trains="student" in model.roles or model.finetuned,
             teaches="teacher" in model.roles,
@@ -373,7 +363,7 @@ class _Examination:
 
 
 def _import_libraries() -> None:
-    from kdstudy.doctor import machine, models, probe, text  # noqa: F401
+    from kdstudy.doctor import probe
 
     probe.warm_up()
 

@@ -24,7 +24,7 @@ from kdstudy.distill.batches import Weighing
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.schedule import study_config
 from kdstudy.distill.teacher import LiveTeacher
-from kdstudy.doctor.patient import Losses, Speed
+from kdstudy.doctor.facts import Losses, Speed
 from kdstudy.doctor.text import decode
 from kdstudy.models import load, memory, packing, parts
 from kdstudy.models.sample import sample

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from kdstudy.config.schema import Study
 from kdstudy.data import chat
 from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, called, encode_prompt, row_of
-from kdstudy.distill.batches import Weighing
-from kdstudy.distill.rows import encode_rows
+from kdstudy.doctor.facts import TextFacts
 from kdstudy.doctor.findings import Shown, Span
-from kdstudy.doctor.patient import TextFacts
 from kdstudy.errors import InputError
 from kdstudy.records import Example
+
+if TYPE_CHECKING:
+    from kdstudy.distill.rows import Rows
 
 # Rows that are encoded: enough for a share of 1% to be told from one of 2%.
 ROWS = 5000
@@ -22,7 +22,7 @@ _NO_LIMIT = 10**9
 
 def read(
     study: Study,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     models: Sequence[str],
     rows: Sequence[Example],
     benchmarks: Mapping[str, Sequence[Example]],
@@ -38,6 +38,8 @@ def read(
         benchmarks: Items by benchmark.
         places: Where each row stands in its file, by its id.
     """
+    from kdstudy.distill.batches import Weighing
+
     made = prompt_format(study)
     whole, refusals = _whole(made, tokenizer, rows[:ROWS], places or {})
     rows = [e for e in rows[:ROWS] if e.id in whole]
@@ -45,9 +47,11 @@ def read(
     prompted = {e.id: prompt(study, tokenizer, e) for e in rows}
     weighing = Weighing(loss_tokens=study.train.loss_tokens)
     lengths = sorted(len(row.ids) for row in whole.values())
-    masks = [_mask(tokenizer, e, row, whole[e.id], weighing) for e, row in _telling(kept)]
+    masks = [
+        _mask(tokenizer, e, row, whole[e.id], weighing.scored(row)) for e, row in _telling(kept)
+    ]
     prompts = {
-        name: tuple(len(prompt(study, tokenizer, e)) for e in items[:ROWS])
+        name: tuple(len(prompt(study, tokenizer, e, f"{name} {e.id}")) for e in items[:ROWS])
         for name, items in benchmarks.items()
     }
     return TextFacts(
@@ -61,7 +65,7 @@ def read(
         refused=len(refusals),
         refusal=refusals[0] if refusals else None,
         written=0 if study.template == BARE else _writing(tokenizer, rows),
-        unparted=sum(
+        prompt_mismatches=sum(
             row.ids[: row.prompt_length] != prompted[e.id]
             for e, row in kept
             # A conversation that is too long is learnt up to an earlier answer.
@@ -86,15 +90,15 @@ def prompt_format(study: Study) -> PromptFormat:
     )
 
 
-def prompt(study: Study, tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[int, ...]:
-    """Return the ids that a model is asked an example in."""
+def prompt(study: Study, tokenizer: Any, example: Example, where: str = "") -> tuple[int, ...]:
+    """Return the ids that a model is asked an example in; `where` names it in a refusal."""
     question, _ = asked(example)
-    return encode_prompt(tokenizer, prompt_format(study), **question)
+    return encode_prompt(tokenizer, prompt_format(study), **question, where=where)
 
 
 def _whole(
     made: PromptFormat,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     rows: Sequence[Example],
     places: Mapping[str, str],
 ) -> tuple[dict[str, Encoded], list[InputError]]:
@@ -110,16 +114,14 @@ def _whole(
     return found, refusals
 
 
-def _writing(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> int:
+def _writing(tokenizer: Any, rows: Sequence[Example]) -> int:
     """Return how many rows write control tokens out, an end at the end of an answer aside."""
     voice = chat.voice(tokenizer, {})
     texts = ((e.chat or f"{e.question} {voice.unended(e.response)}") for e in rows)
     return sum(bool(voice.control.search(text)) for text in texts)
 
 
-def _kept(
-    study: Study, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
-) -> list[tuple[Example, Encoded]]:
+def _kept(study: Study, tokenizer: Any, rows: Sequence[Example]) -> list[tuple[Example, Encoded]]:
     """Return the rows that leave room for a response, as training reads them."""
     limit = study.train.max_length
     made = prompt_format(study)
@@ -127,7 +129,7 @@ def _kept(
     return [(e, row) for e, row in found if row]
 
 
-def _unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> int:
+def _unknown(tokenizer: Any, rows: Sequence[Encoded]) -> int:
     """Return how many tokens stand for what the vocabulary lacks."""
     unknown = tokenizer.unk_token_id
     # GPT-2's relatives call their end-of-sequence token unknown as well, and never write it so.
@@ -136,18 +138,16 @@ def _unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> int
     return sum(row.ids.count(unknown) for row in rows)
 
 
-def encoded(
-    study: Study, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
-) -> list[Encoded]:
-    """Return rows as the study trains on them; those without room for a response are left out."""
+def encoded(study: Study, tokenizer: Any, rows: Sequence[Example]) -> "Rows":
+    """Return rows as the study trains on them; those that the template refuses are left out."""
+    from kdstudy.distill.rows import encode_rows
+
     made, limit = prompt_format(study), study.train.max_length
     rows = [e for e in rows if e.id in _whole(made, tokenizer, [e], {})[0]]
-    return list(encode_rows(rows, tokenizer, made, limit).rows)
+    return encode_rows(rows, tokenizer, made, limit)
 
 
-def _parity(
-    tokenizer: PreTrainedTokenizerBase, row: Encoded, asked: tuple[int, ...]
-) -> tuple[Shown, Shown]:
+def _parity(tokenizer: Any, row: Encoded, asked: tuple[int, ...]) -> tuple[Shown, Shown]:
     trained = row.ids[: row.prompt_length]
     return tuple(
         Shown(title=title, spans=_spans(tokenizer, [("prompt", ids)]), ids=ids)
@@ -168,14 +168,13 @@ def _telling(kept: Sequence[tuple[Example, Encoded]]) -> list[tuple[Example, Enc
 
 
 def _mask(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     example: Example,
     row: Encoded,
     whole: Encoded,
-    weighing: Weighing,
+    scored: Sequence[int],
 ) -> Shown:
     # One position may be scored behind the text's end (`positions`); it has no token to show.
-    scored = weighing.scored(row)
     parts = ["prompt"] * len(row.ids) + ["cut"] * (len(whole.ids) - len(row.ids))
     for i in scored:
         if i < len(row.ids):
@@ -190,7 +189,7 @@ def _mask(
 
 
 def _spans(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     pieces: Sequence[tuple[str, tuple[int, ...]]],
     apart: bool = False,
 ) -> tuple[Span, ...]:
@@ -208,7 +207,7 @@ def _spans(
     )
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """Return ids as text, special tokens included."""
     return tokenizer.decode(
         list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -45,15 +46,13 @@ class Store:
         try:
             self.root = root.expanduser().resolve()
         except RuntimeError as e:
-            raise InputError(f"store {root}: cannot be written ({e})") from e
+            raise _refusal_of(root, str(e)) from e
         try:
+            _nearest(self.root)
             for folder in ("stages", "locks", "logs", "latest", "studies"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise InputError(
-                f"store {self.root}: cannot be written ({e.strerror})",
-                remedy="give another folder with --store DIR or KDSTUDY_STORE",
-            ) from e
+            raise _refusal_of(self.root, e.strerror or str(e)) from e
         self._leases = Leases(self.root / "locks")
 
     def get(self, key: str) -> Path | None:
@@ -323,6 +322,40 @@ class Store:
 
     def _latest(self, kind: str, label: str) -> Path:
         return self.root / "latest" / hashlib.sha256(f"{kind} {label}".encode()).hexdigest()[:32]
+
+
+def require_writable(root: Path) -> None:
+    """Refuse a store in which nothing can be built; it is not made where it is not there.
+
+    Raises:
+        InputError: A file is in its place, or it or the folder it would be in is read-only.
+    """
+    root = root.expanduser().resolve()
+    folder = _nearest(root)
+    # A store's own folders may belong to somebody else than the one around them.
+    for place in (folder, folder / "stages", folder / "locks"):
+        try:
+            if place.is_dir():
+                with tempfile.TemporaryFile(dir=place) as f:
+                    f.write(b"kdstudy")
+        except OSError as e:
+            raise _refusal_of(root, f"{place}: {e.strerror or e}") from e
+
+
+def _nearest(root: Path) -> Path:
+    """Return the store's folder, or the nearest one above it that exists, if that is a folder."""
+    found = next(p for p in (root, *root.parents) if p.exists())
+    if not found.is_dir():
+        raise _refusal_of(root, f"{found} is a file")
+    return found
+
+
+def _refusal_of(root: Path, why: str) -> InputError:
+    return InputError(
+        f"store {root}: cannot be written ({why})",
+        why="finished stages would have nowhere to go",
+        remedy="give another folder with --store DIR or KDSTUDY_STORE",
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

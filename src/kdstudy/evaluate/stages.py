@@ -115,14 +115,14 @@ def score(work: Work) -> str:
     answers = [row for row in rows if not row.rule.startswith("text-")]
     parts = []
     if answers:
-        facts, of = _mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
+        facts, of = mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
         parts.append(
             f"accuracy {100 * facts['accuracy']:.1f}%{of}, "
             f"parsed {100 * facts['parse_rate']:.1f}%, "
             f"truncated {100 * facts['truncated_rate']:.1f}%"
         )
     if texts:
-        facts, of = _mean_of_benchmarks(texts, "rouge_l", "truncated_rate")
+        facts, of = mean_of_benchmarks(texts, "rouge_l", "truncated_rate")
         parts.append(
             f"ROUGE-L {100 * facts['rouge_l']:.1f}{of}, "
             f"{100 * facts['truncated_rate']:.1f}% of texts cut"
@@ -130,7 +130,7 @@ def score(work: Work) -> str:
     return "; ".join(parts)
 
 
-def _mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float], str]:
+def mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float], str]:
     """Return means over benchmarks, each of the same weight as in every table, and their words."""
     parts: dict[str, list[Score]] = {}
     for row in rows:

@@ -132,7 +132,7 @@ def prepare(
     Raises:
         InputError: There is no vLLM or no GPU; or as `load.open_model` does.
     """
-    _require()
+    require_usable()
     tokenizer, folder = load.open_tokenizer(local), fetch(local)
     model = load.open_model(local, precision, finished)
     engine = Vllm(
@@ -152,17 +152,24 @@ def prepare(
     return engine, parameters
 
 
-def _require() -> None:
+def require_usable() -> None:
+    """Refuse a machine on which vLLM cannot run.
+
+    Raises:
+        InputError: Its package cannot be imported, or there is no GPU.
+    """
+    why = "answers would not be generated, and nothing falls back on another engine"
     remedy = "set generation.engine to transformers"
     try:
         importlib.import_module("vllm")
     except ImportError as e:
         raise InputError(
             f"generation.engine: vllm: the package cannot be imported ({e})",
+            why=why,
             remedy=f"pip install 'kdstudy[vllm]', or {remedy}",
         ) from e
     if not torch.cuda.device_count():
-        raise InputError("generation.engine: vllm: there is no CUDA device", remedy=remedy)
+        raise InputError("generation.engine: vllm: there is no CUDA device", why=why, remedy=remedy)
 
 
 def _rank(adapter: Path) -> int:

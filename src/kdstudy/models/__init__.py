@@ -15,6 +15,7 @@ cut.py          a model with some of its layers, and a configuration that says s
 narrow.py       the same of the neurons of its MLPs
 stages.py       the stages importance and cut
 parts.py        a causal LM as body and head
+vocabulary.py   whether tokenizers and models speak of the same tokens
 packing.py     rows of unlike length through a body, without padding
 dropout.py     dropout whose mask costs a CPU less
 heads.py        a head without its body; the width two heads share

@@ -60,16 +60,7 @@ def add_adapter(model: PreTrainedModel, lora: schema.Lora, seed: int) -> PeftMod
     Raises:
         InputError: A target module is not a linear layer of this model.
     """
-    layers = linear_layers(model)
-    names = {name.rsplit(".", 1)[-1] for name in layers}
-    unknown = [name for name in lora.target_modules if name not in names]
-    if unknown:
-        raise InputError(
-            f"train.lora.target_modules: {', '.join(unknown)} is no linear layer of "
-            f"{model.config.model_type}",
-            why=f"its linear layers are {', '.join(sorted(names))}",
-            remedy="name some of these",
-        )
+    require_targets(linear_layers(model), lora, model.config.model_type)
     chosen = {n: m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in lora.target_modules}
     config = LoraConfig(
         r=lora.r,
@@ -82,6 +73,27 @@ def add_adapter(model: PreTrainedModel, lora: schema.Lora, seed: int) -> PeftMod
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def require_targets(layers: Iterable[str], lora: schema.Lora, name: str) -> None:
+    """Refuse LoRA layers that a model does not have.
+
+    Args:
+        layers: Names of its linear layers (`linear_layers`).
+        lora: Names its target modules.
+        name: What messages call the model.
+
+    Raises:
+        InputError: A target module is not among them.
+    """
+    names = {layer.rsplit(".", 1)[-1] for layer in layers}
+    unknown = [target for target in lora.target_modules if target not in names]
+    if unknown:
+        raise InputError(
+            f"train.lora.target_modules: {', '.join(unknown)} is no linear layer of {name}",
+            why=f"its linear layers are {', '.join(sorted(names))}",
+            remedy="name some of these",
+        )
 
 
 def put_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool = False) -> PeftModel:
@@ -282,7 +294,8 @@ def _require_loaded(model: PeftModel, expected: Mapping[str, Tensor], adapter: P
             problem = "is not in the file" if name in found else "is not a weight of the model"
         elif expected[name].shape != found[name].shape:
             problem = f"is {tuple(expected[name].shape)}, not {tuple(found[name].shape)}"
-        elif not torch.equal(expected[name].to(found[name]), found[name]):
+        # A model on the meta device has names and shapes.
+        elif not (found[name].is_meta or torch.equal(expected[name].to(found[name]), found[name])):
             problem = "differs between file and model"
         else:
             continue

@@ -60,6 +60,17 @@ NO_ROOM_NAMED = Room()
 """Of a model whose configuration names no limit, or is not here."""
 
 
+def require_room(room: Room, longest: int, name: str) -> None:
+    """Refuse a text that is longer than a table of positions, with an InputError."""
+    if room.fixed and room.most is not None and longest > room.most:
+        raise InputError(
+            f"{name}: a text of {longest} tokens is longer than the model's {room.most} positions",
+            why="prompt and answer together must fit; it has no others",
+            remedy="lower max_length for training, max_new_tokens for answers, or choose a model "
+            "for longer texts",
+        )
+
+
 def room(config: Mapping[str, Any]) -> Room:
     """Return the room that a configuration names.
 

@@ -1,4 +1,4 @@
-"""A model's head without its body, and whether two heads speak of the same tokens."""
+"""A model's head without its body, and the width that two heads share."""
 
 import dataclasses
 import json
@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdstudy.errors import InputError
-from kdstudy.models import load, parts
+from kdstudy.models import load, parts, vocabulary
 from kdstudy.models.resolve import fetch
 
 
@@ -63,45 +57,25 @@ def common_width(
     Raises:
         InputError: The tokenizers differ, or an output layer is narrower than the vocabulary.
     """
-    ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-    if ours != theirs:
-        token = min(
-            (t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)),
-            key=lambda t: (min(ours.get(t, len(ours)), theirs.get(t, len(theirs))), t),
-        )
-        raise InputError(
-            f"student and teacher have different tokenizers: {token!r} is "
-            f"{ours.get(token, 'missing')} for the student and "
-            f"{theirs.get(token, 'missing')} for the teacher",
-            why="their distributions are over different tokens",
-            remedy="choose a teacher of the student's family, or method seqkd, which needs text",
-        )
-    width = min(len(student.weight), len(teacher.weight))
-    needed = max(ours.values()) + 1
-    if width < needed:
-        raise InputError(
-            f"the tokenizer has {needed} tokens but an output layer has only {width}",
-            why="some tokens could never be predicted",
-            remedy="use the tokenizer the models were trained with",
-        )
-    return width
+    ours = student_tokenizer.get_vocab()
+    vocabulary.require_same(ours, teacher_tokenizer.get_vocab())
+    widths = {"the student": len(student.weight), "the teacher": len(teacher.weight)}
+    for name, width in widths.items():
+        vocabulary.require_entries(name, max(ours.values()) + 1, width)
+    return min(widths.values())
 
 
 def _stored(folder: Path, adapters: list[Path], trust_remote_code: bool) -> parts.Head | None:
     """Return the head as the checkpoint holds it, or None where the files do not tell."""
-    load.require_causal_lm(folder, trust_remote_code)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    # On the meta device a model has names and shapes and no memory.
-    with torch.device("meta"):
-        bones = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    head = parts.head(bones)
+    meta = load.meta_model(folder, trust_remote_code)
+    head = parts.head(meta)
     files = _files(folder)
     found: dict[str, Tensor | None] = {"weight": None, "bias": None}
     for part in found:
         shape = getattr(head, part)
         if shape is None:
             continue
-        names = _names(bones, shape)
+        names = _names(meta, shape)
         touched = any(_mentions(adapter, names) for adapter in adapters)
         name = next((n for n in names if n in files), None)
         if touched or name is None:
@@ -112,18 +86,18 @@ def _stored(folder: Path, adapters: list[Path], trust_remote_code: bool) -> part
     return dataclasses.replace(head, **found)
 
 
-def _names(bones: PreTrainedModel, parameter: Tensor) -> list[str]:
+def _names(model: PreTrainedModel, parameter: Tensor) -> list[str]:
     """Return what a checkpoint may call a parameter of the head, the likeliest first.
 
     A tied head is stored under the input embedding's name. Where both names are stored, the
     head's own holds: transformers does not tie weights that differ.
     """
-    layer = bones.get_output_embeddings()
-    own = next(name for name, module in bones.named_modules() if module is layer)
-    aliases = [n for n, p in bones.named_parameters(remove_duplicate=False) if p is parameter]
+    layer = model.get_output_embeddings()
+    own = next(name for name, module in model.named_modules() if module is layer)
+    aliases = [n for n, p in model.named_parameters(remove_duplicate=False) if p is parameter]
     aliases.sort(key=lambda name: not name.startswith(f"{own}."))
     # Checkpoints saved from the body alone leave its prefix out (GPT-2 on the Hub).
-    return aliases + [n.removeprefix(f"{bones.base_model_prefix}.") for n in aliases]
+    return aliases + [n.removeprefix(f"{model.base_model_prefix}.") for n in aliases]
 
 
 def _mentions(adapter: Path, names: list[str]) -> bool:

@@ -49,6 +49,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "merge",
+    "meta_model",
     "open_model",
     "open_tokenizer",
     "put_adapter",
@@ -134,6 +135,18 @@ def load_model(
     model.eval()
     assert not any(module.training for module in model.modules()), "eval mode reaches every layer"
     return model
+
+
+def meta_model(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
+    """Return a causal LM on the meta device: it has names and shapes and takes no memory.
+
+    Raises:
+        InputError: The folder is no causal LM.
+    """
+    require_causal_lm(folder, trust_remote_code)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _text_model(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -234,7 +247,6 @@ def ready_to_answer(model: Model) -> Model:
 
 
 def _said(error: Exception) -> str:
-    """Return what a library says of a file: all of it where the first line ends in a colon."""
-    first = first_line(error)
-    whole = " ".join(str(error).split())[:200] if first.endswith(":") else first
-    return whole if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {whole}"
+    """Return what a library says of a file."""
+    said = first_line(error)
+    return said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"

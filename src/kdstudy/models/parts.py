@@ -219,15 +219,7 @@ def require_room(model: Model, longest: int, highest: int) -> None:
             remedy="give the tokenizer that the model was made with, or "
             "model.resize_token_embeddings(len(tokenizer))",
         )
-    known = room(base)
-    if known.fixed and known.most is not None and longest > known.most:
-        raise InputError(
-            f"{name(base)}: a text of {longest} tokens is longer than the model's {known.most} "
-            "positions",
-            why="prompt and answer together must fit; it has no others",
-            remedy="lower max_length for training, max_new_tokens for answers, or choose a model "
-            "for longer texts",
-        )
+    checkpoint.require_room(room(base), longest, name(base))
 
 
 def room(model: PreTrainedModel) -> Room:

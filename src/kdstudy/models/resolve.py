@@ -41,7 +41,7 @@ class Resolved:
             adapter where there is one. `told_apart` lengthens names that several models share.
         fingerprint: Content hash of a folder or of a GGUF file, or `hub:<id>@<commit>`; part of
             every key.
-        vocabulary: Hash of the tokenizer's token -> id map; empty when it is not here yet.
+        vocabulary: Token -> id by tokenizer.json; empty when it is not here yet.
         folder: Where it lies; None for a Hub model, which `fetch` brings.
         hub_id: Hub id, or None.
         revision: Hub commit, or None.
@@ -63,7 +63,7 @@ class Resolved:
 
     name: str
     fingerprint: str
-    vocabulary: str = ""
+    vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
     folder: str | None = None
     hub_id: str | None = None
     revision: str | None = None
@@ -278,25 +278,6 @@ def public(name: str) -> str:
     return path.resolve().name if name and place else name
 
 
-def check_same_vocabulary(student: Resolved, teacher: Resolved, method: str) -> None:
-    """Refuse a pair whose distributions cannot be compared.
-
-    Raises:
-        InputError: Both tokenizers are on this machine and map tokens to ids differently.
-    """
-    if not may_share_vocabulary(student, teacher):
-        raise InputError(
-            f"{method}: {student.name} and {teacher.name} have different vocabularies",
-            why="it compares their distributions token by token, so ids must mean the same tokens",
-            remedy="choose a teacher of the student's family, or use seqkd, which needs only text",
-        )
-
-
-def may_share_vocabulary(a: Resolved, b: Resolved) -> bool:
-    """Return False when both tokenizers are on this machine and map tokens to ids differently."""
-    return not (a.vocabulary and b.vocabulary) or a.vocabulary == b.vocabulary
-
-
 def _find_folder(model: str, base: Path) -> Path | None:
     if model in zoo.names():
         return zoo.path(model)
@@ -439,22 +420,15 @@ def _vocabulary(folder: Path) -> dict[str, Any]:
     tokenizer = checkpoint.read_json(path)
     try:
         vocab = tokenizer.get("model", {}).get("vocab", {})
-        pairs = (
-            sorted(vocab.items())
-            if isinstance(vocab, dict)
-            else [(t, i) for i, (t, *_) in enumerate(vocab)]
-        )
-        added = sorted((t["content"], t["id"]) for t in tokenizer.get("added_tokens", []))
-        tokens = max((i for _, i in (*pairs, *added)), default=-1) + 1
+        ids = vocab if isinstance(vocab, dict) else {t: i for i, (t, *_) in enumerate(vocab)}
+        ids = ids | {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+        tokens = max(ids.values(), default=-1) + 1
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise InputError(
             f"{folder}: tokenizer.json holds no vocabulary ({first_line(e)})",
             remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
         ) from e
-    return {
-        "vocabulary": hashlib.sha256(json.dumps([pairs, added]).encode()).hexdigest()[:32],
-        "tokens": tokens,
-    }
+    return {"vocabulary": ids, "tokens": tokens}
 
 
 def _facts(folder: Path, *, adapted: bool) -> dict[str, Any]:
@@ -566,12 +540,14 @@ def _unreachable(model: str, e: Exception) -> InputError:
         return kind(
             f"{model}: is neither a shipped model nor on this machine, and HF_HUB_OFFLINE forbids "
             "to ask the Hub",
+            why="nothing runs before all models can be had",
             remedy=f"unset HF_HUB_OFFLINE; or `hf download {model}` where there is a network, and "
             f"set HF_HOME to that cache; or give a folder; {shipped}",
         )
     return kind(
         f"{model}: is neither a shipped model nor a folder here, and the Hub cannot be reached "
         f"({type(e).__name__})",
+        why="nothing runs before all models can be had",
         remedy=f"bring the network up; or `hf download {model}` where there is one, and set "
         f"HF_HOME to that cache; or give a folder; {shipped}",
     )

@@ -5,9 +5,11 @@ that is too long.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from kdstudy.config.schema import Study
 from kdstudy.errors import InputError
+from kdstudy.models import vocabulary
 from kdstudy.models.resolve import Resolved
 
 
@@ -24,14 +26,8 @@ def require_fit(study: Study, model: Resolved, kinds: Iterable[str], student: bo
         InputError: Its tokenizer has tokens that it has no embeddings for; or its table of
             positions is filled by an answer's budget alone, or by what a student samples.
     """
-    if model.entries is not None and model.tokens > model.entries:
-        raise InputError(
-            f"{model.name}: its tokenizer has {model.tokens:,} tokens, the model embeddings for "
-            f"{model.entries:,}",
-            why="a text that holds one of the others could not be read",
-            remedy="give the folder the tokenizer that the model was made with; or "
-            "model.resize_token_embeddings(len(tokenizer)), and save both",
-        )
+    if model.entries is not None:
+        vocabulary.require_entries(model.name, model.tokens, model.entries)
     most = model.room.most
     if most is None or not model.room.fixed:
         return
@@ -51,6 +47,24 @@ def require_fit(study: Study, model: Resolved, kinds: Iterable[str], student: bo
             why=f"in {', '.join(sampling)} it writes texts of up to max_length tokens",
             remedy=f"lower it to {most:,} or less, or choose a model for longer texts",
         )
+
+
+def require_shared_vocabulary(study: Study, student: Any, teacher: Any) -> None:
+    """Refuse a pair with different tokenizers where a method compares their distributions.
+
+    Args:
+        study: The study.
+        student: Has a `name` and a `vocabulary`, token -> id, empty where that is not known.
+        teacher: As the student.
+
+    Raises:
+        InputError: Names the methods, and a token that differs.
+    """
+    compared = [m.type for m in study.methods if m.teacher_gives == "distribution"]
+    if compared:
+        names = f"{student.name} and {teacher.name}"
+        ours, theirs = student.vocabulary, teacher.vocabulary
+        vocabulary.require_same(ours, theirs, names, f"distributions in {', '.join(compared)}")
 
 
 def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:

@@ -13,14 +13,9 @@ from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
 from kdstudy.errors import InputError
 from kdstudy.evaluate import benchmarks
-from kdstudy.models.resolve import (
-    Resolved,
-    check_same_vocabulary,
-    may_share_vocabulary,
-    resolve,
-    told_apart,
-)
-from kdstudy.plan.fit import notes, require_fit
+from kdstudy.models.resolve import Resolved, resolve, told_apart
+from kdstudy.models.vocabulary import may_be_same
+from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary
 from kdstudy.plan.grid import budgets, distilled, own_sft
 from kdstudy.plan.precision import settled
 from kdstudy.records import System
@@ -109,6 +104,11 @@ class _Planner:
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
         self.pairs: dict[tuple[str, str], str] = {}
         self.tokens: dict[tuple[str, str], str] = {}
+        pairs = [(s, t) for s in self.students for t in self.teachers]
+        # Once a pair: they are long.
+        self.shared = {
+            (s.name, t.name) for s, t in pairs if may_be_same(s.vocabulary, t.vocabulary)
+        }
         self.benchmarks: dict[str, str] = {}  # name -> key of its items
         self.kinds: dict[str, str] = {}
         self.audited: dict[str, str] = {}  # name -> key of its contamination stage
@@ -119,6 +119,9 @@ class _Planner:
         for model in self._models():
             require_fit(self.study, model, kinds, student=model in self.students)
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
+        for student in self.students:
+            for teacher in self.teachers:
+                require_shared_vocabulary(self.study, student, teacher)
         teachers = [(t, self._teacher(t, ref)) for t, ref in self._teacher_refs()]
         for seed in self.study.seeds:
             for student, ref in zip(self.students, self.study.students, strict=True):
@@ -240,8 +243,6 @@ class _Planner:
             runs = distilled(self.study, model.name, teacher, seed, tail, ablated=ablated)
             for run in runs:
                 system, method = run.system, run.method
-                if method.teacher_gives == "distribution":
-                    check_same_vocabulary(model, teacher_model, method.type)
                 self._train(system, method, run.train, model, teacher_model)
                 self._compare(system.label, system.teacher)
                 self._compare(system.label, sft.label)
@@ -424,7 +425,7 @@ class _Planner:
         """Compare two systems of the main grid token by token, where they share a vocabulary."""
         if not self.study.token_rows or system.ablation:
             return
-        if not may_share_vocabulary(model, reference_model):
+        if (model.name, reference_model.name) not in self.shared:
             return
         config = {
             "model": _identity(model),

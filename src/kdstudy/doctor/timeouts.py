@@ -1,4 +1,4 @@
-"""A look that fails or hangs becomes a finding, never a traceback."""
+"""A call that fails or hangs becomes a finding, never a traceback."""
 
 import contextlib
 import signal
@@ -7,36 +7,39 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from kdstudy.doctor.patient import Trouble
-from kdstudy.errors import InputError, KdstudyError
+from kdstudy.doctor.facts import Failure
+from kdstudy.errors import KdstudyError, first_line
 
 Result = TypeVar("Result")
 
 
-class Guard:
-    """Runs looks one after another under one clock and keeps what went wrong.
+class TimeLimit:
+    """Runs calls one after another under one clock and keeps what went wrong.
 
     Attributes:
-        troubles: What went wrong so far.
+        failures: What went wrong so far.
     """
 
     def __init__(self, seconds: float):
-        """Allow all looks together `seconds`."""
+        """Allow all calls together `seconds`."""
         self._end = time.monotonic() + seconds
-        self.troubles: list[Trouble] = []
+        self.failures: list[Failure] = []
 
     @property
     def left(self) -> float:
         """Seconds left on the clock."""
         return self._end - time.monotonic()
 
-    def look(self, part: str, most: float, function: Callable[[], Result]) -> Result | None:
-        """Return what `function` returns, or None with the reason in `troubles`.
+    def call(
+        self, part: str, most: float, function: Callable[[], Result], check: str = "study"
+    ) -> Result | None:
+        """Return what `function` returns, or None with the reason in `failures`.
 
         Args:
-            part: What is looked at.
+            part: What is called.
             most: Most seconds it may take.
-            function: The look.
+            function: What to call.
+            check: Whose finding an InputError is.
         """
         limit = min(most, self.left)
         try:
@@ -46,15 +49,14 @@ class Guard:
                 return function()
         except _OutOfTime:
             took = f"not finished after {limit:.0f} s" if limit > 0 else "not begun: time is up"
-            trouble = Trouble(part=part, what=took, blame="slow")
+            failure = Failure(part=part, error=KdstudyError(took), slow=True)
         except KdstudyError as e:
-            blame = "input" if isinstance(e, InputError) else "here"
-            trouble = Trouble(part=part, what=e.what, why=e.why, remedy=e.remedy, blame=blame)
+            failure = Failure(part=part, error=e, check=check)
         # A probe runs other people's models and files: whatever they raise is a finding.
         except Exception as e:
-            line = (str(e).splitlines() or [""])[0]
-            trouble = Trouble(part=part, what=f"{type(e).__name__}: {line}"[:300])
-        self.troubles.append(trouble)
+            said = f"{type(e).__name__}: {first_line(e)}"[:300]
+            failure = Failure(part=part, error=KdstudyError(said))
+        self.failures.append(failure)
         return None
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kdstudy.config.schema import Study
 from kdstudy.doctor.findings import Shown
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models.checkpoint import NO_ROOM_NAMED, Room
 from kdstudy.plan.plan import Plan
 from kdstudy.stage import Stage
@@ -16,31 +16,30 @@ Role = Literal["teacher", "student"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """Something that could not be looked at.
+class Failure:
+    """A call that failed.
 
     Attributes:
         part: What was being looked at.
-        what: What is wrong.
-        why, remedy: As in `errors.KdstudyError`.
-        blame: `input`: the study, a file or a model is wrong, `run` would stop there too. `slow`:
-            it took too long. `here`: the look itself failed, `run` may not.
+        error: What is wrong. Where it is an InputError `run` would stop there too; `run` may not
+            meet the others.
+        check: Whose finding an InputError is.
+        slow: It took too long.
     """
 
     part: str
-    what: str
-    why: str = ""
-    remedy: str = ""
-    blame: Literal["input", "slow", "here"] = "here"
+    error: KdstudyError
+    check: str = "study"
+    slow: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
-    """A user's adapter: `tensors` are the shapes in its file, by module and then `A` or `B`."""
+    """A user's adapter: the base model that its file names, and why it does not fit, or None."""
 
     folder: str
     base: str
-    tensors: Mapping[str, Mapping[str, tuple[int, ...]]]
+    refusal: InputError | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,7 @@ class ModelFacts:
 
     Attributes:
         name: As in labels.
+        architecture: What `run` calls it once it is opened.
         roles: What the study uses it as.
         here: Its files are on this machine.
         finetuned: A teacher that is trained on the corpus first; students always are.
@@ -60,7 +60,7 @@ class ModelFacts:
         hidden: Width of its final hidden state.
         linear: (outputs, inputs) of each linear layer but the output layer, by module name.
         vocabulary: Token -> id.
-        reads: Hash of all that decides how it turns text into ids, chat template included.
+        tokenizer_hash: Of all that decides how it turns text into ids, chat template included.
         eos: The tokenizer's end-of-sequence token.
         eos_id: Its id.
         ends: Ids that the model's own configuration says end a text.
@@ -72,6 +72,7 @@ class ModelFacts:
     """
 
     name: str
+    architecture: str = ""
     roles: tuple[Role, ...]
     here: bool = True
     finetuned: bool = True
@@ -83,7 +84,7 @@ class ModelFacts:
     hidden: int = 0
     linear: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     vocabulary: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    reads: str = ""
+    tokenizer_hash: str = ""
     eos: str = ""
     eos_id: int = -1
     ends: tuple[int, ...] = ()
@@ -135,7 +136,7 @@ class TextFacts:
         refused: Rows that the template cannot render as it stands, and `refusal`, what is said of
             the first.
         written: Rows with control tokens written out as text.
-        unparted: Prompts whose ids differ between training and evaluation.
+        prompt_mismatches: Prompts whose ids differ between training and evaluation.
         needed: The `max_length` at which 99% of the rows fit.
         longest: The one at which all do.
         lengths: Tokens of each row that is encoded, uncut.
@@ -155,7 +156,7 @@ class TextFacts:
     refused: int = 0
     refusal: InputError | None = None
     written: int = 0
-    unparted: int = 0
+    prompt_mismatches: int = 0
     needed: int = 0
     longest: int = 0
     lengths: tuple[int, ...] = ()
@@ -197,12 +198,9 @@ class MachineFacts:
         cuda: There is a GPU.
         bfloat16: The device computes in bfloat16 at speed.
         free: Bytes free in the device's memory.
-        vllm: The package vllm is installed.
         store: The store's folder.
-        unwritable: Why nothing can be written there; empty where it can.
         disk: Bytes free there.
         downloads: What has to be downloaded first -> bytes, None where that is unknown.
-        unreachable: Why the Hub cannot be reached; empty where it can or need not be.
         download_disk: Bytes free where downloads go.
     """
 
@@ -210,12 +208,9 @@ class MachineFacts:
     cuda: bool
     bfloat16: bool
     free: int
-    vllm: bool = False
     store: str = ""
-    unwritable: str = ""
     disk: int = 0
     downloads: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
-    unreachable: str = ""
     download_disk: int = 0
 
 
@@ -276,14 +271,14 @@ class Accuracy:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Patient:
+class StudyFacts:
     """Everything the checks look at.
 
     Attributes:
         study: The study.
         path: Its file.
         data_dir: The folder of benchmark and corpus files that it is looked over with, or None.
-        plan: Its plan; None where it cannot be planned (`troubles` says why).
+        plan: Its plan; None where it cannot be planned (`failures` says why).
         todo: Stages that are missing.
         models, corpus, texts, benchmarks: What was found out; empty where that failed.
         machine: What computes.
@@ -291,7 +286,7 @@ class Patient:
         unmeasured: Models whose probe did not finish in time, and about how many seconds it needs.
         losses: Probes by model name.
         accuracies: Of finished systems.
-        troubles: What could not be looked at.
+        failures: What could not be looked at.
     """
 
     study: Study
@@ -308,7 +303,7 @@ class Patient:
     unmeasured: Mapping[str, float] = dataclasses.field(default_factory=dict)
     losses: Mapping[str, Losses] = dataclasses.field(default_factory=dict)
     accuracies: tuple[Accuracy, ...] = ()
-    troubles: tuple[Trouble, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     def model(self, name: str) -> ModelFacts | None:
         """Return a model's facts by name."""

@@ -1,19 +1,19 @@
-"""An invented study that a doctor finds healthy, for tests to make ill in one place."""
+"""Facts of an invented study without a fault, for tests to break in one place."""
 
 import dataclasses
 
 from kdstudy.config.schema import Study
-from kdstudy.doctor.findings import Shown, Span
-from kdstudy.doctor.patient import (
+from kdstudy.doctor.facts import (
     BenchmarkFacts,
     CorpusFacts,
     Losses,
     MachineFacts,
     ModelFacts,
-    Patient,
     Speed,
+    StudyFacts,
     TextFacts,
 )
+from kdstudy.doctor.findings import Shown, Span
 from kdstudy.models.checkpoint import Room
 from kdstudy.plan.plan import Plan
 from kdstudy.stage import Stage
@@ -43,6 +43,7 @@ def study(**fields) -> Study:
 def model(name: str, role: str, **fields) -> ModelFacts:
     facts = {
         "name": name,
+        "architecture": "qwen2",
         "roles": (role,),
         "parameters": 1000,
         "stored": 4000,
@@ -51,7 +52,7 @@ def model(name: str, role: str, **fields) -> ModelFacts:
         "hidden": 8,
         "linear": LINEAR,
         "vocabulary": VOCABULARY,
-        "reads": "r",
+        "tokenizer_hash": "r",
         "eos": "</s>",
         "eos_id": 0,
         "ends": (0,),
@@ -87,8 +88,8 @@ def speed(**fields) -> Speed:
     return Speed(**given | fields)
 
 
-def healthy(**fields) -> Patient:
-    """Return a patient of whom every check says ok, but for what `fields` say."""
+def healthy(**fields) -> StudyFacts:
+    """Return a facts of whom every check says ok, but for what `fields` say."""
     todo = (train("sft"), train("word_kd", teacher="big"), generate("small"), stage("score"))
     mask = Shown(title="row", spans=(Span(part="scored", text="a</s>", tokens=2),))
     prompt = Shown(title="p", spans=(Span(part="prompt", text="a", tokens=1),), ids=(1,))
@@ -119,16 +120,16 @@ def healthy(**fields) -> Patient:
         },
     }  # fmt: skip
     given |= {"plan": plan_of(todo, given["study"])} | fields
-    return Patient(**given)
+    return StudyFacts(**given)
 
 
-def changed(field: str, place: int = 0, **facts) -> Patient:
-    """Return the healthy patient with other facts on one model, text or benchmark."""
+def changed(field: str, place: int = 0, **facts) -> StudyFacts:
+    """Return the same with other facts on one model, text or benchmark."""
     values = list(getattr(healthy(), field))
     values[place] = dataclasses.replace(values[place], **facts)
     return healthy(**{field: tuple(values)})
 
 
-def on(**facts) -> Patient:
-    """Return the healthy patient on another machine."""
+def on(**facts) -> StudyFacts:
+    """Return the healthy facts on another machine."""
     return healthy(machine=dataclasses.replace(healthy().machine, **facts))
