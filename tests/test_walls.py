@@ -16,15 +16,15 @@ NO_TORCH = [
     *(SOURCE / "plan").glob("*.py"),
     SOURCE / "distill" / "trackers.py",
     *(SOURCE / "engine").glob("*.py"),
-    *(SOURCE / "analyze").rglob("*.py"),
+    *(SOURCE / "analysis").rglob("*.py"),
     *(SOURCE / "report").rglob("*.py"),
     *(SOURCE / "paper").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "answers").glob("*.py"),
-    *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
+    *(SOURCE / "evaluation" / "benchmarks").glob("*.py"),
     *(
         p
-        for p in (SOURCE / "evaluate").glob("*.py")
+        for p in (SOURCE / "evaluation").glob("*.py")
         if p.name not in {"generate.py", "tokens.py", "vllm.py"}
     ),
     SOURCE / "models" / "resolve.py",
@@ -49,13 +49,22 @@ def test_these_never_import_torch_when_they_are_imported(path):
 
 
 def test_distill_and_evaluate_never_import_each_other():
-    for room, other in (("distill", "evaluate"), ("evaluate", "distill")):
+    for room, other in (("distill", "evaluation"), ("evaluation", "distill")):
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith(f"kdstudy.{other}")], path
 
 
 def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():
-    for room in ("methods", "config", "plan", "data", "models", "distill", "evaluate", "analyze"):
+    for room in (
+        "methods",
+        "config",
+        "plan",
+        "data",
+        "models",
+        "distill",
+        "evaluation",
+        "analysis",
+    ):
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith("kdstudy.engine")], path
 

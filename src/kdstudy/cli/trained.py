@@ -163,9 +163,9 @@ def _facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
 
 def _measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, Any]]:
     """Return accuracy or ROUGE-L per benchmark and on average, with n and interval."""
-    from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analyze.measures import averages, cells_of, own_rows
-    from kdstudy.evaluate.stages import SCORES
+    from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP
+    from kdstudy.analysis.measures import averages, cells_of, own_rows
+    from kdstudy.evaluation.stages import SCORES
     from kdstudy.records import Score, read_records
 
     folder = store.get(planned.scored[system.label])
@@ -184,7 +184,7 @@ def _measured(system: System, planned: "Plan", store: "Store") -> list[dict[str,
 def _parameters(
     system: System, planned: "Plan", store: "Store", finished: Path | None
 ) -> int | None:
-    from kdstudy.evaluate.stages import MODEL
+    from kdstudy.evaluation.stages import MODEL
 
     if finished is not None:
         file = "training.json" if system.label in planned.trained else "cut.json"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.measures import GROUPS
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.measures import GROUPS
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.records import OVERLAPS
 from kdstudy.report.alarms import alarms
 from kdstudy.report.seeds import Seeds
