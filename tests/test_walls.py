@@ -11,6 +11,7 @@ SOURCE = ROOT / "src" / "kdstudy"
 NO_TORCH = [
     *SOURCE.glob("*.py"),
     *(SOURCE / "cli").glob("*.py"),
+    *(SOURCE / "api").glob("*.py"),
     *(SOURCE / "methods").glob("*.py"),
     *(SOURCE / "config").glob("*.py"),
     *(SOURCE / "plan").glob("*.py"),
@@ -67,6 +68,13 @@ def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():
     ):
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith("kdstudy.engine")], path
+
+
+def test_the_library_prints_nothing_and_knows_nothing_of_the_command_line():
+    for path in (SOURCE / "api").glob("*.py"):
+        assert not [n for n in imports(path) if n.split(".")[0] in ("typer", "click", "rich")], path
+        assert not [n for n in imports(path) if n.startswith("kdstudy.cli")], path
+        assert "print(" not in path.read_text(), path
 
 
 def test_records_and_errors_import_nothing_of_ours_but_each_other():

@@ -69,7 +69,11 @@ def read_items(path: Path) -> pd.DataFrame | None:
     Raises:
         InputError: The file cannot be read, a column is named twice, or `correct` is no 0 or 1.
     """
-    table = read_rows(path)
+    return items_of(read_rows(path), path)
+
+
+def items_of(table: pd.DataFrame, path: Path | str) -> pd.DataFrame | None:
+    """Return the text cells of `read_rows` or `rows_of` as `read_items` returns a file's."""
     names = [c.strip().lower() for c in table.columns]
     names = ["example_id" if n in ("item", "id") else n for n in names]
     if not {"system", "example_id", "correct"} <= set(names):

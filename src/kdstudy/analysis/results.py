@@ -135,7 +135,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     return typed(table, path)
 
 
-def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def typed(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
     """Return the text cells of such a file as `collect`'s columns and types.
 
     Only numbers may be missing: an empty text is an empty text, and "nan" a name.

@@ -183,7 +183,11 @@ def read_runs(path: Path) -> pd.DataFrame:
         InputError: With line numbers of the file: a column is missing, a value is no number or out
             of range, a cell is there twice, or a run has no baseline.
     """
-    table = read_rows(path)
+    return runs_of(read_rows(path), path)
+
+
+def runs_of(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
+    """Return the text cells of `read_rows` or `rows_of` as `read_runs` returns a file's."""
     if set(results.COLUMNS) <= set(table.columns):
         return from_results(results.typed(table, path))
     notes: list[str] = []
@@ -195,7 +199,9 @@ def read_runs(path: Path) -> pd.DataFrame:
     return tidy(runs, notes)
 
 
-def _apart(frame: pd.DataFrame, path: Path, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _apart(
+    frame: pd.DataFrame, path: Path | str, notes: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows of distilled runs and those of SFT runs."""
     method = frame.method.str.lower()
     base = method.isin(["base", "base_model", "basemodel"])
@@ -228,7 +234,7 @@ _NAMES = {
 _NEEDED = ["student", "method", "task", "score"]
 
 
-def _named_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _named_columns(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
     """Return the known columns as text under our names; those that are not there are empty."""
     found = {ours: _column(ours, table, path) for ours in _NAMES}
     for ours in _NEEDED:
@@ -248,7 +254,7 @@ def _named_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame
 
 
-def _column(ours: str, table: pd.DataFrame, path: Path) -> str | None:
+def _column(ours: str, table: pd.DataFrame, path: Path | str) -> str | None:
     """Return the column that holds something we know, or None.
 
     Raises:
@@ -276,7 +282,7 @@ _FITS = {
 }
 
 
-def _numbers(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+def _numbers(frame: pd.DataFrame, path: Path | str, notes: list[str]) -> pd.DataFrame:
     """Turn the texts of numeric columns into numbers, rates into fractions."""
     for column in ["seed", "temperature", "size", *_RATES]:
         text = frame[column].where(~frame[column].str.lower().isin(["", "na", "nan", "none"]))
@@ -294,7 +300,7 @@ def _numbers(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _fractions(column: str, value: pd.Series, path: Path, notes: list[str]) -> pd.Series:
+def _fractions(column: str, value: pd.Series, path: Path | str, notes: list[str]) -> pd.Series:
     known = value.dropna()
     if known.empty:
         return value
@@ -310,7 +316,7 @@ def _fractions(column: str, value: pd.Series, path: Path, notes: list[str]) -> p
     return value / 100 if percent else value
 
 
-def _with_baselines(runs: pd.DataFrame, sft: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _with_baselines(runs: pd.DataFrame, sft: pd.DataFrame, path: Path | str) -> pd.DataFrame:
     found, several, which = _baseline(runs, sft)
     given = runs.baseline.notna()
     drawn = _over_all_seeds(runs.assign(baseline=found, baseline_run=which), sft)

@@ -18,6 +18,10 @@ from kdstudy.analysis.verdict import Test, empty, format_p, points
 from kdstudy.errors import InputError
 from kdstudy.records import Score, read_facts, read_records
 
+# What an answer is that only its grade is known of.
+_UNKNOWN = {"benchmark": "items", "sample": 0, "completion": "", "extracted": "", "rule": "given",
+            "tokens": 0}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graded:
@@ -87,6 +91,38 @@ def read_graded(paths: Sequence[Path]) -> list[Graded]:
             raise InputError(f"{path}: holds no scores")
         found.append(Graded(system=name, scores=scores, items=read_facts(path).get("items", {})))
     return found
+
+
+def scores_of(items: pd.DataFrame) -> list[Score]:
+    """Return a table of one system's graded answers as scores.
+
+    Args:
+        items: A column of `Score` each, as far as they are known: example_id, and `outcome` or
+            `correct` (0 or 1). What is missing is one benchmark called `items`, read by one rule,
+            with one answer per item.
+
+    Raises:
+        InputError: It has neither, or `correct` is something else.
+    """
+    missing = [c for c in ("example_id",) if c not in items]
+    missing += [] if {"outcome", "correct"} & set(items) else ["correct"]
+    if missing:
+        raise InputError(f"the table of items has no column {missing[0]}")
+    if "outcome" not in items:
+        wrong = items[~items.correct.isin([0, 1])]
+        if len(wrong):
+            raise InputError(
+                f"correct of row {wrong.index[0]} is {wrong.correct.iloc[0]}, not 0 or 1"
+            )
+        right = items.correct.astype(bool)
+        items = items.assign(outcome=right.map({True: "correct", False: "wrong"}))
+    if "quality" not in items:
+        items = items.assign(quality=(items.outcome == "correct").astype(float))
+    items = items.assign(**{k: v for k, v in _UNKNOWN.items() if k not in items})
+    kinds = {"example_id": str, "sample": int, "quality": float, "tokens": int}
+    names = [f.name for f in dataclasses.fields(Score)]
+    rows = items[names].astype(kinds).to_dict("records")
+    return [Score(**row) for row in rows]
 
 
 def levels(graded: Graded) -> list[Level]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +58,25 @@ def results(work: Work) -> str:
     )
     tests = study_tests(table, systems, scores, chance, pairs, tokens)
     write_csv(table, work.out / RESULTS)
-    _item_rows(scores, examples, overlaps).to_parquet(work.out / ITEMS, index=False)
+    item_rows(scores, examples, overlaps).to_parquet(work.out / ITEMS, index=False)
     _pair_rows(pairs).to_parquet(work.out / PAIR_ITEMS, index=False)
     _write_json(work.out / TESTS, [dataclasses.asdict(t) for t in tests])
     _write_json(work.out / SYSTEMS, work.config["systems"])
     return f"{len(scores)} systems, {len(table)} results, {len(tests)} tests"
 
 
-def _item_rows(
-    scores: Mapping[str, list[Score]],
-    examples: Mapping[str, list[Example]],
+def item_rows(
+    scores: Mapping[str, Sequence[Score]],
+    examples: Mapping[str, Sequence[Example]],
     overlaps: Mapping[str, Mapping[str, str]],
 ) -> pd.DataFrame:
+    """Return graded answers as a table: a `Score` with its system, overlap, question and answer.
+
+    Args:
+        scores: By system.
+        examples: Items by benchmark.
+        overlaps: How an item occurs in the corpus, by benchmark and item; "" where it is not known.
+    """
     items = {(name, e.id): e for name, rows in examples.items() for e in rows}
     rows = []
     for label, graded in scores.items():

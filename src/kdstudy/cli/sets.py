@@ -112,14 +112,9 @@ def load(reference: "BenchmarkRef", data_dir: Path | None) -> "Benchmark":
     """Return a benchmark's items, with a note where its file is not the published one."""
     from kdstudy.evaluation import benchmarks
 
-    if reference.path is not None:
-        source = benchmarks.from_file(
-            reference.name, Path(reference.path), reference.kind or "text", reference.labels
-        )
-        return source.load(None)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", benchmarks.EditedBenchmark)
-        loaded = benchmarks.load(reference.name, data_dir)
+        loaded = benchmarks.meant(reference).load(data_dir)
     for warning in heard:
         note(f"note: {warning.message}")
     return loaded

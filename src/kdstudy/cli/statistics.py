@@ -4,7 +4,7 @@ import dataclasses
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -80,31 +80,14 @@ def analyze(
         return
     if len(results) > 1:
         raise InputError("RESULTS: one table at a time", remedy="put the rows into one CSV")
-    found = _tests(results[0], protocol.value)
+    from kdstudy.api import comparing
+
+    found = comparing.analyze(results[0], protocol=protocol.value)
     if as_json:
         rows = [dataclasses.asdict(test) for test in found]
         print_json({"protocol": protocol.value, "tests": rows})
     else:
         _print_tests(found)
-
-
-def _tests(path: Path, protocol: Literal["corrected", "paper"]) -> list["Test"]:
-    """Return the tests of a table with a row per run and task, or per graded item."""
-    from kdstudy.analysis.analysis import analyze as tests_of
-    from kdstudy.analysis.items import analyze_items, read_items
-    from kdstudy.analysis.runs import read_runs
-
-    items = read_items(path)
-    if items is None:
-        return tests_of(read_runs(path), protocol)
-    if protocol == "paper":
-        raise InputError(
-            f"{path}: has rows of items",
-            why="the published tests are of runs",
-            remedy="leave it out",
-        )
-    # What is asked first comes first: each method on its student.
-    return sorted(analyze_items(items), key=lambda test: test.table != "student")
 
 
 def _print_tests(found: list["Test"]) -> None:

@@ -51,26 +51,31 @@ def benchmark(work: Work) -> str:
         chosen = limited(whole.examples, work.config["limit"])
         found = dataclasses.replace(whole, examples=tuple(chosen))
     write_records(work.out / EXAMPLES, found.examples, Example)
-    facts = {
-        "name": found.name,
-        "version": found.version,
-        "kind": found.kind,
-        "labels": found.labels,
-        "n": len(found.examples),
-        "of": len(whole.examples),
-        "chance": found.chance,
-        "majority": None if found.kind == "text" else found.majority,
-        "repeated": found.repeated,
-        "conflicting": found.conflicting,
-        # False: the file is not the published one; None: there is none to compare with.
-        "published": None if "path" in work.local else _as_published(work.config),
-    }
+    # False: the file is not the published one; None: there is none to compare with.
+    published = None if "path" in work.local else _as_published(work.config)
+    facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
     (work.out / BENCHMARK).write_text(json.dumps(facts, indent=1))
     guess = (
         "" if found.kind == "text" else f", majority answer right on {100 * found.majority:.1f}%"
     )
     of = "" if facts["n"] == facts["of"] else f" of {len(whole.examples)}"
     return f"{len(found.examples)}{of} items{guess}"
+
+
+def benchmark_facts(found: benchmarks.Benchmark, of: int) -> dict[str, Any]:
+    """Return what is to be known of a benchmark, or of some of its `of` items, beside the items."""
+    return {
+        "name": found.name,
+        "version": found.version,
+        "kind": found.kind,
+        "labels": found.labels,
+        "n": len(found.examples),
+        "of": of,
+        "chance": found.chance,
+        "majority": None if found.kind == "text" else found.majority,
+        "repeated": found.repeated,
+        "conflicting": found.conflicting,
+    }
 
 
 def generate(work: Work) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+from kdstudy.config.refs import BenchmarkRef
 from kdstudy.data.download import Progress
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
@@ -27,6 +28,7 @@ __all__ = [
     "from_rows",
     "kind",
     "load",
+    "meant",
     "names",
     "overview",
     "published",
@@ -156,6 +158,18 @@ def from_file(name: str, path: Path, kind: Kind, labels: Sequence[str] = ()) -> 
             remedy="choose another name for the file",
         )
     return own.checked_file(name, path, kind, tuple(labels))
+
+
+def meant(reference: BenchmarkRef) -> Source:
+    """Return the benchmark that a study's reference means; a file's path is absolute, or from here.
+
+    Raises:
+        InputError: There is none, or as `from_file` does.
+    """
+    if reference.path is None:
+        return _source(reference.name)
+    path = Path(reference.path).expanduser()
+    return from_file(reference.name, path, reference.kind or "text", reference.labels)
 
 
 def published(name: str, fingerprint: str) -> bool | None:
