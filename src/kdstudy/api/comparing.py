@@ -66,7 +66,7 @@ def analyze(
         return tests_of(rows_of(results, "the table"), "the table", protocol)
     if isinstance(results, str | Path):
         path = Path(results).expanduser()
-        if path.suffix == ".parquet" or path.is_dir():
+        if path.suffix == ".parquet":
             raise InputError(f"{path}: is one system", remedy="give several, as a list")
         return tests_of(read_rows(path), path, protocol)
     if isinstance(results, EvaluationResult) or len(results) < 2:

@@ -38,7 +38,7 @@ class EvaluationResult:
             answers; the accuracy of guessing (`chance`) and of the commonest answer (`majority`);
             and how it was measured (`rule`, `signature`). The benchmarks of `kdstudy eval --json`.
         items: A row per answer: benchmark, example_id, sample, completion, extracted, rule,
-            outcome, quality, tokens, system, question, gold. Same columns as a study's `items`.
+            outcome, quality, tokens, system, question, gold: those of a study's `items`.
         notes: What is to be known beside the numbers, in sentences.
     """
 

@@ -33,7 +33,8 @@ class StudyResult:
         report: Its `report.html`; tables and figures as files lie beside it.
         results: The table `results.csv`: a row per system, benchmark and measure, rates as
             fractions with their 95% intervals.
-        items: A row per graded answer, as in `items.parquet`.
+        items: A row per graded answer: benchmark, example_id, sample, completion, extracted, rule,
+            outcome, quality, tokens, system, overlap with the corpus, question, gold.
         tests: Every test of the study; `pandas.DataFrame(result.tests)` is a table of them.
         systems: A row per model, by its label: kind, method, teacher, seed, parameters, mean
             accuracy and ROUGE-L, and the folder it lies in (`path`) or where it is from (`origin`).
