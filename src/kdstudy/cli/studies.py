@@ -153,7 +153,10 @@ class Kind(StrEnum):
 
 
 def ls(
-    kind: Kind, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    store: StorePath = STORE,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what there is: models, methods, benchmarks, corpora, or the runs in the store."""
     from kdstudy.cli.listing import listing
