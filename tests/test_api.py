@@ -1,8 +1,11 @@
 """The library: each function says what its verb says, prints nothing, and imports nothing early."""
 
+import inspect
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ import yaml
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import kdstudy
 from kdstudy import analyze, compare, evaluate, run_study
 from kdstudy.analysis.results import read_csv
 from kdstudy.cli import app
@@ -293,3 +297,17 @@ def test_what_cannot_be_compared_is_refused(call, expected):
     with pytest.raises(InputError) as caught:
         call()
     assert expected in str(caught.value)
+
+
+def test_type_checkers_are_told_that_the_package_is_typed():
+    root = Path(kdstudy.__file__).parents[2]
+    assert (root / "src" / "kdstudy" / "py.typed").is_file()
+    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["kdstudy"]
+    # What a checker is told and what is imported are one list.
+    assert {*kdstudy.__all__} == {*kdstudy._WHERE, "__version__"}
+    for name in ("run_study", "evaluate", "compare", "analyze"):
+        function = getattr(kdstudy, name)
+        signature = inspect.signature(function)
+        assert function.__doc__ and signature.return_annotation is not signature.empty
+        assert all(p.annotation is not p.empty for p in signature.parameters.values()), name
