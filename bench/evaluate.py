@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from kdstudy.config import schema
 from kdstudy.data.prompts import encode_prompt
 from kdstudy.data.synthetic import benchmark_rows
-from kdstudy.evaluate.generate import generate
+from kdstudy.evaluation.generate import generate
 from kdstudy.models import load
 from kdstudy.models.zoo import path
 from kdstudy.records import Example

@@ -237,10 +237,10 @@ def _single_study(**fields: Any) -> Any:
 
 def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:
     """Return what a score stage found, per benchmark, with intervals over items."""
-    from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analyze.measures import own_rows
-    from kdstudy.evaluate.score import summary
-    from kdstudy.evaluate.stages import BENCHMARK, SCORES
+    from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP
+    from kdstudy.analysis.measures import own_rows
+    from kdstudy.evaluation.score import summary
+    from kdstudy.evaluation.stages import BENCHMARK, SCORES
     from kdstudy.measures.cell import cells_of
     from kdstudy.records import Score, read_records
 
@@ -276,7 +276,7 @@ def _finished(store: "Store", key: str) -> Path:
 
 
 def _write_measured(found: dict[str, Any], scored: Path, out: Path) -> None:
-    from kdstudy.evaluate.stages import SCORES
+    from kdstudy.evaluation.stages import SCORES
     from kdstudy.records import Score, read_records, write_records
 
     whole = {name: row["of"] for name, row in found["benchmarks"].items()}

@@ -170,7 +170,7 @@ def part(count: int, whole: int) -> str:
 
 def note_edited_benchmarks(planned: "Plan") -> None:
     """Name every benchmark file that is not the published one."""
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     for stage in planned.stages.values():
         if stage.kind != "benchmark" or "path" in stage.local:

@@ -12,7 +12,7 @@ from kdstudy.cli.options import AsJson, print_json
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
-    from kdstudy.analyze.verdict import Test
+    from kdstudy.analysis.verdict import Test
 
 
 class Aggregation(StrEnum):
@@ -90,9 +90,9 @@ def analyze(
 
 def _tests(path: Path, protocol: Literal["corrected", "paper"]) -> list["Test"]:
     """Return the tests of a table with a row per run and task, or per graded item."""
-    from kdstudy.analyze.analysis import analyze as tests_of
-    from kdstudy.analyze.items import analyze_items, read_items
-    from kdstudy.analyze.runs import read_runs
+    from kdstudy.analysis.analysis import analyze as tests_of
+    from kdstudy.analysis.items import analyze_items, read_items
+    from kdstudy.analysis.runs import read_runs
 
     items = read_items(path)
     if items is None:
@@ -108,7 +108,7 @@ def _tests(path: Path, protocol: Literal["corrected", "paper"]) -> list["Test"]:
 
 
 def _print_tests(found: list["Test"]) -> None:
-    from kdstudy.analyze.measures import AVERAGE
+    from kdstudy.analysis.measures import AVERAGE
 
     overall = [test for test in found if test.scope == AVERAGE] or found
     told = [t for t in overall if t is found[0] or t.table == "student" or _known(t)]
@@ -129,7 +129,7 @@ def _known(test: "Test") -> bool:
 
 def _of_items(files: list[Path], as_json: bool) -> None:
     """Print how good systems are and how far the others are from the first, item by item."""
-    from kdstudy.analyze.scores import against_first, levels, read_graded
+    from kdstudy.analysis.scores import against_first, levels, read_graded
 
     systems = read_graded(files)
     found, tests = [level for s in systems for level in levels(s)], against_first(systems)

@@ -165,9 +165,9 @@ def _facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
 
 def _measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, Any]]:
     """Return accuracy or ROUGE-L per benchmark and on average, with n and interval."""
-    from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analyze.measures import averages, own_rows
-    from kdstudy.evaluate.stages import SCORES
+    from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP
+    from kdstudy.analysis.measures import averages, own_rows
+    from kdstudy.evaluation.stages import SCORES
     from kdstudy.measures.cell import cells_of
     from kdstudy.records import Score, read_records
 
@@ -187,7 +187,7 @@ def _measured(system: System, planned: "Plan", store: "Store") -> list[dict[str,
 def _parameters(
     system: System, planned: "Plan", store: "Store", finished: Path | None
 ) -> int | None:
-    from kdstudy.evaluate.stages import MODEL
+    from kdstudy.evaluation.stages import MODEL
 
     if finished is not None:
         file = "training.json" if system.label in planned.trained else CUT

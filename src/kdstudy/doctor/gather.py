@@ -24,9 +24,9 @@ from kdstudy.doctor.patient import (
 from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.rouge import is_latin
-from kdstudy.evaluate.stages import SCORES, limited
+from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.rouge import is_latin
+from kdstudy.evaluation.stages import SCORES, limited
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example, Score, read_records

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from kdstudy.analyze.cells import cells, main_runs
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.cells import cells, main_runs
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import Test
 from kdstudy.paper import published
 from kdstudy.paper.replay import ALPHA, replay
 

@@ -12,7 +12,7 @@ from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
+from kdstudy.evaluation import benchmarks
 from kdstudy.models.resolve import (
     Resolved,
     check_same_vocabulary,

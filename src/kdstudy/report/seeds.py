@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.methods import NAME
-from kdstudy.analyze.results import names_of
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.methods import NAME
+from kdstudy.analysis.results import names_of
+from kdstudy.analysis.verdict import Test
 from kdstudy.report.views import Numbers, tooltips
 
 Table = pd.DataFrame

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.records import System
 from kdstudy.report.compare.cells import (
     AS_IT_IS,
