@@ -33,7 +33,7 @@ $(REAL)/SmolLM2-135M/config.json: .venv/installed-gguf
 
 # One thread a worker: the models of the tests are too small for more.
 test: .venv/installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/faults
 
 # Kills, signals, full and broken disks, damaged files, clocks that jump (docs/reliability.md).
 test-faults: .venv/installed-dev

@@ -247,6 +247,46 @@ def rate_of_items(
     return _share(values) | {f"{k}_at_1_percent": strict[k] for k in ("rate", "low", "high")}
 
 
+def few_students(
+    students: int, seeds: int, sd: float, draws: int = 1000, items: int = 100
+) -> dict[str, float]:
+    """Return the share of draws without a gain in which the lead test has p <= 0.05 and less.
+
+    Items are hard for all students alike (standard deviation of the logit 1.5), for each on its own
+    (0.5) and for its method (0.5); seeds differ by 0.1, students' gains by `sd`.
+    """
+    rng, centre = np.random.default_rng([students, seeds]), _centre(0.5, 1.5)
+    values = []
+    for _ in range(draws):
+        hard, rows = 1.5 * rng.normal(size=items), []
+        for s in range(students):
+            before = centre + hard + 0.5 * rng.normal(size=items)
+            after = before + 0.5 * rng.normal(size=items) + sd * rng.normal()
+            logits = [x + 0.1 * rng.normal(size=(seeds, 1)) for x in (before, after)]
+            sft, own = (
+                (rng.random((seeds, items)) < 1 / (1 + np.exp(-x))).mean(axis=1) for x in logits
+            )
+            spread = own.var(ddof=1) / seeds if seeds > 1 else math.nan
+            rows.append((f"s{s}", "t", own.mean() - sft.mean(), items, spread))
+        columns = ["student", "teacher", "gain", "items", "seed_variance"]
+        p = student_level(pd.DataFrame(rows, columns=columns)).p
+        values.append(1.0 if math.isnan(p) else p)  # all gained the same
+    low, least = _share(values, 0.01)["rate"], _share(values, 0.001)["rate"]
+    return _share(values) | {"rate_at_1_percent": low, "rate_at_0.1_percent": least}
+
+
+def level_of_few_students() -> dict:
+    """Return the level of the lead test by students, seeds and how students' gains differ."""
+    return {
+        f"{students} students, {seeds} seeds, gains differ by {sd:g}": few_students(
+            students, seeds, sd
+        )
+        for students in (2, 3, 4, 5, 6)
+        for seeds in (1, 3)
+        for sd in (0.0, 0.3)
+    }
+
+
 def one_student() -> dict:
     """Return level and power of the test of one student, by seeds and items."""
     level: dict[str, dict] = {}
@@ -338,6 +378,7 @@ PARTS: dict[str, Callable[[], dict | str]] = {
     "power_of_gain_tests": gain_power,
     "level_of_other_tests": other_levels,
     "one_student": one_student,
+    "few_students": level_of_few_students,
     "detectable_with_80_percent_power": _detectable,
 }
 

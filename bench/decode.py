@@ -7,15 +7,26 @@ whole batch has; ours drops it. One case therefore has no ends at all.
 """
 
 import dataclasses
+import importlib.util
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+import gpu
 import numpy as np
 import torch
 from measure import interleaved
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen2Config
 
+from kdstudy.config import schema
+from kdstudy.evaluation.vllm import Vllm
+from kdstudy.models import load
 from kdstudy.models.sample import draw, sample
+from kdstudy.models.zoo import path
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +72,56 @@ CASES = [
 ]
 
 
+TINY = Case(64, 192, 2, 4, 500, 4, 8)
+ROWS_OF_A_GPU = 64
+
+
+def on_a_gpu(tiny: bool) -> list[dict[str, float | str]]:
+    """Return rows of a part of `gpu`: a 0.5B shape, in which no text ends, and its checks."""
+    check_greedy_texts()
+    if tiny:
+        return [_row(TINY, 1)]
+    check_draws()
+    return [_row(CASES[-1], 2), _row(dataclasses.replace(CASES[-1], rows=4 * ROWS_OF_A_GPU), 1)]
+
+
+def against_vllm(tiny: bool) -> list[dict[str, float | str]]:
+    """Return the row of the same texts' length from vLLM, where it is installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise gpu.Missing("vLLM is not installed")
+    if tiny:
+        raise gpu.Missing("vLLM is not started for a tiny run")
+    case = CASES[-1]
+    model, prompts_BL, _ = _setting(case)
+    prompts = prompts_BL.tolist()
+    write = _ours(model, prompts_BL, [], case.budget, temperature=1.0)
+    write()
+    started = time.perf_counter()
+    tokens = sum(map(len, write()))
+    ours = tokens / (time.perf_counter() - started)
+    settings = schema.Generation(max_new_tokens=case.budget, temperature=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        model.cpu().save_pretrained(folder)
+        load.load_tokenizer(path("zoo-m")).save_pretrained(folder)
+        del model
+        torch.cuda.empty_cache()
+        engine = Vllm(folder=Path(folder), adapter=None, ends=(), dtype="bfloat16")
+        engine.write(prompts, range(len(prompts)), settings)  # starts it
+        started = time.perf_counter()
+        tokens = sum(len(text.ids) for text in engine.write(prompts, range(len(prompts)), settings))
+        theirs = tokens / (time.perf_counter() - started)
+        engine.close()
+    return [
+        {
+            "case": str(case),
+            "peer": "vLLM",
+            "peer_tokens_per_second": theirs,
+            "tokens_per_second": ours,
+            "ratio": ours / theirs,
+        }
+    ]
+
+
 def run(repeats: int) -> list[dict[str, float | str]]:
     """Return tokens per second of both and their ratio, one row for each case."""
     check_greedy_texts()
@@ -97,9 +158,10 @@ def _setting(case: Case) -> tuple[PreTrainedModel, Tensor, list[int]]:
         num_hidden_layers=case.layers, num_attention_heads=case.heads, num_key_value_heads=2,
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=case.dtype).eval()
+    with torch.device(DEVICE):
+        model = AutoModelForCausalLM.from_config(config, dtype=case.dtype).eval()
     ends = list(range(1, case.vocabulary // case.ends)) if case.ends else []
-    prompts_BL = torch.randint(len(ends) + 1, case.vocabulary, (case.rows, case.prompt))
+    prompts_BL = torch.randint(len(ends) + 1, case.vocabulary, (case.rows, case.prompt)).to(DEVICE)
     return model, prompts_BL, ends
 
 
@@ -131,7 +193,7 @@ def _ours(
 
 def _row(case: Case, repeats: int) -> dict[str, float | str]:
     model, prompts_BL, ends = _setting(case)
-    ends_E = torch.tensor(ends, dtype=torch.long)
+    ends_E = torch.tensor(ends, dtype=torch.long, device=DEVICE)
     # The first calls pay for threads and memory.
     _peer(model, prompts_BL, ends, 2, do_sample=True)()
     _ours(model, prompts_BL, ends, 2, temperature=1.0)()

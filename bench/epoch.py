@@ -30,12 +30,17 @@ LORA = {
 }
 
 
-def run(repeats: int) -> list[dict[str, Any]]:
-    """Return one row."""
+def on_a_gpu(tiny: bool) -> list[dict[str, Any]]:
+    """Return rows of a part of `gpu`."""
+    return run(1, BATCH) if tiny else run(1)
+
+
+def run(repeats: int, number: int = ROWS) -> list[dict[str, Any]]:
+    """Return one row, of an epoch of `number` rows."""
     tokenizer = load.load_tokenizer(path("zoo-m"))
     rows = [
         row
-        for r in corpus_rows(ROWS)
+        for r in corpus_rows(number)
         if (row := encode(tokenizer, ALPACA, r["instruction"], r["output"], LENGTH))
     ]
     tokens = EPOCHS * sum(len(row.ids) - row.prompt_length for row in rows)
@@ -83,13 +88,10 @@ def _common(out: str) -> dict[str, Any]:
 
 def _ours(rows: list[Encoded], tokenizer: Any) -> float:
     with tempfile.TemporaryDirectory() as out:
-        settings = _common(out)
-        # As a study cuts a step: rows of like length together.
-        settings |= {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
         trainer = DistillTrainer(
             load.load_model(path("zoo-m"), precision="float32"),
             load.load_model(path("zoo-l"), precision="float32"),
-            DistillConfig(method="gkd", max_length=LENGTH, **settings),
+            DistillConfig(method="gkd", max_length=LENGTH, **_common(out)),
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=LoraConfig(**LORA),

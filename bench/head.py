@@ -7,6 +7,7 @@ Values are compared with float64 softmax and sums of the very logits that a bflo
 """
 
 import dataclasses
+import importlib.util
 import sys
 from typing import Any
 
@@ -20,7 +21,8 @@ from kdstudy.methods.gkd import jsd
 from kdstudy.methods.objective import Objective
 from kdstudy.models.parts import Head
 
-ROWS, STUDENT, TEACHER, VOCABULARY = 624, 896, 1536, 151_936
+# Rows, widths of student and teacher, vocabulary.
+SHAPE, TINY = (624, 896, 1536, 151_936), (30, 16, 32, 2000)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 JSD = Objective(divergence=jsd, parameter=0.5)
 
@@ -41,7 +43,7 @@ class Inputs:
             self.student,
             Head(weight=self.student_head),
             self.targets,
-            torch.ones(ROWS, dtype=torch.float64, device=DEVICE),
+            torch.ones(len(self.targets), dtype=torch.float64, device=DEVICE),
             JSD,
             TeacherSide(hidden=self.teacher, head=Head(weight=self.teacher_head)),
         )
@@ -55,7 +57,7 @@ class Inputs:
             weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.5, compiled=compiled
         )(self.student, self.student_head, self.teacher, self.teacher_head, self.targets)
         gradient = torch.autograd.grad(loss, self.student)[0]
-        return loss.item() * ROWS, gradient * ROWS
+        return loss.item() * len(self.targets), gradient * len(self.targets)
 
     def products(self) -> None:
         """The matrix products that nobody can avoid, in chunks as ours are."""
@@ -82,53 +84,71 @@ class Inputs:
         return total, torch.cat(gradients)
 
 
-def inputs() -> Inputs:
+def inputs(shape: tuple[int, int, int, int] = SHAPE) -> Inputs:
     """Return random inputs whose distributions are as peaked as a real model's."""
+    rows, student, teacher, vocabulary = shape
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(*shape, generator=generator) * scale).bfloat16().to(DEVICE)
 
     return Inputs(
-        student=draw(ROWS, STUDENT).requires_grad_(),
-        teacher=draw(ROWS, TEACHER),
-        student_head=draw(VOCABULARY, STUDENT, scale=0.08),
-        teacher_head=draw(VOCABULARY, TEACHER, scale=0.06),
-        targets=torch.randint(VOCABULARY, (ROWS,), generator=generator).to(DEVICE),
+        student=draw(rows, student).requires_grad_(),
+        teacher=draw(rows, teacher),
+        student_head=draw(vocabulary, student, scale=0.08),
+        teacher_head=draw(vocabulary, teacher, scale=0.06),
+        targets=torch.randint(vocabulary, (rows,), generator=generator).to(DEVICE),
     )
 
 
 def run(repeats: int) -> list[dict[str, Any]]:
     """Return one row."""
-    data = inputs()
+    return [_row(repeats, SHAPE)]
+
+
+def on_a_gpu(tiny: bool) -> list[dict[str, Any]]:
+    """Return rows of a part of `gpu`."""
+    return [_row(1, TINY)] if tiny else run(5)
+
+
+def _row(repeats: int, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    data = inputs(shape)
     value, gradient = data.exact()
 
     def gaps(found: tuple[float, Tensor]) -> tuple[float, float]:
         distance = (found[1].float() - gradient).norm() / gradient.norm()
         return abs(found[0] / value - 1), distance.item()
 
-    mine, theirs = gaps(data.ours()), gaps(data.liger(compiled=True))
+    mine = gaps(data.ours())
     assert mine[0] < 1e-6 and mine[1] < 5e-3, mine
-    timed = interleaved(_once(data.liger, True), _once(data.ours), repeats)
-    eager = interleaved(_once(data.liger, False), _once(data.products), min(repeats, 2))
-    del data
-    return [
-        {
-            "case": f"{ROWS} rows, {STUDENT} and {TEACHER} wide, vocabulary {VOCABULARY}, bf16",
-            "peer": "liger-kernel chunked JSD, compiled",
+    rows, student, teacher, vocabulary = shape
+    found: dict[str, Any] = {
+        "case": f"{rows} rows, {student} and {teacher} wide, vocabulary {vocabulary}, bf16",
+        "peer": "liger-kernel chunked JSD, compiled",
+    }
+    if importlib.util.find_spec("liger_kernel") is None:
+        own = interleaved(_once(data.products), _once(data.ours), repeats)
+        found["peer"] = "the three products alone: liger-kernel is not installed"
+        found |= {"seconds": own.ours, "seconds_products": own.peer}
+    else:
+        theirs = gaps(data.liger(compiled=True))
+        timed = interleaved(_once(data.liger, True), _once(data.ours), repeats)
+        eager = interleaved(_once(data.liger, False), _once(data.products), min(repeats, 2))
+        found |= {
             "ratio": timed.ratio,
             "seconds": timed.ours,
             "seconds_peer": timed.peer,
             "seconds_peer_eager": eager.peer,
             "seconds_products": eager.ours,
-            "value_error": mine[0],
             "value_error_peer": theirs[0],
-            "gradient_error": mine[1],
             "gradient_error_peer": theirs[1],
-            "gib": printed_by(__file__, "ours") / 2**30,
-            "gib_peer": printed_by(__file__, "liger") / 2**30,
         }
-    ]
+    found |= {"value_error": mine[0], "gradient_error": mine[1]}
+    if shape == SHAPE:
+        del data
+        sides = ("ours", "liger") if "ratio" in found else ("ours",)
+        found |= {f"gib_{side}": printed_by(__file__, side) / 2**30 for side in sides}
+    return found
 
 
 def _once(work: Any, *args: Any) -> Any:

@@ -2,19 +2,28 @@
 
 python bench/run.py decode [--json] [--repeats 3]
 
-A bench is a module beside this one and an entry of `BENCHES`. Its `run(repeats)` first checks that
+python bench/run.py gpu [--tiny] [--out FILE]
+
+`gpu` proves in one command that all is right on one GPU, and measures it; see gpu.py. Any other
+bench is a module beside this one and an entry of `BENCHES`. Its `run(repeats)` first checks that
 both sides compute the same thing and returns one row for each case.
 """
 
 import argparse
 import importlib
 import json
+import sys
 
-BENCHES = ("step", "head", "sweep", "decode", "epoch", "score", "evaluate", "store", "cluster")
+BENCHES = (
+    *("step", "head", "noise", "sweep", "decode", "epoch"),
+    *("score", "evaluate", "store", "cluster"),
+)
 
 
 def main() -> None:
-    """Run one bench and print its table or JSON."""
+    """Run one bench and print its table or JSON; `gpu` has options of its own."""
+    if sys.argv[1:2] == ["gpu"]:
+        sys.exit(importlib.import_module("gpu").main(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=BENCHES)
     parser.add_argument("--json", action="store_true")

@@ -36,7 +36,7 @@ def spanned() -> Encoded:
 def test_scored_turns_are_those_of_the_batch_the_cache_and_the_measures(tmp_path):
     row, other = spanned(), Encoded(tuple(range(3, 15)), 9)
     batch = batches.collate([row, other], batches.Weighing(), torch.device("cpu"))
-    assert batch.positions_N.tolist() == [1, 2, 8, 9, 10, 8, 9, 10]
+    assert batch.places_N.tolist() == [1, 2, 8, 9, 10, 20, 21, 22]
     assert batch.targets_N.tolist() == [5, 6, 12, 13, 14, 12, 13, 14]
     assert batches.Weighing().weights([row, other]) == ([1.0, 1.0], 8)
     assert cache.row_key(row, "response") != cache.row_key(other, "response")

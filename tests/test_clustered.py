@@ -197,3 +197,51 @@ def test_the_plain_t_test_refuses_too_often_where_students_are_skewed():
         for f in (clustered.student_t, clustered.student_level)
     )
     assert plain > 0.08 > ours
+
+
+NEARLY = np.array([0.05, 0.05 + 1e-5, 0.05, 0.05 + 1e-9])
+
+
+@pytest.mark.parametrize("items", [100, 1000])
+def test_students_that_agree_by_chance_prove_no_more_than_their_items(items):
+    # Of 4 students, 0.05 n items each changed at least: more than a t of that error shows nobody.
+    rows = of_students(NEARLY).assign(items=items)
+    error = math.sqrt(0.05 * 0.95 / items / 4)
+    limit = min(float(2 * stats.t.sf(0.05 / error, 3)), 0.01)
+    for test in (clustered.student_level, clustered.student_t, clustered.cluster_robust):
+        found = test(rows)
+        assert found.p == pytest.approx(limit, rel=1e-3), test
+        half = stats.norm.ppf(0.975) * error
+        assert found.low <= 0.05 - half * 0.999 and found.high >= 0.05 + half * 0.999
+    assert "they differ less than items" in clustered.student_level(rows).sentence
+
+
+@pytest.mark.parametrize("net", [2, 3, 5])
+def test_no_p_is_below_all_flips_of_the_students_changed_items(net):
+    # Each student answers `net` items more: with so few, flips of all of them are the least p.
+    rows = of_students(net / 100 + np.array([0, 1e-9, 0, 2e-9])).assign(items=100)
+    for test in (clustered.student_level, clustered.student_t, clustered.cluster_robust):
+        assert test(rows).p >= 2.0 ** (1 - 4 * net)
+
+
+def test_where_items_are_not_told_many_are_taken_and_the_sentence_says_so():
+    found = clustered.student_level(of_students(NEARLY))
+    assert found.p > 1e-5  # it was 1e-34
+    assert "10,000 a task, as none are told" in found.sentence
+
+
+def test_seeds_that_spread_bound_what_agreeing_students_prove():
+    rows = of_students(NEARLY).assign(items=10_000, seed_variance=0.03**2)
+    found = clustered.student_level(rows)
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * 0.03 / 2, rel=1e-3)
+    assert found.p == pytest.approx(0.01)
+    wide = clustered.student_level(rows.assign(seed_variance=0.06**2))
+    assert wide.p > 0.05 and wide.low < 0 < wide.high
+
+
+def test_where_students_differ_items_and_seeds_change_nothing():
+    means = [0.1, -0.02, 0.03, 0.2, 0.05, 0.01]
+    rows = of_students(means).assign(items=500, seed_variance=0.01**2)
+    found, expected = clustered.student_t(rows), stats.ttest_1samp(means, 0)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.low == pytest.approx(expected.confidence_interval().low)

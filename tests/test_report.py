@@ -150,6 +150,7 @@ def test_every_figure_is_a_labelled_image_in_the_pages_colours(made):
     assert names == {
         *("accuracy", "gains", "flow", "scale", "agreement", "agreement-accuracy", "fidelity"),
         *("depends", "methods", "temperature", "noise", "base-teacher", "training", "steps"),
+        "measure-distinct_2",
     }
     for path in folder.glob("*.svg"):
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))

@@ -17,10 +17,10 @@ from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, onpolicy
 from kdstudy.distill.schedule import Schedule, curve, study_config
-from kdstudy.distill.teacher import LiveTeacher, Noise
+from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError, StageError
-from kdstudy.models import heads, load, parts
+from kdstudy.models import heads, load, packing, parts
 from kdstudy.stage import silent
 
 SETTINGS = schema.Train(
@@ -208,12 +208,12 @@ def test_only_response_tokens_are_scored_and_the_shift_is_right():
         return batches.collate([row], weighing, torch.device("cpu"))
 
     batch = scored(row, "response")
-    assert batch.positions_N.tolist() == [2, 3, 4]
+    assert batch.places_N.tolist() == [2, 3, 4]
     assert batch.targets_N.tolist() == [20, 21, tiny.EOS]
     assert scored(row, "all").targets_N.tolist() == [11, 12, 20, 21, tiny.EOS]
     # The released code also scores the output after the end, which no token follows.
     every = scored(row, "positions")
-    assert every.positions_N.tolist() == [0, 1, 2, 3, 4, 5]
+    assert every.places_N.tolist() == [0, 1, 2, 3, 4, 5]
     assert every.targets_N.tolist() == [11, 12, 20, 21, tiny.EOS, -1]
     # Nothing precedes the first token, prompt or not.
     assert scored(Encoded((20, 21), 0), "response").targets_N.tolist() == [21]
@@ -243,18 +243,19 @@ def test_prompt_tokens_that_cannot_be_seen_have_no_influence(tmp_path):
     assert one_loss(trainer, collate(trainer, [a])) == one_loss(trainer, collate(trainer, [b]))
 
 
-def test_padding_has_no_influence(tmp_path):
+@pytest.mark.parametrize("attention", [packing.ATTENTION, "sdpa", "eager"])
+def test_other_rows_and_padding_have_no_influence(tmp_path, attention):
     trainer = make(tmp_path, methods.RevKD())
+    for model in (trainer.student, trainer.model.teacher.model):
+        parts.plain(model).set_attn_implementation(attention)
     rows = tiny.rows(6, seed=2)
     together = collate(trainer, rows)
     alone = sum(one_loss(trainer, collate(trainer, [row])) for row in rows)
     assert one_loss(trainer, together) == pytest.approx(alone, rel=1e-6)
-    padding = torch.ones_like(together.ids_BL, dtype=torch.bool)
-    for b, row in enumerate(rows):
-        padding[b, : len(row.ids)] = False
-    assert padding.any()
-    other = dataclasses.replace(together, ids_BL=together.ids_BL.masked_fill(padding, 7))
-    assert one_loss(trainer, other) == one_loss(trainer, together)
+    padded = len(rows) * max(together.lengths)
+    packed = attention == packing.ATTENTION
+    wanted = sum(together.lengths) if packed else padded
+    assert packing.positions(trainer.student, together.lengths) == wanted < padded + (not packed)
 
 
 @pytest.mark.parametrize("method", [methods.WordKD(), methods.RevKD(), methods.GKD()])
@@ -419,17 +420,6 @@ def test_noise_is_fresh_at_every_step_and_never_in_validation(tmp_path):
     assert losses[0] != one_loss(quiet, collate(quiet, trainer.rows[:4]))
 
 
-def test_noise_has_the_scale_asked_for_and_does_not_depend_on_the_chunks():
-    noise = Noise(2.0, range(200))
-    whole = noise(torch.zeros(200, 300), slice(0, 200))
-    assert whole.std().item() == pytest.approx(2.0, rel=0.02)
-    assert whole.mean().item() == pytest.approx(0.0, abs=0.03)
-    halves = [noise(torch.zeros(100, 300), at) for at in (slice(0, 100), slice(100, 200))]
-    assert torch.equal(torch.cat(halves), whole)
-    rows = torch.corrcoef(whole[:50])
-    assert (rows - torch.eye(50)).abs().max() < 0.3  # 5 standard errors of 300 draws
-
-
 @pytest.mark.parametrize("select_by", ["method_loss", "cross_entropy"])
 def test_the_best_checkpoint_is_restored(tmp_path, select_by):
     settings = SETTINGS.model_copy(
@@ -476,7 +466,7 @@ def test_body_and_head_give_the_models_own_logits(build, lora):
     if lora:
         model = load.add_adapter(model, lora, 0)
     ids, at = torch.tensor([[5, 6, 7, 8]]), torch.arange(4)
-    hidden = parts.scored_hidden(model, ids, torch.zeros_like(at), at)
+    hidden = packing.scored_hidden(model, ids[0], [4], at)
     torch.testing.assert_close(parts.head(model).logits(hidden), model(input_ids=ids).logits[0])
     parts.require_known_head(model)
 

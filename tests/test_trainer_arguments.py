@@ -28,6 +28,7 @@ from kdstudy import DistillConfig, methods
 from kdstudy.cli import app
 from kdstudy.distill import config, stages, trackers
 from kdstudy.errors import InputError
+from kdstudy.models import packing
 
 # A value that is not the default, for each field that is refused or does nothing.
 VALUES = {
@@ -210,14 +211,17 @@ def test_predictions_are_refused_in_words(make):
 
 
 @pytest.mark.parametrize("kind", ["all", "non_padding"])
-def test_input_tokens_are_counted(make, kind):
+@pytest.mark.parametrize("attention", [packing.ATTENTION, "sdpa"])
+def test_input_tokens_are_counted(make, kind, attention):
     trainer = make(include_num_input_tokens_seen=kind, logging_steps=1)
+    trainer.student.set_attn_implementation(attention)
     trainer.train()
     rows = [trainer.rows[n] for step in trainer._order for n in step]
     real = sum(len(row.ids) for row in rows)
     padded = sum(4 * max(len(trainer.rows[n].ids) for n in step) for step in trainer._order)
-    assert trainer.state.num_input_tokens_seen == (real if kind == "non_padding" else padded)
-    assert padded > real
+    padding = kind == "all" and attention == "sdpa"
+    assert trainer.state.num_input_tokens_seen == (padded if padding else real) and padded > real
+    assert trainer.padding_share == (1 - real / padded if attention == "sdpa" else 0)
 
 
 def test_the_cross_entropy_is_the_students_own_however_wide_its_teacher_is(make, place, tmp_path):  # noqa: F811

@@ -53,9 +53,12 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
         frame: From `main_runs`.
 
     Returns:
-        Those four columns and the means over seeds of `runs.MEASURES`.
+        Those four columns, the means over seeds of `runs.MEASURES`, and `seed_variance`: that of
+        the mean score over seeds, NaN of one seed.
     """
-    return frame.groupby([*CELL, "task"], sort=True)[MEASURES].mean().reset_index()
+    by_cell = frame.groupby([*CELL, "task"], sort=True)
+    spread = by_cell.score.var(ddof=1) / by_cell.size()
+    return by_cell[MEASURES].mean().assign(seed_variance=spread).reset_index()
 
 
 def _averages(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -63,12 +66,18 @@ def _averages(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     whole = frame[runs.task.transform("size") == frame.task.nunique()].groupby(RUN, dropna=False)
     # A measure that some task lacks has no average: sum / size, not the mean of what is there.
     means = whole[MEASURES].sum(min_count=frame.task.nunique()) / frame.task.nunique()
+    # A mean over tasks varies over items as one task of so many does.
+    means["items"] = frame.task.nunique() ** 2 / whole["items"].agg(_inverses)
     # By task, whatever the order of the rows: an SFT run is known by its label on every task.
     ordered = frame[runs.task.transform("size") == frame.task.nunique()].sort_values("task")
     of_run = ordered.groupby(RUN, dropna=False)
     means["baseline_run"] = of_run.baseline_run.agg("|".join)
     means["baselines"] = of_run.baselines.agg(_mean_baselines)
     return means.reset_index().assign(task=AVERAGE)[frame.columns], runs.ngroups - len(means)
+
+
+def _inverses(items: pd.Series) -> float:
+    return float((1 / items).sum(skipna=False))
 
 
 def _mean_baselines(parts: pd.Series) -> tuple[float, ...]:

@@ -24,6 +24,10 @@ SAMPLED_FLIPS = 9999
 FEW_STUDENTS = 20
 """Under so many, cluster-robust errors are known to be too small (Cameron and Miller 2015)."""
 FLAT = 1e-12
+MOST_ITEMS = 10_000
+"""Items of a task where a table does not tell: few benchmarks have more."""
+FAR_TAIL = 0.01
+"""Below this p neither students that agree by chance nor Hall's expansion are trusted alone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Mean:
         skewness: Of the students' means (third moment over the standard deviation cubed).
         fewest: Clusters less 1 of the error: of students, or of teachers where there are fewer
             and theirs is the larger error.
+        floor: The standard error that items and seeds alone give it at least (`sampled`).
     """
 
     estimate: float
@@ -41,19 +46,47 @@ class Mean:
     freedom: int
     skewness: float = 0.0
     fewest: int = 0
+    floor: float = 0.0
 
     @property
     def statistic(self) -> float:
         return self.estimate / self.error
 
     @property
+    def agreeing(self) -> bool:
+        """Whether the students differ less than items and seeds alone let them."""
+        return self.error < self.floor
+
+    @property
     def p(self) -> float:
         """Two-sided p against 0."""
-        return float(2 * stats.t.sf(abs(self.statistic), self.freedom))
+        return 2 * self.tail(abs(self.estimate))
+
+    def tail(self, distance: float) -> float:
+        """Return the one-sided p of an estimate so far beyond what is refused.
+
+        Of the t-test over students, but no smaller than that of the normal test over items and
+        seeds alone, on the same students; nor, in the far tail, than that of t with the larger
+        error: students that agree by chance may refuse 0 at the usual levels, as often as the
+        level says, but not with a p that neither they nor their items could give.
+        """
+        p = float(stats.t.sf(distance / self.error, self.freedom))
+        if distance <= 0:
+            return p
+        sure = float(stats.t.sf(distance / max(self.error, self.floor), self.freedom))
+        return max(p, self._of_items(distance), min(sure, FAR_TAIL / 2))
+
+    def _of_items(self, distance: float) -> float:
+        return float(stats.norm.sf(distance / self.floor)) if self.floor else 0.0
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         half = self.error * float(stats.t.ppf((1 + confidence) / 2, self.freedom))
-        return self.estimate - half, self.estimate + half
+        return self._widened(self.estimate - half, self.estimate + half, confidence)
+
+    def _widened(self, low: float, high: float, confidence: float) -> tuple[float, float]:
+        """Return the interval no narrower than that over items and seeds alone."""
+        half = self.floor * float(stats.norm.ppf((1 + confidence) / 2))
+        return min(low, self.estimate - half), max(high, self.estimate + half)
 
     @property
     def corrected(self) -> float:
@@ -64,8 +97,13 @@ class Mean:
 
     @property
     def corrected_p(self) -> float:
-        """Two-sided p against 0 of `corrected`, by t on `fewest` degrees of freedom."""
-        return float(2 * stats.t.sf(abs(self.corrected), self.fewest))
+        """Two-sided p against 0 of `corrected`, by t on `fewest` degrees of freedom.
+
+        No smaller than items and seeds alone allow (`tail`), nor, below `FAR_TAIL`, than the plain
+        p: there the cubic of a large t turns 1e-13 into 1e-34, which no expansion near 0 can know.
+        """
+        p = float(2 * stats.t.sf(abs(self.corrected), self.fewest))
+        return max(p, 2 * self._of_items(abs(self.estimate)), min(self.p, FAR_TAIL))
 
     def corrected_interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return the means that `corrected` does not refuse: its cubic has one inverse."""
@@ -78,10 +116,10 @@ class Mean:
             return 3 * (math.cbrt(1 + g * (y - g / (6 * n))) - 1) / g
 
         low, high = (self.estimate - self.error * math.sqrt(n) * plain(y) for y in (limit, -limit))
-        return low, high
+        return self._widened(low, high, confidence)
 
 
-def student_mean(rows: pd.DataFrame, column: str = "gain") -> Mean:
+def student_mean(rows: pd.DataFrame, column: str = "gain", least: float = 0.0) -> Mean:
     """Return the mean of students' means and a standard error that students and teachers share.
 
     Every student weighs the same. The squared error is the larger of two: clustered by student
@@ -91,8 +129,9 @@ def student_mean(rows: pd.DataFrame, column: str = "gain") -> Mean:
     MacKinnon, Nielsen and Webb 2024). Degrees of freedom: students less 1.
 
     Args:
-        rows: Columns student, teacher and `column`.
-        column: What is averaged.
+        rows: Columns student, teacher and `column`; if known, items and seed_variance.
+        column: What is averaged, a change in accuracy.
+        least: Least share of items that such a change changes (`sampled`).
     """
     students, teachers = rows.student.nunique(), rows.teacher.nunique()
     values = rows[column].to_numpy(float)
@@ -108,7 +147,31 @@ def student_mean(rows: pd.DataFrame, column: str = "gain") -> Mean:
         if shared > variance:
             variance, fewest = shared, min(students, teachers) - 1
     error = math.sqrt(variance) if variance > FLAT**2 else math.nan
-    return Mean(float(means.mean()), error, students - 1, _skewness(means.to_numpy()), fewest)
+    skewness = _skewness(means.to_numpy())
+    floor = math.sqrt(sampled(rows, column, least))
+    return Mean(float(means.mean()), error, students - 1, skewness, fewest, floor)
+
+
+def sampled(rows: pd.DataFrame, column: str = "gain", least: float = 0.0) -> float:
+    """Return the least variance that items and seeds alone give the mean of students' means.
+
+    A student's accuracy that changes by g over n items has changed on |g| n of them at least, so
+    that its change varies over items by |g| (1 - |g|) / n at least; and its mean over cells varies
+    by what the cells' scores do over seeds. Students are taken to vary each on its own.
+
+    Args:
+        rows: As `student_mean` takes them; `MOST_ITEMS` where items are not known.
+        column: A change in accuracy.
+        least: Least share of items that are taken to change.
+    """
+    known = rows.reindex(columns=["student", column, "items", "seed_variance"])
+    by_student = known.groupby("student")
+    items = by_student["items"].mean().fillna(MOST_ITEMS)
+    # An accuracy moves by one item at least.
+    changed = by_student[column].mean().abs().clip(lower=np.maximum(least, 1 / items))
+    of_items = (changed * (1 - changed) / items).mean()
+    of_seeds = (by_student.seed_variance.mean() / by_student.size()).mean()
+    return float(np.nanmax([of_items, of_seeds])) / len(items)
 
 
 def _skewness(values: np.ndarray) -> float:
@@ -145,22 +208,23 @@ def student_level(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Te
     Gelbach and Miller 2011).
     """
     found = student_mean(part)
-    sign = "hall|two-sided|se:max(student,student+teacher)"
+    sign = "hall|two-sided|se:max(student,student+teacher)|least:items,seeds"
     shared = _shared(part, DEFAULT, subject, scope, f"{sign}|df:{found.fewest}")
     if math.isnan(found.error):
         return _unknown(shared, part, found.estimate)
     ends, p = found.corrected_interval(), found.corrected_p
-    return _of_students(shared, found.corrected, found.estimate, ends, p, "as units")
+    said = f"as units{_agreeing(found, part)}"
+    return _of_students(shared, found.corrected, found.estimate, ends, p, said)
 
 
 def student_t(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
     """Return the t-test of `student_mean` against 0, two-sided."""
     found = student_mean(part)
-    sign = "t|two-sided|se:max(student,student+teacher)"
+    sign = "t|two-sided|se:max(student,student+teacher)|least:items,seeds"
     shared = _shared(part, "student-level t-test", subject, scope, sign)
     if math.isnan(found.error):
         return _unknown(shared, part, found.estimate)
-    said = "as units, not corrected for skewness"
+    said = f"as units, not corrected for skewness{_agreeing(found, part)}"
     return _of_students(shared, found.statistic, found.estimate, found.interval(), found.p, said)
 
 
@@ -180,7 +244,7 @@ def _of_students(
 def cluster_robust(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
     """Return the mean over runs with a cluster-robust error (CR1) and t on G - 1 degrees."""
     name = "cluster-robust least squares"
-    shared = _shared(part, name, subject, scope, "ols|CR1:student|t:G-1")
+    shared = _shared(part, name, subject, scope, "ols|CR1:student|least:items,seeds|t:G-1")
     mean = float(part.gain.mean())
     if shared["clusters"] < 2:
         return _unknown(shared, part, mean)
@@ -188,15 +252,16 @@ def cluster_robust(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> T
     groups = pd.factorize(part.student)[0]
     if _variance(model, groups) < FLAT**2:
         return _unknown(shared, part, mean)
-    fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
-    (low, high), p = fit.conf_int()[0], float(fit.pvalues[0])
+    error, floor = math.sqrt(_variance(model, groups)), math.sqrt(sampled(part))
+    found = Mean(mean, error, shared["clusters"] - 1, floor=floor)
+    (low, high), p = found.interval(), found.p
     sentence = (
         f"Mean over {len(part)} cells of {_named(subject)} {on(scope)}: {points(mean)} points, "
         f"error clustered by student (95% interval {points(low)} to {points(high)}, "
         f"p = {format_p(p)}){_few(shared['clusters'])}."
     )
-    effect = {"statistic": float(fit.tvalues[0]), "estimate": mean}
-    return Test(**shared, **effect, low=float(low), high=float(high), p=p, sentence=sentence)
+    effect = {"statistic": found.statistic, "estimate": mean}
+    return Test(**shared, **effect, low=low, high=high, p=p, sentence=sentence)
 
 
 def sign_flip(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
@@ -256,6 +321,14 @@ def median_sign(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test
         p=float(found.pvalue),
         sentence=sentence,
     )
+
+
+def _agreeing(found: Mean, part: pd.DataFrame) -> str:
+    if not found.agreeing:
+        return ""
+    known = "items" in part and part["items"].notna().all()
+    taken = "" if known else f" (of {MOST_ITEMS:,} a task, as none are told)"
+    return f"; they differ less than items{taken} and seeds alone let them, which bounds both"
 
 
 def _few(students: int) -> str:

@@ -199,7 +199,8 @@ def _power(part: pd.DataFrame, scope: str) -> Test:
     if math.isnan(found.error):
         why = "no spread between students" if students > 1 else "fewer than two students"
         return empty(shared, f"Power {on(scope)} cannot be estimated: {why}.")
-    effect = smallest_effect(students) * math.sqrt(students) * found.error
+    error = max(found.error, found.floor)
+    effect = smallest_effect(students) * math.sqrt(students) * error
     freedom = found.freedom
     low, high = (effect * math.sqrt(freedom / stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025))
     sentence = (
@@ -210,7 +211,7 @@ def _power(part: pd.DataFrame, scope: str) -> Test:
     )
     return Test(
         **shared,
-        statistic=effect / found.error,
+        statistic=effect / error,
         estimate=effect,
         low=low,
         high=high,

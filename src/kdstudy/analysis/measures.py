@@ -1,6 +1,5 @@
 """What is measured of one system or pair: rows of the results table, each with its interval."""
 
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analysis.intervals import Bootstrap, difference, mean_of, mover, wilson
-from kdstudy.answers.repetition import repetition
 from kdstudy.errors import InputError
 from kdstudy.evaluation.agreement import agreement, changes
 from kdstudy.evaluation.fidelity import FOUR_GRAMS, corpus_bleu, signature
-from kdstudy.records import Overlap, PairScore, Score
+from kdstudy.measures import MEASURES, Measure, PairMeasure, Unit
+from kdstudy.measures.cell import GROUPS, Cell
+from kdstudy.records import Overlap, PairScore
 
 AVERAGE = "average"
 """Name of the pseudo-benchmark that holds the unweighted mean over benchmarks."""
@@ -20,93 +20,21 @@ AVERAGE = "average"
 HELD_OUT = "held_out"
 """Name of the pseudo-benchmark of token-level measures: the corpus's validation rows."""
 
-GROUPS: dict[str, tuple[Overlap, ...]] = {
-    "clean": ("none",),
-    "renumbered": ("masked",),
-    "contaminated": ("exact", "normalised"),
-}
-"""Items apart by what the corpus holds of them: nothing, the question with other numbers, it."""
-
 _OF_TEXTS = {"rouge_l", "rouge_l_gain"}
 
 Row = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cell:
-    """One system on one benchmark; arrays have one row per item and one column per draw.
-
-    Attributes:
-        completions: The texts themselves.
-        text: The benchmark asks for free texts: `quality` is ROUGE-L, and nothing is right.
-    """
-
-    ids: tuple[str, ...]
-    samples: tuple[int, ...]
-    outcomes: np.ndarray
-    quality: np.ndarray
-    tokens: np.ndarray
-    completions: np.ndarray
-    rules: str
-    text: bool
-
-    def share(self, *outcomes: str) -> np.ndarray:
-        """Return, per item, the share of draws with one of these outcomes."""
-        return np.isin(self.outcomes, outcomes).mean(axis=1)
-
-    def within(self, overlaps: Mapping[str, Overlap], group: str) -> np.ndarray:
-        """Return, per item, whether it belongs to one of `GROUPS`."""
-        return np.array([overlaps[i] in GROUPS[group] for i in self.ids])
-
-
-def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
-    """Group one system's graded generations by benchmark, in the order of the items' ids.
-
-    Raises:
-        InputError: An (item, draw) is there twice, or items have different draws.
-    """
-    values = ["outcome", "quality", "tokens", "completion"]
-    columns = ["benchmark", "example_id", "sample", *values, "rule"]
-    frame = pd.DataFrame([[getattr(r, c) for c in columns] for r in rows], columns=columns)
-    doubled = frame[frame.duplicated(columns[:3])]
-    if len(doubled):
-        first = doubled.iloc[0]
-        raise InputError(f"{label}: {first.benchmark} item {first.example_id} is scored twice")
-    cells = {}
-    for benchmark, part in frame.groupby("benchmark", sort=True):
-        wide = part.pivot(index="example_id", columns="sample", values=values)
-        if wide.isna().any(axis=None):
-            raise InputError(f"{label}: {benchmark} items have different numbers of draws")
-        rules = "+".join(sorted(set(part.rule)))
-        cells[str(benchmark)] = Cell(
-            ids=tuple(wide.index),
-            samples=tuple(wide["outcome"].columns),
-            outcomes=wide["outcome"].to_numpy(str),
-            quality=wide["quality"].to_numpy(float),
-            tokens=wide["tokens"].to_numpy(float),
-            completions=wide["completion"].to_numpy(object),
-            rules=rules,
-            text=rules.startswith("text-"),
-        )
-    return cells
-
-
 def own_rows(
     cells: Mapping[str, Cell], overlaps: Mapping[str, Mapping[str, Overlap]], bootstrap: Bootstrap
 ) -> Iterator[Row]:
-    """Yield accuracy (or ROUGE-L), parse rate, truncation, length and repetition of one system."""
+    """Yield every measure of one system, and accuracy over parts of the items."""
     for benchmark, cell in cells.items():
         note = f"rule:{cell.rules}|draws:{len(cell.samples)}"
-        if cell.text:
-            rows = [_mean("rouge_l", cell.quality.mean(axis=1), note, bootstrap)]
-        else:
-            rows = [*_accuracies(cell, note), *_apart(cell, overlaps.get(benchmark), note)]
-        n, truncated = len(cell.ids), float(cell.share("truncated").mean())
-        tokens = float(cell.tokens.mean())
-        rows.append(_rate("truncated_rate", truncated, n, note))
-        rows.append(_row("tokens", tokens, np.nan, np.nan, n, f"tokens|{note}"))
-        repeated = np.array([[repetition(text) for text in item] for item in cell.completions])
-        rows.append(_mean("repetition", repeated.mean(axis=1), f"seq-rep-4|{note}", bootstrap))
+        known = (m for m in MEASURES.values() if isinstance(m, Measure) and m.defined_on(cell))
+        rows = [_measured(m, m.per_item(cell), note, bootstrap) for m in known]
+        if not cell.text:
+            rows += [_completed(cell, note), *_apart(cell, overlaps.get(benchmark), note)]
         yield from (row | {"benchmark": benchmark} for row in rows)
 
 
@@ -171,6 +99,13 @@ def pair_rows(
     for part, metric in wanted:
         values = part.dropna(subset=[metric]).groupby("item")[metric].mean().to_numpy()
         yield _mean(metric, values, "", bootstrap, 100.0 if metric.startswith("bleu") else 1.0)
+
+
+def paired_rows(mine: Cell, other: Cell, bootstrap: Bootstrap) -> Iterator[Row]:
+    """Yield every `PairMeasure` of two systems on one benchmark."""
+    for measure in MEASURES.values():
+        if isinstance(measure, PairMeasure) and measure.defined_on(mine):
+            yield _measured(measure, measure.per_item(mine, other), "", bootstrap)
 
 
 def agreement_change(
@@ -246,12 +181,49 @@ def _calibration_error(
     return np.abs(confidence - hits).sum(axis=1) / tokens
 
 
-def _accuracies(cell: Cell, note: str) -> Iterator[Row]:
+def _completed(cell: Cell, note: str) -> Row:
+    """Return accuracy among the answers that were not cut."""
     n, right = len(cell.ids), float(cell.share("correct").mean())
     completed = n * (1 - float(cell.share("truncated").mean()))
-    yield _rate("accuracy", right, n, note)
-    yield _rate("accuracy_completed", right * n / max(completed, 1e-12), completed, note)
-    yield _rate("parse_rate", float(cell.share("correct", "wrong").mean()), n, note)
+    return _rate("accuracy_completed", right * n / max(completed, 1e-12), completed, note)
+
+
+def _measured(
+    measure: Measure | PairMeasure, values: np.ndarray, note: str, bootstrap: Bootstrap
+) -> Row:
+    """Return a measure's row: the mean of its values of items, with the interval that it asks for.
+
+    Raises:
+        InputError: It has not one finite number per item.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise InputError(
+            f"measure {measure.name}: must give one finite number per item",
+            why=f"it gave an array of shape {values.shape}",
+        )
+    note = "|".join(part for part in (measure.signature, note) if part)
+    how = getattr(measure, "interval", "bootstrap")
+    if how == "wilson":
+        return _rate(measure.name, float(values.mean()), len(values), note)
+    if how == "none":
+        mean = float(values.mean())
+        return _row(measure.name, mean, np.nan, np.nan, len(values), f"{measure.name}|{note}")
+    if measure.unit in (Unit.SHARE, Unit.HUNDRED, Unit.SCORE):
+        top = 100.0 if measure.unit is Unit.SCORE else 1.0
+        if values.min() < 0 or values.max() > top:
+            raise InputError(
+                f"measure {measure.name}: a value of {values.min():g} or {values.max():g}",
+                why=f"its unit, {measure.unit.value}, is of values from 0 to {top:g}",
+            )
+        return _mean(measure.name, values, note, bootstrap, top)
+    mean, low, high = float(values.mean()), np.nan, np.nan
+    if np.ptp(values) > 0:  # all resamples alike is not certainty
+        low, high = np.quantile(
+            bootstrap.weights(len(values)) @ values / len(values), [0.025, 0.975]
+        )
+    sign = f"{measure.name}|{note}|ci:{bootstrap}" if note else f"{measure.name}|ci:{bootstrap}"
+    return _row(measure.name, mean, float(low), float(high), len(values), sign)
 
 
 def _apart(cell: Cell, overlaps: Mapping[str, Overlap] | None, note: str) -> Iterator[Row]:

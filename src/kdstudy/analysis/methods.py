@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from kdstudy.analysis.contrasts import Contrast, Group, Run, contrast
 from kdstudy.analysis.families import corrected
 from kdstudy.analysis.paired import EQUIVALENCE_MARGIN
-from kdstudy.analysis.results import AVERAGE, cells_of
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.verdict import Test, empty, format_p, points
 from kdstudy.errors import InputError
+from kdstudy.measures.cell import cells_of
 from kdstudy.records import Score, System
 
 SFT = "sft"

@@ -1,13 +1,14 @@
 """The mean gain from a mixed model with crossed student, teacher and task effects."""
 
+import math
 import warnings
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
 from kdstudy.analysis.cells import ALL
+from kdstudy.analysis.clustered import Mean, sampled
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.verdict import Test, empty, format_p, points
 
@@ -57,7 +58,8 @@ def mixed_model(rows: pd.DataFrame) -> Test:
     if fit is None:
         text = "No mixed model of the gain: it cannot be estimated, the fit did not converge."
         return empty(shared, text, estimate=mean)
-    return _result(shared, fit, parts)
+    whole = rows[rows.task == AVERAGE]
+    return _result(shared, fit, parts, sampled(rows if whole.empty else whole))
 
 
 def _fit(data: pd.DataFrame, parts: list[str]):
@@ -79,12 +81,11 @@ def _fit(data: pd.DataFrame, parts: list[str]):
     return fit if known else None
 
 
-def _result(shared: dict, fit, parts: list[str]) -> Test:
-    estimate, error = float(fit.fe_params.iloc[0]) / 100, float(fit.bse_fe.iloc[0]) / 100
-    freedom = shared["clusters"] - 1
-    t = estimate / error
-    p = float(2 * stats.t.sf(abs(t), freedom))
-    low, high = stats.t.interval(0.95, freedom, estimate, error)
+def _result(shared: dict, fit, parts: list[str], floor: float) -> Test:
+    estimate = float(fit.fe_params.iloc[0]) / 100
+    error = float(fit.bse_fe.iloc[0]) / 100
+    found = Mean(estimate, error, shared["clusters"] - 1, floor=math.sqrt(floor))
+    p, (low, high) = found.p, found.interval()
     variances = dict(zip(fit.model.exog_vc.names, fit.vcomp, strict=True))
     total = sum(variances.values()) + fit.scale
     shares = {c: variances[c] / total for c in parts}
@@ -97,4 +98,6 @@ def _result(shared: dict, fit, parts: list[str]) -> Test:
         f"{shared['clusters']} students); share of the variance: {said}{edge}."
     )
     ends = {"low": float(low), "high": float(high)}
-    return Test(**shared, statistic=t, estimate=estimate, **ends, p=p, sentence=sentence)
+    return Test(
+        **shared, statistic=found.statistic, estimate=estimate, **ends, p=p, sentence=sentence
+    )

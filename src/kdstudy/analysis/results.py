@@ -15,14 +15,15 @@ from kdstudy.analysis.measures import (
     Row,
     agreement_change,
     averages,
-    cells_of,
     gain_rows,
     own_rows,
     pair_rows,
+    paired_rows,
     token_rows,
 )
 from kdstudy.errors import InputError
 from kdstudy.evaluation.agreement import chance as chance_agreement
+from kdstudy.measures.cell import Cell, cells_of
 from kdstudy.records import Overlap, PairScore, Score, System
 
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]
@@ -97,7 +98,7 @@ def collect(
         found = [
             *own_rows(cells.get(system.label, {}), overlaps or {}, bootstrap),
             *_gains(system, systems, cells, overlaps or {}, bootstrap),
-            *_pairs_of(system, systems, pairs, scores, partial, bootstrap),
+            *_pairs_of(system, systems, pairs, scores, cells, partial, bootstrap),
         ]
         found += averages(found, known.keys() - texts, texts)
         for (label, reference), frame in (tokens or {}).items():
@@ -144,6 +145,8 @@ def typed(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
         InputError: A column is missing, or a cell of a number is none.
     """
     try:
+        if "setting" not in table:  # written before ablations could vary any field
+            table = table.assign(setting="")
         numbers = table[[*NUMBERS]]
         table = table[COLUMNS].assign(**numbers.mask(numbers == ""))
         return table.astype(NUMBERS).reset_index(drop=True)
@@ -276,6 +279,7 @@ def _pairs_of(
     systems: Sequence[System],
     pairs: Pairs,
     scores: Mapping[str, Sequence[Score]],
+    cells: Mapping[str, Mapping[str, Cell]],
     partial: bool,
     boot: Bootstrap,
 ) -> Iterator[Row]:
@@ -299,6 +303,9 @@ def _pairs_of(
             text = mine[0].rule.startswith("text-")
             by_accident = chance_agreement(mine, other.get(benchmark, ()))
             found = [*pair_rows(rows, by_accident, text, boot)]
+            theirs = cells.get(pair[1], {}).get(benchmark)
+            if theirs is not None:
+                found += paired_rows(cells[pair[0]][benchmark], theirs, boot)
             if benchmark in before and not text:
                 found.append(agreement_change(before[benchmark], rows, boot))
             yield from (row | {"benchmark": benchmark, "reference": pair[1]} for row in found)

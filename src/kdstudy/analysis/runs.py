@@ -15,7 +15,7 @@ RUN_COLUMNS = [
     *("student", "teacher", "method", "task", "seed", "temperature"),
     *("baseline_run", "baselines"),
     *("score", "baseline", "gain", "size", "teacher_score"),
-    *("agreement", "agreement_sft", "fidelity"),
+    *("agreement", "agreement_sft", "fidelity", "items"),
 ]
 RUN = ["student", "teacher", "method", "seed", "temperature"]
 MEASURES = RUN_COLUMNS[8:]
@@ -37,6 +37,7 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns `RUN_COLUMNS`; scores, agreements and fidelity (corpus BLEU / 100) are fractions;
+        `items` is the number of items behind a score;
         `baseline_run` is the SFT run's label, `baselines` see `_over_all_seeds`. `attrs["notes"]`
         says in sentences what was left out.
 
@@ -46,7 +47,7 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
     distilled = table[(table.kind == "distilled") & table.ablation.isin(["", "temperature"])]
     distilled = distilled[distilled.benchmark != AVERAGE]
     rows = distilled[distilled.metric == "accuracy"].rename(
-        columns={"benchmark": "task", "value": "score", "parameters": "size"}
+        columns={"benchmark": "task", "value": "score", "parameters": "size", "n": "items"}
     )
     gains = distilled[distilled.metric == "gain"]
     sft = _looked_up(gains.reference, [gains.system, gains.benchmark], [rows.system, rows.task])
@@ -166,9 +167,9 @@ def read_runs(path: Path) -> pd.DataFrame:
 
     Needed: student, method, task (or benchmark, dataset) and score (or accuracy, value). Taken if
     there: teacher, seed, temperature, size (or parameters), baseline, teacher_score (or
-    teacher_accuracy), agreement, agreement_sft, fidelity (or bleu). Names are read without regard
-    to case; other columns are not. A column of rates is in percent if its middle value is above
-    1, else it holds fractions.
+    teacher_accuracy), agreement, agreement_sft, fidelity (or bleu), items. Names are read without
+    regard to case; other columns are not. A column of rates is in percent if its middle value is
+    above 1, else it holds fractions.
 
     Rows of the method `sft` are baselines, not runs: a run's baseline is its column, else the SFT
     row of the same student and task and, where SFT rows differ by them, of the same teacher and
@@ -230,6 +231,7 @@ _NAMES = {
     "agreement": ["agreement"],
     "agreement_sft": ["agreement_sft"],
     "fidelity": ["fidelity", "bleu"],
+    "items": ["items"],
 }
 _NEEDED = ["student", "method", "task", "score"]
 
@@ -279,12 +281,13 @@ _FITS = {
     "seed": (lambda value: (value % 1 == 0) & (value.abs() < 2**53), "whole number"),
     "temperature": (lambda value: value > 0, "number above 0"),
     "size": (lambda value: value > 0, "number above 0"),
+    "items": (lambda value: (value % 1 == 0) & (value > 0), "whole number above 0"),
 }
 
 
 def _numbers(frame: pd.DataFrame, path: Path | str, notes: list[str]) -> pd.DataFrame:
     """Turn the texts of numeric columns into numbers, rates into fractions."""
-    for column in ["seed", "temperature", "size", *_RATES]:
+    for column in [*_FITS, *_RATES]:
         text = frame[column].where(~frame[column].str.lower().isin(["", "na", "nan", "none"]))
         value = pd.to_numeric(text.str.removesuffix("%"), errors="coerce").astype(float)
         fits, kind = _FITS.get(column, (np.isfinite, "number"))

@@ -42,7 +42,7 @@ def build(
         executor: What builds; None is this process.
         verify: Check every finished stage byte by byte first.
         show: What is seen of it.
-        tell: Told of each damaged file.
+        tell: Told of each damaged file, and of a precision that a GPU would have.
 
     Raises:
         StageError: A stage failed; everything finished before is kept.
@@ -56,9 +56,12 @@ def build(
     building = {stage.key for stage in todo}
     if todo:
         from kdstudy.models.resolve import require_reachable
+        from kdstudy.plan.precision import left_to_a_gpu
 
         require_reachable(m for stage in todo for m in stage.local.get("models", {}).values())
         quiet_libraries()
+        if said := left_to_a_gpu(planned.asked_precision, planned.study.train.precision):
+            tell(f"note: {said}")
         # Not all the others: what the target does not need was perhaps never built.
         kept = sum(store.get(key) is not None for key in planned.stages.keys() - building)
         with show(len(todo), kept) as view:

@@ -264,8 +264,9 @@ def _metrics(
 ) -> dict[str, dict[str, Any]]:
     """Return what scores come to per benchmark, with intervals over items."""
     from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analysis.measures import cells_of, own_rows
+    from kdstudy.analysis.measures import own_rows
     from kdstudy.evaluation.score import summary
+    from kdstudy.measures.cell import cells_of
 
     rows = list(own_rows(cells_of(model, scores), {}, DEFAULT_BOOTSTRAP))
     found = {}

@@ -3,11 +3,12 @@
 import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdstudy.errors import InputError
+from kdstudy.models.layers import CUT
 from kdstudy.records import System
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ def facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
 def measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, Any]]:
     """Return accuracy or ROUGE-L per benchmark and on average, with n and interval."""
     from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analysis.measures import averages, cells_of, own_rows
+    from kdstudy.analysis.measures import averages, own_rows
     from kdstudy.evaluation.stages import SCORES
+    from kdstudy.measures.cell import cells_of
     from kdstudy.records import Score, read_records
 
     folder = store.get(planned.scored[system.label])
@@ -98,7 +100,7 @@ def _parameters(
     from kdstudy.evaluation.stages import MODEL
 
     if finished is not None:
-        file = "training.json" if system.label in planned.trained else "cut.json"
+        file = "training.json" if system.label in planned.trained else CUT
         return json.loads((finished / file).read_text())["parameters"]
     for role, key in planned.stages[planned.scored[system.label]].inputs.items():
         folder = store.get(key) if role.startswith("generations:") else None
@@ -124,14 +126,25 @@ def origin(system: System, planned: "Plan") -> str:
     stage, cut = _answering(system, planned), ""
     if (key := stage.inputs.get("cut:model")) is not None:
         stage = planned.stages[key]
-        layers = stage.config["layers"]
-        many = layers if isinstance(layers, int) else ", ".join(map(str, layers))
-        cut = f"\ncut to {many} layers" if isinstance(layers, int) else f"\ncut to layers {many}"
+        cut = f"\ncut to {_kept(stage.config)}"
     (local,) = stage.local["models"].values()
     adapter = f"\nwith the adapter {from_here(local['adapter'])}" if local["adapter"] else ""
     if local["hub_id"]:
         return f"it is {local['hub_id']} on the Hub, at {local['revision']}{adapter}{cut}"
     return f"it is the model in {from_here(local['folder'])}{adapter}{cut}"
+
+
+def _kept(config: Mapping[str, Any]) -> str:
+    """Say what a stage keeps of a model."""
+    layers, by = config.get("layers"), config.get("by")
+    said = []
+    if isinstance(layers, int):
+        said.append(f"{layers} layers" + (f" by {by}" if by else ""))
+    elif layers is not None:
+        said.append(f"layers {', '.join(map(str, layers))}")
+    if (neurons := config.get("intermediate")) is not None:
+        said.append(f"{neurons} neurons of each MLP")
+    return ", ".join(said)
 
 
 def from_here(path: str) -> str:

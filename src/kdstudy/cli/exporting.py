@@ -5,11 +5,12 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdstudy.errors import InputError, StageError
+from kdstudy.models.layers import CUT
 from kdstudy.records import Example, Generation, System, read_records, write_records
 from kdstudy.stage import KINDS, Work, located
 
@@ -33,7 +34,7 @@ class Trained:
         answering: One of its generate stages: it names the model, the prompt and the decoding.
         local: Where its base lies.
         source: Where the model lies that its base is, or was cut out of.
-        kept: Numbers of the layers that were kept of it; empty for all.
+        cut: What was kept of it, as the stage `cut` says; empty for all.
     """
 
     system: System
@@ -42,7 +43,7 @@ class Trained:
     answering: "Stage"
     local: Mapping[str, Any]
     source: Mapping[str, Any]
-    kept: Sequence[int] = ()
+    cut: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -73,7 +74,7 @@ def trained(planned: "Plan", store: "Store", system: System) -> Trained | None:
         found = {
             "local": located(local, folder),
             "source": planned.stages[key].local["models"]["source"],
-            "kept": json.loads((folder / "cut.json").read_text(encoding="utf-8"))["kept"],
+            "cut": json.loads((folder / CUT).read_text(encoding="utf-8")),
         }
     return Trained(
         system=system,
@@ -139,7 +140,7 @@ def hand_over(
     from kdstudy.models import export, load
     from kdstudy.models.resolve import public
 
-    if model.kept and not merge and model.folder.name == "adapter":
+    if model.cut and not merge and model.folder.name == "adapter":
         raise InputError(
             f"{model.system.label}: its base was cut out of {public(_origin(model))}",
             why="nobody else has that base; on the whole model the adapter would be another one",
@@ -249,6 +250,15 @@ def _texts(
     return [texts[e.id] for e in examples]
 
 
+def _kept(cut: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card says of a cut base."""
+    if not cut:
+        return {}
+    kept = {"layers kept": ", ".join(map(str, cut["kept"]))}
+    neurons = {"neurons kept of each MLP": cut.get("intermediate")}
+    return kept | {name: n for name, n in neurons.items() if n}
+
+
 def _card(
     model: Trained, name: str, measured: list[dict[str, Any]], notes: list[str], precision: str
 ) -> str:
@@ -269,7 +279,7 @@ def _card(
     told = {
         "base": origin.public_base
         + (f" at commit {local['revision']}" if local["revision"] else ""),
-        **({"layers kept": ", ".join(map(str, model.kept))} if model.kept else {}),
+        **_kept(model.cut),
         "rows": facts["rows"],
         "optimizer steps": facts["steps"],
         **({"steps of sft before": facts["start"]["steps"]} if "start" in facts else {}),

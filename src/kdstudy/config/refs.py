@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdstudy.config.cuts import By, Cut
 from kdstudy.data.formats import check_columns
 from kdstudy.fields import TAGS, Strict
 
@@ -59,8 +60,14 @@ class ModelRef(Strict):
         ]
         | None
     ) = None
-    """Students only: cut the model to so many of its layers, evenly spaced, the first and the last
-    among them; or to those of a list, [0, 1, 2, 5], counted from 0. Null keeps all."""
+    """Students only: cut the model to so many of its layers, which `by` chooses; or to those of a
+    list, [0, 1, 2, 5], counted from 0. Null keeps all."""
+    by: By = "spacing"
+    """How a number of layers is chosen. `spacing`: evenly, the first and the last among them.
+    `influence`: those that change their input most on rows of the corpus's training split."""
+    intermediate: int | None = Field(default=None, ge=1)
+    """Students only: so many neurons of each layer's MLP, those that add most to the layer's output
+    on rows of the training split. Null keeps all."""
     name: str | None = Field(default=None, pattern=r"^[^/\s][^/\r\n]{0,63}$")
     """Of a cut student: what labels and tables call it, else such as `zoo-l[6 layers]`."""
 
@@ -92,17 +99,24 @@ class ModelRef(Strict):
 
     @model_validator(mode="after")
     def _named_if_cut(self) -> ModelRef:
-        if self.name is not None and self.layers is None:
+        if self.by == "influence" and not isinstance(self.layers, int):
+            raise ValueError("by: influence chooses layers; give their number as layers")
+        if self.name is not None and self.cut is None:
             raise ValueError("name: is what a cut student is called; give layers as well")
         return self
 
     @property
+    def cut(self) -> Cut | None:
+        """What is kept of the model; None for all of it."""
+        if self.layers is None and self.intermediate is None:
+            return None
+        layers = tuple(self.layers) if isinstance(self.layers, list) else self.layers
+        return Cut(layers=layers, by=self.by, intermediate=self.intermediate)
+
+    @property
     def called(self) -> str:
         """What a study's other fields call it."""
-        if self.layers is None or self.name is not None:
-            return self.name or self.model
-        many = self.layers if isinstance(self.layers, int) else len(self.layers)
-        return f"{self.model}[{many} layers]"
+        return self.name or self.model + (self.cut.called if self.cut else "")
 
 
 class CorpusRef(Strict):

@@ -187,7 +187,8 @@ class Train(Strict):
     """Adapters; null or false trains all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it; on a CPU float32, or bfloat16 where every student was
-    measured to train 1.25 times as fast in it, which the store then keeps."""
+    measured to train 1.25 times as fast in it. The machine that first plans decides, the store
+    keeps that, and other machines follow."""
     teacher_cache: Literal["auto", "memory", "disk", "off"] = "auto"
     """Where a teacher's final hidden states on the corpus are kept, so that its body runs once.
     `disk`: for all runs. `memory`: for each run. `auto`: disk where it fits, else memory, else off.
@@ -353,9 +354,10 @@ class Study(Strict):
         _refuse_repeats("students", [_loaded(s) for s in self.students])
         _refuse_repeats("students", [s.name for s in self.students if s.name])
         for i, t in enumerate(self.teachers):
-            if t.layers is not None:
+            if t.cut is not None:
+                field = next(iter(t.cut.config()))
                 raise ValueError(
-                    f"teachers[{i}].layers: students are cut, teachers are used whole; to have a "
+                    f"teachers[{i}].{field}: students are cut, teachers are used whole; to have a "
                     "cut model teach, save it and give its folder"
                 )
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
@@ -433,7 +435,7 @@ def _with(part: Any, path: str, value: Any) -> Any:
 def _loaded(ref: ModelRef) -> str:
     """Return what of a reference says which weights it stands for."""
     revision = f"@{ref.revision}" if ref.revision else ""
-    cut = "" if ref.layers is None else f" cut to layers {ref.layers}"
+    cut = f" cut to {ref.cut.mark}" if ref.cut else ""
     return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "") + cut
 
 

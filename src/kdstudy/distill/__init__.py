@@ -9,7 +9,9 @@ rows.py         a corpus, or a dataset in TRL's formats -> training rows
 batches.py      rows -> tensors; the one place that shifts, weighs and counts
 model.py        student and loss as one module
 fused.py        hidden states x head -> loss and gradient, chunk by chunk
-teacher.py      the live teacher, and noise on its logits
+teacher.py      the live teacher
+noise.py        noise on a teacher's logits, a function of seed and entry
+compiled.py     torch.compile where it pays, and the way around it
 cache.py        the teacher's hidden states, exact, on disk or in memory
 placement.py    a run's teacher: from the cache, or live
 hub.py          a student on the Hub: its card, and uploads without pickles

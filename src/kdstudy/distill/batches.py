@@ -1,9 +1,10 @@
 """Rows -> the run's order -> tensors; the one place that shifts labels and counts tokens.
 
-Shapes: B rows, L positions, N scored tokens.
+Shapes: T tokens of all rows, N scored tokens.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -57,29 +58,29 @@ class Weighing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One micro-batch, padded on the right.
+    """One micro-batch, its rows one behind the other.
 
-    There is no attention mask: attention is causal and padding stands after every real token, so
-    it cannot reach one. What is scored is stated by position, never deduced from a padding id.
+    What is scored is stated by place, never deduced from a padding id.
 
     Attributes:
         texts: The rows.
-        ids_BL: Token ids; padding is 0.
-        rows_N: Row of each scored token, in row order.
-        positions_N: Position whose output predicts it: one before its own.
+        ids_T: Token ids of all rows.
+        lengths: Tokens of each row.
+        places_N: Place in `ids_T` whose output predicts each scored token, in row order: one before
+            the token's own.
         targets_N: The token itself; -1 where the text has ended.
         weights_N: Its weight in the step's sum, in float64.
-        noise_seeds: One seed per scored token for the teacher's noise; empty for none.
+        noise_seeds_N: One seed per scored token for the teacher's noise; None for none.
         sampled: The student wrote the text, so that its tokens are nobody's labels.
     """
 
     texts: tuple[Encoded, ...]
-    ids_BL: Tensor
-    rows_N: Tensor
-    positions_N: Tensor
+    ids_T: Tensor
+    lengths: tuple[int, ...]
+    places_N: Tensor
     targets_N: Tensor
     weights_N: Tensor
-    noise_seeds: tuple[int, ...] = ()
+    noise_seeds_N: Tensor | None = None
     sampled: bool = False
 
 
@@ -102,25 +103,33 @@ def collate(
         noise_seeds: One seed per row for the teacher's noise.
         sampled: The student wrote the rows.
     """
-    width = max(len(row.ids) for row in rows)
     weights = weighing.weights(rows)[0] if weights is None else weights
     at = [weighing.scored(row) for row in rows]
     counts = torch.tensor([len(a) for a in at])
-    ids = [list(row.ids) + [0] * (width - len(row.ids)) for row in rows]
+    lengths = tuple(len(row.ids) for row in rows)
+    starts = itertools.accumulate(lengths, initial=0)
     ended = [(*row.ids, -1) for row in rows]
     targets = [ids[i] for ids, a in zip(ended, at, strict=True) for i in a]
-    positions = [p - 1 for a in at for p in a]
-    seeds = [s + i for s, a in zip(noise_seeds, at, strict=True) for i in a] if noise_seeds else ()
+    places = [start + i - 1 for start, a in zip(starts, at, strict=False) for i in a]
     return Batch(
         texts=tuple(rows),
-        ids_BL=torch.tensor(ids, device=device),
-        rows_N=torch.arange(len(rows)).repeat_interleave(counts).to(device),
-        positions_N=torch.tensor(positions, dtype=torch.long, device=device),
+        ids_T=torch.tensor([i for row in rows for i in row.ids], device=device),
+        lengths=lengths,
+        places_N=torch.tensor(places, dtype=torch.long, device=device),
         targets_N=torch.tensor(targets, dtype=torch.long, device=device),
         weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
-        noise_seeds=tuple(seeds),
+        noise_seeds_N=_seeds(noise_seeds, at, device),
         sampled=sampled,
     )
+
+
+def _seeds(rows: Sequence[int], at: Sequence[Sequence[int]], device: torch.device) -> Tensor | None:
+    """Return each scored token's seed, [N]: its row's and the position that predicts it."""
+    if not rows:
+        return None
+    seeds_N = torch.tensor(rows, dtype=torch.int64)[[n for n, row in enumerate(at) for _ in row]]
+    positions_N = torch.tensor([i - 1 for row in at for i in row], dtype=torch.int64)
+    return (seeds_N + positions_N).to(device)  # of 64 bits, which may wrap around
 
 
 def by_length(lengths: Sequence[int], parts: int) -> list[list[int]]:

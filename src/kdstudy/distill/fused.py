@@ -11,15 +11,13 @@ vocabulary entries.
 
 import dataclasses
 import functools
-import logging
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
+from kdstudy.distill import compiled
 from kdstudy.methods.objective import Objective, Terms
 from kdstudy.models.parts import Head
 
@@ -39,8 +37,8 @@ class TeacherSide:
     Attributes:
         hidden: Final hidden states, [N, K].
         head: Its head, as wide as the student's.
-        disturb: Called with a chunk's logits and its slice of the N tokens; returns logits with
-            noise. None leaves them as they are.
+        disturb: Called with a chunk's logits, which it may write over, and its slice of the N
+            tokens; returns logits with noise. None leaves them as they are.
     """
 
     hidden: Tensor
@@ -174,10 +172,9 @@ def _scored(
 ) -> tuple[Tensor, Tensor]:
     """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
     score = _with_settings(job, gradient)
-    if student_CV.is_cuda:
-        done = _compiled_score(score, student_CV, teacher_CV, targets_C)
-        if done is not None:
-            return done
+    done = compiled.attempt(score.func, student_CV, teacher_CV, targets_C, **score.keywords)
+    if done is not None:
+        return done
     pieces = [
         score(student_CV[at], None if teacher_CV is None else teacher_CV[at], targets_C[at])
         for at in _chunks(len(student_CV), max(1, _BLOCK // student_CV.shape[1]))
@@ -255,30 +252,6 @@ def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tens
         return logits_CV, scale
     bent_CV = torch.tanh(logits_CV / softcap)
     return softcap * bent_CV, scale * (1 - bent_CV * bent_CV)
-
-
-@functools.cache
-def _compiler() -> Callable:
-    return torch.compile(_score, dynamic=True)
-
-
-_broken: set[str] = set()
-
-
-def _compiled_score(score: functools.partial, *logits: Tensor | None) -> tuple | None:
-    """Return what compiled `score` gives, or None where nothing can be compiled."""
-    device = logits[0].device.type
-    if device in _broken:
-        return None
-    try:
-        return _compiler()(*logits, **score.keywords)
-    except (InductorError, TorchDynamoException) as e:
-        _broken.add(device)
-        logging.getLogger(__name__).warning(
-            "the loss could not be compiled and runs uncompiled, which is slower (%s)",
-            str(e).splitlines()[0],
-        )
-        return None
 
 
 def _rows(weight_VH: Tensor) -> int:

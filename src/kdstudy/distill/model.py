@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import TeacherSide, head_loss
-from kdstudy.distill.teacher import Noise
+from kdstudy.distill.noise import Noise
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
-from kdstudy.models import parts
+from kdstudy.models import dropout, packing, parts
 
 
 class Teacher(Protocol):
@@ -61,6 +61,8 @@ class DistillModel(nn.Module):
         if method.needs_teacher and teacher is None:
             raise ValueError("the method needs a teacher's distribution")
         parts.require_known_head(student)
+        packing.enable(student)
+        dropout.quicken(student)
         self.student = student
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
@@ -80,11 +82,11 @@ class DistillModel(nn.Module):
                 a mean.
         """
         validation = num_items_in_batch is None
-        narrow = _autocast(batch.ids_BL.device.type)
+        narrow = _autocast(batch.ids_T.device.type)
         # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
         with disable_input_dtype_casting(self.student, active=narrow is not None):
-            hidden_NH = parts.scored_hidden(
-                self.student, batch.ids_BL, batch.rows_N, batch.positions_N
+            hidden_NH = packing.scored_hidden(
+                self.student, batch.ids_T, batch.lengths, batch.places_N
             )
         teacher = self._teacher_side(batch)
         whole = head = parts.head(self.student)
@@ -136,10 +138,10 @@ class DistillModel(nn.Module):
         if self.teacher is None:
             return None
         noise = None
-        if self.method.noise and batch.noise_seeds:
-            noise = Noise(self.method.noise, batch.noise_seeds)
+        if self.method.noise and batch.noise_seeds_N is not None:
+            noise = Noise(self.method.noise, batch.noise_seeds_N)
         # In the teacher's own type, as its cached states are.
-        with torch.autocast(batch.ids_BL.device.type, enabled=False):
+        with torch.autocast(batch.ids_T.device.type, enabled=False):
             hidden_NH = self.teacher.hidden(batch)
         return TeacherSide(hidden=hidden_NH, head=self.teacher.head, disturb=noise)
 

@@ -18,6 +18,9 @@ from kdstudy.stage import Progress
 
 # Positions that take about as long as what a forward and backward pass costs whatever its size.
 _PASS = 512
+# Tokens of a pass without padding. On two cores more of them gain nothing and fill memory; that a
+# GPU gains is expected, not measured.
+_TOGETHER, _TOGETHER_CUDA = 2**11, 2**13
 
 
 class Schedule(TrainerCallback):
@@ -45,7 +48,13 @@ class Schedule(TrainerCallback):
 
 
 def study_config(
-    train: schema.Train, method: methods.Method, rows: Sequence[Encoded], folder: Path, seed: int
+    train: schema.Train,
+    method: methods.Method,
+    rows: Sequence[Encoded],
+    folder: Path,
+    seed: int,
+    *,
+    packed: bool = False,
 ) -> DistillConfig:
     """Return a study's training as a configuration.
 
@@ -55,6 +64,7 @@ def study_config(
         rows: Training rows; their lengths decide how a step is cut where the study does not.
         folder: Where checkpoints go.
         seed: Seed of everything random in the run.
+        packed: The student is trained without padding (`packing.enabled`).
 
     Raises:
         StageError: The batch cannot be shared evenly by the devices.
@@ -66,7 +76,7 @@ def study_config(
             remedy="make it a multiple of the number of devices",
         )
     share = train.batch_size // world
-    micro = _micro_batch(share, train.micro_batch_size, [len(row.ids) for row in rows])
+    micro = _micro_batch(share, train.micro_batch_size, [len(row.ids) for row in rows], packed)
     steps = max(1, round(len(rows) * train.epochs / train.batch_size))
     return DistillConfig(
         output_dir=str(folder),
@@ -141,13 +151,17 @@ def _bfloat16(train: schema.Train) -> bool:
     return train.precision == "bfloat16"
 
 
-def _micro_batch(share: int, most: int | None, lengths: Sequence[int]) -> int:
+def _micro_batch(share: int, most: int | None, lengths: Sequence[int], packed: bool) -> int:
     """Return the rows of a micro-batch, a divisor of the device's share of a step.
 
-    Smaller ones hold less padding, as rows of like length go together, but every pass has a cost
-    of its own; with no limit given the cheapest is taken, estimated over random steps.
+    With no limit given: without padding, as many as `_TOGETHER` allows. With padding, smaller ones
+    hold less of it, as rows of like length go together, but every pass has a cost of its own; the
+    cheapest is taken, estimated over random steps.
     """
     sizes = [size for size in range(1, share + 1) if share % size == 0]
+    if most is None and packed:
+        together = _TOGETHER_CUDA if torch.cuda.is_available() else _TOGETHER
+        most = max(1, together * len(lengths) // sum(lengths))
     if most is not None:
         return max(size for size in sizes if size <= most)
     steps = batches.order(len(lengths), steps=min(100, len(lengths)), batch_size=share, seed=0)

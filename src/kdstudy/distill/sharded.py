@@ -234,7 +234,7 @@ class _Together:
         """Return the teacher's final hidden states at the batch's scored positions, [N, H]."""
         cached = self._cached
         unknown = sum(row_key(r, cached.loss_tokens) not in cached.states for r in batch.texts)
-        if self._accelerator.reduce(torch.tensor(unknown, device=batch.ids_BL.device)):
+        if self._accelerator.reduce(torch.tensor(unknown, device=batch.ids_T.device)):
             return self._cached.live.hidden(batch)
         return self._cached.hidden(batch)
 

@@ -23,7 +23,7 @@ from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
-from kdstudy.models import load, parts
+from kdstudy.models import load, packing, parts
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records
 from kdstudy.stage import Work
@@ -63,7 +63,7 @@ def train(work: Work) -> str:
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
     watch = _probe(work, settings, tokenizer, written)
-    args = study_config(settings, method, rows, checkpoints, seed)
+    args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
         trainer = DistillTrainer(

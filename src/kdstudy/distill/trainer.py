@@ -30,7 +30,7 @@ from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
 from kdstudy.errors import InputError
-from kdstudy.models import load, parts
+from kdstudy.models import load, packing, parts
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
 
@@ -257,7 +257,7 @@ class DistillTrainer(Resumable):
             return
         batch = inputs["batch"]
         real = sum(len(row.ids) for row in batch.texts)
-        count = real if kind == "non_padding" else batch.ids_BL.numel()
+        count = real if kind == "non_padding" else packing.positions(self.student, batch.lengths)
         seen = torch.tensor(count, device=self.args.device)
         self.state.num_input_tokens_seen += self.accelerator.gather(seen).sum().item()
 
@@ -313,7 +313,7 @@ class DistillTrainer(Resumable):
             denominator,
             sum(batch.targets_N.numel() for batch in made),
             sum(len(row.ids) for row in rows),
-            sum(batch.ids_BL.numel() for batch in made),
+            sum(packing.positions(self.student, batch.lengths) for batch in made),
             int(self._interrupt.asked),
         ]
         if self.args.world_size > 1:

@@ -119,7 +119,9 @@ def device(patient: Patient) -> Iterator[Finding]:
             check="device",
             what=what,
             why="the GPU computes in bfloat16 at several times the speed and half the memory",
-            remedy="set train.precision to auto, unless float32 is what you want to study",
+            remedy="write train.precision: bfloat16: this store settled auto without this GPU"
+            if written == "auto"
+            else "set train.precision to auto, unless float32 is what you want to study",
         )
     else:
         yield Finding(level="ok", check="device", what=what)

@@ -7,7 +7,10 @@ from typing import Any
 from kdstudy.doctor.patient import ModelFacts, Patient
 from kdstudy.stage import Stage
 
-ESTIMATED = ("cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity")
+ESTIMATED = (
+    *("importance", "cut", "train", "teacher_cache", "teacher_text", "generate"),
+    "token_fidelity",
+)
 """Kinds of stage that run a model; the others take seconds and are not estimated."""
 _FLOAT32 = 4
 # AdamW keeps two numbers for each that it trains; a checkpoint holds all three.
@@ -104,6 +107,7 @@ def cache_bytes(patient: Patient, teacher: ModelFacts) -> int:
 
 def _seconds(patient: Patient, stage: Stage, long: bool) -> float | None:
     estimate = {
+        "importance": _importance,
         "cut": _cut,
         "train": _train,
         "teacher_cache": _cache,
@@ -138,6 +142,19 @@ def _train(patient: Patient, stage: Stage, long: bool) -> float | None:
     return speed.load + fit * (corpus.train * config["train"]["epochs"] * row + evaluations)
 
 
+def _importance(patient: Patient, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of a model's passes over rows; of one that is cut of it where need be."""
+    stages = patient.plan.stages.values() if patient.plan else ()
+    source = stage.config["source"]["fingerprint"]
+    named = [s.config.get(role) for s in stages for role in ("teacher", "model")]
+    names = [m["name"] for m in named if m and m["fingerprint"] == source]
+    names += [s.label for s in stages if s.inputs.get("importance") == stage.key]
+    speed = next((patient.speeds[name] for name in names if name in patient.speeds), None)
+    if speed is None or patient.corpus is None:
+        return None
+    return speed.load + min(stage.config["rows"], patient.corpus.train) * speed.forward
+
+
 def _cut(patient: Patient, stage: Stage, long: bool) -> float | None:
     """Return the seconds of loading a model twice: to cut it, and to look at what was written."""
     speed = patient.speeds.get(stage.label)
@@ -170,7 +187,9 @@ def _answers(patient: Patient, stage: Stage, long: bool = False) -> tuple[int | 
     budget = config["generation"]["max_new_tokens"]
     if count is None or text is None:
         return None, budget
-    likely = min(budget, _mean(text.scored, text.rows))
+    # A model that was not trained on the corpus knows nothing of how long its answers are.
+    trained = "trained" in stage.inputs
+    likely = min(budget, _mean(text.scored, text.rows)) if trained else budget
     return count * config["generation"]["samples"], budget if long else likely
 
 

@@ -368,6 +368,8 @@ class _Examination:
             teachers=taught,
         )
         probe.probe(self.study, subject, found)
+        if model.resolved.cut and model.resolved.cut.measured:
+            found.losses = None  # of another cut of this size
 
 
 def _import_libraries() -> None:

@@ -16,7 +16,8 @@ from transformers import (
 
 from kdstudy.doctor.patient import AdapterFacts, ModelFacts, Role
 from kdstudy.models import load, parts
-from kdstudy.models.cut import shorten
+from kdstudy.models.cut import layers_of, shorten
+from kdstudy.models.narrow import thin
 from kdstudy.models.resolve import Resolved, gguf_here
 
 
@@ -54,8 +55,10 @@ def facts(
     """
     load.require_causal_lm(folder, model.trust_remote_code)
     bones = _bones(folder, model.trust_remote_code)
-    if model.layers is not None:
-        shorten(bones, model.layers)
+    if model.cut is not None and model.cut.layers is not None:
+        shorten(bones, model.cut.layers)
+    if model.cut is not None and model.cut.intermediate is not None:
+        thin(bones, [range(model.cut.intermediate)] * len(layers_of(bones)))
     tokenizer = load.load_tokenizer(folder, model.trust_remote_code)
     head = parts.head(bones)
     first = tokenizer("a")["input_ids"][:1]

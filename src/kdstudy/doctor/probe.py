@@ -26,7 +26,7 @@ from kdstudy.distill.schedule import study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.doctor.patient import Losses, Speed
 from kdstudy.doctor.text import decode
-from kdstudy.models import load, memory, parts
+from kdstudy.models import load, memory, packing, parts
 from kdstudy.models.sample import sample
 
 Result = TypeVar("Result")
@@ -99,19 +99,23 @@ def probe(study: schema.Study, subject: Subject, found: Measured) -> None:
         InputError: The model, its adapter or the study's LoRA layers do not fit each other.
     """
     started = time.perf_counter()
-    full = study.train.lora is None and subject.trains
-    model = load.open_model(subject.local, "float32" if full else study.train.precision)
+    model = load.open_model(subject.local, study.train.precision)
     loading = time.perf_counter() - started
     ids = [row.ids for row in (*subject.rows, *subject.held_out)]
     parts.require_room(model, max(map(len, ids)), max(map(max, ids)))
     found.losses = _losses(model, subject)
-    micro = _micro(study, subject.rows)
+    micro = _micro(study, subject.rows, packed=packing.enable(model))
     some = _some(subject.rows, study.train.batch_size, micro)
     weighing = Weighing(loss_tokens=study.train.loss_tokens)
     states, seconds = _fastest(lambda: _states(model, some, weighing, micro))
     forward = seconds / len(some)
     found.states = states if subject.teaches else None
     prompt, token, together = _generating(model, subject, study.generation)
+    if study.train.lora is None and subject.trains and model.dtype != torch.float32:
+        # Weights that are trained are float32; what is read and written above is not.
+        del model
+        forget()
+        model = load.open_model(subject.local, "float32")
     step = _Step(study, model, subject, some, micro) if subject.trains else None
     found.speed = Speed(
         micro=micro,
@@ -228,9 +232,9 @@ class _Step:
         return done
 
 
-def _micro(study: schema.Study, rows: Sequence[Encoded]) -> int:
+def _micro(study: schema.Study, rows: Sequence[Encoded], *, packed: bool) -> int:
     """Return the micro-batch that the study's training would choose."""
-    config = study_config(study.train, methods.Sft(), rows, Path("probe"), seed=0)
+    config = study_config(study.train, methods.Sft(), rows, Path("probe"), seed=0, packed=packed)
     return config.per_device_train_batch_size
 
 

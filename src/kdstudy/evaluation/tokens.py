@@ -9,6 +9,7 @@ Shapes: N response tokens, C of a chunk, H hidden width, V common vocabulary ent
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.models import parts
+from kdstudy.models import packing, parts
 from kdstudy.stage import Progress, silent
 
 BINS = 15
@@ -86,6 +87,7 @@ def compare(
     for model in (student, teacher):
         assert not any(module.training for module in model.modules()), "dropout would be measured"
         parts.require_known_head(model)
+        packing.enable(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][1].ids), reverse=True)
     found: dict[int, TokenRow] = {}
     for group in _groups(order, rows, student.device):
@@ -148,10 +150,11 @@ def _tokens(
     student: parts.Model, teacher: parts.Model, texts: Sequence[Encoded], width: int
 ) -> Mapping[str, np.ndarray]:
     """Return what is measured of each token, by name, float64, one row after another."""
-    rows_N, positions_N, targets_N, ids_BL = (x.to(student.device) for x in _places(texts))
+    ids_T, places_N, targets_N = (x.to(student.device) for x in _places(texts))
+    lengths = [len(text.ids) for text in texts]
     heads = [parts.head(model).narrowed(width) for model in (student, teacher)]
     states = [
-        parts.scored_hidden(model, ids_BL, rows_N, positions_N) for model in (student, teacher)
+        packing.scored_hidden(model, ids_T, lengths, places_N) for model in (student, teacher)
     ]
     entries = _CHUNK_CUDA if student.device.type == "cuda" else _CHUNK
     found: list[Tensor] = []
@@ -168,14 +171,13 @@ def _tokens(
     return dict(zip(names, torch.cat(found, 1).cpu().numpy(), strict=True))
 
 
-def _places(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return row, position whose output predicts it and id of every response token; padded ids."""
-    width = max(len(text.ids) for text in texts)
-    ids = [list(text.ids) + [0] * (width - len(text.ids)) for text in texts]
-    at = [(b, p) for b, t in enumerate(texts) for p in t.scored]
-    rows_N, places_N = torch.tensor(at, dtype=torch.long).reshape(-1, 2).unbind(1)
-    ids_BL = torch.tensor(ids)
-    return rows_N, places_N - 1, ids_BL[rows_N, places_N], ids_BL
+def _places(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all ids, [T]; the place whose output predicts each response token; that token's id."""
+    starts = itertools.accumulate((len(text.ids) for text in texts), initial=0)
+    at = [start + p for start, text in zip(starts, texts, strict=False) for p in text.scored]
+    places_N = torch.tensor(at, dtype=torch.long)
+    ids_T = torch.tensor([i for text in texts for i in text.ids])
+    return ids_T, places_N - 1, ids_T[places_N]
 
 
 def _measured(s_CV: Tensor, t_CV: Tensor, targets_C: Tensor) -> Tensor:

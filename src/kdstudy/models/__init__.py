@@ -9,16 +9,20 @@ tokenizer.py    a folder's tokenizer, held against its own tokenizer.json
 adapters.py     PEFT adapters: made, put on, merged, or refused
 save.py         written, put back, and held against what is in memory
 export.py       a trained model as a folder for others
-layers.py       which layers a cut model keeps
+layers.py       what of a model is kept, and which layers
+importance.py   what each layer changes, and each neuron adds, on training rows
 cut.py          a model with some of its layers, and a configuration that says so
-stages.py       the stage cut
+narrow.py       the same of the neurons of its MLPs
+stages.py       the stages importance and cut
 parts.py        a causal LM as body and head
+packing.py     rows of unlike length through a body, without padding
+dropout.py     dropout whose mask costs a CPU less
 heads.py        a head without its body; the width two heads share
 sample.py       one batch sampler, for training and evaluation
 decoding.py     its forward passes: shared prompts once, finished rows dropped
 selfcheck.py    which way of decoding gives a model's own logits, tried when it is opened
 writing.py      a model as it writes fastest: its adapter merged, in a copy where it is trained
-precision.py    which type a CPU trains a model in faster
+precision.py    which type a machine trains a model in faster
 memory.py       memory that is free, and rows that fit
 zoo/            four tiny pretrained models with their cards
   __init__.py   names, folders, cards

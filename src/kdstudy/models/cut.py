@@ -42,7 +42,7 @@ def shorten(model: PreTrainedModel, wanted: int | Sequence[int]) -> list[int]:
         InputError: There are not so many, or one does not see where the model has its layers.
     """
     config = model.config.get_text_config(decoder=True)
-    body, attribute, stack = _stack(model, config)
+    body, attribute, stack = _stack(model)
     kept = depths.chosen(wanted, len(stack), name(model))
     setattr(body, attribute, nn.ModuleList(stack[i] for i in kept))
     _say(config, kept, len(stack))
@@ -58,8 +58,7 @@ def cut(model: PreTrainedModel, wanted: int | Sequence[int]) -> PreTrainedModel:
     """
     shorten(model, wanted)
     before_LV = _tried(model)
-    _, attribute, stack = _stack(model, model.config.get_text_config(decoder=True))
-    for place, layer in enumerate(stack):
+    for place, layer in enumerate(layers_of(model)):
         for module in layer.modules():
             for number in _NUMBERS:
                 if isinstance(getattr(module, number, None), int):
@@ -67,7 +66,7 @@ def cut(model: PreTrainedModel, wanted: int | Sequence[int]) -> PreTrainedModel:
     after_LV = _tried(model)
     if before_LV is not None and not torch.equal(before_LV, after_LV):
         raise _refusal(model, "its layers compute with their own number, which a cut changes")
-    if difference := _rebuilt_otherwise(model, attribute, stack):
+    if difference := rebuilt_otherwise(model):
         raise _refusal(model, f"its configuration cannot say which layers are left: {difference}")
     return model
 
@@ -88,10 +87,18 @@ def _refusal(model: PreTrainedModel, why: str) -> InputError:
     )
 
 
-def _stack(
-    model: PreTrainedModel, config: PreTrainedConfig
-) -> tuple[nn.Module, str, nn.ModuleList]:
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the layers of a plain causal LM.
+
+    Raises:
+        InputError: One does not see where it has them.
+    """
+    return _stack(model)[2]
+
+
+def _stack(model: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:
     """Return the module that holds the list of layers, its name there, and the list."""
+    config = model.config.get_text_config(decoder=True)
     body, of = model.get_decoder(), getattr(config, "num_hidden_layers", None)
     found = [
         (child_name, child)
@@ -122,8 +129,9 @@ def _say(config: PreTrainedConfig, kept: Sequence[int], of: int) -> None:
         setattr(config, KEPT, list(kept))
 
 
-def _rebuilt_otherwise(model: PreTrainedModel, attribute: str, stack: nn.ModuleList) -> str:
-    """Return in what a model differs that is built from the configuration as a file has it."""
+def rebuilt_otherwise(model: PreTrainedModel) -> str:
+    """Return in what layers differ that are built from the configuration as a file has it."""
+    _, attribute, stack = _stack(model)
     try:
         config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
         with torch.device("meta"):

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kdstudy.models import parts
+from kdstudy.models import packing, parts
 from kdstudy.models.memory import room
 
 How = Literal["shared", "padded", "kept", "alone"]
@@ -115,7 +115,8 @@ class _Cached:
         self._cache = DynamicCache(config=model.config)
         # Layers of other kinds (a sliding window, a recurrent state) are left to the library.
         self._roomy = share and all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        sdpa_on_cpu = model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
+        sdpa = model.config._attn_implementation in ("sdpa", packing.ATTENTION)
+        sdpa_on_cpu = model.device.type == "cpu" and sdpa
         self._grouped = self._roomy and sdpa_on_cpu
         shared = _shared(prompts) if self._roomy else 0
         self._length = max(map(len, prompts))

@@ -1,4 +1,4 @@
-"""Which layers of a model are kept, from what a study says; never imports torch."""
+"""What of a model is kept, from what a study says; never imports torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,21 @@ from kdstudy.errors import InputError
 
 _DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
+CUT = "cut.json"
+"""Name of the file in which a `cut` stage says what it kept."""
+
 
 def depth(config: Mapping[str, Any]) -> int | None:
     """Return how many layers a config.json says that a model has, or None."""
     config = config.get("text_config") or config
     return next((config[name] for name in _DEPTH if isinstance(config.get(name), int)), None)
+
+
+def width(config: Mapping[str, Any]) -> int | None:
+    """Return how many neurons a config.json says that each layer's MLP has, or None."""
+    config = config.get("text_config") or config
+    found = config.get("intermediate_size")
+    return found if isinstance(found, int) else None
 
 
 def evenly(keep: int, of: int) -> list[int]:
@@ -48,6 +58,20 @@ def chosen(layers: int | Sequence[int], of: int, model: str) -> list[int]:
     return evenly(layers, of) if isinstance(layers, int) else list(layers)
 
 
-def written(layers: int | Sequence[int]) -> str:
-    """Return what a study says of layers as one text, alike for a list and a tuple."""
-    return str(layers) if isinstance(layers, int) else ",".join(map(str, layers))
+def require_narrower(neurons: int, of: int, model: str) -> None:
+    """Refuse a width that cuts nothing, with an InputError."""
+    if neurons >= of:
+        raise InputError(
+            f"intermediate: the MLPs of {model} have {of} neurons, and {neurons} are asked for",
+            remedy="give less, or leave intermediate out",
+        )
+
+
+def influential(keep: int, influence: Sequence[float]) -> list[int]:
+    """Return the `keep` layers of the greatest influence, in their order.
+
+    All are judged by one measurement of the whole model (ShortGPT, arXiv 2403.03853). Of two that
+    are alike the earlier is kept.
+    """
+    ranked = sorted(range(len(influence)), key=lambda i: (-influence[i], i))
+    return sorted(ranked[:keep])

@@ -23,7 +23,8 @@ from kdstudy.models.adapters import (
     quiet,
     require_supported,
 )
-from kdstudy.models.cut import cut
+from kdstudy.models.cut import cut, layers_of
+from kdstudy.models.narrow import narrow
 from kdstudy.models.parts import Model, trial_logits
 from kdstudy.models.resolve import fetch
 from kdstudy.models.save import align, eos_ids, home_of, require_same, restore, save
@@ -199,7 +200,7 @@ def open_model(
     """Return a model as a study names it, or as a finished train stage left it.
 
     A user's adapter is merged first, then the model is cut: both are part of what the study starts
-    from.
+    from. A cut by importance is none here, but one of that size: the stage `cut` measures first.
 
     Args:
         local: From `resolve.Resolved.local`; a Hub model is downloaded.
@@ -217,6 +218,8 @@ def open_model(
     model = merge(model)
     if local.get("layers") is not None:
         model = cut(model, local["layers"])
+    if local.get("intermediate") is not None:
+        model = narrow(model, [range(local["intermediate"])] * len(layers_of(model)))
     return model if finished is None else put_adapter(model, finished / "adapter")
 
 

@@ -103,19 +103,6 @@ def body(model: PreTrainedModel) -> nn.Module:
     return next((module for module in known if module not in none), model)
 
 
-def scored_hidden(model: Model, ids_BL: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
-    """Return the final hidden states at the scored positions, [N, H].
-
-    Args:
-        model: Plain or PEFT causal LM.
-        ids_BL: Token ids, padded on the right.
-        rows_N: Row of each scored token.
-        positions_N: Position whose output predicts it.
-    """
-    hidden_BLH = body(plain(model))(input_ids=ids_BL, use_cache=False).last_hidden_state
-    return hidden_BLH[rows_N, positions_N]
-
-
 @torch.no_grad()
 def trial_logits(model: Model) -> Tensor:
     """Return the logits of one short row of tokens from all over the vocabulary, [L, V]."""
@@ -136,7 +123,6 @@ def require_known_head(model: Model) -> None:
             earlier one's logits.
     """
     base = plain(model)
-    at_N = torch.arange(4, device=base.device)
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -144,7 +130,7 @@ def require_known_head(model: Model) -> None:
         ids_BL = _trial(base)[:, :4]
         whole_NV = logits(base, ids_BL)[0]
         try:
-            hidden_NH = scored_hidden(model, ids_BL, torch.zeros_like(at_N), at_N)
+            hidden_NH = body(base)(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
         except (AttributeError, TypeError, ValueError) as e:
             raise InputError(
                 f"{name(base)}: its hidden states cannot be asked for apart from its logits "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.config.cuts import Cut
 from kdstudy.data.prompts import has_template
 from kdstudy.errors import InputError, KdstudyError, StageError, first_line
 from kdstudy.models import checkpoint, gguf_file, layers, zoo
@@ -54,7 +55,8 @@ class Resolved:
         entries: Tokens that it has embeddings for; None where that is not known.
         room: How long a text it can read.
         depth: How many layers it has before it is cut; None where that is not known.
-        layers: How many layers are kept, or which, as the study says; None for all.
+        width: How many neurons each of its MLPs has before it is cut; None likewise.
+        cut: What of it is kept, as the study says; None for all.
         given: What the study calls it, or "".
         origin: In words, that its weights were read from a GGUF file; "" for others.
     """
@@ -74,27 +76,30 @@ class Resolved:
     entries: int | None = None
     room: checkpoint.Room = checkpoint.NO_ROOM_NAMED
     depth: int | None = None
-    layers: int | tuple[int, ...] | None = None
+    width: int | None = None
+    cut: Cut | None = None
     given: str = ""
     origin: str = ""
 
     def local(self) -> dict[str, Any]:
         """Return what a stage needs to find the model; no part of any key."""
         keys = ("folder", "hub_id", "revision", "adapter", "gguf", "trust_remote_code", "files")
-        keys += ("layers",)
-        return {k: getattr(self, k) for k in keys}
+        cut = {"layers": self.cut and self.cut.layers}
+        cut |= {"intermediate": self.cut and self.cut.intermediate}
+        return {k: getattr(self, k) for k in keys} | cut
 
     @property
     def whole(self) -> str:
         """Fingerprint of the model before it is cut."""
-        return self.fingerprint.removesuffix(_cut_mark(self.layers))
+        return self.fingerprint.removesuffix(self.cut.mark if self.cut else "")
 
     @property
     def kept(self) -> list[int] | None:
-        """Numbers of the layers that are kept; None for all, or where the depth is not known."""
-        if self.layers is None or self.depth is None:
+        """Numbers of the layers that are kept; None for all, or where they are not known."""
+        cut = self.cut
+        if cut is None or cut.layers is None or cut.by == "influence" or self.depth is None:
             return None
-        return layers.chosen(self.layers, self.depth, self.name)
+        return layers.chosen(cut.layers, self.depth, self.name)
 
 
 def resolve(
@@ -116,23 +121,19 @@ def resolve(
         Unreachable: A Hub model without a pin, and the Hub cannot be asked.
     """
     found = _whole(ref, base, pins, unreached)
-    if ref.layers is None:
+    if ref.cut is None:
         return found
-    kept = ref.layers if isinstance(ref.layers, int) else tuple(ref.layers)
-    if found.depth is not None:
-        layers.chosen(kept, found.depth, found.name)
-    many = kept if isinstance(kept, int) else len(kept)
+    if ref.layers is not None and found.depth is not None:
+        layers.chosen(ref.layers, found.depth, found.name)
+    if ref.intermediate is not None and found.width is not None:
+        layers.require_narrower(ref.intermediate, found.width, found.name)
     return dataclasses.replace(
         found,
-        name=ref.name or f"{found.name}[{many} layers]",
-        fingerprint=found.fingerprint + _cut_mark(kept),
-        layers=kept,
+        name=ref.name or found.name + ref.cut.called,
+        fingerprint=found.fingerprint + ref.cut.mark,
+        cut=ref.cut,
         given=ref.name or "",
     )
-
-
-def _cut_mark(kept: int | Sequence[int] | None, unit: str = "") -> str:
-    return "" if kept is None else f"[{layers.written(kept)}{unit}]"
 
 
 def _whole(
@@ -407,17 +408,23 @@ def _placed(parts: int) -> Callable[[Resolved], str]:
         base = model.hub_id or last(model.folder or "", parts)
         commit = f"@{model.revision[:12]}" if model.revision and parts > 2 else ""
         adapter = f"+{last(model.adapter, parts - 1)}" if model.adapter else ""
-        many = " layers" if isinstance(model.layers, int) else ""
-        return model.given or base + commit + adapter + _cut_mark(model.layers, many)
+        return model.given or base + commit + adapter + _cut(model)
 
     return name
 
 
 def _with_layers(model: Resolved) -> str:
     """Return a cut model's name with its layers in the place of their number."""
-    if isinstance(model.layers, int | None) or model.given:
+    if model.cut is None or model.given:
         return model.name
-    return model.name.rpartition("[")[0] + _cut_mark(model.layers)
+    return model.name.removesuffix(model.cut.called) + _cut(model)
+
+
+def _cut(model: Resolved) -> str:
+    """Return what a name says of a cut: the layers of a list, else how many they are."""
+    if model.cut is None:
+        return ""
+    return model.cut.mark if isinstance(model.cut.layers, tuple) else model.cut.called
 
 
 def _with_fingerprint(model: Resolved) -> str:
@@ -463,6 +470,7 @@ def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
         "entries": None if adapted else checkpoint.entries(said),
         "room": checkpoint.room(said),
         "depth": layers.depth(said),
+        "width": layers.width(said),
         "origin": gguf_file.origin(said),
     }
 

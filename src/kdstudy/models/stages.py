@@ -1,25 +1,84 @@
-"""The stage `cut`: a student's base, cut out of another model."""
+"""The stages `importance` and `cut`: a student's base, cut out of another model."""
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from kdstudy.data.corpora import places
+from kdstudy.data.prompts import PromptFormat, called, row_of
+from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import quiet
-from kdstudy.models.layers import chosen
+from kdstudy.models.importance import measure
+from kdstudy.models.layers import CUT, chosen, influential
+from kdstudy.models.narrow import narrow, strongest
 from kdstudy.models.resolve import fetch, read_files
+from kdstudy.records import Example, read_records
 from kdstudy.stage import Work
+
+IMPORTANCE = "importance.json"
+NEURONS = "neurons.safetensors"
 
 # Of a model's folder: its weights and what describes them are written anew.
 _ANEW = ("config.json", "*.safetensors", "*.safetensors.index.json")
 
 
-def cut(work: Work) -> str:
-    """Keep some layers of a model: `model/`, as transformers saves one, and `cut.json`.
+def importance(work: Work) -> str:
+    """Measure a model's layers and neurons on training rows: `importance.json` and their numbers.
 
-    Config: `source` {fingerprint} and `layers`, how many or which. Local: `models` {source:
-    `resolve.Resolved.local`}. An adapter of the source is merged first. Tokenizer, chat template
-    and generation settings are the source's; weights keep the type that they are stored in.
+    Config: `source` {fingerprint}, `rows` how many, `neurons` whether MLPs are measured, how rows
+    become text, `max_length`. Inputs: `corpus`, of which the training split alone is read. Local:
+    `models` {source: `resolve.Resolved.local`}. An adapter of the source is merged first; what is
+    computed is float32.
+
+    Raises:
+        InputError: No row leaves room for a response, or the model cannot be measured.
+    """
+    local, config = work.local["models"]["source"], work.config
+    rows = _training_rows(work, load.open_tokenizer(local))
+    model = load.open_model({**local, "layers": None, "intermediate": None}, "float32")
+    found = measure(model, rows, neurons=config["neurons"], progress=work.progress)
+    if config["neurons"]:
+        named = {f"layer.{i}": numbers_I for i, numbers_I in enumerate(found.neurons_I)}
+        save_file(named, work.out / NEURONS)
+    facts = {"rows": len(rows), "tokens": found.tokens, "influence": found.influence}
+    (work.out / IMPORTANCE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    least = min(range(len(found.influence)), key=found.influence.__getitem__)
+    return (
+        f"{len(rows)} rows, {found.tokens} tokens; layer {least} changes least, by "
+        f"{found.influence[least]:.3f}"
+    )
+
+
+def _training_rows(work: Work, tokenizer: Any) -> list[tuple[int, ...]]:
+    """Return the ids of the first training rows that leave room for a response."""
+    made, limit = PromptFormat.of(work.config), work.config["max_length"]
+    known = places(work.inputs["corpus"])
+    examples = read_records(work.inputs["corpus"] / "train.parquet", Example)
+    rows = [
+        row_of(tokenizer, made, e, limit, where=called(e, known))
+        for e in examples[: work.config["rows"]]
+    ]
+    if not any(rows):
+        raise InputError(
+            f"no training row leaves room for a response in {limit} tokens",
+            remedy="raise train.max_length",
+        )
+    return [row.ids for row in rows if row is not None]
+
+
+def cut(work: Work) -> str:
+    """Keep some layers and neurons of a model: `model/`, as transformers saves one, and `cut.json`.
+
+    Config: `source` {fingerprint} and what `layers.Cut.config` says. Inputs: `importance` where the
+    cut is by measured importance. Local: `models` {source: `resolve.Resolved.local`}. An adapter of
+    the source is merged first. Tokenizer, chat template and generation settings are the source's;
+    weights keep the type that they are stored in.
 
     Raises:
         InputError: The folder is no model, or the model cannot be cut so.
@@ -31,10 +90,9 @@ def cut(work: Work) -> str:
     stored = said.get("dtype") or said.get("torch_dtype")
     # A merge is exact in float32 alone.
     precision = stored if stored in load.DTYPES and not local["adapter"] else "float32"
-    whole = load.open_model({**local, "layers": None}, precision)
+    whole = load.open_model({**local, "layers": None, "intermediate": None}, precision)
     before = sum(p.numel() for p in whole.parameters())
-    kept = chosen(work.config["layers"], whole.config.num_hidden_layers, folder.name)
-    of, model = whole.config.num_hidden_layers, load.cut(whole, kept)
+    model, facts = _shrunk(work, whole, folder.name)
     out = work.out / "model"
     shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
     with quiet():
@@ -43,15 +101,51 @@ def cut(work: Work) -> str:
     load.require_same(
         model, out, lambda: load.load_model(out, precision=precision, trust_remote_code=trust)
     )
-    facts = {
-        "of": of,
-        "kept": kept,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "parameters_before": before,
-    }
-    (work.out / "cut.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    share = facts["parameters"] / before
-    return f"layers {', '.join(map(str, kept))} of {of}; {share:.0%} of the parameters"
+    facts |= {"parameters": sum(p.numel() for p in model.parameters()), "parameters_before": before}
+    (work.out / CUT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return f"{_said(facts)}; {facts['parameters'] / before:.0%} of the parameters"
+
+
+def _shrunk(
+    work: Work, model: PreTrainedModel, called: str
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return the model cut as the configuration says, and what was kept."""
+    config, of = work.config, model.config.num_hidden_layers
+    measured: Mapping[str, Any] = {}
+    if "importance" in work.inputs:
+        text = (work.inputs["importance"] / IMPORTANCE).read_text(encoding="utf-8")
+        measured = json.loads(text)
+    kept: Sequence[int] = range(of)
+    if "layers" in config:
+        kept = chosen(config["layers"], of, called)
+        if config.get("by") == "influence":
+            kept = influential(config["layers"], measured["influence"])
+        model = load.cut(model, kept)
+    facts: dict[str, Any] = {"of": of, "kept": [*kept]}
+    facts |= {"measured": measured | {"by": config.get("by", "spacing")}} if measured else {}
+    if "intermediate" in config:
+        found = load_file(work.inputs["importance"] / NEURONS)
+        most_I = [strongest(config["intermediate"], found[f"layer.{i}"]) for i in kept]
+        facts |= {
+            "intermediate": config["intermediate"],
+            "intermediate_before": len(found["layer.0"]),
+        }
+        model = narrow(model, most_I)
+    return model, facts
+
+
+def _said(facts: Mapping[str, Any]) -> str:
+    """Return in words what a cut kept."""
+    said = []
+    if len(facts["kept"]) < facts["of"]:
+        said.append(f"layers {', '.join(map(str, facts['kept']))} of {facts['of']}")
+    if "intermediate" in facts:
+        said.append(
+            f"{facts['intermediate']} of {facts['intermediate_before']} neurons of each MLP"
+        )
+    if "measured" in facts:
+        said.append(f"by {facts['measured']['rows']} training rows")
+    return ", ".join(said)
 
 
 def _copy_words(folder: Path, out: Path, trust_remote_code: bool) -> None:

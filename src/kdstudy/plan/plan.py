@@ -28,6 +28,8 @@ from kdstudy.stage import Stage, pair_role
 
 # Fields of `generation` that change speed, never the result.
 _GENERATION_KNOBS = {"batch_size"}
+# Training rows that a model is measured on before it is cut; ShortGPT takes as few tokens.
+_CALIBRATION_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -307,14 +309,29 @@ class _Planner:
 
     def _cut(self, model: Resolved, role: str) -> dict[str, str]:
         """Return the stage that cuts a model of that role, where it is to be cut."""
-        if model.layers is None:
+        if model.cut is None:
             return {}
         source = {"fingerprint": model.whole}
         if model.trust_remote_code:
             source["trust_remote_code"] = True
-        config = {"source": source, "layers": model.layers}
         local = {"models": {"source": model.local()}}
-        return {f"cut:{role}": self._add("cut", model.name, config, local=local)}
+        inputs = {}
+        if model.cut.measured:
+            inputs["importance"] = self._importance(model, source, local)
+        config = {"source": source, **model.cut.config()}
+        return {f"cut:{role}": self._add("cut", model.name, config, inputs, local)}
+
+    def _importance(self, model: Resolved, source: Any, local: Any) -> str:
+        """Return the stage that measures a model on training rows before it is cut."""
+        config = {
+            "source": source,
+            **self._format(),
+            "max_length": self.study.train.max_length,
+            "rows": _CALIBRATION_ROWS,
+            "neurons": model.cut is not None and model.cut.intermediate is not None,
+        }
+        label = f"{(model.hub_id or model.folder or model.name).rpartition('/')[2]} before its cut"
+        return self._add("importance", label, config, {"corpus": self.corpus}, local)
 
     def _teacher_cache(
         self, system: System, method: methods.Method, train: schema.Train, teacher: Resolved
@@ -474,19 +491,20 @@ def _identity(model: Resolved) -> dict[str, Any]:
 def _place(model: Resolved) -> dict[str, Any]:
     """Return where a stage finds a model; a cut one lies in a stage that is its input."""
     local = model.local()
-    if model.layers is None:
+    if model.cut is None:
         return local
-    nowhere = dict.fromkeys(("folder", "hub_id", "revision", "adapter", "gguf", "layers"))
+    nowhere = dict.fromkeys(("folder", "hub_id", "revision", "adapter", "gguf"))
+    nowhere |= dict.fromkeys(("layers", "intermediate"))
     return local | nowhere | {"files": {}}
 
 
 def _require_distinct(students: list[Resolved]) -> None:
     """Refuse two students that are cut alike, however that is written."""
-    seen: dict[tuple[str, tuple[int, ...]], str] = {}
+    seen: dict[tuple[str, tuple[int, ...], int | None], str] = {}
     for student in students:
-        if student.kept is None:
+        if student.kept is None or student.cut is None:
             continue
-        key = student.whole, tuple(student.kept)
+        key = student.whole, tuple(student.kept), student.cut.intermediate
         if key in seen:
             raise InputError(
                 f"students: {seen[key]} and {student.name} are cut alike, to layers "

@@ -174,7 +174,8 @@ def curve(seeds: Seeds, ablation: str) -> Figure | None:
         _panel(lower, "parsed", unit, names, "parsed", 60),
         spacing=10,
     )
-    title = f"Accuracy, and under it the parse rate, over the {unit} ({dots_note(table)})"
+    the = "the " if ablation in _UNITS else ""
+    title = f"Accuracy, and under it the parse rate, over {the}{unit} ({dots_note(table)})"
     return Figure(
         name=figure_name(ablation),
         title=title,

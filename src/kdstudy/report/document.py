@@ -227,6 +227,7 @@ def _sentences(
         "instruct": findings.instruction(means),
         "ablations": findings.ablations(means),
         "collapse": alarms.collapse(table, tests, seen.raised),
+        "measures": findings.measures(means),
         "contamination": findings.contamination(means, seen.overlaps),
         "made": _made(table, systems, made),
     }

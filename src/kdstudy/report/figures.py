@@ -12,6 +12,7 @@ import pandas as pd
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.stats import EQUIVALENCE_MARGIN, Test
+from kdstudy.measures import Measure, Unit
 from kdstudy.report.curves import curve, depends, scale
 from kdstudy.report.flow import flow
 from kdstudy.report.plot import (
@@ -25,6 +26,7 @@ from kdstudy.report.plot import (
     strip,
 )
 from kdstudy.report.seeds import Seeds, sft_of
+from kdstudy.report.tables_of_data import further
 from kdstudy.report.views import (
     ablation_rows,
     describe,
@@ -65,6 +67,7 @@ def all_figures(
         lambda: curve(seeds, "temperature"),
         lambda: curve(seeds, "noise"),
         lambda: unaware_teacher(seeds),
+        *(functools.partial(further_measure, seeds, measure) for measure in further(table)),
         *(functools.partial(curve, seeds, field) for field in varied(table)),
     ]
     drawn = [figure for make in makers if (figure := make()) is not None]
@@ -181,6 +184,26 @@ def rouge(seeds: Seeds) -> Figure | None:
         f"({dots_note(seeds.means, 'rouge_l')})"
     )
     return _figure("rouge", title, rows, chart)
+
+
+def further_measure(seeds: Seeds, measure: Measure) -> Figure | None:
+    """Draw a measure that has no figure of its own by student, method and benchmark."""
+    rows = with_sft(seeds.means, measure.name)
+    if rows.empty:
+        return None
+    rows = seeds.dots(rows)
+    scale = 100 if measure.unit is Unit.HUNDRED else 1
+    rows[["value", "low", "high"]] *= scale
+    teacher = lookup(seeds.means, measure.name)
+    keys = zip(rows.of_teacher, rows.benchmark, strict=True)
+    rows["teacher_line"] = [scale * teacher.get(k, math.nan) for k in keys]
+    share = measure.unit is Unit.SHARE
+    ends = rows[["value", "low", "high", "teacher_line"]].to_numpy(float)
+    reach = (0.0, 1.0) if share else (min(0.0, np.nanmin(ends)), 1.05 * np.nanmax(ends))
+    rule = {"strokeDash": [5, 3], "strokeWidth": 1.3, "opacity": 0.85}
+    chart = _strip(rows, measure.column.lower(), reach, rules={"teacher_line": rule}, percent=share)
+    title = f"{measure.note.rstrip('.')}; dashed: the teacher ({dots_note(seeds.means)})"
+    return _figure(f"measure-{measure.name}", title, rows, chart)
 
 
 def agreement_accuracy(seeds: Seeds) -> Figure | None:

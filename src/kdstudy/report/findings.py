@@ -14,6 +14,7 @@ from kdstudy.analysis.results import AVERAGE, names_of
 from kdstudy.analysis.stats import EQUIVALENCE_MARGIN, Test, format_p, points
 from kdstudy.analysis.verdict import signed
 from kdstudy.report.seeds import over_seeds
+from kdstudy.report.tables_of_data import further
 from kdstudy.report.views import (
     NAMED,
     Numbers,
@@ -200,6 +201,21 @@ def ablations(table: pd.DataFrame) -> list[str]:
     return named + [s for field in varied(table) if (s := _varied(table, field))]
 
 
+def measures(table: pd.DataFrame) -> list[str]:
+    """Say, for each measure without a section of its own, between what trained systems lie."""
+    said = []
+    for measure in further(table):
+        rows = main_rows(table, measure.name)
+        if rows.empty:
+            continue
+        least, most = rows.loc[rows.value.idxmin()], rows.loc[rows.value.idxmax()]
+        said.append(
+            f"{measure.column}: from {printed(least)} ({least.system}) to {printed(most)} "
+            f"({most.system})."
+        )
+    return said
+
+
 def _units(rows: pd.DataFrame) -> str:
     """Return what rows are called: systems, where seeds are averaged in some, else runs."""
     return "systems" if "seeds" in rows and (rows.seeds > 1).any() else "runs"
@@ -380,8 +396,10 @@ def _varied(table: pd.DataFrame, field: str) -> str:
     other = changed[changed.system == pair.system_changed].iloc[0]
     change = (
         f"{field}: {same.method} on {same.student} goes from {printed(same)} at {same.said} to "
-        f"{printed(other)} at {other.said}, the largest change of {len(both)}"
+        f"{printed(other)} at {other.said}"
     )
+    if len(both) > 1:
+        change += f", the largest change of {len(both)}"
     if other.low <= same.high and same.low <= other.high:
         return f"{change}: the intervals over items overlap, so no trend is shown."
     if _seeds_overlap(other, same):

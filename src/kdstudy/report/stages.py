@@ -12,6 +12,7 @@ from kdstudy.analysis.results import read_csv
 from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, SYSTEMS, TESTS, results
 from kdstudy.analysis.verdict import Test
 from kdstudy.evaluation.stages import BENCHMARK
+from kdstudy.models.layers import CUT
 from kdstudy.records import System
 from kdstudy.report import document
 from kdstudy.stage import Work
@@ -70,7 +71,7 @@ def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
 
 def _provenance(work: Work) -> dict[str, Any]:
     """Gather how it was made from the manifests of the stages."""
-    stages, trained, benchmarks, aids = [], {}, {}, {}
+    stages, trained, benchmarks, aids, cuts = [], {}, {}, {}, {}
     corpus: dict[str, Any] = {}
     environments = []
     for name, folder in work.inputs_of("stage"):
@@ -89,6 +90,8 @@ def _provenance(work: Work) -> dict[str, Any]:
         elif manifest["kind"] == "benchmark":
             facts = json.loads((folder / BENCHMARK).read_text())
             benchmarks[facts["name"]] = facts
+        elif manifest["kind"] == "cut":
+            cuts[manifest["label"]] = _cut(json.loads((folder / CUT).read_text()))
         elif manifest["kind"] == "train":
             trained[manifest["key"]] = (folder, manifest)
     return {
@@ -96,6 +99,7 @@ def _provenance(work: Work) -> dict[str, Any]:
         "protocol_differences": work.config["protocol_differences"],
         "epochs": work.config.get("epochs", {}),
         "origins": work.config.get("origins", {}),
+        "cuts": cuts,
         "prompts_apart": work.config.get("prompts_apart", {}),
         "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
@@ -108,6 +112,25 @@ def _provenance(work: Work) -> dict[str, Any]:
         "versions": _merged(e["versions"] for e in environments),
         "hardware": _merged(e["hardware"] for e in environments),
     }
+
+
+def _cut(facts: Mapping[str, Any]) -> str:
+    """Say which layers of a model are gone, how many neurons, and by which measurement."""
+    gone = sorted(set(range(facts["of"])) - set(facts["kept"]))
+    said = [f"without layers {', '.join(map(str, gone))} of {facts['of']}"] * bool(gone)
+    if "intermediate" in facts:
+        said.append(
+            f"{facts['intermediate']:,} of {facts['intermediate_before']:,} neurons of each MLP"
+        )
+    if "measured" in facts:
+        measured = facts["measured"]
+        said.append(f"measured on {measured['rows']} training rows, {measured['tokens']:,} tokens")
+        if gone and measured["by"] == "influence":
+            influence = measured["influence"]
+            most, least = max(influence[i] for i in gone), min(influence[i] for i in facts["kept"])
+            said.append(f"block influence up to {most:.3f} gone, from {least:.3f} on kept")
+    share = facts["parameters"] / facts["parameters_before"]
+    return ", ".join([*said, f"{share:.0%} of the parameters"])
 
 
 def _merged(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

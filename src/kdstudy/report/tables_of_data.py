@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analysis.measures import GROUPS
 from kdstudy.analysis.results import AVERAGE
+from kdstudy.measures import MEASURES, Measure
+from kdstudy.measures.cell import GROUPS
 from kdstudy.records import OVERLAPS
 from kdstudy.report.alarms import alarms
 from kdstudy.report.seeds import Seeds
@@ -19,12 +20,9 @@ _HELD = {
     "masked": "With other numbers",
     "none": "Not at all",
 }
-_SIGNS = {
-    "tokens": "Tokens per text",
-    "truncated_rate": "Cut",
-    "repetition": "Repetition",
-    "parse_rate": "Parsed",
-}
+_SIGNS = ("tokens", "truncated_rate", "repetition", "parse_rate")
+_ELSEWHERE = {"accuracy", "rouge_l", *_SIGNS}
+"""Measures that have a place of their own in the report."""
 
 
 def data_sheets(
@@ -36,6 +34,7 @@ def data_sheets(
     """Return every table about the data; those without rows are empty."""
     return [
         collapse_sheet(table, seeds, made),
+        measures_sheet(seeds),
         contamination_sheet(overlaps),
         apart_sheet(seeds),
         sizes_sheet(table, made),
@@ -61,16 +60,40 @@ def collapse_sheet(table: pd.DataFrame, seeds: Seeds, made: Mapping[str, Any]) -
         return {
             "System": Cell(r.system, rows_link(system=r.system)),
             "Alarm": "; ".join(raised.get(r.system, ())) or "none",
-            **{n: number(signs[m], bare=True, seeds=r.seeds) for m, n in _SIGNS.items()},
+            **{MEASURES[m].column: number(signs[m], bare=True, seeds=r.seeds) for m in _SIGNS},
         }
 
     note = (
-        "Means over benchmarks. Repetition: share of a text's word 4-grams that it holds before "
-        "(seq-rep-4). Base models raise no alarm: nobody trained them."
+        f"Means over benchmarks. {MEASURES['repetition'].note} "
+        "Base models raise no alarm: nobody trained them."
     )
     rows = rows.sort_values("system", key=lambda s: ~s.isin(raised.keys()), kind="stable")
     title = "Length, repetition and parse rate"
     return Sheet.of("collapse", title, **seeds.lines(rows, line, labels=2), note=note, labels=2)
+
+
+def further(table: pd.DataFrame) -> list[Measure]:
+    """Return the measures of one system that no other part of the report shows."""
+    there = set(table.metric)
+    return [
+        m
+        for m in MEASURES.values()
+        if isinstance(m, Measure) and m.name in there and m.name not in _ELSEWHERE
+    ]
+
+
+def measures_sheet(seeds: Seeds) -> Sheet:
+    """Return every further measure of each system, means over benchmarks."""
+    known = further(seeds.means)
+    rows = seeds.means[seeds.means.metric.isin([m.name for m in known])]
+    rows = rows[rows.benchmark == AVERAGE].drop_duplicates("system")
+
+    def line(r: Any, numbers: Numbers) -> dict[str, Any]:
+        found = {m.column: number(numbers.row(r.system, m.name), seeds=r.seeds) for m in known}
+        return {"System": Cell(r.system, rows_link(system=r.system))} | found
+
+    note = " ".join(["Means over benchmarks.", *(m.note for m in known)])
+    return Sheet.of("measures", "Further measures", **seeds.lines(rows, line), note=note)
 
 
 def contamination_sheet(overlaps: pd.DataFrame | None) -> Sheet:

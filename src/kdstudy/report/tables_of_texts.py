@@ -7,6 +7,7 @@ import pandas as pd
 
 from kdstudy.analysis.measures import HELD_OUT
 from kdstudy.analysis.results import AVERAGE
+from kdstudy.measures import MEASURES, PairMeasure
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
 from kdstudy.report.views import Numbers, scope_order, shown
@@ -27,6 +28,7 @@ _LIKENESS = {
     "bleu_sentence": "Sentence BLEU",
     "bleu_same_answer": "BLEU, same answer",
     "agreement_change": "Change of agreement over SFT",
+    **{m.name: m.column for m in MEASURES.values() if isinstance(m, PairMeasure)},
 }
 
 

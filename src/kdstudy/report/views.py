@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analysis.results import AVERAGE
+from kdstudy.measures import UNITS
+from kdstudy.measures.units import size, text
 from kdstudy.report.plot import order_of
 
 Table = pd.DataFrame
@@ -16,13 +18,6 @@ OVER_SFT = {
     *("kept_right", "newly_right", "newly_wrong", "still_wrong"),
 }
 """Metrics of a distilled run whose reference is the SFT run of its student and seed."""
-
-_SIGNED = {
-    *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
-    "agreement_change",
-}
-_HUNDREDS = {"rouge_l", "fidelity_rouge_l"}
-_NATS = ("token_kl", "token_cross_entropy")
 
 
 class Numbers:
@@ -159,34 +154,13 @@ def tooltips(rows: Table) -> list[str]:
 
 
 def shown(metric: str, value: float) -> str:
-    """Return a value as people read it.
-
-    Percent for a rate, signed points for a difference, nats for a divergence, 0-100 for BLEU and
-    ROUGE-L.
-    """
-    if value is None or math.isnan(value):
-        return "–"
-    if metric in _SIGNED:
-        return f"{100 * value:+.1f}".replace("-", "−")
-    text = spread(metric, value).replace("-", "−")
-    return text if _plain(metric) else f"{text}%"
+    """Return a value as people read it, in its metric's unit (`measures.units`)."""
+    return text(UNITS[metric], value)
 
 
 def spread(metric: str, sd: float) -> str:
     """Return a standard deviation in the unit and to the digit of `shown`; a dash for none."""
-    if math.isnan(sd):
-        return "–"
-    if metric.startswith(_NATS):
-        return f"{sd:.3f}"
-    if metric == "kappa":
-        return f"{sd:.2f}"
-    hundred = 1 if metric.startswith("bleu") or metric == "tokens" else 100
-    return f"{hundred * sd:.1f}"
-
-
-def _plain(metric: str) -> bool:
-    plain = metric in _HUNDREDS or metric in ("tokens", "kappa")
-    return plain or metric.startswith(("bleu", *_NATS))
+    return size(UNITS[metric], sd)
 
 
 def ends_of(metric: str, low: float, high: float, percent: bool = False) -> str:

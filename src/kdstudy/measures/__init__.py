@@ -1,0 +1,76 @@
+"""What is measured of answers: a file each, and the registry that tables and pages ask.
+
+Every module here with a `MEASURE` is one, and so is what an installed package names under the entry
+point group `kdstudy.measures`. Measures that are no mean over items (corpus BLEU, agreement and its
+bounds, calibration, gains) are computed in `analyze.measures`; their units are here too.
+
+base.py            what a measure is
+units.py           what numbers are counted in, and how they are printed
+cell.py            one system's answers to one benchmark as arrays
+accuracy.py        items answered right
+parse_rate.py      answers that were found
+truncated_rate.py  texts that were cut
+tokens.py          their length
+repetition.py      how much they repeat themselves
+distinct.py        how varied their words are
+rouge_l.py         free texts against their references
+"""
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+
+from kdstudy.errors import InputError
+from kdstudy.measures.base import Measure, PairMeasure
+from kdstudy.measures.units import Unit
+
+_OTHERS = {
+    Unit.SHARE: (
+        *("accuracy_completed", "accuracy_clean", "accuracy_renumbered", "accuracy_contaminated"),
+        *("kept_right", "newly_right", "newly_wrong", "still_wrong"),
+        *("agreement", "agreement_both_wrong", "agreement_lower_bound", "agreement_upper_bound"),
+        *("fidelity_steps", "steps_same_answer", "token_top1", "token_ece", "token_ece_teacher"),
+    ),
+    Unit.POINTS: (
+        *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
+        "agreement_change",
+    ),
+    Unit.HUNDRED: ("fidelity_rouge_l",),
+    Unit.SCORE: ("bleu_corpus", "bleu_sentence", "bleu_same_answer"),
+    Unit.NATS: (
+        *("token_kl_teacher_student", "token_kl_student_teacher"),
+        *("token_cross_entropy", "token_cross_entropy_teacher"),
+    ),
+    Unit.NUMBER: ("kappa",),
+}
+
+
+def _found() -> dict[str, Measure | PairMeasure]:
+    measures: dict[str, Measure | PairMeasure] = {}
+    taken = {name for names in _OTHERS.values() for name in names}
+    shipped = (
+        importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)
+    )
+    found = [("kdstudy", m.MEASURE) for m in shipped if hasattr(m, "MEASURE")]
+    for point in sorted(entry_points(group="kdstudy.measures"), key=lambda p: p.value):
+        try:
+            found.append((point.value, point.load()))
+        except Exception as e:  # anything can happen in somebody's package
+            raise InputError(
+                f"the measure {point.name} ({point.value}) cannot be imported",
+                why=f"{type(e).__name__}: {e}",
+                remedy="mend that package, or uninstall it",
+            ) from e
+    for origin, measure in found:
+        if not isinstance(measure, Measure | PairMeasure):
+            raise InputError(f"{origin}: is no kdstudy.measures.Measure or PairMeasure")
+        if measure.name in measures.keys() | taken:
+            raise InputError(f"{origin}: there is a measure {measure.name} already")
+        measures[measure.name] = measure
+    return measures
+
+
+MEASURES = _found()
+UNITS = {name: unit for unit, names in _OTHERS.items() for name in names}
+UNITS |= {name: measure.unit for name, measure in MEASURES.items()}
+"""The unit of every `metric` of results.csv."""

@@ -1,0 +1,113 @@
+"""The proof for a GPU in its tiny form, and that it tells right from wrong."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdstudy.methods import METHODS
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module("gpu")
+
+
+def run(out, *options):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(BENCH / "run.py"), "gpu", "--out", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    return done, json.loads(out.read_text())
+
+
+def parts():
+    sys.path.insert(0, str(BENCH))
+    try:
+        return importlib.import_module("gpu").PARTS
+    finally:
+        sys.path.remove(str(BENCH))
+
+
+@pytest.mark.parametrize("part", parts(), ids=lambda part: part.name)
+def test_every_part_runs_in_its_tiny_form(part, gpu, monkeypatch):
+    """Here in one process, which saves the imports; the command gives each part its own."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    name, function = part.entry.split(":")
+    work = getattr(importlib.import_module(name), function)
+    if part.name in ("decode vLLM", "step 7B"):
+        with pytest.raises(gpu.Missing):
+            work(tiny=True)
+        return
+    rows = work(tiny=True)
+    assert rows
+    if part.check:
+        assert all(row["passed"] for row in rows), rows
+    if part.name == "losses":
+        cases = [row["case"] for row in rows]
+        for method in METHODS:
+            assert any(case.startswith(f"{method}, bfloat16") for case in cases)
+        assert any(case.endswith(", compiled") for case in cases)
+
+
+def test_the_command_chooses_the_tiny_form_and_prints_what_it_checked(tmp_path):
+    done, result = run(tmp_path / "gpu.json", "--only", "cache", "--only", "decode vLLM")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result["tiny"], "chosen by itself where there is no GPU"
+    found = {part["part"]: part["state"] for part in result["parts"]}
+    assert found == {"cache": "passed", "decode vLLM": "left out"}
+    for part in result["parts"]:
+        for row in part["rows"]:
+            assert f"| {row['case']} |" in done.stdout
+
+
+def test_budgets_leave_the_whole_under_nine_minutes(gpu):
+    assert sum(part.seconds for part in gpu.PARTS) <= 9 * 60
+    assert sum(part.seconds for part in gpu.PARTS if part.check) < 300
+
+
+BROKEN = """
+import os, time
+import gpu
+def wrong(tiny): return [{"case": "w", "passed": False, "found": "2", "limit": "1"}]
+def right(tiny): return [{"case": "r", "passed": True, "found": "0", "limit": "1"}]
+def raises(tiny): raise ValueError("no such luck")
+def lacks(tiny): raise gpu.Missing("no peer")
+def dies(tiny): os._exit(3)
+def hangs(tiny): time.sleep(60)
+"""
+
+
+def test_a_part_that_fails_hangs_or_dies_says_so_and_the_others_go_on(
+    tmp_path, gpu, monkeypatch, capsys
+):
+    (tmp_path / "broken_parts.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def part(name, check):
+        return gpu.Part(name=name, entry=f"broken_parts:{name}", seconds=3, check=check)
+
+    names = ("wrong", "raises", "lacks", "dies", "hangs", "right")
+    found = {name: gpu._done(part(name, True), tiny=True) for name in names}
+    assert {name: row["state"] for name, row in found.items()} == {
+        "wrong": "failed", "raises": "failed", "lacks": "left out", "dies": "failed",
+        "hangs": "failed", "right": "passed",
+    }  # fmt: skip
+    assert found["raises"]["problem"] == "ValueError: no such luck"
+    assert found["dies"]["problem"] == "its process died (exit code 3)"
+    assert "longer than its 3 s" in found["hangs"]["problem"]
+    for names, check, code in (
+        (["right", "lacks"], True, 0),
+        (["wrong", "right"], True, 1),
+        (["raises"], True, 1),
+        (["raises"], False, 0),
+    ):
+        monkeypatch.setattr(gpu, "PARTS", [part(name, check) for name in names])
+        assert gpu.main(["--tiny"]) == code, names
+    assert "| w |" not in capsys.readouterr().out.splitlines()[-1]
