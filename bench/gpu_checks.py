@@ -149,10 +149,12 @@ def _batch(rows: list[Encoded], where: torch.device) -> Batch:
     )
 
 
-def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return a model's own logits at the scored places, [N, V], each row read alone."""
+def _read(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return a model's own logits and final states at the scored places, each row read alone."""
     rows = batch.ids_T.split(batch.lengths)
-    return torch.cat([model(input_ids=ids[None]).logits[0] for ids in rows])[batch.places_N]
+    read = [model(input_ids=ids[None], output_hidden_states=True) for ids in rows]
+    states = torch.cat([out.hidden_states[-1][0] for out in read])
+    return torch.cat([out.logits[0] for out in read])[batch.places_N], states[batch.places_N]
 
 
 def _exact(
@@ -160,7 +162,7 @@ def _exact(
 ) -> tuple[float, Tensor]:
     """Return loss and gradient in float64 from whole logits, by torch's own autograd."""
     batch, what = _batch(rows, torch.device("cpu")), method.objective
-    s_NV, t_NV = (_logits(m, batch) for m in pair)
+    (s_NV, s_NH), (t_NV, t_NH) = (_read(m, batch) for m in pair)
     logs_NV = torch.log_softmax(s_NV, -1)
     losses_N = what.hard_label_weight * -logs_NV.gather(-1, batch.targets_N[:, None])[:, 0]
     if what.divergence is not None:
@@ -171,6 +173,9 @@ def _exact(
         value_NV, _ = what.divergence(*both, what.parameter)
         losses_N = losses_N + what.scale * value_NV.sum(-1)
     loss = losses_N.mean()
+    if method.extra is not None:
+        extra = method.extra(s_NH.shape[1], t_NH.shape[1]).double()
+        loss = loss + extra(s_NH, t_NH, torch.ones(len(s_NH))) / len(s_NH)
     loss.backward()
     return loss.item(), torch.cat([p.grad.ravel() for p in pair[0].parameters()])
 

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -15,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from kdstudy.errors import InputError
 
 _COUNTS = "counts.json"
+_EXTRA = "method.safetensors"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -107,6 +110,29 @@ def require_resumable(folder: Path, shape: Shape) -> None:
             "%s was written by a run on %d rows, and this dataset has %d: the order of the rows is "
             "another, so that some are seen twice and others not", folder, rows, shape.rows,
         )  # fmt: skip
+
+
+def write_extra(folder: Path, module: nn.Module | None) -> None:
+    """Write the parameters of a method's own module (`Recipe.extra`), if it has any."""
+    if module is not None and (state := module.state_dict()):
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / _EXTRA)
+
+
+def read_extra(folder: Path, module: nn.Module | None) -> None:
+    """Read them again.
+
+    Raises:
+        InputError: The checkpoint has none.
+    """
+    if module is None or not module.state_dict():
+        return
+    if not (folder / _EXTRA).is_file():
+        raise InputError(
+            f"{folder}: has no {_EXTRA}",
+            why="the method trains parameters of its own beside the student's",
+            remedy="start the run again",
+        )
+    module.load_state_dict(load_file(folder / _EXTRA))
 
 
 def write_counts(folder: Path, counts: Counts, shape: Shape) -> None:

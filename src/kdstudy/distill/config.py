@@ -203,6 +203,14 @@ class DistillConfig(TrainingArguments):
             field = ".".join(map(str, first["loc"][1:])) or "method"
             raise InputError(f"DistillConfig: {field}: {first['msg']}") from e
 
+    def method_fields(self) -> dict[str, object]:
+        """Return the method's type as `method`, and its fields that were set."""
+        if not isinstance(self.method, methods.Method):
+            return {"method": self.method, **self.given_fields()}
+        made = self.method.model_dump(exclude=self.method.OF_TRAINING)
+        fields = {k: v for k, v in made.items() if v is not None or k != "normalisation"}
+        return {"method": fields.pop("type"), **fields}
+
     def given_fields(self) -> dict[str, object]:
         """Return the fields of a method that were set."""
         return {k: getattr(self, k) for k in _OF_METHOD if getattr(self, k) is not None}
@@ -239,11 +247,9 @@ class DistillConfig(TrainingArguments):
         """As in `TrainingArguments`, a method that is made already by its type and fields."""
         if not isinstance(self.method, methods.Method):
             return super().to_dict()
-        made = self.method.model_dump(exclude=self.method.OF_TRAINING)
         named = copy.copy(self)
-        named.method = made.pop("type")
-        fields = {k: v for k, v in made.items() if v is not None or k != "normalisation"}
-        return named.to_dict() | fields
+        named.method = self.method.type
+        return named.to_dict() | self.method_fields()
 
     def _require_bare(self, given: dict[str, object]) -> None:
         if given:

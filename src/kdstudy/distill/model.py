@@ -42,6 +42,7 @@ class DistillModel(nn.Module):
             student's vocabulary beyond the teacher's width are sliced off.
 
     Attributes:
+        extra: The method's own module beside the divergence (`Recipe.extra`), if it has one.
         layout: How the student's weights lie on the devices, and how to have them whole.
 
     Raises:
@@ -67,6 +68,10 @@ class DistillModel(nn.Module):
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
+        self.extra: nn.Module | None = None
+        if method.extra is not None:
+            widths = (side.weight.shape[1] for side in (parts.head(student), teacher.head))
+            self.extra = method.extra(*widths)
 
     def forward(self, batch: Batch, num_items_in_batch: int | None = None) -> tuple[Tensor, ...]:
         """Return (loss,) for training, or the sums (loss, cross-entropy) for validation.
@@ -102,6 +107,8 @@ class DistillModel(nn.Module):
             teacher,
             labels=validation,
         )
+        if self.extra is not None:
+            loss = loss + self.extra(hidden_NH, teacher.hidden, batch.weights_N)
         if not validation:
             return (loss / num_items_in_batch,)
         if len(head.weight) < len(whole.weight):

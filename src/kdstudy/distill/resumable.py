@@ -111,6 +111,7 @@ class Resumable(Trainer):
         base = self._origin.public_base if self.hub_model_id else self._origin.base
         self.save_student(folder, base)
         if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            checkpoints.write_extra(folder, self.model.extra)
             checkpoints.write_counts(folder, self._counts, self._shape)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -135,6 +136,7 @@ class Resumable(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.model.layout.restore(folder)
+        checkpoints.read_extra(folder, self.model.extra)
         self._counts = checkpoints.read_counts(folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -161,6 +163,7 @@ class Resumable(Trainer):
 
     def _load_best_model(self) -> None:
         self.model.layout.restore(Path(self.state.best_model_checkpoint))
+        checkpoints.read_extra(Path(self.state.best_model_checkpoint), self.model.extra)
 
     # Our own parts.
 
@@ -169,7 +172,7 @@ class Resumable(Trainer):
         return hub.Origin(
             base=self._base,
             teacher=self._teacher_name,
-            method={"method": self.args.method, **self.args.given_fields()},
+            method=self.args.method_fields(),
             adapter=isinstance(self.student, PeftModel),
         )
 

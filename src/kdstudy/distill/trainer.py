@@ -80,6 +80,12 @@ class DistillTrainer(Resumable):
     ):
         args = own(args)
         method, self._fsdp = args.recipe(), sharded.plugin_of(args)
+        if self._fsdp is not None and method.extra is not None:
+            raise InputError(
+                f"{args.method_fields()['method']}: trains a module of its own beside the student",
+                why="under FSDP only the student's parameters are sharded and saved",
+                remedy="train on one device or with DDP",
+            )
         hub.require_reachable(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)

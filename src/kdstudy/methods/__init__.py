@@ -14,11 +14,15 @@ gkd.py             JSD(beta), partly on text that the student samples
 skew_kl.py         skewed forward KL
 skew_revkl.py      skewed reverse KL
 tv.py              total variation
+hidden_kd.py       forward KL, and final hidden states
+hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Union
@@ -62,13 +66,25 @@ __all__ = [
 _SHIPPED = (Sft, SeqKD, WordKD, RevKD, GKD, SkewKL, SkewRevKL, TV, OnPolicyRevKL)
 
 
+def _further() -> list[type[Method]]:
+    """Return the methods in files of this folder that are not named above, by type."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.endswith("_loss"):  # a method's loss, which needs torch
+            continue
+        for cls in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(cls, type) and issubclass(cls, Method) and isinstance(_type(cls), str):
+                found[_type(cls)] = cls
+    return [found[name] for name in sorted(found) if found[name] not in _SHIPPED]
+
+
 def _type(cls: type[Method]) -> str:
     return cls.model_fields["type"].default
 
 
 def _found() -> tuple[dict[str, type[Method]], dict[str, str]]:
     """Return all methods by type, and the package and version of those that are not shipped."""
-    methods, origins = {_type(cls): cls for cls in _SHIPPED}, {}
+    methods, origins = {_type(cls): cls for cls in (*_SHIPPED, *_further())}, {}
     for point in sorted(entry_points(group="kdstudy.methods"), key=lambda p: p.value):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         try:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Terms = Callable[["Tensor", "Tensor", float], "tuple[Tensor, Tensor]"]
 """A divergence's (s, t, parameter) -> (value, slope), each of the shape of s and t."""
@@ -72,6 +72,10 @@ class Recipe:
         retokenised: Student text is decoded without special tokens and encoded again, as the
             paper's released code does; otherwise the sampled ids are kept.
         normalisation: Overrides the run's; None keeps it.
+        extra: Makes a module beside the divergence from the widths of the final hidden states of
+            student and teacher. It is called with both states, [N, H_S] and [N, H_T], and the
+            tokens' weights, [N], and returns a weighted sum that is added to the loss. Its
+            parameters are trained with the student's and saved in checkpoints alone.
     """
 
     source: Literal["corpus", "teacher", "student"]
@@ -81,6 +85,7 @@ class Recipe:
     sampling_temperature: float = 1.0
     retokenised: bool = False
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
+    extra: Callable[[int, int], nn.Module] | None = None
 
     @property
     def needs_teacher(self) -> bool:
