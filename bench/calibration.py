@@ -1,4 +1,4 @@
-"""How often the tests of `analyze` refuse a true null in the paper's design, and find an effect.
+"""How often the tests of `analysis` refuse a true null in the paper's design, and find an effect.
 
     python bench/calibration.py > docs/calibration.json
     python bench/calibration.py one_student           # one part of it
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from kdstudy.analyze.clustered import (
+from kdstudy.analysis.clustered import (
     DEFAULT,
     cluster_robust,
     median_sign,
@@ -32,15 +32,15 @@ from kdstudy.analyze.clustered import (
     student_level,
     student_t,
 )
-from kdstudy.analyze.contrasts import Group, contrast
-from kdstudy.analyze.correlations import FACTORS, between, spearman
-from kdstudy.analyze.diagnostics import smallest_effect
-from kdstudy.analyze.intervals import wilson
-from kdstudy.analyze.matched import friedman, repeated_measures
-from kdstudy.analyze.mixed import mixed_model
-from kdstudy.analyze.pooled import anova, gain_t
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.contrasts import Group, contrast
+from kdstudy.analysis.correlations import FACTORS, between, spearman
+from kdstudy.analysis.diagnostics import smallest_effect
+from kdstudy.analysis.intervals import wilson
+from kdstudy.analysis.matched import friedman, repeated_measures
+from kdstudy.analysis.mixed import mixed_model
+from kdstudy.analysis.pooled import anova, gain_t
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import Test
 
 SIZES = {"Q0.5": 0.5e9, "Q1.5": 1.5e9, "Q3": 3e9, "Q7": 7e9, "L1": 1e9, "L3": 3e9}
 TEACHERS = {

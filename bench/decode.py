@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, Qwen2Config
 
 from kdstudy.config import schema
-from kdstudy.evaluate.vllm import Vllm
+from kdstudy.evaluation.vllm import Vllm
 from kdstudy.models import load
 from kdstudy.models.sample import draw, sample
 from kdstudy.models.zoo import path

@@ -4,7 +4,7 @@ Peers, both transformers' `generate`: `arrival` takes items as they come, 16 at 
 key-value cache; `released` does as the study's released code does, one item at a time without a
 cache (in greedy decoding here, so that texts can be compared; the released code samples). The
 latter answers a part of the items, every 12th by length, whose number of tokens is given beside
-that of all. Ours: `evaluate.generate`, batch size found by itself, tokenisation included.
+that of all. Ours: `evaluation.generate`, batch size found by itself, tokenisation included.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from kdstudy.config import schema
 from kdstudy.data.prompts import encode_prompt
 from kdstudy.data.synthetic import benchmark_rows
-from kdstudy.evaluate.generate import generate
+from kdstudy.evaluation.generate import generate
 from kdstudy.models import load
 from kdstudy.models.zoo import path
 from kdstudy.records import Example

@@ -21,10 +21,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 from kdstudy.data.synthetic import PRETRAIN_STYLES, STUDY_STYLE, Problem, problems
-from kdstudy.evaluate.agreement import agreement, chance
-from kdstudy.evaluate.benchmarks.base import Benchmark
-from kdstudy.evaluate.fidelity import fidelity, pair
-from kdstudy.evaluate.score import score
+from kdstudy.evaluation.agreement import agreement, chance
+from kdstudy.evaluation.benchmarks.base import Benchmark
+from kdstudy.evaluation.fidelity import fidelity, pair
+from kdstudy.evaluation.score import score
 from kdstudy.records import Example, Generation, PairScore, Score
 
 ITEMS, DRAWS = 20_000, 5

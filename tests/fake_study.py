@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.results import own_sft, required_pairs
+from kdstudy.analysis.results import own_sft, required_pairs
 from kdstudy.config.schema import Study
-from kdstudy.evaluate.fidelity import pair
+from kdstudy.evaluation.fidelity import pair
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import PairScore, Score, System
 

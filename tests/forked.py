@@ -21,10 +21,10 @@ FORKS.set_forkserver_preload(
         *("rouge_score.rouge_scorer", "peft.utils.transformers_weight_conversion"),
         *("transformers.models.qwen2.modeling_qwen2", "torch.utils.serialization"),
         *("kdstudy.cli", "kdstudy.engine.execute", "kdstudy.engine.view", "kdstudy.config.read"),
-        *("kdstudy.data.stages", "kdstudy.distill.stages", "kdstudy.analyze.stages"),
-        *("kdstudy.evaluate.stages", "kdstudy.evaluate.generate", "kdstudy.evaluate.tokens"),
+        *("kdstudy.data.stages", "kdstudy.distill.stages", "kdstudy.analysis.stages"),
+        *("kdstudy.evaluation.stages", "kdstudy.evaluation.generate", "kdstudy.evaluation.tokens"),
         *("kdstudy.report.stages", "kdstudy.doctor.gather", "kdstudy.models.export"),
-        *("kdstudy.distill.validation", "kdstudy.evaluate.vllm", "drawn_rows"),
+        *("kdstudy.distill.validation", "kdstudy.evaluation.vllm", "drawn_rows"),
     ]
 )
 

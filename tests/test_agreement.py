@@ -10,8 +10,8 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from kdstudy.errors import InputError
-from kdstudy.evaluate.agreement import agree, agreement, chance, changes
-from kdstudy.evaluate.fidelity import pair
+from kdstudy.evaluation.agreement import agree, agreement, chance, changes
+from kdstudy.evaluation.fidelity import pair
 from kdstudy.records import Score
 
 

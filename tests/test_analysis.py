@@ -11,11 +11,11 @@ from made_runs import runs
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from kdstudy.analyze.analysis import analyze, analyze_items, lead
-from kdstudy.analyze.families import corrected
-from kdstudy.analyze.intervals import Bootstrap
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.analysis import analyze, analyze_items, lead
+from kdstudy.analysis.families import corrected
+from kdstudy.analysis.intervals import Bootstrap
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import Test
 from kdstudy.errors import InputError
 
 FEW = Bootstrap(resamples=200)

@@ -19,7 +19,7 @@ from kdstudy.data.audit import audit, masked, normalised, overlaps
 from kdstudy.data.corpora import locate
 from kdstudy.data.formats import to_example
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
+from kdstudy.evaluation import benchmarks
 from kdstudy.records import Example
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import call, examined, refused
 
-from kdstudy.analyze.results import COLUMNS
+from kdstudy.analysis.results import COLUMNS
 from kdstudy.config.schema import CorpusRef
 from kdstudy.data import audit as audits
 from kdstudy.data.corpora import locate
 from kdstudy.data.synthetic import benchmark_rows
 from kdstudy.errors import InputError
-from kdstudy.evaluate.completion_rows import answers
+from kdstudy.evaluation.completion_rows import answers
 
 QUIET = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.benchmarks.commonsense import wrap_hellaswag
-from kdstudy.evaluate.benchmarks.rows import parse
+from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.benchmarks.commonsense import wrap_hellaswag
+from kdstudy.evaluation.benchmarks.rows import parse
 from kdstudy.records import Example, content_id
 
 MATH = ["gsm8k", "svamp", "multiarith", "addsub", "aqua", "singleeq"]

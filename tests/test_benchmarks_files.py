@@ -11,9 +11,9 @@ from file_server import serving
 
 from kdstudy.cli.listing import listing
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.benchmarks.commonsense import wrap_hellaswag
-from kdstudy.evaluate.benchmarks.files import FileSource, Pin
+from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.benchmarks.commonsense import wrap_hellaswag
+from kdstudy.evaluation.benchmarks.files import FileSource, Pin
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ROWS = [{"instruction": "What is 2 + 2?", "input": "", "output": "5", "answer": "4.0"}]
@@ -251,7 +251,7 @@ def shared() -> Path:
     return DATA
 
 
-@pytest.mark.filterwarnings("error::kdstudy.evaluate.benchmarks.EditedBenchmark")
+@pytest.mark.filterwarnings("error::kdstudy.evaluation.benchmarks.EditedBenchmark")
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_real_files_are_read_whole(name, shared):
     items, chance, majority = KNOWN[name]

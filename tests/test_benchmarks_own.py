@@ -10,13 +10,13 @@ import pytest
 
 from kdstudy.cli.listing import listing
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
+from kdstudy.evaluation import benchmarks
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 PLUGIN = """
 import hashlib
-from kdstudy.evaluate import benchmarks
+from kdstudy.evaluation import benchmarks
 
 ROWS = [{"question": "2 + 2?", "answer": 4}]
 

@@ -8,7 +8,7 @@ import pytest
 from fake_study import fake_study, pairs_frame, with_texts
 
 from kdstudy.answers.steps import steps
-from kdstudy.evaluate.fidelity import same_answer_low_fidelity, wrong_answer_high_fidelity
+from kdstudy.evaluation.fidelity import same_answer_low_fidelity, wrong_answer_high_fidelity
 from kdstudy.report.browse import MAX_CHARACTERS, PER_KIND, browser_data, rows_data, safe_json
 from kdstudy.report.kinds import KINDS
 

@@ -23,7 +23,7 @@ from kdstudy.doctor import check_text
 from kdstudy.doctor import text as doctor_text
 from kdstudy.doctor.view import show
 from kdstudy.errors import InputError
-from kdstudy.evaluate import tokens
+from kdstudy.evaluation import tokens
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, Generation
 

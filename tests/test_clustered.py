@@ -13,9 +13,9 @@ from made_runs import cells
 from scipy import stats
 from statsmodels.formula.api import ols
 
-from kdstudy.analyze import clustered
-from kdstudy.analyze.clustered import student_mean
-from kdstudy.analyze.mixed import mixed_model
+from kdstudy.analysis import clustered
+from kdstudy.analysis.clustered import student_mean
+from kdstudy.analysis.mixed import mixed_model
 
 ROOT = Path(__file__).parents[1]
 _SPEC = importlib.util.spec_from_file_location("calibration", ROOT / "bench" / "calibration.py")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from kdstudy.analyze.collapse import Signs, Text, departures, reader, signs
+from kdstudy.analysis.collapse import Signs, Text, departures, reader, signs
 from kdstudy.records import Example
 
 USUAL = Signs(texts=8, tokens=40.0, cut=0.0, repetition=0.05, parsed=1.0)

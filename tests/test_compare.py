@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdstudy.analyze.results import COLUMNS as RESULT_COLUMNS
+from kdstudy.analysis.results import COLUMNS as RESULT_COLUMNS
 from kdstudy.errors import InputError
 from kdstudy.records import System
 from kdstudy.report.compare.differences import COLUMNS, compare, systems_only

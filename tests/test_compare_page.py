@@ -12,12 +12,12 @@ from fake_study import fake_study
 from scipy import stats
 from study_folder import STUDY, write_folder
 
-from kdstudy.analyze.intervals import Bootstrap
-from kdstudy.analyze.results import collect
+from kdstudy.analysis.intervals import Bootstrap
+from kdstudy.analysis.results import collect
 from kdstudy.config.read import read_study
 from kdstudy.engine.build import Unseen, build_stage
 from kdstudy.engine.store import Store
-from kdstudy.evaluate.stages import EXAMPLES, MODEL, SCORES
+from kdstudy.evaluation.stages import EXAMPLES, MODEL, SCORES
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import Example, Score, read_records, write_records
 from kdstudy.report.compare import words

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.benchmarks import Benchmark
-from kdstudy.evaluate.completions import compare, grade, read
-from kdstudy.evaluate.score import summary
+from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.benchmarks import Benchmark
+from kdstudy.evaluation.completions import compare, grade, read
+from kdstudy.evaluation.score import summary
 from kdstudy.records import Example, Generation, write_records
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdstudy.analyze.contrasts import Group, contrast
-from kdstudy.analyze.flips import flip_p
+from kdstudy.analysis.contrasts import Group, contrast
+from kdstudy.analysis.flips import flip_p
 
 ROOT = Path(__file__).parents[1]
 _SPEC = importlib.util.spec_from_file_location("calibration", ROOT / "bench" / "calibration.py")

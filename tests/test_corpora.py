@@ -12,7 +12,7 @@ from kdstudy.data import corpora
 from kdstudy.data import stages as corpus_stages
 from kdstudy.data.corpora import load, locate
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluate.stages import teacher_text
+from kdstudy.evaluation.stages import teacher_text
 from kdstudy.records import Example, read_records, write_records
 from kdstudy.stage import Work
 

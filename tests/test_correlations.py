@@ -10,8 +10,8 @@ import pytest
 from made_runs import cells
 from scipy import stats
 
-from kdstudy.analyze import correlations
-from kdstudy.analyze.correlations import CHANGE, FACTORS, TEACHER
+from kdstudy.analysis import correlations
+from kdstudy.analysis.correlations import CHANGE, FACTORS, TEACHER
 
 SIZE, AGREEMENT = FACTORS[1], FACTORS[2]
 

@@ -9,9 +9,9 @@ from made_runs import cells as made
 from made_runs import runs
 from scipy import stats
 
-from kdstudy.analyze import diagnostics
-from kdstudy.analyze.cells import cells, main_runs
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis import diagnostics
+from kdstudy.analysis.cells import cells, main_runs
+from kdstudy.analysis.results import AVERAGE
 
 
 def at(tests, scope=AVERAGE):

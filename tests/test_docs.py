@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from transformers import TrainingArguments
 
 from kdstudy import methods
+from kdstudy.cli import app, reference
 from kdstudy.distill.config import _OF_METHOD, _REFUSED
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -49,3 +52,19 @@ def test_every_field_of_trls_configuration_is_mapped():
     shared = {f.name for f in dataclasses.fields(TrainingArguments)}
     own = {f.name for f in dataclasses.fields(gkd.GKDConfig)} - shared
     assert own and not [name for name in sorted(own) if f"`{name}" not in text]
+
+
+def test_the_page_of_verbs_is_that_of_the_command_line():
+    written = (DOCS / "cli.md").read_text("utf-8")
+    assert written == reference.markdown(), "python -m kdstudy.cli.reference > docs/cli.md"
+    assert "(docs/cli.md)" in (DOCS.parent / "README.md").read_text("utf-8")
+
+
+def test_every_verb_has_an_example_that_it_takes_and_every_option_a_meaning():
+    commands = typer.main.get_command(app).commands
+    assert len(commands) == 16
+    for name, command in commands.items():
+        start, verb, *arguments = shlex.split(command.epilog.removeprefix("Example: "))
+        assert (start, verb) == ("kdstudy", name)
+        command.make_context(name, arguments)  # a wrong option or a missing one is an error
+        assert all(p.help for p in command.params), name

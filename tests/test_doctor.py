@@ -26,7 +26,7 @@ from kdstudy.doctor.gather import gather
 from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluate.stages import SCORES
+from kdstudy.evaluation.stages import SCORES
 from kdstudy.models.resolve import Resolved
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import Score, write_records

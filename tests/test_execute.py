@@ -387,7 +387,10 @@ def test_the_time_of_interrupted_tries_and_the_peak_of_memory_are_on_record(tmp_
 def test_only_what_is_there_counts_as_kept_from_before(tmp_path, capsys):
     stages, last = chain()
     other = Stage(kind="toy", label="never needed", config={"add": 9})
-    plan = SimpleNamespace(stages=stages | {other.key: other})
+    study = SimpleNamespace(train=SimpleNamespace(precision="float32"))
+    plan = SimpleNamespace(
+        stages=stages | {other.key: other}, study=study, asked_precision="float32"
+    )
     first, _, _ = stages
     assert build("t", plan, first, Store(tmp_path)) == 1
     assert "t: 1 stages to run\n" in capsys.readouterr().err

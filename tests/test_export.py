@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from study_folder import plan_of, write_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from kdstudy.cli import exporting, trained
+from kdstudy.api import systems
+from kdstudy.cli import exporting
 from kdstudy.cli.studies import planned_study
 from kdstudy.data.prompts import ALPACA
 from kdstudy.errors import InputError, StageError
@@ -232,7 +233,7 @@ def test_what_cannot_be_exported_is_refused_in_words(study, tmp_path):
 def test_a_written_model_that_answers_otherwise_is_an_error(study, tmp_path, monkeypatch):
     folder, *_ = study
     planned, store = opened(folder)
-    chosen = trained._chosen(STUDENT, planned)
+    chosen = next(s for s in planned.systems if s.label == STUDENT)
     true = export.write
 
     def damage(*arguments, **more):
@@ -250,11 +251,11 @@ def test_a_written_model_that_answers_otherwise_is_an_error(study, tmp_path, mon
 
 
 def test_a_name_that_means_several_seeds_is_refused_with_the_list(tmp_path):
-    planned = plan_of(write_folder(tmp_path), seeds=[0, 1])
+    labels = [s.label for s in plan_of(write_folder(tmp_path), seeds=[0, 1]).systems]
     with pytest.raises(InputError, match=r"means 2 models: small/sft/seed=0, small/sft/seed=1"):
-        trained._chosen("small/sft", planned)
-    assert trained._chosen("small/sft/seed=1", planned).seed == 1
-    assert trained._chosen("small/seqkd/big/seed=0", planned).method == "seqkd"
+        systems.chosen("small/sft", labels)
+    assert systems.chosen("small/sft/seed=1", labels) == "small/sft/seed=1"
+    assert systems.chosen("small/seqkd/big/seed=0", labels) == "small/seqkd/big/seed=0"
 
 
 def test_a_student_that_was_trained_whole_is_written_with_its_ends(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from kdstudy.errors import InputError
-from kdstudy.evaluate.fidelity import (
+from kdstudy.evaluation.fidelity import (
     HIGH_BLEU,
     HIGH_STEPS,
     LOW_BLEU,

@@ -5,8 +5,8 @@ import tiny_models as tiny
 
 from kdstudy.config import schema
 from kdstudy.data.prompts import encode
-from kdstudy.evaluate import generate as module
-from kdstudy.evaluate.generate import generate, generate_to
+from kdstudy.evaluation import generate as module
+from kdstudy.evaluation.generate import generate, generate_to
 from kdstudy.models import load
 from kdstudy.records import Example, Generation, read_records
 

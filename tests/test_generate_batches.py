@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from kdstudy.config import schema
 from kdstudy.errors import StageError
-from kdstudy.evaluate import generate as module
-from kdstudy.evaluate.generate import generate, generate_to
+from kdstudy.evaluation import generate as module
+from kdstudy.evaluation.generate import generate, generate_to
 from kdstudy.models import decoding, memory, selfcheck
 from kdstudy.models.sample import sample
 from kdstudy.records import Example, Generation, read_records

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from kdstudy.config import schema
 from kdstudy.data.prompts import encode_prompt
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluate import benchmarks, stages, vllm
+from kdstudy.evaluation import benchmarks, stages, vllm
 from kdstudy.models import load
 from kdstudy.models.sample import seed_of
 from kdstudy.records import Example, Generation, read_records, write_records

@@ -10,8 +10,8 @@ import pytest
 from made_runs import cells
 from scipy import stats
 
-from kdstudy.analyze import matched
-from kdstudy.analyze.paired import EQUIVALENCE_MARGIN
+from kdstudy.analysis import matched
+from kdstudy.analysis.paired import EQUIVALENCE_MARGIN
 
 # Hollander and Wolfe (1973), p. 140: three ways of rounding first base, 22 players; the example of
 # R's friedman.test: chi-squared = 11.143, df = 2, p = 0.003805.

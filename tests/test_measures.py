@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdstudy.analyze.intervals import Bootstrap
-from kdstudy.analyze.measures import HELD_OUT, token_rows
-from kdstudy.analyze.results import AVERAGE, collect
-from kdstudy.evaluate.fidelity import pair
+from kdstudy.analysis.intervals import Bootstrap
+from kdstudy.analysis.measures import HELD_OUT, token_rows
+from kdstudy.analysis.results import AVERAGE, collect
+from kdstudy.evaluation.fidelity import pair
 from kdstudy.records import Score, System
 
 SYSTEMS = [

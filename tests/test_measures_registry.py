@@ -8,7 +8,7 @@ import pytest
 from fake_study import fake_study
 from test_report import analysed
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.errors import InputError
 from kdstudy.measures import MEASURES, UNITS, Measure, PairMeasure
 from kdstudy.measures.distinct import distinct_2

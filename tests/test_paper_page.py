@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.verdict import Test
 from kdstudy.errors import InputError
 from kdstudy.paper import published
 from kdstudy.paper.claims import claims

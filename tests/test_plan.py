@@ -306,7 +306,7 @@ def test_the_shipped_hub_studies_plan_once_their_models_are_pinned(tmp_path, nam
 def test_planning_imports_no_torch():
     code = (
         "import sys, kdstudy.cli, kdstudy.plan.plan, kdstudy.engine.execute, kdstudy.engine.view,"
-        "kdstudy.config.read, kdstudy.evaluate.stages;"
+        "kdstudy.config.read, kdstudy.evaluation.stages;"
         "sys.exit(bool({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ import torch
 from test_train_stage import TRAIN, examples, furnish, local, work
 
 from kdstudy import methods
-from kdstudy.analyze.collapse import Signs
+from kdstudy.analysis.collapse import Signs
 from kdstudy.data import synthetic
 from kdstudy.data.corpora import to_example
 from kdstudy.data.prompts import ALPACA

@@ -9,12 +9,12 @@ import study_folder
 import tiny_models as tiny
 import torch
 
-from kdstudy.analyze.analysis import analyze
-from kdstudy.analyze.runs import read_runs
+from kdstudy.analysis.analysis import analyze
+from kdstudy.analysis.runs import read_runs
 from kdstudy.config.refs import CorpusRef, ModelRef
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks, fidelity
+from kdstudy.evaluation import benchmarks, fidelity
 from kdstudy.models import load
 from kdstudy.models.resolve import resolve
 from kdstudy.records import Score

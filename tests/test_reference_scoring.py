@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from kdstudy.answers.extract import choice, number, same_number
-from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.benchmarks import Benchmark
-from kdstudy.evaluate.score import score
+from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.benchmarks import Benchmark
+from kdstudy.evaluation.score import score
 from kdstudy.records import Example, Generation
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -11,9 +11,9 @@ import pytest
 from fake_study import STUDENTS, fake_study, items_frame
 from scipy import stats
 
-from kdstudy.analyze.intervals import Bootstrap
-from kdstudy.analyze.results import COLUMNS, NUMBERS, collect
-from kdstudy.analyze.stats import study_tests
+from kdstudy.analysis.intervals import Bootstrap
+from kdstudy.analysis.results import COLUMNS, NUMBERS, collect
+from kdstudy.analysis.stats import study_tests
 from kdstudy.errors import InputError
 from kdstudy.report import document
 from kdstudy.report.browse import MAX_CHARACTERS, browser_data, safe_json

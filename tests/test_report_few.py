@@ -7,10 +7,10 @@ import pytest
 from fake_study import fake_study, planned
 from test_report import analysed
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.cli.options import wrapped
 from kdstudy.engine.build import Pace
-from kdstudy.evaluate.stages import _agreed, _mean_of_benchmarks
+from kdstudy.evaluation.stages import _agreed, _mean_of_benchmarks
 from kdstudy.records import PairScore, Score
 from kdstudy.report import document
 from kdstudy.report.alarms import Alarm, by_system, warnings

@@ -10,8 +10,8 @@ import pytest
 from fake_study import fake_study, with_texts
 from test_report import analysed
 
-from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS
-from kdstudy.analyze.stats import study_tests
+from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS
+from kdstudy.analysis.stats import study_tests
 from kdstudy.answers.repetition import repetition
 from kdstudy.report import alarms, document, findings, likeness, stages
 from kdstudy.report.items import against_teacher, overlap_counts, telling_items

@@ -10,7 +10,7 @@ import pytest
 from fake_study import fake_study, planned, with_texts
 from test_report import analysed
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.report import document, likeness
 from kdstudy.report.browse import rows_data
 from kdstudy.report.compare import page

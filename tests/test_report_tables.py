@@ -11,8 +11,8 @@ from scipy import stats as scipy_stats
 from test_report import analysed
 from test_stats import AGREEMENTS, GAINS, made_table
 
-from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS
-from kdstudy.analyze.stats import run_tests
+from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS
+from kdstudy.analysis.stats import run_tests
 from kdstudy.report import document, findings
 from kdstudy.report.figures import all_figures
 from kdstudy.report.items import overlap_counts

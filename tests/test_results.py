@@ -9,12 +9,12 @@ from fake_study import METHODS, STUDENTS, fake_study
 from sacrebleu.metrics import BLEU
 from scipy import stats
 
-from kdstudy.analyze import results
-from kdstudy.analyze.analysis import analyze
-from kdstudy.analyze.intervals import Bootstrap, difference, mover, wilson
-from kdstudy.analyze.results import AVERAGE, collect, own_sft, required_pairs, write_csv
-from kdstudy.analyze.runs import read_runs
-from kdstudy.analyze.stats import study_tests
+from kdstudy.analysis import results
+from kdstudy.analysis.analysis import analyze
+from kdstudy.analysis.intervals import Bootstrap, difference, mover, wilson
+from kdstudy.analysis.results import AVERAGE, collect, own_sft, required_pairs, write_csv
+from kdstudy.analysis.runs import read_runs
+from kdstudy.analysis.stats import study_tests
 from kdstudy.errors import InputError
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from kdstudy.evaluate.rouge import is_latin, rouge_l, signature
+from kdstudy.evaluation.rouge import is_latin, rouge_l, signature
 
 DATA = Path(os.environ.get("KDSTUDY_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SCORER = RougeScorer(["rougeL"], use_stemmer=True)
@@ -80,7 +80,7 @@ def test_the_signature_names_the_package_and_the_stemmer() -> None:
 
 
 def test_nltk_is_not_loaded_before_a_text_is_measured() -> None:
-    code = "import sys, kdstudy.evaluate.rouge; print('nltk' in sys.modules)"
+    code = "import sys, kdstudy.evaluation.rouge; print('nltk' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 

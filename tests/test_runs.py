@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from fake_study import fake_study
 
-from kdstudy.analyze.cells import cells, main_runs
-from kdstudy.analyze.results import AVERAGE, collect, write_csv
-from kdstudy.analyze.runs import RUN_COLUMNS, from_results, read_runs, tidy
+from kdstudy.analysis.cells import cells, main_runs
+from kdstudy.analysis.results import AVERAGE, collect, write_csv
+from kdstudy.analysis.runs import RUN_COLUMNS, from_results, read_runs, tidy
 from kdstudy.errors import InputError
 
 HEADER = "student,teacher,method,task,accuracy"

@@ -10,8 +10,8 @@ import pytest
 
 from kdstudy.answers.extract import RULES, Rule
 from kdstudy.errors import InputError
-from kdstudy.evaluate.benchmarks import Benchmark
-from kdstudy.evaluate.score import score, summary
+from kdstudy.evaluation.benchmarks import Benchmark
+from kdstudy.evaluation.score import score, summary
 from kdstudy.records import OUTCOMES, Example, Generation
 
 TOY = Benchmark(
@@ -181,7 +181,7 @@ def test_summary_of_nothing_is_nan() -> None:
 
 def test_scoring_imports_no_torch() -> None:
     code = (
-        "import sys; import kdstudy.evaluate.score, kdstudy.evaluate.fidelity, "
-        "kdstudy.evaluate.benchmarks; sys.exit('torch' in sys.modules)"
+        "import sys; import kdstudy.evaluation.score, kdstudy.evaluation.fidelity, "
+        "kdstudy.evaluation.benchmarks; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

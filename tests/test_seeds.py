@@ -9,11 +9,11 @@ from fake_study import fake_study
 from scipy import stats
 from typer.testing import CliRunner
 
-from kdstudy.analyze.analysis import analyze, analyze_items, lead, leads
-from kdstudy.analyze.results import collect
-from kdstudy.analyze.runs import read_runs
-from kdstudy.analyze.stats import study_tests
-from kdstudy.analyze.verdict import points
+from kdstudy.analysis.analysis import analyze, analyze_items, lead, leads
+from kdstudy.analysis.results import collect
+from kdstudy.analysis.runs import read_runs
+from kdstudy.analysis.stats import study_tests
+from kdstudy.analysis.verdict import points
 from kdstudy.cli import app
 from kdstudy.report import figures, findings
 from kdstudy.report.alarms import warnings
@@ -313,7 +313,7 @@ def test_item_rows_that_cannot_be_read_are_refused(tmp_path, old, new, words):
 
 
 def test_one_free_text_has_no_interval_and_equal_ones_an_exact_one():
-    from kdstudy.analyze.scores import Graded, levels
+    from kdstudy.analysis.scores import Graded, levels
     from kdstudy.records import Score
 
     def rated(n):
@@ -331,7 +331,7 @@ def test_one_free_text_has_no_interval_and_equal_ones_an_exact_one():
 
 
 def test_an_item_counts_once_however_often_it_was_drawn():
-    from kdstudy.analyze.scores import Graded, levels
+    from kdstudy.analysis.scores import Graded, levels
     from kdstudy.records import Score
 
     # Eight draws of a hard item, one of each of three easy ones: 3/4 of items, not 3/11 of rows.

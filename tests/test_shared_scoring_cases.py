@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdstudy.evaluate.benchmarks import Benchmark
-from kdstudy.evaluate.score import score
+from kdstudy.evaluation.benchmarks import Benchmark
+from kdstudy.evaluation.score import score
 from kdstudy.records import Example, Generation
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -10,10 +10,10 @@ import pytest
 from fake_study import fake_study
 from scipy import stats as scipy_stats
 
-from kdstudy.analyze import analysis, stats
-from kdstudy.analyze.intervals import Bootstrap
-from kdstudy.analyze.results import AVERAGE, COLUMNS, NUMBERS, collect
-from kdstudy.analyze.stats import format_p
+from kdstudy.analysis import analysis, stats
+from kdstudy.analysis.intervals import Bootstrap
+from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS, collect
+from kdstudy.analysis.stats import format_p
 from kdstudy.records import Score, System
 
 # Twelve invented runs: gains fall with size, while inside a student they rise with agreement.

@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 from made_runs import cells
 
-from kdstudy.analyze.analysis import analyze, analyze_items
-from kdstudy.analyze.csv_rows import read_rows
-from kdstudy.analyze.intervals import Bootstrap, mean_of
-from kdstudy.analyze.matched import matched_tests, repeated_measures
-from kdstudy.analyze.measures import pair_rows
-from kdstudy.analyze.mixed import mixed_model
-from kdstudy.analyze.results import COLUMNS, read_csv
-from kdstudy.analyze.runs import read_runs
+from kdstudy.analysis.analysis import analyze, analyze_items
+from kdstudy.analysis.csv_rows import read_rows
+from kdstudy.analysis.intervals import Bootstrap, mean_of
+from kdstudy.analysis.matched import matched_tests, repeated_measures
+from kdstudy.analysis.measures import pair_rows
+from kdstudy.analysis.mixed import mixed_model
+from kdstudy.analysis.results import COLUMNS, read_csv
+from kdstudy.analysis.runs import read_runs
 from kdstudy.errors import InputError
-from kdstudy.evaluate.fidelity import pair
+from kdstudy.evaluation.fidelity import pair
 from kdstudy.records import Score
 
 HEADER = "student,method,task,accuracy"

@@ -12,8 +12,8 @@ from scipy.special import rel_entr
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded, encode
 from kdstudy.errors import InputError
-from kdstudy.evaluate import tokens
-from kdstudy.evaluate.stages import token_fidelity
+from kdstudy.evaluation import tokens
+from kdstudy.evaluation.stages import token_fidelity
 from kdstudy.models import load
 from kdstudy.records import Example, read_records, write_records
 from kdstudy.stage import Work

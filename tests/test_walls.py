@@ -13,21 +13,22 @@ SOURCE = ROOT / "src" / "kdstudy"
 NO_TORCH = [
     *SOURCE.glob("*.py"),
     *(SOURCE / "cli").glob("*.py"),
+    *(SOURCE / "api").glob("*.py"),
     *(p for p in (SOURCE / "methods").glob("*.py") if p.name != "hidden_loss.py"),
     *(SOURCE / "config").glob("*.py"),
     *(SOURCE / "plan").glob("*.py"),
     SOURCE / "distill" / "trackers.py",
     *(SOURCE / "engine").glob("*.py"),
-    *(SOURCE / "analyze").rglob("*.py"),
+    *(SOURCE / "analysis").rglob("*.py"),
     *(SOURCE / "report").rglob("*.py"),
     *(SOURCE / "paper").rglob("*.py"),
     *(SOURCE / "data").glob("*.py"),
     *(SOURCE / "answers").glob("*.py"),
     *(SOURCE / "measures").glob("*.py"),
-    *(SOURCE / "evaluate" / "benchmarks").glob("*.py"),
+    *(SOURCE / "evaluation" / "benchmarks").glob("*.py"),
     *(
         p
-        for p in (SOURCE / "evaluate").glob("*.py")
+        for p in (SOURCE / "evaluation").glob("*.py")
         if p.name not in {"generate.py", "tokens.py", "vllm.py"}
     ),
     *(p for p in (SOURCE / "doctor").glob("*.py") if p.name != "probe.py"),
@@ -63,15 +64,31 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
 
 
 def test_distill_and_evaluate_never_import_each_other():
-    for room, other in (("distill", "evaluate"), ("evaluate", "distill")):
+    for room, other in (("distill", "evaluation"), ("evaluation", "distill")):
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith(f"kdstudy.{other}")], path
 
 
 def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():
-    for room in ("methods", "config", "plan", "data", "models", "distill", "evaluate", "analyze"):
+    for room in [
+        "methods",
+        "config",
+        "plan",
+        "data",
+        "models",
+        "distill",
+        "evaluation",
+        "analysis",
+    ]:
         for path in (SOURCE / room).rglob("*.py"):
             assert not [n for n in imports(path) if n.startswith("kdstudy.engine")], path
+
+
+def test_the_library_prints_nothing_and_knows_nothing_of_the_command_line():
+    for path in (SOURCE / "api").glob("*.py"):
+        assert not [n for n in imports(path) if n.split(".")[0] in ("typer", "click", "rich")], path
+        assert not [n for n in imports(path) if n.startswith("kdstudy.cli")], path
+        assert "print(" not in path.read_text(), path
 
 
 def test_records_and_errors_import_nothing_of_ours_but_each_other():

@@ -98,18 +98,18 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
-    "benchmark": Kind(entry="kdstudy.evaluate.stages:benchmark", version=3),
+    "benchmark": Kind(entry="kdstudy.evaluation.stages:benchmark", version=3),
     "importance": Kind(entry="kdstudy.models.stages:importance"),
     "cut": Kind(entry="kdstudy.models.stages:cut"),
     "train": Kind(entry="kdstudy.distill.stages:train", version=7),
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=5),
-    "teacher_text": Kind(entry="kdstudy.evaluate.stages:teacher_text", version=5),
-    "generate": Kind(entry="kdstudy.evaluate.stages:generate", version=5),
+    "teacher_text": Kind(entry="kdstudy.evaluation.stages:teacher_text", version=5),
+    "generate": Kind(entry="kdstudy.evaluation.stages:generate", version=5),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
-    "token_fidelity": Kind(entry="kdstudy.evaluate.stages:token_fidelity", version=5),
-    "score": Kind(entry="kdstudy.evaluate.stages:score", version=5),
-    "compare": Kind(entry="kdstudy.evaluate.stages:compare", version=4),
-    "results": Kind(entry="kdstudy.analyze.stages:results", version=7),
+    "token_fidelity": Kind(entry="kdstudy.evaluation.stages:token_fidelity", version=5),
+    "score": Kind(entry="kdstudy.evaluation.stages:score", version=5),
+    "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4),
+    "results": Kind(entry="kdstudy.analysis.stages:results", version=7),
     "report": Kind(entry="kdstudy.report.stages:report", version=7),
 }
 

@@ -2,7 +2,7 @@
 
 options.py     options that several verbs share
 sets.py        which benchmarks a verb means: names, files, those of a study
-building.py    see what is missing, show it, build it
+building.py    stages built before a person's eyes
 listing.py     the rows behind `ls`
 trained.py     models, export: what a study trained, and one of it in one's hand
 exporting.py   that one written, asked ten items, and described
@@ -10,6 +10,7 @@ studies.py     demo, run, plan, report, ls, schema: what a study file needs
 models.py      distill, eval, import: one model, no study file
 statistics.py  analyze, paper: conclusions from tables
 doctor.py      doctor: a study looked over before it runs
+reference.py   every verb as Markdown: docs/cli.md
 tables.py      score, audit: completions and corpora as files
 """
 
@@ -39,25 +40,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (
-    studies.demo,
-    studies.run,
-    studies.plan,
-    doctor.doctor,
-    studies.report,
-    trained.models,
-    trained.export,
-    models.distill,
-    tables.score,
-    tables.audit,
-    statistics.analyze,
-    statistics.paper,
-    studies.ls,
-    studies.schema,
+for name, verb, example in (
+    ("demo", studies.demo, "kdstudy demo"),
+    ("run", studies.run, "kdstudy run mine.yaml --jobs 2"),
+    ("plan", studies.plan, "kdstudy plan mine.yaml"),
+    ("doctor", doctor.doctor, "kdstudy doctor mine.yaml"),
+    ("report", studies.report, "kdstudy report mine.yaml other.yaml --out side-by-side"),
+    ("models", trained.models, "kdstudy models mine.yaml"),
+    ("export", trained.export, "kdstudy export mine.yaml zoo-s/word_kd/zoo-l --out student"),
+    (
+        "distill",
+        models.distill,
+        "kdstudy distill --teacher zoo-l --student zoo-s --data rows.jsonl --out student",
+    ),
+    ("eval", models.evaluate, "kdstudy eval --model zoo-s --benchmark synth_addsub --limit 40"),
+    (
+        "score",
+        tables.score,
+        "kdstudy score --benchmark gsm8k --generations mine.jsonl --against theirs.jsonl",
+    ),
+    (
+        "audit",
+        tables.audit,
+        "kdstudy audit --corpus rows.jsonl --benchmark gsm8k --out clean.jsonl",
+    ),
+    ("import", models.import_, "kdstudy import model.Q8_0.gguf --out model"),
+    ("analyze", statistics.analyze, "kdstudy analyze results.csv"),
+    ("paper", statistics.paper, "kdstudy paper --html paper.html"),
+    ("ls", studies.ls, "kdstudy ls benchmarks"),
+    ("schema", studies.schema, "kdstudy schema --markdown"),
 ):
-    app.command()(verb)
-app.command("eval")(models.evaluate)
-app.command("import")(models.import_)
+    app.command(name, epilog=f"Example: {example}")(verb)
 
 _INTERRUPTED = 130
 _BY_HAND = {

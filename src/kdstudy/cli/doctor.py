@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kdstudy.cli.options import STORE, AsJson, DataDir, StorePath, StudyPath, quiet_libraries
+from kdstudy.api.building import quiet_libraries
+from kdstudy.api.studies import STORE
+from kdstudy.cli.options import AsJson, DataDir, StorePath, StudyPath
 
 
 def doctor(
@@ -20,7 +22,7 @@ def doctor(
 ) -> None:
     """Look a study over before it runs. Exit code: 0 fine or notes, 1 warnings, 2 errors."""
     quiet_libraries()
-    from kdstudy.cli.options import as_text
+    from kdstudy.api.documents import as_text
     from kdstudy.doctor.checks import check
     from kdstudy.doctor.findings import EXIT_CODES, worst
     from kdstudy.doctor.gather import gather

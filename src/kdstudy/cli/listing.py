@@ -38,7 +38,7 @@ def _methods() -> list[dict[str, str]]:
 
 
 def _benchmarks(data_dir: Path | None) -> list[dict[str, str]]:
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     found = (benchmarks.overview(name, data_dir) for name in benchmarks.names())
     return [

@@ -1,32 +1,29 @@
 """The verbs for one model and no study file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from kdstudy.api import evaluating, studies
+from kdstudy.api.studies import STORE
 from kdstudy.cli import sets
-from kdstudy.cli.building import build
+from kdstudy.cli.building import build, shown
 from kdstudy.cli.options import (
-    STORE,
     AsJson,
     Columns,
     DataDir,
     RougeName,
     RougeTokenizer,
     StorePath,
-    as_text,
     corpus_fields,
-    note_edited_benchmarks,
+    note,
     part,
     print_json,
 )
 from kdstudy.errors import InputError
-
-if TYPE_CHECKING:
-    from kdstudy.engine.store import Store
-    from kdstudy.stage import Stage
 
 Template = Annotated[
     str,
@@ -76,8 +73,6 @@ def distill(
 ) -> None:
     """Distil one student without a study file; the result loads in peft or transformers."""
     from kdstudy.cli.exporting import hand_over, new_folder, require_new, trained
-    from kdstudy.engine.store import Store
-    from kdstudy.plan.plan import make_plan
 
     out = out.expanduser()
     if method == "sft" and teacher:
@@ -89,7 +84,7 @@ def distill(
     if method == "sft" and begin != "base":
         raise InputError("--start: sft is what other methods start from", remedy="leave it out")
     own = [] if method == "sft" else [{"type": method, "start": begin}]
-    study = _single_study(
+    study = studies.single(
         teachers=[{"model": teacher, "finetune": False}] if teacher else [],
         students=[student],
         corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
@@ -107,10 +102,7 @@ def distill(
         template=template,
         template_arguments=_arguments(template_arguments),
     )
-    opened = Store(store)
-    pins = opened.pins()
-    planned = make_plan(study, Path.cwd(), None, pins)
-    opened.remember(pins)
+    planned, opened = studies.planned(study, store, None)
     kind = "distilled" if own else "sft"
     (system,) = (s for s in planned.systems if s.kind == kind)
     build(f"{method} {student}", planned, planned.trained[system.label], opened)
@@ -142,40 +134,31 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
-    from kdstudy.engine.store import Store
-    from kdstudy.plan.plan import make_plan
-
     asked = sets.chosen(benchmark, kind, labels, study)
     if not asked:
         sets.missing()
-    single = _single_study(
-        students=[{"model": model, "adapter": adapter}],
-        corpus={"name": "synthetic"},
-        methods=["sft"],
-        benchmarks=asked,
+    single = evaluating.single_study(
+        model,
+        asked,
+        adapter=adapter,
         limit=limit,
         template=template,
         template_arguments=_arguments(template_arguments),
-        extraction=rule,
+        max_new_tokens=max_new_tokens,
+        rule=rule,
         rouge_tokenizer=rouge_tokenizer.value,
-        generation={"max_new_tokens": max_new_tokens},
-        text_generation={"max_new_tokens": max_new_tokens, "temperature": 1.0, "samples": 5},
     )
-    opened = Store(store)
-    pins = opened.pins()
-    planned = make_plan(single, Path.cwd(), data_dir, pins)
-    opened.remember(pins)
-    note_edited_benchmarks(planned)
-    label = planned.systems[0].label
-    key = planned.scored[label]
-    build(f"eval {label}", planned, key, opened)
-    found = _measured(label, planned.stages[key], opened)
+    planned, opened = studies.planned(single, store, data_dir)
+    for line in studies.edited(planned):
+        note(f"note: {line}")
+    title = f"eval {planned.systems[0].label}"
+    found = evaluating.scored(planned, opened, show=shown(title), tell=note)
     if out is not None:
-        _write_measured(found, _finished(opened, key), out)
+        found.save(out)
     if as_json:
-        print_json(found)
+        print_json(found.document)
     else:
-        _print_measured(found)
+        _print_measured(found.metrics)
 
 
 def import_(
@@ -183,8 +166,8 @@ def import_(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
 ) -> None:
     """Write a GGUF file's model as a Hugging Face folder, its weights as float32."""
+    from kdstudy.api.building import quiet_libraries
     from kdstudy.cli.exporting import new_folder
-    from kdstudy.cli.options import note, quiet_libraries
     from kdstudy.models import gguf_file
 
     quiet_libraries()
@@ -218,86 +201,15 @@ def _arguments(text: str) -> dict[str, Any]:
     return found
 
 
-def _single_study(**fields: Any) -> Any:
-    """Return a study of one run; a study must have a benchmark, and this one is never built."""
-    from pydantic import ValidationError
-
-    from kdstudy.config.read import as_written
-    from kdstudy.config.schema import Study
-
-    try:
-        return Study.model_validate({"name": "distill", "benchmarks": ["synth_addsub"], **fields})
-    except ValidationError as e:
-        error = e.errors()[0]
-        field = ".".join(map(str, as_written(error["loc"])))
-        raise InputError(
-            f"{field}: {error['msg'].removeprefix('Value error, ')}".lstrip(": ")
-        ) from e
-
-
-def _measured(label: str, stage: "Stage", store: "Store") -> dict[str, Any]:
-    """Return what a score stage found, per benchmark, with intervals over items."""
-    from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP
-    from kdstudy.analyze.measures import own_rows
-    from kdstudy.evaluate.score import summary
-    from kdstudy.evaluate.stages import BENCHMARK, SCORES
-    from kdstudy.measures.cell import cells_of
-    from kdstudy.records import Score, read_records
-
-    scores = read_records(_finished(store, stage.key) / SCORES, Score)
-    rows = list(own_rows(cells_of(label, scores), {}, DEFAULT_BOOTSTRAP))
-    found = {}
-    for role, key in stage.inputs.items():
-        kind, _, name = role.partition(":")
-        if kind != "items":
-            continue
-        facts = json.loads((_finished(store, key) / BENCHMARK).read_text())
-        own = [s for s in scores if s.benchmark == name]
-        metric = "rouge_l" if facts["kind"] == "text" else "accuracy"
-        (headline,) = (r for r in rows if r["benchmark"] == name and r["metric"] == metric)
-        found[name] = summary(own) | {
-            "n": headline["n"],
-            "of": facts["of"],
-            "draws": len(own) // headline["n"],
-            "low": headline["low"],
-            "high": headline["high"],
-            "chance": facts["chance"],
-            "majority": facts["majority"],
-            "rule": own[0].rule,
-            "signature": headline["signature"],
-        }
-    return {"model": label, "benchmarks": found}
-
-
-def _finished(store: "Store", key: str) -> Path:
-    folder = store.get(key)
-    assert folder is not None, "it was built a moment ago"
-    return folder
-
-
-def _write_measured(found: dict[str, Any], scored: Path, out: Path) -> None:
-    from kdstudy.evaluate.stages import SCORES
-    from kdstudy.records import Score, read_records, write_records
-
-    whole = {name: row["of"] for name, row in found["benchmarks"].items()}
-    scores = read_records(scored / SCORES, Score)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "eval.json").write_text(as_text(found) + "\n")
-        write_records(out / SCORES, scores, Score, facts={"items": whole})
-    except OSError as e:
-        raise InputError(f"--out {out}: cannot be written ({e.strerror})") from e
-
-
-def _print_measured(found: dict[str, Any]) -> None:
-    width = max(9, *map(len, found["benchmarks"]))
-    parts = {name: part(row["n"], row["of"]) for name, row in found["benchmarks"].items()}
+def _print_measured(found: Mapping[str, Mapping[str, Any]]) -> None:
+    width = max(9, *map(len, found))
+    parts = {name: part(row["n"], row["of"]) for name, row in found.items()}
     room = max(5, *map(len, parts.values()))
     typer.echo(
         f"{'benchmark':<{width}}  {'items':>{room}}  measure    value  95% interval   parsed   "
         "cut  chance"
     )
-    for name, row in found["benchmarks"].items():
+    for name, row in found.items():
         text = "rouge_l" in row
         measure, value = ("ROUGE-L", "rouge_l") if text else ("accuracy", "accuracy")
         low, high = (100 * row[k] for k in ("low", "high"))

@@ -1,8 +1,5 @@
-"""What several verbs share: options, how JSON is printed, how quiet libraries are."""
+"""What several verbs share: options, and how JSON and notes are printed."""
 
-import json
-import math
-import os
 import re
 import shutil
 import sys
@@ -13,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from kdstudy.api.documents import as_text
+from kdstudy.api.studies import notes
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ _LONGEST = 4000  # characters of a message
 _HUB_NAME = re.compile(
     r"(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[^/]+))?"
 )
-STORE = Path("kdstudy-store")
-"""Where finished stages live unless told otherwise."""
-
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (YAML).")]
 StorePath = Annotated[
     Path,
@@ -105,29 +101,9 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def quiet_libraries() -> None:
-    """One voice: the view speaks, the libraries' own bars and advice do not."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def as_text(document: Any) -> str:
-    """Return JSON in which what cannot be computed is null."""
-    return json.dumps(_without_nan(document), indent=1, allow_nan=False)
-
-
 def print_json(document: Any) -> None:
     """Print a verb's `--json`."""
     typer.echo(as_text(document))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def inert(message: str) -> str:
@@ -139,6 +115,12 @@ def inert(message: str) -> str:
 def note(message: str) -> None:
     """Tell a person something beside a verb's result."""
     typer.echo(wrapped(inert(message), room_for_a_line(sys.stderr)), err=True)
+
+
+def print_notes(planned: "Plan") -> None:
+    """Tell a person what is to be known of a plan."""
+    for line in notes(planned):
+        note(f"note: {line}")
 
 
 def wrapped(text: str, room: int) -> str:
@@ -166,17 +148,3 @@ def room_for_a_line(stream: TextIO | None = None) -> int:
 def part(count: int, whole: int) -> str:
     """Return a number of items, and of how many where these are not all: `642 of 1,000`."""
     return f"{count:,}" if count == whole else f"{count:,} of {whole:,}"
-
-
-def note_edited_benchmarks(planned: "Plan") -> None:
-    """Name every benchmark file that is not the published one."""
-    from kdstudy.evaluate import benchmarks
-
-    for stage in planned.stages.values():
-        if stage.kind != "benchmark" or "path" in stage.local:
-            continue
-        if benchmarks.published(stage.config["name"], stage.config["fingerprint"]) is False:
-            note(
-                f"note: {stage.label}: its file is not the published one: scores on it compare "
-                "with nobody's (docs/data.md)"
-            )

@@ -16,7 +16,7 @@ from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
     from kdstudy.config.refs import BenchmarkRef
-    from kdstudy.evaluate.benchmarks import Benchmark
+    from kdstudy.evaluation.benchmarks import Benchmark
 
 
 class KindName(StrEnum):
@@ -110,16 +110,11 @@ def missing() -> None:
 
 def load(reference: "BenchmarkRef", data_dir: Path | None) -> "Benchmark":
     """Return a benchmark's items, with a note where its file is not the published one."""
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
-    if reference.path is not None:
-        source = benchmarks.from_file(
-            reference.name, Path(reference.path), reference.kind or "text", reference.labels
-        )
-        return source.load(None)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", benchmarks.EditedBenchmark)
-        loaded = benchmarks.load(reference.name, data_dir)
+        loaded = benchmarks.meant(reference).load(data_dir)
     for warning in heard:
         note(f"note: {warning.message}")
     return loaded
@@ -147,7 +142,7 @@ def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
 
 def _bare(name: str) -> str:
     """Return what names are compared by: the registered name, else the text but for its case."""
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     try:
         return benchmarks.canonical(name)
@@ -157,14 +152,14 @@ def _bare(name: str) -> str:
 
 def _named(name: str) -> "BenchmarkRef":
     from kdstudy.config.refs import BenchmarkRef
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     return BenchmarkRef(name=benchmarks.canonical(name))
 
 
 def _own(files: list[str], kind: KindName | None, labels: str | None) -> list["BenchmarkRef"]:
     from kdstudy.config.refs import BenchmarkRef
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     if not files:
         return []
@@ -198,7 +193,7 @@ def _own_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _known(name: str) -> bool:
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     try:
         benchmarks.canonical(name)

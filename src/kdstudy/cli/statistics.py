@@ -4,7 +4,7 @@ import dataclasses
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from kdstudy.cli.options import AsJson, print_json
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
-    from kdstudy.analyze.verdict import Test
+    from kdstudy.analysis.verdict import Test
 
 
 class Aggregation(StrEnum):
@@ -80,7 +80,9 @@ def analyze(
         return
     if len(results) > 1:
         raise InputError("RESULTS: one table at a time", remedy="put the rows into one CSV")
-    found = _tests(results[0], protocol.value)
+    from kdstudy.api import comparing
+
+    found = comparing.analyze(results[0], protocol=protocol.value)
     if as_json:
         rows = [dataclasses.asdict(test) for test in found]
         print_json({"protocol": protocol.value, "tests": rows})
@@ -88,27 +90,8 @@ def analyze(
         _print_tests(found)
 
 
-def _tests(path: Path, protocol: Literal["corrected", "paper"]) -> list["Test"]:
-    """Return the tests of a table with a row per run and task, or per graded item."""
-    from kdstudy.analyze.analysis import analyze as tests_of
-    from kdstudy.analyze.items import analyze_items, read_items
-    from kdstudy.analyze.runs import read_runs
-
-    items = read_items(path)
-    if items is None:
-        return tests_of(read_runs(path), protocol)
-    if protocol == "paper":
-        raise InputError(
-            f"{path}: has rows of items",
-            why="the published tests are of runs",
-            remedy="leave it out",
-        )
-    # What is asked first comes first: each method on its student.
-    return sorted(analyze_items(items), key=lambda test: test.table != "student")
-
-
 def _print_tests(found: list["Test"]) -> None:
-    from kdstudy.analyze.measures import AVERAGE
+    from kdstudy.analysis.measures import AVERAGE
 
     overall = [test for test in found if test.scope == AVERAGE] or found
     told = [t for t in overall if t is found[0] or t.table == "student" or _known(t)]
@@ -129,7 +112,7 @@ def _known(test: "Test") -> bool:
 
 def _of_items(files: list[Path], as_json: bool) -> None:
     """Print how good systems are and how far the others are from the first, item by item."""
-    from kdstudy.analyze.scores import against_first, levels, read_graded
+    from kdstudy.analysis.scores import against_first, levels, read_graded
 
     systems = read_graded(files)
     found, tests = [level for s in systems for level in levels(s)], against_first(systems)

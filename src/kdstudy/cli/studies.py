@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.cli.building import build
+from kdstudy.api import studies
+from kdstudy.api.studies import STORE
+from kdstudy.cli.building import shown
 from kdstudy.cli.options import (
-    STORE,
     AsJson,
     DataDir,
     StorePath,
     StudyPath,
     inert,
     note,
-    note_edited_benchmarks,
+    print_notes,
     room_for_a_line,
 )
-from kdstudy.errors import InputError, KdstudyError, StageError
+from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
     from kdstudy.engine.execute import Executor
@@ -75,12 +76,11 @@ def run(
     from kdstudy.engine.jobs import Jobs
 
     plan, opened = planned_study(study, store, data_dir)
-    _claim(plan, study, opened)
-    _require_trackers(plan)
     builds = _on_ray(plan, address) if executor is ExecutorName.ray else Jobs(jobs)
-    if not build(plan.study.name, plan, plan.report, opened, executor=builds, verify=verify):
+    seen = {"show": shown(plan.study.name), "tell": note}
+    if not studies.run(plan, opened, study, builds, verify=verify, **seen):
         note(f"{plan.study.name}: {_finished(plan, opened)}")
-    folder = _show(plan, opened)
+    folder = studies.shown(plan, opened)
     _print_summary(folder)
     at = "" if store == STORE else f" --store {store}"
     note(f"\nnext: kdstudy models {study}{at} lists the trained models and their folders")
@@ -95,7 +95,7 @@ def plan(
 
     planned, opened = planned_study(study, store, data_dir, unreached={})
     floating = _unpinned(planned)
-    _require_trackers(planned)
+    studies.require_trackers(planned)
     todo = {s.key for s in missing(planned.stages, [planned.report], opened)[0]}
     rows = []
     for key, stage in planned.stages.items():
@@ -132,7 +132,7 @@ def report(
     planned, opened = planned_study(study, store, data_dir)
     if other is None:
         if out is None:
-            _claim(planned, study, opened)
+            studies.claim(planned, study, opened)
         folder = out or opened.output(planned.study.name)
         report_from_store(planned, opened, folder)
         typer.echo(str(folder / "report.html"))
@@ -153,7 +153,10 @@ class Kind(StrEnum):
 
 
 def ls(
-    kind: Kind, store: StorePath = STORE, data_dir: DataDir = None, as_json: AsJson = False
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    store: StorePath = STORE,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what there is: models, methods, benchmarks, corpora, or the runs in the store."""
     from kdstudy.cli.listing import listing
@@ -207,43 +210,10 @@ def schema(
 def planned_study(
     study: Path, store: Path, data_dir: Path | None, unreached: dict[str, str] | None = None
 ) -> tuple["Plan", "Store"]:
-    from kdstudy.config.read import read_study
-    from kdstudy.engine.store import Store
-    from kdstudy.plan.plan import make_plan
-
-    parsed = read_study(study)
-    opened = Store(store)
-    pins = opened.pins()
-    try:
-        planned = make_plan(parsed, study.absolute().parent, data_dir, pins, unreached)
-    except InputError as e:
-        e.what = f"{study}: {e.what}"
-        raise
-    opened.remember(pins)
-    note_edited_benchmarks(planned)
-    for line in planned.notes:
-        note(f"note: {line}")
+    """Return a study file's plan and store, and print what is to be known of them."""
+    planned, opened = studies.planned(study, store, data_dir, unreached)
+    print_notes(planned)
     return planned, opened
-
-
-def _claim(planned: "Plan", study: Path, store: "Store") -> None:
-    """Refuse to write where another study of the same name has its report."""
-    from kdstudy.config.read import read_study
-
-    def still(other: Path) -> bool:
-        try:
-            return read_study(other).name == planned.study.name
-        except KdstudyError:
-            return False
-
-    store.claim(planned.study.name, study, still)
-
-
-def _require_trackers(planned: "Plan") -> None:
-    """Refuse trackers that are not here; a report of what is finished needs none."""
-    from kdstudy.distill.trackers import require_installed
-
-    require_installed(planned.study.train.report_to, "train.report_to")
 
 
 def _on_ray(planned: "Plan", address: str | None) -> "Executor":
@@ -258,16 +228,6 @@ def _finished(planned: "Plan", store: "Store") -> str:
     if there == len(planned.stages):
         return f"all {there} stages are finished"
     return f"{there} of {len(planned.stages)} stages are finished, the others are not needed"
-
-
-def _show(planned: "Plan", store: "Store") -> Path:
-    report = store.get(planned.report)
-    if report is None:
-        raise StageError(
-            "the report is not in the store any more",
-            remedy="run again: what is missing or damaged is built first",
-        )
-    return store.show(planned.study.name, report)
 
 
 def _unpinned(planned: "Plan") -> set[str]:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from kdstudy.config.schema import BenchmarkRef
     from kdstudy.data.audit import Audit, Row
     from kdstudy.data.corpora import Source
-    from kdstudy.evaluate.benchmarks import Benchmark
-    from kdstudy.evaluate.completions import Account
+    from kdstudy.evaluation.benchmarks import Benchmark
+    from kdstudy.evaluation.completions import Account
     from kdstudy.records import Score
 
 
@@ -73,7 +73,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score completions made by any system; with --against, difference, agreement, fidelity."""
-    from kdstudy.evaluate.completions import compare
+    from kdstudy.evaluation.completions import compare
 
     items = sets.load(sets.one(sets.chosen(benchmark, kind, labels, study), study), data_dir)
     words = rouge_tokenizer.value
@@ -144,9 +144,9 @@ def _scored(
     path: Path, benchmark: "Benchmark", rule: Any, words: Any
 ) -> tuple[list["Score"], dict[str, Any]]:
     """Return a file's scores, and what they come to."""
-    from kdstudy.analyze.scores import Graded, levels
-    from kdstudy.evaluate.completions import grade, read
-    from kdstudy.evaluate.score import summary
+    from kdstudy.analysis.scores import Graded, levels
+    from kdstudy.evaluation.completions import grade, read
+    from kdstudy.evaluation.score import summary
 
     generations, account = read(path, benchmark)
     scores = grade(generations, benchmark, rule, words)
@@ -164,9 +164,9 @@ def _scored(
 
 
 def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark", words: Any) -> dict[str, Any]:
-    from kdstudy.analyze.scores import Graded, against_first
-    from kdstudy.evaluate.agreement import agreement, chance
-    from kdstudy.evaluate.fidelity import fidelity
+    from kdstudy.analysis.scores import Graded, against_first
+    from kdstudy.evaluation.agreement import agreement, chance
+    from kdstudy.evaluation.fidelity import fidelity
 
     text = items.kind == "text"
     same = None if text else dataclasses.asdict(agreement(pairs, chance(mine, theirs)))
@@ -210,7 +210,7 @@ def _note(path: Path, account: "Account", items: int) -> None:
 
 
 def _write_scores(out: Path, scores: Any, pairs: Any, items: "Benchmark") -> None:
-    from kdstudy.evaluate.stages import PAIRS, SCORES
+    from kdstudy.evaluation.stages import PAIRS, SCORES
     from kdstudy.records import PairScore, Score, write_records
 
     try:
@@ -316,7 +316,7 @@ def _wanted(
     Where none is asked for these are all that a name is enough for.
     """
     from kdstudy.config.schema import BenchmarkRef
-    from kdstudy.evaluate import benchmarks
+    from kdstudy.evaluation import benchmarks
 
     if asked:
         return {ref.name: sets.load(ref, data_dir) for ref in asked}, {}

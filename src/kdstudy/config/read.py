@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,23 +108,35 @@ def read_study(path: Path) -> Study:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: is not a study", why="it holds no `key: value` pairs",
                          remedy="start from studies/demo.yaml")  # fmt: skip
+    return _checked(raw, lambda loc: f"{path}, line {_line(tree, loc)}")
+
+
+def study_of(fields: Mapping[str, Any]) -> Study:
+    """Expand and check a study's fields, as `read_study` does those of a file.
+
+    Raises:
+        InputError: A field is wrong.
+    """
+    return _checked({**fields}, lambda loc: "study")
+
+
+def _checked(raw: dict[str, Any], where: Callable[[tuple[Any, ...]], str]) -> Study:
+    """Return the study that raw fields stand for; `where` names the place of one."""
     protocol = str(raw.get("protocol", "corrected"))
     if protocol not in PRESETS:
         near = difflib.get_close_matches(protocol[:80], PRESETS, n=1) or [" or ".join(PRESETS)]
-        line = _line(tree, ("protocol",))
-        raise InputError(
-            f"{path}, line {line}: protocol: unknown '{_brief(protocol)}'; write {near[0]}"
-        )
+        at = where(("protocol",))
+        raise InputError(f"{at}: protocol: unknown '{_brief(protocol)}'; write {near[0]}")
     raw = expand(raw)
     try:
         study = Study.model_validate(raw)
     except ValidationError as e:
         found = e.errors(include_url=False)
-        said = [_message(path, tree, error) for error in found[:_SHOWN_ERRORS]]
+        said = [_message(where, error) for error in found[:_SHOWN_ERRORS]]
         more = len(found) - len(said)
         raise InputError("\n".join(said + ([f"and {more} more"] if more else []))) from e
     for loc, said in _mistaken(raw, study):
-        raise InputError(f"{path}, line {_line(tree, loc)}: {_dotted(loc)}: {said}")
+        raise InputError(f"{where(loc)}: {_dotted(loc)}: {said}")
     return study
 
 
@@ -221,7 +233,7 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: is not UTF-8 text (byte {e.start})") from e
 
 
-def _message(path: Path, tree: Node | None, error: Any) -> str:
+def _message(where: Callable[[tuple[Any, ...]], str], error: Any) -> str:
     loc = as_written(error["loc"])
     if error["type"] == "unknown_key":
         text = f"unknown key; {_known(loc, **error['ctx'])}"
@@ -236,7 +248,7 @@ def _message(path: Path, tree: Node | None, error: Any) -> str:
     # A refusal of the whole study begins with the field it is about.
     named = _FIELD.match(text) if not loc else None
     at = _location(named[1]) if named else loc
-    return f"{path}, line {_line(tree, at)}: {field + ': ' if field else ''}{_brief(text, 600)}"
+    return f"{where(at)}: {field + ': ' if field else ''}{_brief(text, 600)}"
 
 
 def as_written(loc: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from kdstudy.analyze.collapse import (
+from kdstudy.analysis.collapse import (
     LENGTH_FACTOR,
     Reader,
     Signs,

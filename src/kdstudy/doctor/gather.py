@@ -25,9 +25,9 @@ from kdstudy.doctor.facts import (
 from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store, require_writable
-from kdstudy.evaluate import benchmarks
-from kdstudy.evaluate.rouge import is_latin
-from kdstudy.evaluate.stages import SCORES, limited, mean_of_benchmarks
+from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.rouge import is_latin
+from kdstudy.evaluation.stages import SCORES, limited, mean_of_benchmarks
 from kdstudy.models.resolve import Resolved, require_reachable, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example, Score, read_records
@@ -249,7 +249,7 @@ class _Gathering:
         return call("machine", 20, lambda: machine.machine(self.root, absent if reached else ()))
 
     def _require_engine(self) -> None:
-        from kdstudy.evaluate import vllm
+        from kdstudy.evaluation import vllm
 
         if "vllm" in {self.study.generation.engine, self.study.text_generation.engine}:
             vllm.require_usable()

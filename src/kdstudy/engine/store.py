@@ -223,12 +223,12 @@ class Store:
         """Return the folder where people look for a study's report."""
         return self.root / "studies" / study
 
-    def claim(self, study: str, file: Path, still: Callable[[Path], bool]) -> None:
+    def claim(self, study: str, file: Path | None, still: Callable[[Path], bool]) -> None:
         """Record that a study's output folder is that of this study file.
 
         Args:
             study: The study's name.
-            file: The study file.
+            file: The study file; None for a study that is in none.
             still: Tells whether another file, recorded earlier, is there and has that name.
 
         Raises:
@@ -237,14 +237,14 @@ class Store:
         """
         path = self.root / "studies.json"
         # A store that was copied or moved belongs to whoever uses it there.
-        mine = {"file": str(file.absolute()), "store": str(self.root)}
+        mine = {"file": str(file.absolute()) if file else "", "store": str(self.root)}
         known = _read_object(path).get(study)
         if known == mine:
             return
         other = known.get("file", "") if isinstance(known, dict) else ""
         if other and known.get("store") == mine["store"] and still(Path(other)):
             raise InputError(
-                f"{file}: another study file is called {study} as well: {other}",
+                f"{file or 'study'}: another study file is called {study} as well: {other}",
                 why=f"each would replace the other's report in {self.output(study)}",
                 remedy="give one of them another `name`, or its own --store",
             )

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kdstudy.analyze.verdict import points
+from kdstudy.analysis.verdict import points
 from kdstudy.paper import published
 from kdstudy.paper.evidence import (
     FALLS,

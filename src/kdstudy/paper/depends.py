@@ -5,10 +5,10 @@ import itertools
 import pandas as pd
 from scipy import stats
 
-from kdstudy.analyze import correlations
-from kdstudy.analyze.correlations import CHANGE
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test, format_p, points, signed
+from kdstudy.analysis import correlations
+from kdstudy.analysis.correlations import CHANGE
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import Test, format_p, points, signed
 from kdstudy.paper import published
 from kdstudy.paper.evidence import (
     FALLS,

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.cells import cells, main_runs
-from kdstudy.analyze.families import holm
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.cells import cells, main_runs
+from kdstudy.analysis.families import holm
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import Test
 from kdstudy.paper import published
 from kdstudy.paper.replay import ALPHA, replay
 

@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from kdstudy.analyze import clustered
-from kdstudy.analyze.cells import ALL
-from kdstudy.analyze.matched import matched_tests
-from kdstudy.analyze.paired import EQUIVALENCE_MARGIN
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import Test, format_p, points
+from kdstudy.analysis import clustered
+from kdstudy.analysis.cells import ALL
+from kdstudy.analysis.matched import matched_tests
+from kdstudy.analysis.paired import EQUIVALENCE_MARGIN
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import Test, format_p, points
 from kdstudy.paper import published
 from kdstudy.paper.evidence import (
     FALLS,

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from kdstudy.analyze.verdict import format_p
+from kdstudy.analysis.verdict import format_p
 from kdstudy.errors import InputError
 from kdstudy.paper import published
 from kdstudy.paper.claims import claims as judge

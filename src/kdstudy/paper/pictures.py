@@ -3,10 +3,10 @@
 import altair as alt
 import pandas as pd
 
-from kdstudy.analyze import clustered
-from kdstudy.analyze.cells import ALL, subjects
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import points
+from kdstudy.analysis import clustered
+from kdstudy.analysis.cells import ALL, subjects
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import points
 from kdstudy.paper.evidence import NAMES, Evidence
 from kdstudy.report.plot import INK, ROWS, Figure, strip
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdstudy.analyze.verdict import format_p, signed
+from kdstudy.analysis.verdict import format_p, signed
 from kdstudy.paper import published
 from kdstudy.paper.published import Aggregation
 

@@ -12,7 +12,7 @@ from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
 from kdstudy.errors import InputError
-from kdstudy.evaluate import benchmarks
+from kdstudy.evaluation import benchmarks
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
 from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kdstudy.analyze.collapse import (
+from kdstudy.analysis.collapse import (
     HIGH_REPETITION,
     HIGH_TRUNCATION,
     LENGTH_FACTOR,
     LOW_PARSE_RATE,
 )
-from kdstudy.analyze.results import AVERAGE, names_of
-from kdstudy.analyze.stats import Test, points
+from kdstudy.analysis.results import AVERAGE, names_of
+from kdstudy.analysis.stats import Test, points
 from kdstudy.records import System
 from kdstudy.report.seeds import over_seeds, sft_of
 from kdstudy.report.views import Numbers, graded, main_rows, measured, printed, shown

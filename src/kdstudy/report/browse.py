@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.intervals import wilson
+from kdstudy.analysis.intervals import wilson
 from kdstudy.answers.steps import steps
-from kdstudy.evaluate.fidelity import HIGH_BLEU, LOW_BLEU
+from kdstudy.evaluation.fidelity import HIGH_BLEU, LOW_BLEU
 from kdstudy.records import System
 from kdstudy.report.kinds import CODE, FREE, KEY, KINDS, Measured, kinds_of, measure
 from kdstudy.report.views import interval

@@ -9,9 +9,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.cells import cells, main_runs
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import main_grid
+from kdstudy.analysis.cells import cells, main_runs
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.stats import main_grid
 from kdstudy.report.plot import (
     INK,
     ROWS,

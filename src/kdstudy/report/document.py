@@ -13,8 +13,8 @@ import markupsafe
 import pandas as pd
 import yaml
 
-from kdstudy.analyze.results import AVERAGE, write_csv
-from kdstudy.analyze.stats import Test
+from kdstudy.analysis.results import AVERAGE, write_csv
+from kdstudy.analysis.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.records import System
 from kdstudy.report import alarms, curves, figures, findings, likeness, tables

@@ -10,8 +10,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.stats import EQUIVALENCE_MARGIN, Test
 from kdstudy.measures import Measure, Unit
 from kdstudy.report.curves import curve, depends, scale
 from kdstudy.report.flow import flow

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from kdstudy.analyze.analysis import leads
-from kdstudy.analyze.cells import ALL
-from kdstudy.analyze.methods import NAME
-from kdstudy.analyze.results import AVERAGE, names_of
-from kdstudy.analyze.stats import EQUIVALENCE_MARGIN, Test, format_p, points
-from kdstudy.analyze.verdict import signed
+from kdstudy.analysis.analysis import leads
+from kdstudy.analysis.cells import ALL
+from kdstudy.analysis.methods import NAME
+from kdstudy.analysis.results import AVERAGE, names_of
+from kdstudy.analysis.stats import EQUIVALENCE_MARGIN, Test, format_p, points
+from kdstudy.analysis.verdict import signed
 from kdstudy.report.seeds import over_seeds
 from kdstudy.report.tables_of_data import further
 from kdstudy.report.views import (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.report.plot import INK, ROWS, Figure, colours, side_header
 from kdstudy.report.views import groups_in_order, lines_in_order, main_grid
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from kdstudy.evaluate.fidelity import HIGH_BLEU, LOW_BLEU
+from kdstudy.evaluation.fidelity import HIGH_BLEU, LOW_BLEU
 from kdstudy.records import OVERLAPS, System
 
 CUT = 420

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.results import own_sft
-from kdstudy.evaluate.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
+from kdstudy.analysis.results import own_sft
+from kdstudy.evaluation.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
 from kdstudy.measures.cell import GROUPS
 from kdstudy.records import OUTCOMES, System
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.measures import HELD_OUT
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import Test, points
+from kdstudy.analysis.measures import HELD_OUT
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.stats import Test, points
 from kdstudy.report.findings import best
 from kdstudy.report.seeds import over_seeds, sft_of
 from kdstudy.report.views import Numbers, main_rows, printed, shown

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.methods import NAME
-from kdstudy.analyze.results import names_of
-from kdstudy.analyze.verdict import Test
+from kdstudy.analysis.methods import NAME
+from kdstudy.analysis.results import names_of
+from kdstudy.analysis.verdict import Test
 from kdstudy.report.views import Numbers, tooltips
 
 Table = pd.DataFrame
@@ -28,7 +28,7 @@ GAINS = {
 }
 """What each gain is a difference of.
 
-A run's gain is over the SFT run of its seed (`analyze.results.own_sft`), item by item. A system's
+A run's gain is over the SFT run of its seed (`analysis.results.own_sft`), item by item. A system's
 is its mean over seeds less the mean over the seeds of its student's SFT: the same number wherever
 both have the same seeds.
 """

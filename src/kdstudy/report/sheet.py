@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.report.latex import table
 from kdstudy.report.views import ends_of, shown, spread
 

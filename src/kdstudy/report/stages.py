@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kdstudy.analyze.results import read_csv
-from kdstudy.analyze.stages import ITEMS, PAIR_ITEMS, RESULTS, SYSTEMS, TESTS, results
-from kdstudy.analyze.verdict import Test
-from kdstudy.evaluate.stages import BENCHMARK
+from kdstudy.analysis.results import read_csv
+from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, SYSTEMS, TESTS, results
+from kdstudy.analysis.verdict import Test
+from kdstudy.evaluation.stages import BENCHMARK
 from kdstudy.models.layers import CUT
 from kdstudy.records import System
 from kdstudy.report import document

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import Test, format_p, points
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.stats import Test, format_p, points
 from kdstudy.report.plot import order_of
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.measures import MEASURES, Measure
 from kdstudy.measures.cell import GROUPS
 from kdstudy.records import OVERLAPS

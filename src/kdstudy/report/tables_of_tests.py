@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.stats import Test, format_p, points
-from kdstudy.analyze.verdict import signed
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.stats import Test, format_p, points
+from kdstudy.analysis.verdict import signed
 from kdstudy.report.sheet import Cell, Sheet, rows_link
 from kdstudy.report.views import scope_order
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analyze.measures import HELD_OUT
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.measures import HELD_OUT
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.measures import MEASURES, PairMeasure
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, number
 from kdstudy.report.views import short

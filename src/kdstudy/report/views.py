@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.measures import UNITS
 from kdstudy.measures.units import size, text
 from kdstudy.report.plot import order_of

@@ -9,10 +9,10 @@ import pandas as pd
 from statsmodels.stats.proportion import confint_proportions_2indep
 from statsmodels.stats.weightstats import CompareMeans
 
-from kdstudy.analyze.contrasts import Group, contrast
-from kdstudy.analyze.flips import agreed, flip_p
-from kdstudy.analyze.intervals import Bootstrap, difference, mover
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.contrasts import Group, contrast
+from kdstudy.analysis.flips import agreed, flip_p
+from kdstudy.analysis.intervals import Bootstrap, difference, mover
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.report.compare.match import StudyRows
 
 PAIRED, UNPAIRED, MIXED, SAME_RUN, AS_IT_IS = "paired", "unpaired", "mixed", "same run", "plain"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdstudy.analyze.families import holm
-from kdstudy.analyze.intervals import DEFAULT_BOOTSTRAP, Bootstrap
-from kdstudy.analyze.results import AVERAGE
+from kdstudy.analysis.families import holm
+from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
+from kdstudy.analysis.results import AVERAGE
 from kdstudy.records import System
 from kdstudy.report.compare.cells import (
     AS_IT_IS,

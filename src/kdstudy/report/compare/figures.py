@@ -5,8 +5,8 @@ import math
 import altair as alt
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import points
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import points
 from kdstudy.report.compare.cells import SAME_RUN
 from kdstudy.report.compare.differences import KINDS, TESTED, systems_only
 from kdstudy.report.compare.match import StudyRows

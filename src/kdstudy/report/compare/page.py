@@ -9,8 +9,8 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from kdstudy.analyze.results import read_csv, write_csv
-from kdstudy.analyze.stages import ITEMS, PAIR_ITEMS, RESULTS, results
+from kdstudy.analysis.results import read_csv, write_csv
+from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, results
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures

@@ -4,8 +4,8 @@ import math
 
 import pandas as pd
 
-from kdstudy.analyze.results import AVERAGE
-from kdstudy.analyze.verdict import format_p, points
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.verdict import format_p, points
 from kdstudy.report.compare.cells import AS_IT_IS, PAIRED, SAME_RUN
 from kdstudy.report.compare.differences import PLAIN, TESTED, systems_only
 from kdstudy.report.compare.match import StudyRows, other_models

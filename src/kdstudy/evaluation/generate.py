@@ -1,0 +1,229 @@
+"""Completions of items: longest prompts first, resumable, independent of batch make-up."""
+
+import dataclasses
+import gc
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from kdstudy.config import schema
+from kdstudy.data.prompts import PromptFormat, asked, encode_prompt
+from kdstudy.errors import StageError
+from kdstudy.evaluation import vllm
+from kdstudy.models import memory
+from kdstudy.models.load import eos_ids
+from kdstudy.models.parts import Model
+from kdstudy.models.sample import Sampled, sample, seed_of
+from kdstudy.records import Example, Generation, write_records
+from kdstudy.stage import Progress, silent
+
+Item = tuple[str, Example]
+"""A benchmark's name and one of its items."""
+Key = tuple[str, str, int]
+"""Benchmark, example id, sample: what makes a generation one of a kind."""
+_Todo = list[tuple[Key, tuple[int, ...]]]
+_Write = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Sampled]]
+
+
+def generate(
+    model: Model | vllm.Vllm,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    template: str | PromptFormat,
+    settings: schema.Generation,
+    *,
+    done: Collection[Key] = (),
+    progress: Progress = silent,
+    places: Mapping[str, str] | None = None,
+) -> Iterator[list[Generation]]:
+    """Yield finished batches of completions, longest prompts first.
+
+    A draw's seed comes from the generation seed, the example's id and the sample's number alone,
+    so batch size, order and an interruption leave every completion as it was. Batches that do not
+    fit into memory are halved.
+
+    Args:
+        model: In eval mode; or vLLM's engine, which has prompts, seeds and limits in common with it
+            and rounds otherwise.
+        tokenizer: The model's.
+        items: What to answer.
+        template: How prompts are made, as in training.
+        settings: How to decode. With `batch_size` None each batch is as large as memory allows for
+            its own longest prompt (`memory.rows_together`).
+        done: Generations that exist already.
+        progress: Told after every batch, in generations, and before the first of all.
+        places: What items are called in a refusal, by id; their ids where it says nothing.
+
+    Raises:
+        StageError: A single row does not fit into memory.
+    """
+    todo = _todo(tokenizer, items, template, settings, done, places or {})
+    write, together = _engine(model, tokenizer, settings)
+    total = len(items) * settings.samples
+    start, most = 0, len(todo)
+    if len(todo) == total:
+        progress(0, total, "generation")  # starts the clock, even where there is one batch only
+    while start < len(todo):
+        fit = settings.batch_size or _even(len(todo) - start, together(len(todo[start][1])))
+        batch = todo[start : start + min(fit, most)]
+        seeds = [seed_of(settings.seed, key[1], key[2]) for key, _ in batch]
+        texts = _unless_full(write, [prompt for _, prompt in batch], seeds)
+        if texts is None:
+            most = _halved(batch, settings)
+            continue
+        start += len(batch)
+        progress(total - len(todo) + start, total, "generation")
+        yield [
+            _generation(tokenizer, key, text) for (key, _), text in zip(batch, texts, strict=True)
+        ]
+
+
+def generate_to(
+    folder: Path,
+    scratch: Path,
+    model: Model | vllm.Vllm,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    template: str | PromptFormat,
+    settings: schema.Generation,
+    *,
+    progress: Progress = silent,
+    places: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `generations.parquet`, in item order, and return its path.
+
+    Every finished batch is appended to `generations.jsonl` in `scratch`; an interrupted call goes
+    on from there. The other arguments are those of `generate`.
+    """
+    path, journal = folder / "generations.parquet", scratch / "generations.jsonl"
+    made = _resume(journal)
+    with journal.open("a", encoding="utf-8") as file:
+        for batch in generate(
+            model, tokenizer, items, template, settings, done=made, progress=progress, places=places
+        ):
+            for row in batch:
+                file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+                made[_key(row)] = row
+            file.flush()
+    write_records(
+        path,
+        (
+            made[name, example.id, number]
+            for name, example in items
+            for number in range(settings.samples)
+        ),
+        Generation,
+    )
+    return path
+
+
+def _engine(
+    model: Model | vllm.Vllm, tokenizer: PreTrainedTokenizerBase, settings: schema.Generation
+) -> tuple[_Write, Callable[[int], int]]:
+    """Return what writes texts after prompts, and how many at once given the longest prompt."""
+    if isinstance(model, vllm.Vllm):
+        return lambda prompts, seeds: model.write(prompts, seeds, settings), lambda _: vllm.TOGETHER
+    assert not any(module.training for module in model.modules()), "dropout would be sampled"
+    ends = eos_ids(model, tokenizer)
+
+    def write(prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Sampled]:
+        return sample(
+            model,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seeds=seeds,
+            eos_ids=ends,
+            pad_id=tokenizer.pad_token_id,
+        )
+
+    return write, lambda longest: memory.rows_together(model, longest, settings.max_new_tokens)
+
+
+def _even(left: int, most: int) -> int:
+    """Return a batch size that leaves no small batch at the end."""
+    return math.ceil(left / math.ceil(left / most))
+
+
+def _unless_full(
+    write: _Write, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
+) -> list[Sampled] | None:
+    """Return the texts, or None if memory ran out."""
+    try:
+        return write(prompts, seeds)
+    except (RuntimeError, MemoryError) as e:
+        if not memory.ran_out(e):
+            raise
+    # Out of the handler, which keeps the frames and with them the tensors of the failed try.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None
+
+
+def _halved(batch: _Todo, settings: schema.Generation) -> int:
+    if len(batch) > 1:
+        return len(batch) // 2
+    (benchmark, example_id, _), prompt = batch[0]
+    raise StageError(
+        f"{benchmark} {example_id}: memory ran out while one text was written alone",
+        why=f"its prompt has {len(prompt)} tokens and its answer may have "
+        f"{settings.max_new_tokens}",
+        remedy="lower generation.max_new_tokens, or use a machine with more memory; what is "
+        "finished is kept",
+    )
+
+
+def _todo(
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    template: str | PromptFormat,
+    settings: schema.Generation,
+    done: Collection[Key],
+    places: Mapping[str, str],
+) -> _Todo:
+    todo = []
+    for name, example in items:
+        keys = [(name, example.id, number) for number in range(settings.samples)]
+        missing = [key for key in keys if key not in done]
+        if missing:
+            question, _ = asked(example)
+            where = f"{name} {places.get(example.id, example.id)}"
+            prompt = encode_prompt(tokenizer, template, **question, where=where)
+            todo += [(key, prompt) for key in missing]
+    return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)
+
+
+def _generation(tokenizer: PreTrainedTokenizerBase, key: Key, text: Sampled) -> Generation:
+    body = text.ids[:-1] if text.stop == "eos" else text.ids
+    benchmark, example_id, number = key
+    return Generation(
+        benchmark=benchmark,
+        example_id=example_id,
+        sample=number,
+        completion=tokenizer.decode(
+            list(body), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ),
+        stop=text.stop,
+        tokens=len(text.ids),
+    )
+
+
+def _resume(journal: Path) -> dict[Key, Generation]:
+    """Read the journal and cut off a last line that was being written when the run died."""
+    if not journal.is_file():
+        return {}
+    data = journal.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        journal.write_bytes(whole)
+    rows = [Generation(**json.loads(line)) for line in whole.splitlines()]
+    return {_key(row): row for row in rows}
+
+
+def _key(row: Generation) -> Key:
+    return row.benchmark, row.example_id, row.sample

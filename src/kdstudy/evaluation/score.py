@@ -1,0 +1,136 @@
+"""Generations against a benchmark: every item is exactly one of four outcomes."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kdstudy.answers.extract import Rule
+from kdstudy.config.schema import RougeTokenizer
+from kdstudy.errors import InputError
+from kdstudy.evaluation.benchmarks.base import Benchmark
+from kdstudy.records import OUTCOMES, Example, Generation, Outcome, Score
+
+
+def score(
+    generations: Iterable[Generation],
+    benchmark: Benchmark,
+    rule: Rule,
+    rouge_tokenizer: RougeTokenizer = "rouge-score",
+) -> list[Score]:
+    """Return one score per generation, in benchmark order, then by sample.
+
+    A completion that the token budget ended (`stop == "length"`) is graded like any other under
+    `reference`. Under `corrected` it is `truncated`, with no answer, unless the text states its
+    answer ("answer is", boxed, `####`) and goes on after that statement: then the cut took nothing
+    that matters. A last number alone never counts, since the reasoning was not over. A free text is
+    the same under both rules: `truncated` when cut, else `unparsed` when empty, else `rated`.
+
+    Args:
+        generations: Every item of the benchmark exactly once per sample number.
+        benchmark: The items and how they are graded.
+        rule: `reference` or `corrected`.
+        rouge_tokenizer: What ROUGE-L of free texts takes for words.
+
+    Raises:
+        InputError: Generations are missing, repeated, or of something else than this benchmark.
+    """
+    rows = {(g.example_id, g.sample): g for g in _checked(list(generations), benchmark)}
+    samples = sorted({sample for _, sample in rows})
+    return [
+        _grade(rows[example.id, sample], example, benchmark, rule, rouge_tokenizer)
+        for example in benchmark.examples
+        for sample in samples
+    ]
+
+
+def summary(scores: Sequence[Score]) -> dict[str, Any]:
+    """Return the counts and rates of some scores; rates are fractions, NaN when there are none.
+
+    Returns:
+        Of free texts `n`, `rouge_l` (their mean quality), `truncated_rate` and `outcomes`. Of
+        anything else `n`; `accuracy` (truncated counts as wrong); `accuracy_completed` (over rows
+        that are not truncated); `parse_rate` (rows with an answer, right or wrong);
+        `truncated_rate`; `outcomes` (rows per outcome).
+    """
+    counts = Counter(score.outcome for score in scores)
+    n, correct = len(scores), counts["correct"]
+    if scores and all(s.rule.startswith("text-") for s in scores):
+        return {
+            "n": n,
+            "rouge_l": sum(s.quality for s in scores) / n,
+            "truncated_rate": _share(counts["truncated"], n),
+            "outcomes": {o: counts[o] for o in ("rated", "unparsed", "truncated")},
+        }
+    return {
+        "n": n,
+        "accuracy": _share(correct, n),
+        "accuracy_completed": _share(correct, n - counts["truncated"]),
+        "parse_rate": _share(correct + counts["wrong"], n),
+        "truncated_rate": _share(counts["truncated"], n),
+        "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
+    }
+
+
+def _grade(
+    generation: Generation,
+    example: Example,
+    benchmark: Benchmark,
+    rule: Rule,
+    rouge_tokenizer: RougeTokenizer,
+) -> Score:
+    cut = generation.stop == "length" and (benchmark.kind == "text" or rule == "corrected")
+    extracted = benchmark.extract(generation.completion, example, rule, cut=cut)
+    quality = benchmark.grade(extracted, example, rule, rouge_tokenizer) if extracted else 0.0
+    # Texts rated by other words are not compared with each other.
+    measure = "rouge_l" if rouge_tokenizer == "rouge-score" else f"rouge_l-{rouge_tokenizer}"
+    outcome: Outcome
+    if cut and (benchmark.kind == "text" or not extracted):
+        outcome = "truncated"
+    elif not extracted:
+        outcome = "unparsed"
+    elif benchmark.kind == "text":
+        outcome = "rated"
+    else:
+        outcome = "correct" if quality else "wrong"
+    return Score(
+        benchmark=benchmark.name,
+        example_id=example.id,
+        sample=generation.sample,
+        completion=generation.completion,
+        # A free text is its own answer: it is not stored twice.
+        extracted="" if benchmark.kind == "text" else extracted,
+        rule=f"text-{measure}" if benchmark.kind == "text" else f"{benchmark.kind}-{rule}",
+        outcome=outcome,
+        quality=quality,
+        tokens=generation.tokens,
+    )
+
+
+def _checked(rows: list[Generation], benchmark: Benchmark) -> list[Generation]:
+    """Return the rows if they are this benchmark's items, each exactly once per sample."""
+    ids = [example.id for example in benchmark.examples]
+    known = set(ids)
+    strangers = [
+        g.example_id for g in rows if g.benchmark != benchmark.name or g.example_id not in known
+    ]
+    _refuse(strangers, benchmark, "generations are not of its items")
+    counts = Counter((g.example_id, g.sample) for g in rows)
+    _refuse([i for (i, _), n in counts.items() if n > 1], benchmark, "items are repeated")
+    samples = sorted({g.sample for g in rows}) or [0]
+    missing = [i for i in ids for sample in samples if (i, sample) not in counts]
+    _refuse(missing, benchmark, f"of {len(ids) * len(samples)} generations are missing")
+    return rows
+
+
+def _refuse(ids: list[str], benchmark: Benchmark, problem: str) -> None:
+    if ids:
+        raise InputError(
+            f"{benchmark.name}: {len(ids)} {problem}; the first is {ids[0]}",
+            why="every item must be there exactly once per sample, or the rates mean nothing",
+            remedy="generate again for the whole benchmark",
+        )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
