@@ -63,6 +63,30 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
     assert done.stdout.split() == []
 
 
+LAYERS = (
+    *("errors", "records", "fields", "stage", "methods", "answers", "data", "config", "models"),
+    *("evaluation", "measures", "analysis", "distill", "plan", "engine", "report", "paper", "api"),
+    *("doctor", "cli"),
+)
+"""Files and rooms from the ground up: each imports what stands before it, and nothing behind."""
+
+
+def test_no_import_runs_back_up():
+    assert {p.parent.name for p in SOURCE.glob("*/__init__.py")} <= set(LAYERS)
+    for path in SOURCE.rglob("*.py"):
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own in ("__init__", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "kdstudy"
+            ):
+                continue
+            room = node.module.split(".")[1:2] or [a.name for a in node.names]
+            for name in set(room) & set(LAYERS):
+                assert LAYERS.index(name) <= LAYERS.index(own), f"{path} imports {name}"
+
+
 def test_distill_and_evaluate_never_import_each_other():
     for room, other in (("distill", "evaluation"), ("evaluation", "distill")):
         for path in (SOURCE / room).rglob("*.py"):

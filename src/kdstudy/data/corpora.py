@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from kdstudy.config.schema import CorpusRef, Study
 from kdstudy.data import files, synthetic
 from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, needed_of, require_columns, to_example
 from kdstudy.errors import InputError, KdstudyError
@@ -96,12 +95,27 @@ class Corpus:
     places: Mapping[str, str] = dataclasses.field(compare=False)
 
 
+class Reference(Protocol):
+    """How a study names a corpus: its name, a file, or a data set of the Hub.
+
+    The rooms below the study's types do not import them; `config.refs.CorpusRef` is one.
+    """
+
+    name: str | None
+    path: str | None
+    dataset: str | None
+    config: str | None
+    split: str
+    revision: str | None
+    columns: dict[str, str]
+
+
 def names() -> list[str]:
     """Return the corpora known by name."""
     return [*_SYNTHETIC, *_FILES]
 
 
-def locate(ref: CorpusRef, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Source:
+def locate(ref: Reference, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Source:
     """Find a corpus and pin its bytes, reading a file once and the network at most once.
 
     Args:
@@ -209,25 +223,6 @@ def held_out(source: Source, kept: int, validation_rows: int | None) -> int:
             else "give more rows",
         )
     return count
-
-
-def require_usable(source: Source, found: Contents, study: Study) -> None:
-    """Refuse a corpus that the study's stages would refuse.
-
-    Raises:
-        InputError: It has too few rows, or no prompts for methods that need them.
-    """
-    ref = study.corpus
-    held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
-    writers = [m.type for m in study.methods if m.needs_prompts]
-    if found.unprompted and writers:
-        raise InputError(
-            f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "
-            f"prompt, and {', '.join(writers)} needs prompts",
-            why="the student or the teacher writes the text to learn from, in answer to a prompt",
-            remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
-            "word_kd, revkd, gkd with lmbda: 0",
-        )
 
 
 def load(source: Source, *, rows: int | None, validation_rows: int | None, seed: int) -> Corpus:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kdstudy.config.schema import Study
+from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.models import vocabulary
 from kdstudy.models.resolve import Resolved
@@ -90,3 +91,22 @@ def _budgets(study: Study, kinds: Iterable[str]) -> list[tuple[str, int]]:
     if "text" in used:
         found.append(("text_generation.max_new_tokens", study.text_generation.max_new_tokens))
     return found
+
+
+def require_usable(source: corpora.Source, found: corpora.Contents, study: Study) -> None:
+    """Refuse a corpus that the study's stages would refuse.
+
+    Raises:
+        InputError: It has too few rows, or no prompts for methods that need them.
+    """
+    ref = study.corpus
+    corpora.held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
+    writers = [m.type for m in study.methods if m.needs_prompts]
+    if found.unprompted and writers:
+        raise InputError(
+            f"corpus {source.name}: {found.unprompted} of {found.rows} rows are text without a "
+            f"prompt, and {', '.join(writers)} needs prompts",
+            why="the student or the teacher writes the text to learn from, in answer to a prompt",
+            remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
+            "word_kd, revkd, gkd with lmbda: 0",
+        )

@@ -15,7 +15,7 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
-from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary
+from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
 from kdstudy.plan.grid import budgets, distilled, own_sft
 from kdstudy.plan.precision import settled
 from kdstudy.records import System
@@ -98,7 +98,7 @@ class _Planner:
         self.study, self.said = settled(study, self.students, pins)
         self.source = corpora.locate(study.corpus, base, data_dir, pins)
         if (found := corpora.contents(self.source, pins)) is not None:
-            corpora.require_usable(self.source, found, study)
+            require_usable(self.source, found, study)
         self.trained: dict[str, str] = {}  # system label -> key of its train stage
         self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
