@@ -254,7 +254,7 @@ def test_the_audit_that_doctor_recommends_runs_as_printed(here, kdstudy, monkeyp
     from rich.console import Console
 
     from kdstudy.doctor.checks import check
-    from kdstudy.doctor.gather import examine
+    from kdstudy.doctor.gather import gather
     from kdstudy.doctor.view import show
 
     folder = here / "a folder"
@@ -265,8 +265,8 @@ def test_the_audit_that_doctor_recommends_runs_as_printed(here, kdstudy, monkeyp
     (folder / corpus).write_text(text)
     (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, SUMS)))
     study(folder / "s.yaml", corpus={"path": corpus, "validation_rows": 2}, students=["./none"])
-    monkeypatch.setattr("kdstudy.doctor.gather._Examination._resolve", lambda *_: None)
-    findings = check(examine(here / "a folder" / "s.yaml", here / "st", None))
+    monkeypatch.setattr("kdstudy.doctor.gather._Gathering._resolve", lambda *_: None)
+    findings = check(gather(here / "a folder" / "s.yaml", here / "st", None))
     (finding,) = [f for f in findings if f.check == "contamination" and "3 of 40" in f.what]
     console = Console(record=True, width=80, file=open("shown.txt", "w"))  # noqa: SIM115
     show("t", [finding], console)

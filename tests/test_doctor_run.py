@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from kdstudy.cli import building, studies
+from kdstudy.api import building, studies
 from kdstudy.config.read import read_study
 from kdstudy.doctor.checks import check
 from kdstudy.doctor.gather import gather
@@ -132,8 +132,8 @@ def run(folder: Path, store: Path, data: Path | None = None) -> KdstudyError:
     with pytest.raises(KdstudyError) as caught:
         opened, path = Store(store), folder / "study.yaml"
         planned = make_plan(read_study(path), folder, data, {})
-        studies._require_trackers(planned)
-        building.build("t", planned, planned.report, opened)
+        studies.require_trackers(planned)
+        building.build(planned, planned.report, opened)
     cause = caught.value.__cause__
     return cause if isinstance(cause, KdstudyError) else caught.value
 

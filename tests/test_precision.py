@@ -7,7 +7,7 @@ import tiny_models as tiny
 import torch
 from study_folder import plan_of, write_folder
 
-from kdstudy.cli import building
+from kdstudy.api import building
 from kdstudy.config import schema
 from kdstudy.doctor import check_machine
 from kdstudy.doctor.facts import MachineFacts, StudyFacts
@@ -139,7 +139,7 @@ def test_a_model_of_the_hub_takes_what_the_gpu_has_before_it_is_here(students, m
     assert found.train.precision == "bfloat16" and "model on a GPU" in said and pins
 
 
-def test_a_gpu_that_a_store_passes_by_is_told_of(tmp_path, monkeypatch, capsys):
+def test_a_gpu_that_a_store_passes_by_is_told_of(tmp_path, monkeypatch):
     on(monkeypatch, "new")
     said = left_to_a_gpu("auto", "float32")
     assert "settled without this GPU; write bfloat16" in said
@@ -148,8 +148,9 @@ def test_a_gpu_that_a_store_passes_by_is_told_of(tmp_path, monkeypatch, capsys):
     _, plan = computed(folder, monkeypatch, "cpu", pins)
     on(monkeypatch, "new")
     store = Store(tmp_path / "store")
-    building.build("t", plan, plan.report, store, executor=lambda *_: None)
-    assert said in " ".join(capsys.readouterr().err.split())
+    told = []
+    building.build(plan, plan.report, store, executor=lambda *_: None, tell=told.append)
+    assert told == [f"note: {said}"]
     machine = MachineFacts(device="GPU", cuda=True, bfloat16=True, free=1, store="s", disk=1)
     facts = StudyFacts(study=plan.study, plan=plan, machine=machine)
     (found,) = check_machine.device(facts)

@@ -10,7 +10,7 @@ from test_report import analysed
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.cli.options import wrapped
 from kdstudy.engine.build import Pace
-from kdstudy.evaluation.stages import _agreed, _mean_of_benchmarks
+from kdstudy.evaluation.stages import _agreed, mean_of_benchmarks
 from kdstudy.records import PairScore, Score
 from kdstudy.report import document
 from kdstudy.report.alarms import Alarm, by_system, warnings
@@ -155,12 +155,12 @@ def graded(benchmark, *outcomes):
     ]
 
 
-def test_the_line_of_scoring_is_the_tables_mean_of_benchmarks():
+def test_the_line_of_scoring_is_the_tablesmean_of_benchmarks():
     rows = graded("a", "correct") + graded("b", "wrong", "wrong", "correct", "truncated")
-    facts, words = _mean_of_benchmarks(rows, "accuracy", "truncated_rate")
+    facts, words = mean_of_benchmarks(rows, "accuracy", "truncated_rate")
     assert facts == {"accuracy": pytest.approx(0.625), "truncated_rate": pytest.approx(0.125)}
     assert words == " (mean of 2 benchmarks)"
-    assert _mean_of_benchmarks(rows[1:], "accuracy") == ({"accuracy": 0.25}, "")
+    assert mean_of_benchmarks(rows[1:], "accuracy") == ({"accuracy": 0.25}, "")
 
 
 def test_the_line_of_comparing_is_the_tables_mean_and_knows_no_agreement_of_texts():
