@@ -32,6 +32,18 @@ def test_a_list_stands_for_its_long_form(folder):
     assert list(short.stages) == list(long.stages)
 
 
+def test_the_papers_two_fields_keep_their_figures_however_they_are_written(folder):
+    part = {"values": [1, 4], "methods": ["word_kd"]}
+    listed = plan_of(folder, ablations=[{"vary": "temperature"} | part, GKD])
+    named = plan_of(folder, ablations={"temperature": part, "vary": [GKD]})
+    assert list(listed.stages) == list(named.stages)
+    assert set(runs(listed, "temperature")) == {
+        f"{s}/word_kd/big/tau=4" for s in ("small", "medium")
+    }
+    with pytest.raises(InputError, match="temperature has an ablation of its own"):
+        plan_of(folder, ablations={"vary": [{"vary": "temperature"} | part]})
+
+
 def test_a_field_of_a_method_is_varied_in_its_runs_alone(folder):
     plan, plain = plan_of(folder, ablations=[GKD]), plan_of(folder, ablations={})
     found = runs(plan, "beta")
@@ -96,6 +108,7 @@ def test_values_that_are_no_numbers_have_labels_too(folder):
         ({"vary": "type", "values": ["sft"], "methods": ["gkd"]}, "makes another method"),
         ({"vary": "train.rate", "values": [1], "methods": ["gkd"]}, "no field rate; known: batch"),
         ({"vary": "train.micro_batch_size", "values": [1], "methods": ["gkd"]}, "no result"),
+        ({"vary": "train.probe_rows", "values": [1], "methods": ["gkd"]}, "no result"),
         ({"vary": "train.lora.q", "values": [1], "methods": ["gkd"]}, "no field q; known: alpha"),
         ({"vary": "beta", "values": [0.1, 0.1], "methods": ["gkd"]}, "listed twice"),
         ({"vary": "beta", "values": [0.1], "methods": ["sft"]}, "methods"),

@@ -86,7 +86,9 @@ class Vary(Strict):
         head, _, tail = field.partition(".")
         if field in ("type", "start"):
             raise ValueError(f"{field} makes another method; list it under methods")
-        if tail.partition(".")[0] in NO_RESULT and head == "train":
+        if field in ("temperature", "noise"):
+            raise ValueError(f"{field} has an ablation of its own: write {field}: {{values: ...}}")
+        if head == "train" and tail.partition(".")[0] in {*NO_RESULT, "probe_rows"}:
             raise ValueError(f"{field} changes speed or records, and no result")
         return field
 
@@ -319,7 +321,16 @@ class Study(Strict):
     @field_validator("ablations", mode="before")
     @classmethod
     def _short_ablations(cls, value: Any) -> Any:
-        return {"vary": value} if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        named, rest = {}, []
+        for part in value:  # the paper's two fields have figures and tests of their own
+            field = part.get("vary") if isinstance(part, dict) else None
+            if field in ("temperature", "noise") and field not in named:
+                named[field] = {k: v for k, v in part.items() if k != "vary"}
+            else:
+                rest.append(part)
+        return named | {"vary": rest}
 
     @field_validator("template")
     @classmethod
