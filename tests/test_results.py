@@ -181,6 +181,19 @@ def test_reading_back_what_was_written(study, table, tmp_path):
         results.read_csv(tmp_path / "nothing.csv")
 
 
+def test_a_table_from_before_ablations_varied_any_field_is_read(table, tmp_path):
+    """It had no column `setting`; a table that lacks another column is refused as before."""
+    results.write_csv(table, tmp_path / "new.csv")
+    lines = pd.read_csv(tmp_path / "new.csv", dtype=str, keep_default_na=False)
+    lines.drop(columns="setting").to_csv(tmp_path / "old.csv", index=False)
+    pd.testing.assert_frame_equal(
+        results.read_csv(tmp_path / "old.csv"), results.read_csv(tmp_path / "new.csv")
+    )
+    lines.drop(columns="ablation").to_csv(tmp_path / "torn.csv", index=False)
+    with pytest.raises(InputError, match="is not a table of results"):
+        results.read_csv(tmp_path / "torn.csv")
+
+
 def without(mapping, key):
     return {k: v for k, v in mapping.items() if k != key}
 
