@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study
+from fake_study import fake_study, with_texts
 from test_report import analysed
 
 from kdstudy.analysis.results import AVERAGE
@@ -148,3 +148,14 @@ def test_a_measure_that_gives_no_number_of_its_unit_is_refused(monkeypatch, valu
     with pytest.raises(InputError, match="measure wrong") as error:
         analysed(fake_study(n=6))
     assert words in str(error.value)
+
+
+def test_a_free_text_has_no_accuracy_and_an_answer_no_rouge():
+    study = with_texts(fake_study(n=8), n=4)
+    table, _ = analysed(study)
+    texts = {s.benchmark for rows in study.scores.values() for s in rows if s.rule[:5] == "text-"}
+    found = {m: set(table[table.metric == m].benchmark) - {AVERAGE} for m in MEASURES}
+    assert texts
+    assert found["rouge_l"] == texts
+    assert not (found["accuracy"] | found["parse_rate"]) & texts
+    assert texts < found["tokens"]

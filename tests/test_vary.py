@@ -8,6 +8,7 @@ from test_report import analysed
 
 from kdstudy.errors import InputError
 from kdstudy.report import document, findings
+from kdstudy.report.compare.match import key_of
 from kdstudy.report.curves import curve
 from kdstudy.report.seeds import Seeds
 
@@ -177,3 +178,12 @@ def test_the_page_shows_the_figure_and_a_sentence(varied, tmp_path):
     assert " at 3e-4 to " in sentence
     sheet = pd.read_csv(tmp_path / "tables" / "ablations.csv")
     assert "train.learning_rate=" in sheet.to_csv()
+
+
+def test_a_main_run_is_the_same_run_whether_its_study_varies_a_field_or_not(folder):
+    varied, plain = plan_of(folder, ablations=[GKD]), plan_of(folder, ablations={})
+    of = {s.label: key_of(s) for s in plain.systems}
+    main = {s.label: key_of(s) for s in varied.systems if not s.ablation}
+    assert main == of
+    apart = [key_of(s) for s in varied.systems if s.ablation]
+    assert len(set(apart)) == len(apart) == 4
