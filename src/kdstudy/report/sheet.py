@@ -11,19 +11,7 @@ import pandas as pd
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.report.latex import table
-from kdstudy.report.views import ends_of, shown, spread
-
-OF_PAPER = {
-    **{f"table{n}": f"Table {n}" for n in (1, 2, 3, 4, 5, 6, 9)},
-    "table7": "Tables 7 and 8",
-    "accuracy": "Figures 1 and 7",
-    "base-teacher": "Figure 2",
-    "agreement": "Figures 3, 8 and 10",
-    "fidelity": "Figures 4, 9 and 11",
-    "noise": "Figure 5",
-    "temperature": "Figure 6",
-}
-"""Which of the paper's tables or figures one of ours is, for this study."""
+from kdstudy.report.views import Numbers, ends_of, shown, spread
 
 PAGE_ROWS = 300
 """A page holds so many rows of one table; its files hold all."""
@@ -72,6 +60,10 @@ class Sheet:
         entries: The same cells with standard deviations, and the runs behind each row.
         note: One sentence under the table.
         labels: Number of label columns.
+        paper: Which of the paper's tables it is, for this study, such as `Table 3`; "" for none.
+        open: Whether the page shows it without a click.
+        more: Where the page leads for the rows that it leaves out.
+        style: CSS class of a table that is no table of numbers.
     """
 
     name: str
@@ -81,6 +73,10 @@ class Sheet:
     entries: Sequence[Entry]
     note: str = ""
     labels: int = 1
+    paper: str = ""
+    open: bool = False
+    more: str = ""
+    style: str = ""
 
     @classmethod
     def of(
@@ -92,6 +88,7 @@ class Sheet:
         runs: Sequence[Sequence[Mapping[str, Any]]] = (),
         note: str = "",
         labels: int = 1,
+        **page: Any,
     ) -> "Sheet":
         """Make a sheet from rows of text or `Cell`; a cell that a row lacks is a dash.
 
@@ -105,6 +102,7 @@ class Sheet:
                 there are any, a column `Seeds` counts them; it opens them on the page.
             note: What stands under it.
             labels: Number of label columns.
+            page: `paper`, `open`, `more` and `style`.
         """
         columns = list(dict.fromkeys(c for row in rows for c in row))
         below = list(runs) or [[] for _ in rows]
@@ -129,6 +127,7 @@ class Sheet:
             entries=entries,
             note=" ".join(part for part in (note, SPREAD if spread else "") if part),
             labels=labels,
+            **page,
         )
 
     def of_one_benchmark(self, benchmark: str) -> "Sheet":
@@ -166,11 +165,6 @@ class Sheet:
         """Return a line whose label `average` is the benchmark's name."""
         named = [c._replace(text=benchmark) if c.text == AVERAGE else c for c in cells]
         return [*named[: self.labels], *cells[self.labels :]]
-
-    @property
-    def paper(self) -> str:
-        """Which of the paper's tables it is, such as `Table 7`; "" for none."""
-        return OF_PAPER.get(self.name, "")
 
     @property
     def spread(self) -> list[str]:
@@ -262,6 +256,14 @@ def number(row: Any | None, bare: bool = False, seeds: int = 0) -> Cell:
     if row.seeds < seeds:
         sd = f"{sd or '–'} ({row.seeds} of {seeds} seeds)"
     return Cell(shown(row.metric, row.value), link_of(row), sd, ends)
+
+
+def bare(
+    numbers: Numbers, r: Any, metric: str, benchmark: str = AVERAGE, reference: str = ""
+) -> Cell:
+    """Return a number of a row's system without its interval (`number`)."""
+    row = numbers.row(r.system, metric, benchmark, reference)
+    return number(row, bare=True, seeds=r.seeds)
 
 
 def link_of(row: Any) -> str:

@@ -1,11 +1,10 @@
-"""What the item rows say beyond the table: kept and lost items, overlaps, telling examples."""
-
-from collections.abc import Collection, Sequence
+"""Items where answer and reasoning part company, as in the paper's Table 9."""
 
 import pandas as pd
 
 from kdstudy.evaluation.fidelity import HIGH_BLEU, LOW_BLEU
-from kdstudy.records import OVERLAPS, System
+from kdstudy.report.data import ReportData
+from kdstudy.report.sheet import Cell, Sheet, items_link
 
 CUT = 420
 """Characters of a text in the static table; the browser and items.parquet have all."""
@@ -13,44 +12,24 @@ CUT = 420
 _ITEM = ["benchmark", "example_id", "sample"]
 
 
-def against_teacher(
-    items: pd.DataFrame, systems: Sequence[System], benchmarks: Collection[str]
-) -> pd.DataFrame:
-    """Return what each distilled run of the main grid keeps of its teacher's right answers.
-
-    Args:
-        items: Columns system, benchmark, example_id, sample, outcome.
-        systems: The study's systems.
-        benchmarks: Those that have right answers.
-
-    Returns:
-        Per run: system, teacher, items (with draws counted apart), and of those kept (both right),
-        lost (only the teacher) and gained (only the student); most kept first.
-    """
-    rows = items[items.benchmark.isin(list(benchmarks))]
-    rows = rows.assign(right=rows.outcome == "correct")
-    wide = rows.pivot(index=_ITEM, columns="system", values="right")
-    found = []
-    for s in systems:
-        if s.kind != "distilled" or s.ablation or not {s.label, s.teacher} <= set(wide.columns):
-            continue
-        both = wide[[s.label, s.teacher]].dropna().astype(bool)
-        own, theirs = both[s.label], both[s.teacher]
-        counts = (len(both), (own & theirs).sum(), (theirs & ~own).sum(), (own & ~theirs).sum())
-        found.append((s.label, s.teacher, *map(int, counts)))
-    columns = ["system", "teacher", "items", "kept", "lost", "gained"]
-    frame = pd.DataFrame(found, columns=columns)
-    return frame.sort_values(["kept", "system"], ascending=[False, True], ignore_index=True)
-
-
-def overlap_counts(items: pd.DataFrame) -> pd.DataFrame:
-    """Return, per benchmark that was looked at, how many items the corpus holds and how.
-
-    Columns: items, then one per kind of `records.OVERLAPS`.
-    """
-    once = items[items.overlap != ""].drop_duplicates(["benchmark", "example_id"])
-    counts = pd.crosstab(once.benchmark, once.overlap).reindex(columns=OVERLAPS, fill_value=0)
-    return counts.assign(items=counts.sum(axis=1))
+def sheet(data: ReportData) -> Sheet:
+    """Return three items of the run shown first; texts are cut."""
+    run, teacher = data.first
+    found = telling_items(data.items, data.pairs, run, teacher) if run else []
+    rows = [
+        {
+            "Item": Cell(f"{e['what']} ({e['benchmark']})", items_link(run=run, kind=e["kind"])),
+            "Question": e["question"],
+            "Gold": e["gold"],
+            "Student's text": e["student"],
+            "Teacher's text": e["teacher"],
+            "BLEU": e["bleu"],
+            "Steps": e["steps"],
+        }
+        for e in found
+    ]
+    title = f"Items where answer and reasoning part company, {run} against {teacher}"
+    return Sheet.of("table9", title, rows, labels=5, paper="Table 9", style="texts-table")
 
 
 def telling_items(
@@ -72,8 +51,6 @@ def telling_items(
     chosen += [("same answer, another path", "same-low", r) for r in _rows(same, order, 1, True)]
     return [
         {
-            "run": run,
-            "reference": teacher,
             "kind": kind,
             "what": what,
             "benchmark": r.benchmark,
