@@ -109,7 +109,7 @@ KINDS: dict[str, Kind] = {
     "token_fidelity": Kind(entry="kdstudy.evaluation.stages:token_fidelity", version=5),
     "score": Kind(entry="kdstudy.evaluation.stages:score", version=5),
     "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4),
-    "results": Kind(entry="kdstudy.analysis.stages:results", version=7),
+    "results": Kind(entry="kdstudy.analysis.stages:results", version=8),
     "report": Kind(entry="kdstudy.report.stages:report", version=7),
 }
 

@@ -300,7 +300,7 @@ def _pairs_of(
                     continue
                 raise InputError(f"{pair[0]}: never compared with {pair[1]} on {benchmark}")
             _check_pair(pair, benchmark, rows, mine)
-            text = mine[0].rule.startswith("text-")
+            text = mine[0].is_text
             by_accident = chance_agreement(mine, other.get(benchmark, ()))
             found = [*pair_rows(rows, by_accident, text, boot)]
             theirs = cells.get(pair[1], {}).get(benchmark)

@@ -116,8 +116,8 @@ def score(work: Work) -> str:
         answers = read_records(folder / GENERATIONS, Generation)
         rows += grade(answers, items, work.config["rule"], _rouge(work))
     write_records(work.out / SCORES, rows, Score)
-    texts = [row for row in rows if row.rule.startswith("text-")]
-    answers = [row for row in rows if not row.rule.startswith("text-")]
+    texts = [row for row in rows if row.is_text]
+    answers = [row for row in rows if not row.is_text]
     parts = []
     if answers:
         facts, of = mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
@@ -152,7 +152,7 @@ def compare(work: Work) -> str:
     )
     rows = pair(system, reference, _rouge(work))
     write_records(work.out / PAIRS, rows, PairScore)
-    return _agreed(rows, {s.benchmark for s in system if s.rule.startswith("text-")})
+    return _agreed(rows, {s.benchmark for s in system if s.is_text})
 
 
 def _agreed(rows: list[PairScore], texts: set[str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.errors import InputError
-from kdstudy.records import Overlap, Score
+from kdstudy.records import Overlap, Score, is_text
 
 GROUPS: dict[str, tuple[Overlap, ...]] = {
     "clean": ("none",),
@@ -71,6 +71,6 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
             tokens=wide["tokens"].to_numpy(float),
             completions=wide["completion"].to_numpy(object),
             rules=rules,
-            text=rules.startswith("text-"),
+            text=is_text(rules),
         )
     return cells

@@ -141,7 +141,7 @@ def _filled(blocks: Iterable[Block | None], edit: Callable[[Sheet], Sheet]) -> I
     for block in blocks:
         match block:
             case Sheet():
-                if len(block.frame):
+                if block.entries:
                     yield edit(block)
             case Group():
                 if inside := [*_filled(block.blocks, edit)]:

@@ -43,7 +43,7 @@ def section(data: ReportData) -> Section:
     tables = [paper_sheet(data.tests, number, title) for number, title in _PAPER.items()]
     blocks = [
         Text(sentence(data.tests)),
-        Text(_POOLED if len(tables[1].frame) else "", style=""),
+        Text(_POOLED if tables[1].entries else "", style=""),
         figure(data.table),
         depends_sheet(data.tests),
         *tables,

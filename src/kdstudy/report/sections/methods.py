@@ -1,6 +1,7 @@
 """Methods compared: item by item, and with students as units."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -37,12 +38,12 @@ def sentence(tests: Sequence[Test]) -> str:
     if not found:
         text = "Fewer than two methods share a student and a teacher, so none can be compared."
         return over_students.lstrip() or text
-    told = [t for t in found if " is better than " in t.sentence]
-    same = [t for t in found if "are equivalent" in t.sentence]
+    verdicts = Counter(t.verdict for t in found)
+    told, same = verdicts["better"] + verdicts["worse"], verdicts["equivalent"]
     text = (
-        f"Of {len(found)} pairs of methods, SFT among them, these items tell {len(told)} apart, "
-        f"show {len(same)} to be equivalent within {100 * EQUIVALENCE_MARGIN:g} points and leave "
-        f"{len(found) - len(told) - len(same)} undecided. "
+        f"Of {len(found)} pairs of methods, SFT among them, these items tell {told} apart, "
+        f"show {same} to be equivalent within {100 * EQUIVALENCE_MARGIN:g} points and leave "
+        f"{len(found) - told - same} undecided. "
     )
     widest = max(found, key=lambda t: abs(t.estimate) if not math.isnan(t.estimate) else -1)
     return text + f"The largest difference: {widest.sentence}" + over_students
