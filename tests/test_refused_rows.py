@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_models import CALL, TALK, TOOL, assistant, learnt, user
 
+from kdstudy.artifacts import Corpus
 from kdstudy.config import schema
 from kdstudy.config.schema import CorpusRef
 from kdstudy.data import corpora
@@ -50,7 +51,7 @@ def placed(tmp_path, name, write, columns=None):
                 for e in read_records(out / f"{part}.parquet", Example)]  # fmt: skip
     tokenizer = models.tokenizer("gemma")
     with pytest.raises(InputError) as caught:
-        encode_rows(examples, tokenizer, "auto", 999, None, corpora.places(out))
+        encode_rows(examples, tokenizer, "auto", 999, None, Corpus(out).places)
     study = schema.Study(
         name="t", teachers=[], students=["zoo-s"], corpus="synthetic",
         benchmarks=["synth_addsub"], methods=["sft"],

@@ -402,6 +402,7 @@ def test_stages_built_with_other_versions_or_elsewhere_are_told(tmp_path):
         facts = {"key": name, "kind": "score", "label": name, "seconds": 1, "started": 0}
         hardware = {"cores": 2, "gpu": gpu}
         facts |= {"summary": "", "environment": {"versions": versions, "hardware": hardware}}
+        facts |= {"inputs": {}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
         return f"stage:{name}", tmp_path / name

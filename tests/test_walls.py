@@ -64,9 +64,9 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
 
 
 LAYERS = (
-    *("errors", "records", "fields", "stage", "methods", "answers", "data", "config", "models"),
-    *("evaluation", "measures", "analysis", "distill", "plan", "engine", "report", "paper", "api"),
-    *("doctor", "cli"),
+    *("errors", "records", "fields", "artifacts", "stage", "methods", "answers", "data", "config"),
+    *("models", "evaluation", "measures", "analysis", "distill", "plan", "engine", "report"),
+    *("paper", "api", "doctor", "cli"),
 )
 """Files and rooms from the ground up: each imports what stands before it, and nothing behind."""
 

@@ -132,6 +132,38 @@ class PairScore:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRow:
+    """Sums over the response tokens of one row; T is the reference's distribution, S the system's.
+
+    A model's bins hold, for each bin of its likeliest token's probability (`tokens.BINS`): how many
+    tokens, the sum of those probabilities, and how often that token is the text's.
+
+    Attributes:
+        example_id: `Example.id`.
+        tokens: Number of tokens.
+        agree: Tokens whose likeliest token is the same for both.
+        kl_teacher_student: Sum of KL(T || S).
+        kl_student_teacher: Sum of KL(S || T).
+        ce_teacher: Sum of -log T of the text's token.
+        ce_student: Sum of -log S of it.
+    """
+
+    example_id: str
+    tokens: int
+    agree: int
+    kl_teacher_student: float
+    kl_student_teacher: float
+    ce_teacher: float
+    ce_student: float
+    teacher_tokens: tuple[int, ...]
+    teacher_confidence: tuple[float, ...]
+    teacher_hits: tuple[int, ...]
+    student_tokens: tuple[int, ...]
+    student_confidence: tuple[float, ...]
+    student_hits: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
     """Whether a training corpus holds a test item's question.
 
@@ -177,7 +209,7 @@ class System:
     seed: int = 0
 
 
-Record = TypeVar("Record", Example, Generation, Score, PairScore, Contamination, System)
+Record = TypeVar("Record", Example, Generation, Score, PairScore, TokenRow, Contamination, System)
 
 
 _FACTS = b"kdstudy"

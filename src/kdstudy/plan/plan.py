@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdstudy import methods
+from kdstudy import artifacts, methods
 from kdstudy.config import schema
 from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
@@ -19,7 +19,7 @@ from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, requ
 from kdstudy.plan.grid import budgets, distilled, own_sft
 from kdstudy.plan.precision import settled
 from kdstudy.records import System
-from kdstudy.stage import Stage, pair_role
+from kdstudy.stage import Stage
 
 # Fields of `generation` that change speed, never the result.
 _GENERATION_KNOBS = {"batch_size"}
@@ -186,7 +186,8 @@ class _Planner:
             config["limit"] = self.study.limit
             self.benchmarks[name] = self._add("benchmark", name, config, local=local)
             self.kinds[name] = kind
-            inputs = {"corpus": self.corpus, "items": self.benchmarks[name]}
+            items = artifacts.ITEMS.at(self.benchmarks[name])
+            inputs = artifacts.CORPUS.at(self.corpus) | items
             label = f"{name} in {source.name}"
             self.audited[name] = self._add("contamination", label, {"benchmark": name}, inputs)
 
@@ -275,17 +276,18 @@ class _Planner:
         }
         if method.type in methods.ORIGINS:
             config["package"] = methods.ORIGINS[method.type]
-        inputs, aids = {"corpus": self.corpus} | self._start(system, method, model), {}
-        inputs |= self._cut(model, "student")
+        inputs, aids = artifacts.CORPUS.at(self.corpus) | self._cut(model, "student"), {}
+        inputs |= artifacts.START.at(self._start(system, method, model))
         models = {"student": _place(model)}
         if method.teacher_gives == "text":
-            inputs["teacher_text"] = self._teacher_text(system, method, teacher)
+            text = self._teacher_text(system, method, teacher)
+            inputs |= artifacts.TEACHER_TEXT.at(text)
         elif teacher is not None:
             config["teacher"] = _identity(teacher)
             models["teacher"] = teacher.local()
-            if system.teacher in self.trained:
-                inputs["teacher"] = self.trained[system.teacher]
-            aids = self._teacher_cache(system, method, train, teacher)
+            inputs |= artifacts.TEACHER.at(self.trained.get(system.teacher))
+            cache = self._teacher_cache(system, method, train, teacher)
+            aids = artifacts.TEACHER_CACHE.at(cache)
         local = {
             "models": models,
             "train": train.model_dump(include=schema.NO_RESULT),
@@ -293,23 +295,23 @@ class _Planner:
         }
         return self._add("train", system.label, config, inputs, local, aids)
 
-    def _start(self, system: System, method: Any, model: Resolved) -> dict[str, str]:
+    def _start(self, system: System, method: Any, model: Resolved) -> str | None:
         """Return the train stage whose weights a run goes on from, where it has one."""
         start = getattr(method, "start", "base")
         if start == "base":
-            return {}
+            return None
         tail = f"/seed={system.seed}" if len(self.study.seeds) > 1 else ""
         sft = f"{model.name}/sft{tail}"
         if start == "sft":
-            return {"start": self.trained[sft]}
+            return self.trained[sft]
         own = dataclasses.replace(
             self.systems[sft], label=f"{model.name}/sft for {start.sft:g} epochs{tail}"
         )
         train = self.study.train.model_copy(update={"epochs": start.sft})
-        return {"start": self._fit(own, methods.Sft(), train, model)}
+        return self._fit(own, methods.Sft(), train, model)
 
-    def _cut(self, model: Resolved, role: str) -> dict[str, str]:
-        """Return the stage that cuts a model of that role, where it is to be cut."""
+    def _cut(self, model: Resolved, name: str) -> dict[str, str]:
+        """Return the stage that cuts a model as the input of one that calls it `name`."""
         if model.cut is None:
             return {}
         source = {"fingerprint": model.whole}
@@ -318,9 +320,9 @@ class _Planner:
         local = {"models": {"source": model.local()}}
         inputs = {}
         if model.cut.measured:
-            inputs["importance"] = self._importance(model, source, local)
+            inputs = artifacts.IMPORTANCE.at(self._importance(model, source, local))
         config = {"source": source, **model.cut.config()}
-        return {f"cut:{role}": self._add("cut", model.name, config, inputs, local)}
+        return artifacts.CUT.at({name: self._add("cut", model.name, config, inputs, local)})
 
     def _importance(self, model: Resolved, source: Any, local: Any) -> str:
         """Return the stage that measures a model on training rows before it is cut."""
@@ -332,15 +334,15 @@ class _Planner:
             "neurons": model.cut is not None and model.cut.intermediate is not None,
         }
         label = f"{(model.hub_id or model.folder or model.name).rpartition('/')[2]} before its cut"
-        return self._add("importance", label, config, {"corpus": self.corpus}, local)
+        return self._add("importance", label, config, artifacts.CORPUS.at(self.corpus), local)
 
     def _teacher_cache(
         self, system: System, method: methods.Method, train: schema.Train, teacher: Resolved
-    ) -> dict[str, str]:
+    ) -> str | None:
         """Return the stage that caches the teacher on the corpus, where a run can use it."""
         # Text that the student writes at every step is never the corpus.
         if train.teacher_cache not in ("auto", "disk") or method.on_policy_share == 1:
-            return {}
+            return None
         config = {
             "teacher": _identity(teacher),
             **self._format(),
@@ -350,26 +352,27 @@ class _Planner:
             "precision": train.precision,
             "mode": train.teacher_cache,
         }
-        trained = self.trained.get(system.teacher)
-        inputs = {"corpus": self.corpus} | ({"teacher": trained} if trained else {})
+        trained = artifacts.TEACHER.at(self.trained.get(system.teacher))
+        inputs = artifacts.CORPUS.at(self.corpus) | trained
         local = {
             "models": {"teacher": teacher.local()},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
         label = f"{system.teacher} on corpus"
-        return {"teacher_cache": self._add("teacher_cache", label, config, inputs, local)}
+        return self._add("teacher_cache", label, config, inputs, local)
 
     def _teacher_text(self, system: System, method: methods.SeqKD, teacher: Any) -> str:
         generation = self.study.generation.model_copy(
             update={"temperature": method.sampling_temperature, "samples": 1, "top_p": 1.0}
         )
         trained = self.trained.get(system.teacher)
+        asked = artifacts.PROMPTS.at(self.corpus)
         return self._generate(
-            "teacher_text", system.teacher, "corpus", self.corpus, teacher, trained, generation
+            "teacher_text", system.teacher, "corpus", asked, teacher, trained, generation
         )
 
     def _generate(
-        self, kind: str, label: str, items: str, items_key: str, model: Resolved,
+        self, kind: str, label: str, items: str, asked: dict[str, str], model: Resolved,
         trained: str | None, generation: schema.Generation,
     ) -> str:  # fmt: skip
         config = {
@@ -379,8 +382,7 @@ class _Planner:
             **self._format(),
             "precision": self.study.train.precision,
         }
-        inputs = {"items": items_key} | ({"trained": trained} if trained else {})
-        inputs |= self._cut(model, "model")
+        inputs = asked | artifacts.TRAINED.at(trained) | self._cut(model, "model")
         local = {"models": {"model": _place(model)}, "batch_size": generation.batch_size}
         return self._add(kind, f"{label} on {items}", config, inputs, local)
 
@@ -395,13 +397,13 @@ class _Planner:
         texts, answers = self.study.text_generation, self.study.generation
         generations = {
             name: self._generate(
-                "generate", system.label, name, key, model, trained,
+                "generate", system.label, name, artifacts.ITEMS.at(key), model, trained,
                 texts if self.kinds[name] == "text" else answers,
             )
             for name, key in self.benchmarks.items()
         }  # fmt: skip
-        inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
-        inputs |= {f"generations:{n}": k for n, k in generations.items()}
+        inputs = artifacts.EACH_ITEMS.at(self.benchmarks)
+        inputs |= artifacts.EACH_GENERATIONS.at(generations)
         config = {"rule": self.study.extraction}
         if "text" in self.kinds.values():
             config |= self._rouge()
@@ -410,7 +412,8 @@ class _Planner:
         self.scored[system.label] = self._add("score", system.label, config, inputs)
 
     def _compare(self, label: str, reference: str) -> None:
-        inputs = {"system": self.scored[label], "reference": self.scored[reference]}
+        inputs = artifacts.SYSTEM.at(self.scored[label])
+        inputs |= artifacts.REFERENCE.at(self.scored[reference])
         key = self._add("compare", f"{label} with {reference}", self._rouge(), inputs)
         self.pairs[label, reference] = key
 
@@ -436,10 +439,9 @@ class _Planner:
             "precision": self.study.train.precision,
             "rows": self.study.token_rows,
         }
-        folders = {"system": self.trained.get(system.label)}
-        folders["reference"] = self.trained.get(reference.label)
-        inputs = {"corpus": self.corpus} | {k: v for k, v in folders.items() if v}
-        inputs |= self._cut(model, "model")
+        inputs = artifacts.CORPUS.at(self.corpus) | self._cut(model, "model")
+        inputs |= artifacts.TUNED_SYSTEM.at(self.trained.get(system.label))
+        inputs |= artifacts.TUNED_REFERENCE.at(self.trained.get(reference.label))
         models = {"model": _place(model), "reference_model": reference_model.local()}
         label = f"{system.label} with {reference.label}"
         self.tokens[system.label, reference.label] = self._add(
@@ -451,13 +453,16 @@ class _Planner:
             "study": self.study.name,
             "systems": [dataclasses.asdict(s) for s in self.systems.values()],
         }
-        inputs = {f"items:{name}": key for name, key in self.benchmarks.items()}
-        inputs |= {f"score:{label}": key for label, key in self.scored.items()}
-        inputs |= {pair_role("pair", *pair): key for pair, key in self.pairs.items()}
-        inputs |= {pair_role("tokens", *pair): key for pair, key in self.tokens.items()}
-        inputs |= {f"contamination:{name}": key for name, key in self.audited.items()}
         first = next(iter(self.benchmarks))
-        inputs |= {f"info:{label}": keys[first] for label, keys in self.generated.items()}
+        writers = {label: keys[first] for label, keys in self.generated.items()}
+        inputs = {
+            **artifacts.EACH_ITEMS.at(self.benchmarks),
+            **artifacts.EACH_SCORES.at(self.scored),
+            **artifacts.EACH_PAIR.at(self.pairs),
+            **artifacts.EACH_TOKENS.at(self.tokens),
+            **artifacts.EACH_CONTAMINATION.at(self.audited),
+            **artifacts.EACH_WRITER.at(writers),
+        }
         return self._add("results", self.study.name, config, inputs)
 
     def _report(self, results: str) -> str:
@@ -475,12 +480,13 @@ class _Planner:
         if apart := self._prompts_apart():
             config["prompts_apart"] = apart
         aids = {key for stage in self.stages.values() for key in stage.aids.values()}
-        inputs = {
-            f"stage:{key} {stage.label}": key
+        told = {
+            (key, stage.label): key
             for key, stage in self.stages.items()
             if key not in {results, *aids}
         }
-        return self._add("report", self.study.name, config, inputs | {"results": results})
+        inputs = artifacts.EACH_STAGE.at(told) | artifacts.RESULTS.at(results)
+        return self._add("report", self.study.name, config, inputs)
 
 
 def _identity(model: Resolved) -> dict[str, Any]:
