@@ -259,7 +259,7 @@ def compared(study):
     items = pd.DataFrame(
         [r for s, x in zip((TEACHER, BEST), both, strict=True) for r in item_rows(s, x)]
     )
-    found = dataclasses.replace(study.systems[-1], label=BEST, teacher=TEACHER, ablation="")
+    found = dataclasses.replace(study.systems[-1], label=BEST, teachers=(TEACHER,), ablation="")
     return items, found
 
 

@@ -186,7 +186,7 @@ class System:
         label: Unique and readable, such as `zoo-s/word_kd/zoo-l/tau=2`; the tables' key.
         kind: `base` (as published), `teacher` (fine-tuned or as it is), `sft` or `distilled`.
         model: Short name of the base model.
-        teacher: Label of the teacher system; empty unless distilled.
+        teachers: Labels of the teacher systems; empty unless distilled.
         method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`, `gkd-from-sft`; empty for a base model.
         ablation: Which ablation the run belongs to: `temperature`, `noise`, `base_teacher`, or
             the field that is varied, such as `train.learning_rate`; empty in the main grid.
@@ -200,13 +200,46 @@ class System:
     label: str
     kind: Literal["base", "teacher", "sft", "distilled"]
     model: str
-    teacher: str = ""
+    teachers: tuple[str, ...] = ()
     method: str = ""
     ablation: str = ""
     setting: str = ""
     temperature: float = 1.0
     noise: float = 0.0
     seed: int = 0
+
+    @property
+    def taught_by(self) -> str:
+        """Its teachers as one text, as tables have it; empty unless distilled."""
+        return joined(self.teachers)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its fields as JSON has them: `teacher`, a label or none, or a list of several."""
+        fields = dataclasses.asdict(self)
+        labels = fields.pop("teachers")
+        return fields | {"teacher": [*labels] if len(labels) > 1 else "".join(labels)}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "System":
+        """Return the system that has this `row`."""
+        fields = dict(row)
+        given = fields.pop("teacher")
+        labels = [given] if isinstance(given, str) else given
+        return cls(**fields, teachers=tuple(label for label in labels if label))
+
+
+_AND = " + "
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return what several teachers together are called."""
+    return _AND.join(names)
+
+
+def parted(teachers: str) -> list[str]:
+    """Return the names of a text that `joined` made; of none, none."""
+    return teachers.split(_AND) if teachers else []
 
 
 Record = TypeVar("Record", Example, Generation, Score, PairScore, TokenRow, Contamination, System)

@@ -22,7 +22,7 @@ from kdstudy.stage import Work
 
 def results(work: Work) -> str:
     """Join what was measured: `Results`, the table and the rows behind it."""
-    systems = [System(**s) for s in work.config["systems"]]
+    systems = [System.of(row) for row in work.config["systems"]]
     scores = {label: found.rows.read() for label, found in work.each(EACH_SCORES).items()}
     pairs = {pair: found.rows.read() for pair, found in work.each(EACH_PAIR).items()}
     tokens = {pair: found.table for pair, found in work.each(EACH_TOKENS).items()}

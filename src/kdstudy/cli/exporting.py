@@ -261,7 +261,7 @@ def _card(
     method = {k: v for k, v in config["method"].items() if k != "type" and v is not None}
     origin = hub.Origin(
         base=_origin(model),
-        teacher=system.teacher,
+        teachers=system.teachers,
         method={"method": config["method"]["type"], **method},
         adapter=not precision,
     )

@@ -32,7 +32,7 @@ def report(work: Work) -> str:
     """Write the report: `report.html`, `results.csv`, `tables/`, `figures/`."""
     found = work.read(RESULTS)
     tests = [Test(**row) for row in found.tests.read()]
-    systems = [System(**row) for row in found.systems.read()]
+    systems = [System.of(row) for row in found.systems.read()]
     path = document.write(
         work.out,
         table=read_csv(found.table),
