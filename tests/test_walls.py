@@ -33,6 +33,8 @@ NO_TORCH = [
     ),
     *(p for p in (SOURCE / "doctor").glob("*.py") if p.name != "probe.py"),
     SOURCE / "models" / "resolve.py",
+    SOURCE / "models" / "hub.py",
+    SOURCE / "models" / "fetch.py",
     SOURCE / "models" / "vocabulary.py",
     SOURCE / "models" / "checkpoint.py",
 ]  # fmt: skip

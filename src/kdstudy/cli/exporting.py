@@ -254,7 +254,7 @@ def _card(
     from kdstudy import __version__
     from kdstudy.distill import hub
     from kdstudy.models.export import licence
-    from kdstudy.models.resolve import fetch
+    from kdstudy.models.fetch import fetch
 
     local, system, config = model.source, model.system, model.training.config
     facts = model.finished.facts.read()

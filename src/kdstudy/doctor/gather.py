@@ -29,7 +29,8 @@ from kdstudy.engine.store import Store, require_writable
 from kdstudy.evaluation import benchmarks
 from kdstudy.evaluation.rouge import is_latin
 from kdstudy.evaluation.stages import limited, mean_of_benchmarks
-from kdstudy.models.resolve import Resolved, require_reachable, resolve, told_apart
+from kdstudy.models.hub import require_reachable
+from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example
 

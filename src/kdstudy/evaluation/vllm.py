@@ -18,7 +18,7 @@ from kdstudy.artifacts import Trained
 from kdstudy.config import schema
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load, parts
-from kdstudy.models.resolve import fetch
+from kdstudy.models.fetch import fetch
 from kdstudy.models.sample import Sampled
 
 TOGETHER = 1024

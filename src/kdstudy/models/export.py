@@ -15,7 +15,8 @@ from kdstudy.data.prompts import PromptFormat, render
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import CONFIG
-from kdstudy.models.resolve import fetch, public
+from kdstudy.models.fetch import fetch
+from kdstudy.models.resolve import public
 from kdstudy.models.save import ends_of, leave_ignored
 
 # What the Hub and transformers split a model's files at.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdstudy.artifacts import Trained
 from kdstudy.errors import InputError
 from kdstudy.models import load, parts, vocabulary
-from kdstudy.models.resolve import fetch
+from kdstudy.models.fetch import fetch
 
 
 def load_head(

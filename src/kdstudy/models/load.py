@@ -25,9 +25,9 @@ from kdstudy.models.adapters import (
     require_supported,
 )
 from kdstudy.models.cut import cut, layers_of
+from kdstudy.models.fetch import fetch
 from kdstudy.models.narrow import narrow
 from kdstudy.models.parts import Model, trial_logits
-from kdstudy.models.resolve import fetch
 from kdstudy.models.save import align, eos_ids, home_of, require_same, restore, save
 from kdstudy.models.tokenizer import (
     load_tokenizer,

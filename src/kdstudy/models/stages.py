@@ -14,10 +14,10 @@ from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import quiet
+from kdstudy.models.fetch import fetch, read_files
 from kdstudy.models.importance import measure
 from kdstudy.models.layers import chosen, influential
 from kdstudy.models.narrow import narrow, strongest
-from kdstudy.models.resolve import fetch, read_files
 from kdstudy.stage import Work
 
 # Of a model's folder: its weights and what describes them are written anew.
