@@ -59,7 +59,7 @@ def placed(tmp_path, name, write, columns=None):
     rows = (*data.train, *data.validation)
     facts = doctor_text.read(study, tokenizer, ["m"], rows, {}, data.places)
     assert (facts.refused, facts.refusal.what) == (1, caught.value.what)
-    assert str(tmp_path) not in (out / corpora.PLACES).read_text()
+    assert str(tmp_path) not in Corpus(out).places_file.path.read_text()
     return caught.value.what
 
 

@@ -9,6 +9,7 @@ from study_folder import plan_of, write_folder
 
 from kdstudy.analysis.results import required_pairs, with_teacher
 from kdstudy.distill.hub import Origin, card
+from kdstudy.errors import InputError
 from kdstudy.plan.grid import distilled
 from kdstudy.records import System, joined, parted
 
@@ -39,6 +40,12 @@ def test_the_runs_of_teachers_together_name_all_of_them(tmp_path):
     assert labels["s/gkd/a + b"] == ("a/teacher", "b/teacher")
     assert labels["s/word_kd/a + b/base-teacher"] == ("a", "b")
     assert {run.system.label.split("/")[2] for run in runs} == {joined("ab")}
+
+
+def test_teachers_together_in_a_study_are_refused_in_words(tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(InputError, match=r"teachers\[1\]: is a list; no method learns from sever"):
+        plan_of(tmp_path, teachers=["./big", ["./small", "./medium"]])
 
 
 def test_a_run_is_compared_with_each_of_its_teachers_and_so_is_its_sft_run():

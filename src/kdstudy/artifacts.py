@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from kdstudy.records import (
     Contamination,
@@ -29,11 +29,30 @@ MANIFEST = "manifest.json"
 """Name of the file in which the store says how a finished stage was built."""
 
 
+Part = TypeVar("Part", bound="File")
+
+
 @dataclasses.dataclass(frozen=True)
-class Rows(Generic[Record]):
+class File:
+    """A file of an artifact: declared by its name, found in the artifact's folder."""
+
+    name: str
+    folder: Path = dataclasses.field(default=Path(), kw_only=True)
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.folder / self.name
+
+    def __get__(self: Part, artifact: "Artifact | None", owner: type) -> Part:
+        """Return the file in the folder of the artifact that it is asked of."""
+        return self if artifact is None else dataclasses.replace(self, folder=artifact.folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(File, Generic[Record]):
     """A Parquet file of records."""
 
-    path: Path
     kind: type[Record]
 
     def read(self) -> list[Record]:
@@ -46,10 +65,8 @@ class Rows(Generic[Record]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Json:
+class Json(File):
     """A JSON file."""
-
-    path: Path
 
     def read(self) -> Any:
         """Return what it holds."""
@@ -61,10 +78,8 @@ class Json:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Table(File):
     """A Parquet file of a data frame."""
-
-    path: Path
 
     def read(self, columns: list[str] | None = None) -> "pd.DataFrame":
         """Return the frame, or some of its columns."""
@@ -75,6 +90,17 @@ class Table:
     def write(self, frame: "pd.DataFrame") -> None:
         """Write the frame without its index."""
         frame.to_parquet(self.path, index=False)
+
+
+class Place:
+    """The path of a file or folder of an artifact that another room reads and writes."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, artifact: "Artifact | None", owner: type) -> Path:
+        """Return the path in the folder of the artifact that it is asked of."""
+        return Path(self.name) if artifact is None else artifact.folder / self.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +145,7 @@ class Artifact:
     @property
     def manifest(self) -> Manifest:
         """How it was built; a folder that no store published has none."""
-        found = Json(self.folder / MANIFEST).read()
+        found = Json(MANIFEST, folder=self.folder).read()
         return Manifest(
             **{f.name: found[f.name] for f in dataclasses.fields(Manifest) if f.name in found}
         )
@@ -128,33 +154,22 @@ class Artifact:
 class Corpus(Artifact):
     """The rows to learn from and to validate on."""
 
-    @property
-    def train(self) -> Rows[Example]:
-        """Rows to learn from."""
-        return self.part("train")
+    train = Rows("train.parquet", Example)
+    """Rows to learn from."""
+    validation = Rows("validation.parquet", Example)
+    """Rows that choose checkpoints."""
+    account = Json("corpus.json")
+    """What became of every row of the file: counts."""
+    places_file = Json("places.json")
+    """Where each row stands in its file, by id."""
 
-    @property
-    def validation(self) -> Rows[Example]:
-        """Rows that choose checkpoints."""
-        return self.part("validation")
-
-    def part(self, name: str) -> Rows[Example]:
-        """Return the split `train` or `validation`."""
-        return Rows(self.folder / f"{name}.parquet", Example)
+    def part(self, name: Literal["train", "validation"]) -> Rows[Example]:
+        """Return one of the two splits."""
+        return {"train": self.train, "validation": self.validation}[name]
 
     def all_rows(self) -> list[Example]:
         """Return the rows of both splits."""
         return [*self.train.read(), *self.validation.read()]
-
-    @property
-    def account(self) -> Json:
-        """What became of every row of the file: counts."""
-        return Json(self.folder / "corpus.json")
-
-    @property
-    def places_file(self) -> Json:
-        """Where each row stands in its file, by id."""
-        return Json(self.folder / "places.json")
 
     @property
     def places(self) -> dict[str, str]:
@@ -166,66 +181,46 @@ class Corpus(Artifact):
 class Items(Artifact):
     """A benchmark as it was pinned."""
 
-    @property
-    def examples(self) -> Rows[Example]:
-        """Its items."""
-        return Rows(self.folder / "examples.parquet", Example)
-
-    @property
-    def facts(self) -> Json:
-        """What there is to know beside the items: `stages.benchmark_facts`, and `published`."""
-        return Json(self.folder / "benchmark.json")
+    examples = Rows("examples.parquet", Example)
+    """Its items."""
+    facts = Json("benchmark.json")
+    """What there is to know beside the items: `stages.benchmark_facts`, and `published`."""
 
 
 class Contaminations(Artifact):
     """What a corpus holds of a benchmark."""
 
-    @property
-    def rows(self) -> Rows[Contamination]:
-        """A row per item."""
-        return Rows(self.folder / "contamination.parquet", Contamination)
+    rows = Rows("contamination.parquet", Contamination)
+    """A row per item."""
 
 
 class Importance(Artifact):
     """What a model's layers and neurons do to training rows."""
 
-    @property
-    def facts(self) -> Json:
-        """`rows`, `tokens`, and `influence` of each layer."""
-        return Json(self.folder / "importance.json")
-
-    @property
-    def neurons(self) -> Path:
-        """Safetensors: `layer.0` and so on, a number per neuron; where MLPs were measured."""
-        return self.folder / "neurons.safetensors"
+    facts = Json("importance.json")
+    """`rows`, `tokens`, and `influence` of each layer."""
+    neurons = Place("neurons.safetensors")
+    """Safetensors: `layer.0` and so on, a number per neuron; where MLPs were measured."""
 
 
 class CutModel(Artifact):
     """A model cut out of another."""
 
-    @property
-    def model(self) -> Path:
-        """The model's folder, as transformers saves one."""
-        return self.folder / "model"
-
-    @property
-    def facts(self) -> Json:
-        """What was kept, by which measurement, and `parameters` before and after."""
-        return Json(self.folder / "cut.json")
+    model = Place("model")
+    """The model's folder, as transformers saves one."""
+    facts = Json("cut.json")
+    """What was kept, by which measurement, and `parameters` before and after."""
 
 
 class Trained(Artifact):
     """A trained student: a LoRA adapter on its base, or a whole model."""
 
-    @property
-    def adapter(self) -> Path:
-        """The adapter's folder, whether there is one or not."""
-        return self.folder / "adapter"
-
-    @property
-    def model(self) -> Path:
-        """The whole model's folder, whether there is one or not."""
-        return self.folder / "model"
+    adapter = Place("adapter")
+    """The adapter's folder, whether there is one or not."""
+    model = Place("model")
+    """The whole model's folder, whether there is one or not."""
+    facts = Json("training.json")
+    """Sizes, rows, steps, losses and the curve of its training."""
 
     @property
     def whole(self) -> bool:
@@ -237,99 +232,61 @@ class Trained(Artifact):
         """The folder that is there: the adapter's or the whole model's."""
         return self.model if self.whole else self.adapter
 
-    @property
-    def facts(self) -> Json:
-        """Sizes, rows, steps, losses and the curve of its training."""
-        return Json(self.folder / "training.json")
-
 
 class TeacherCache(Artifact):
     """A teacher's states on the corpus, or why they are not there."""
 
-    @property
-    def placement(self) -> Json:
-        """`where` the states of each run are (`disk`, `memory`, `off`), and sizes."""
-        return Json(self.folder / "placement.json")
+    placement = Json("placement.json")
+    """`where` the states of each run are (`disk`, `memory`, `off`), and sizes."""
 
 
 class Generations(Artifact):
     """What a model wrote for the items of a benchmark, or for the prompts of a corpus."""
 
-    @property
-    def rows(self) -> Rows[Generation]:
-        """A row per text, in the order of the items."""
-        return Rows(self.folder / "generations.parquet", Generation)
-
-    @property
-    def model(self) -> Json:
-        """Facts of what wrote them: `parameters` without adapter, how it decodes."""
-        return Json(self.folder / "model.json")
+    rows = Rows("generations.parquet", Generation)
+    """A row per text, in the order of the items."""
+    model = Json("model.json")
+    """Facts of what wrote them: `parameters` without adapter, how it decodes."""
 
 
 class Scores(Artifact):
     """A system's graded texts, of every benchmark."""
 
-    @property
-    def rows(self) -> Rows[Score]:
-        """A row per text."""
-        return Rows(self.folder / "scores.parquet", Score)
+    rows = Rows("scores.parquet", Score)
+    """A row per text."""
 
 
 class Pairs(Artifact):
     """Two systems, text by text."""
 
-    @property
-    def rows(self) -> Rows[PairScore]:
-        """A row per text that both have."""
-        return Rows(self.folder / "pairs.parquet", PairScore)
+    rows = Rows("pairs.parquet", PairScore)
+    """A row per text that both have."""
 
 
 class Tokens(Artifact):
     """Two systems, token by token on validation rows."""
 
-    @property
-    def rows(self) -> Rows[TokenRow]:
-        """A row per validation row: sums over its tokens."""
-        return Rows(self.folder / "tokens.parquet", TokenRow)
-
-    @property
-    def table(self) -> "pd.DataFrame":
-        """`rows` as a frame."""
-        return Table(self.rows.path).read()
-
-    @property
-    def summary(self) -> Json:
-        """Means over tokens, and how they were taken."""
-        return Json(self.folder / "tokens.json")
+    rows = Rows("tokens.parquet", TokenRow)
+    """A row per validation row: sums over its tokens."""
+    table = Table("tokens.parquet")
+    """The same as a frame."""
+    summary = Json("tokens.json")
+    """Means over tokens, and how they were taken."""
 
 
 class Results(Artifact):
     """All that a study measured."""
 
-    @property
-    def table(self) -> Path:
-        """`results.csv`, which `analysis.results` reads and writes."""
-        return self.folder / "results.csv"
-
-    @property
-    def items(self) -> Table:
-        """A row per graded text, with its question and gold answer."""
-        return Table(self.folder / "items.parquet")
-
-    @property
-    def pairs(self) -> Table:
-        """A row per text of two systems."""
-        return Table(self.folder / "pairs.parquet")
-
-    @property
-    def tests(self) -> Json:
-        """The fields of each `analysis.verdict.Test`."""
-        return Json(self.folder / "tests.json")
-
-    @property
-    def systems(self) -> Json:
-        """Each `System.row`."""
-        return Json(self.folder / "systems.json")
+    table = Place("results.csv")
+    """`results.csv`, which `analysis.results` reads and writes."""
+    items = Table("items.parquet")
+    """A row per graded text, with its question and gold answer."""
+    pairs = Table("pairs.parquet")
+    """A row per text of two systems."""
+    tests = Json("tests.json")
+    """The fields of each `analysis.verdict.Test`."""
+    systems = Json("systems.json")
+    """Each `System.row`."""
 
 
 class Report(Artifact):

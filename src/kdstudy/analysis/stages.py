@@ -25,7 +25,7 @@ def results(work: Work) -> str:
     systems = [System.of(row) for row in work.config["systems"]]
     scores = {label: found.rows.read() for label, found in work.each(EACH_SCORES).items()}
     pairs = {pair: found.rows.read() for pair, found in work.each(EACH_PAIR).items()}
-    tokens = {pair: found.table for pair, found in work.each(EACH_TOKENS).items()}
+    tokens = {pair: found.table.read() for pair, found in work.each(EACH_TOKENS).items()}
     items, overlaps = work.each(EACH_ITEMS), {}
     examples = {name: found.examples.read() for name, found in items.items()}
     chance = {name: found.facts.read()["chance"] for name, found in items.items()}
