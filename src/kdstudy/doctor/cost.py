@@ -110,8 +110,8 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "teacher_text": _write,
         "generate": _write,
         "token_fidelity": _tokens,
-    }[stage.kind]
-    return estimate(facts, stage, long)
+    }.get(stage.kind)
+    return None if estimate is None else estimate(facts, stage, long)
 
 
 def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
