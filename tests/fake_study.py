@@ -99,7 +99,7 @@ def _distilled(student: str, method: str, teacher: str, **more: Any) -> System:
         label=label,
         kind="distilled",
         model=student,
-        teacher=teacher,
+        teachers=(teacher,),
         method=method,
         seed=6,
         **more,
@@ -144,7 +144,7 @@ def fake_study(
         pairs_frame(pairs),
         provenance(systems, n),
         overlaps,
-        {(s.label, s.teacher): _tokens(rng) for s in systems if s.teacher and not s.ablation},
+        {(s.label, t): _tokens(rng) for s in systems if not s.ablation for t in s.teachers},
     )
 
 
@@ -277,7 +277,8 @@ def _luck(systems: list[System], n: int, rng: np.random.Generator) -> dict[str, 
             own[s.label] = 0.7 * hard + 0.7 * noise
             continue
         before = own[own_sft(s, systems).label]
-        own[s.label] = 0.45 * before + 0.45 * own[s.teacher] + 0.35 * noise + 0.1 * hard
+        taught = np.mean([own[teacher] for teacher in s.teachers], axis=0)
+        own[s.label] = 0.45 * before + 0.45 * taught + 0.35 * noise + 0.1 * hard
     return own
 
 

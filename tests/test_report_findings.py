@@ -257,7 +257,7 @@ def compared(study):
     items = pd.DataFrame(
         [r for s, x in zip((TEACHER, BEST), both, strict=True) for r in item_rows(s, x)]
     )
-    found = dataclasses.replace(study.systems[-1], label=BEST, teacher=TEACHER, ablation="")
+    found = dataclasses.replace(study.systems[-1], label=BEST, teachers=(TEACHER,), ablation="")
     return items, found
 
 
@@ -397,6 +397,7 @@ def test_stages_built_with_other_versions_or_elsewhere_are_told(tmp_path):
         facts = {"key": name, "kind": "score", "label": name, "seconds": 1, "started": 0}
         hardware = {"cores": 2, "gpu": gpu}
         facts |= {"summary": "", "environment": {"versions": versions, "hardware": hardware}}
+        facts |= {"inputs": {}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
         return f"stage:{name}", tmp_path / name
