@@ -4,9 +4,8 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned
+from fake_study import analysed, fake_study, planned
 from report_parts import all_figures, all_sheets
-from test_report import analysed
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.cli.options import wrapped

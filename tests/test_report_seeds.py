@@ -7,9 +7,8 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned, with_texts
+from fake_study import analysed, fake_study, planned, with_texts
 from report_parts import all_figures, all_sheets
-from test_report import analysed
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.report import document

@@ -13,8 +13,7 @@ from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 
-from fake_study import fake_study, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, with_texts
 
 from kdstudy.report import document
 

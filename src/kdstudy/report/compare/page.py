@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from kdstudy.analysis.results import read_csv, write_csv
-from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, results
+from kdstudy.analysis.stages import results
+from kdstudy.artifacts import EACH_GENERATIONS, Results
 from kdstudy.report.blocks import Group, Listed, Section, Text, write_page
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
@@ -54,9 +55,9 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         if folder is None:
             folder = Path(scratch)
             results(Work(config=stage.config, inputs=there, local={"partial": True}, out=folder))
-        table = read_csv(folder / RESULTS)
-        items = pd.read_parquet(folder / ITEMS, columns=_READ)
-        pairs = pd.read_parquet(folder / PAIR_ITEMS, columns=PAIR)
+        found = Results(folder)
+        table, items = read_csv(found.table), found.items.read(_READ)
+        pairs = found.pairs.read(PAIR)
     used = [s.config["model"] for s in plan.stages.values() if s.kind == "generate"]
     return StudyRows(
         name=name,
@@ -136,8 +137,6 @@ def _runs(plan: "Plan") -> dict[tuple[str, str], str]:
     found = {}
     for label, key in plan.scored.items():
         stage = plan.stages[key]
-        for role, generated in stage.inputs.items():
-            kind, _, benchmark = role.partition(":")
-            if kind == "generations":
-                found[label, benchmark] = f"{generated}|{stage.config['rule']}"
+        for benchmark, generated in EACH_GENERATIONS.find(stage.inputs).items():
+            found[label, benchmark] = f"{generated}|{stage.config['rule']}"
     return found
