@@ -235,7 +235,8 @@ class Generation(Strict):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus; 1 keeps everything."""
     samples: int = Field(default=1, ge=1)
-    """Draws per item; needs a temperature above 0."""
+    """Draws per item; needs a temperature above 0. With more than one, results have pass@k
+    (unbiased, k up to the draws), majority votes, distinct answers and their entropy."""
     seed: int = 0
     """Seed of the draws; each item's draw depends on it and on the item alone."""
     batch_size: int | None = Field(default=None, ge=1)

@@ -15,7 +15,7 @@ from kdstudy import methods
 from kdstudy.config import schema
 from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import placement, probe, trackers
+from kdstudy.distill import placement, sample_monitor, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
@@ -63,7 +63,7 @@ def train(work: Work) -> str:
     student, teacher, note = _models(work, settings, recipe, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
-    watch = _probe(work, settings, tokenizer, written)
+    watch = _monitor(work, settings, tokenizer, written)
     args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
@@ -83,7 +83,7 @@ def train(work: Work) -> str:
     after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{after}{probe.said(facts['probe'])}"
+        f"at step {facts['best_step']}{note}{after}{sample_monitor.summary(facts['probe'])}"
     )
 
 
@@ -154,13 +154,13 @@ def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManag
     )
 
 
-def _probe(
+def _monitor(
     work: Work,
     settings: schema.Train,
     tokenizer: PreTrainedTokenizerBase,
     written: Mapping[str, Generation] | None,
-) -> probe.Probe:
-    rows = probe.choose(
+) -> sample_monitor.SampleMonitor:
+    rows = sample_monitor.choose(
         read_records(work.inputs["corpus"] / "validation.parquet", Example),
         tokenizer,
         _format(work),
@@ -168,7 +168,7 @@ def _probe(
         written,
         settings.probe_rows,
     )
-    return probe.Probe(rows, tokenizer, stop=settings.on_alarm == "stop")
+    return sample_monitor.SampleMonitor(rows, tokenizer, stop=settings.on_alarm == "stop")
 
 
 def _models(
@@ -208,7 +208,7 @@ def _written(
     trainer: DistillTrainer,
     work: Work,
     text: Mapping[str, Rows],
-    watch: probe.Probe,
+    watch: sample_monitor.SampleMonitor,
     settings: schema.Train,
 ) -> dict[str, Any]:
     """Write the student and training.json beside it, and return what that holds."""
@@ -237,7 +237,9 @@ def _start(work: Work) -> dict[str, Any]:
     return {"start": {name: facts[name] for name in ("steps", "best_step", "tokens")}}
 
 
-def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:
+def _facts(
+    trainer: DistillTrainer, text: Mapping[str, Rows], watch: sample_monitor.SampleMonitor
+) -> dict[str, Any]:
     """What training.json holds; no times, so that two runs write the same bytes."""
     return {
         "parameters": parts.count(trainer.student),
@@ -253,6 +255,6 @@ def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe
         "best_step": trainer.state.best_global_step,
         "best_loss": trainer.state.best_metric,
         "curve": curve(trainer.state.log_history),
-        "probe": probe.points(trainer.state.log_history),
-        "probe_expected": watch.expected and probe.numbers(watch.expected),
+        "probe": sample_monitor.points(trainer.state.log_history),
+        "probe_expected": watch.expected and sample_monitor.numbers(watch.expected),
     }

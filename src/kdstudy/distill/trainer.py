@@ -24,9 +24,9 @@ from kdstudy.distill import (
     validation,
 )
 from kdstudy.distill.config import DistillConfig, own
-from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
+from kdstudy.distill.nan_guard import NanGuard
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
 from kdstudy.errors import InputError
@@ -109,7 +109,7 @@ class DistillTrainer(Resumable):
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()
         validation.require_measured(args.metric_for_best_model, list(self._validation))
-        self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
+        self._guard, self._interrupt, self._border = NanGuard(), Interrupt(), epochs.Border()
         ours = (self._guard, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
         super().__init__(

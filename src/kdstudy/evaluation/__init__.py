@@ -10,7 +10,7 @@ benchmarks/         test sets by name
   instruct.py       five instruction sets
   synthetic.py      four synthetic sets
   own.py            a user's file or package
-  glance.py         what is known of one, whether it is here or not
+  overview.py       items, chance, licence and place of one, for `ls benchmarks`
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration

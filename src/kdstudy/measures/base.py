@@ -25,6 +25,7 @@ class Measure:
         of: Benchmarks that it is defined on: those with right `answers`, free `texts`, or `all`.
         interval: `wilson` for a share of items, `bootstrap` over items, or `none`.
         signature: What says how it is computed, where its name does not.
+        draws: How many draws of an item it needs at least.
     """
 
     name: str
@@ -35,10 +36,12 @@ class Measure:
     of: Literal["answers", "texts", "all"] = "all"
     interval: Interval = "bootstrap"
     signature: str = ""
+    draws: int = 1
 
     def defined_on(self, cell: Cell) -> bool:
         """Return whether a benchmark's answers have it."""
-        return self.of == "all" or (self.of == "texts") == cell.text
+        kind = self.of == "all" or (self.of == "texts") == cell.text
+        return kind and len(cell.samples) >= self.draws
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

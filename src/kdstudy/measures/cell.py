@@ -23,6 +23,7 @@ class Cell:
 
     Attributes:
         completions: The texts themselves.
+        extracted: The answers found in them, in canonical form; "" where none was found.
         text: The benchmark asks for free texts: `quality` is ROUGE-L, and nothing is right.
     """
 
@@ -32,12 +33,27 @@ class Cell:
     quality: np.ndarray
     tokens: np.ndarray
     completions: np.ndarray
+    extracted: np.ndarray
     rules: str
     text: bool
 
     def share(self, *outcomes: str) -> np.ndarray:
         """Return, per item, the share of draws with one of these outcomes."""
         return np.isin(self.outcomes, outcomes).mean(axis=1)
+
+    def answers(self) -> list[list[str | None]]:
+        """Return, per item, each draw's answer, equal for draws that agree; None for no answer.
+
+        All right answers are one answer, however they are written: the gold one.
+        """
+        right, none = self.outcomes == "correct", ~np.isin(self.outcomes, ("correct", "wrong"))
+        return [
+            [
+                None if n else "right" if r else f"wrong: {text}"
+                for r, n, text in zip(*item, strict=True)
+            ]
+            for item in zip(right, none, self.extracted, strict=True)
+        ]
 
     def within(self, overlaps: Mapping[str, Overlap], group: str) -> np.ndarray:
         """Return, per item, whether it belongs to one of `GROUPS`."""
@@ -50,7 +66,7 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
     Raises:
         InputError: An (item, draw) is there twice, or items have different draws.
     """
-    values = ["outcome", "quality", "tokens", "completion"]
+    values = ["outcome", "quality", "tokens", "completion", "extracted"]
     columns = ["benchmark", "example_id", "sample", *values, "rule"]
     frame = pd.DataFrame([[getattr(r, c) for c in columns] for r in rows], columns=columns)
     doubled = frame[frame.duplicated(columns[:3])]
@@ -70,6 +86,7 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
             quality=wide["quality"].to_numpy(float),
             tokens=wide["tokens"].to_numpy(float),
             completions=wide["completion"].to_numpy(object),
+            extracted=wide["extracted"].to_numpy(object),
             rules=rules,
             text=rules.startswith("text-"),
         )

@@ -13,7 +13,7 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind, Source
 from kdstudy.evaluation.benchmarks.files import EditedBenchmark, FileSource
-from kdstudy.evaluation.benchmarks.glance import Overview, glance
+from kdstudy.evaluation.benchmarks.overview import Overview, overview_of
 from kdstudy.evaluation.benchmarks.rows import from_rows
 
 __all__ = [
@@ -135,7 +135,7 @@ def overview(name: str, data_dir: Path | None = None) -> Overview:
         family = source.family
     else:
         family = "synthetic" if source.name in _SOURCES else "own"
-    return glance(source, family, data_dir)
+    return overview_of(source, family, data_dir)
 
 
 def from_file(name: str, path: Path, kind: Kind, labels: Sequence[str] = ()) -> Source:

@@ -75,7 +75,7 @@ def choose(
     return sorted(found, key=lambda row: len(row.taught))[:most]
 
 
-class Probe(TrainerCallback):
+class SampleMonitor(TrainerCallback):
     """Measures greedy texts before training and at every evaluation.
 
     A sign is an alarm when it departs from the corpus's own texts of the same rows and from what
@@ -162,7 +162,7 @@ def points(history: Iterable[Mapping[str, Any]]) -> list[Point]:
     return [{name: point[name] for name in ("step", *_MEASURED, "alarms")} for point in found]
 
 
-def said(found: Sequence[Point]) -> str:
+def summary(found: Sequence[Point]) -> str:
     """Return a run's alarms as the end of its summary line; "" where there are none."""
     raised = [point for point in found if point["alarms"]]
     if not raised:

@@ -14,7 +14,7 @@ from kdstudy.analysis.collapse import Signs
 from kdstudy.data import synthetic
 from kdstudy.data.corpora import to_example
 from kdstudy.data.prompts import ALPACA
-from kdstudy.distill import probe, stages
+from kdstudy.distill import sample_monitor, stages
 from kdstudy.distill.model import DistillModel
 from kdstudy.errors import StageError
 from kdstudy.models import zoo
@@ -41,17 +41,21 @@ def files(done: Work) -> dict[str, bytes]:
     return {name: (done.out / name).read_bytes() for name in names}
 
 
-def rows(count: int = 4) -> list[probe.Row]:
-    return probe.choose(examples(40, 2), tiny.tokenizer(), tiny.TEMPLATE, 40, None, count)
+def rows(count: int = 4) -> list[sample_monitor.Row]:
+    return sample_monitor.choose(examples(40, 2), tiny.tokenizer(), tiny.TEMPLATE, 40, None, count)
 
 
 def alarms_of(*signs: Signs) -> list[bool]:
     """Return at which of some looks, the first before training, an alarm is raised."""
-    watch = probe.Probe(rows(), tiny.tokenizer(), stop=False)
+    watch = sample_monitor.SampleMonitor(rows(), tiny.tokenizer(), stop=False)
     watch.expected = GOOD
     before: list[dict] = []
     for now in signs:
-        point = {"step": len(before), **probe.numbers(now), "alarms": watch._alarms(now, before)}
+        point = {
+            "step": len(before),
+            **sample_monitor.numbers(now),
+            "alarms": watch._alarms(now, before),
+        }
         before.append(point)
     return [bool(point["alarms"]) for point in before]
 
@@ -66,23 +70,25 @@ def test_a_student_that_was_as_bad_before_training_has_not_collapsed():
 
 def test_the_shortest_whole_rows_are_asked():
     longest = Example(id="long", instruction="1 + 1?", response="it is 2" * 20)
-    found = probe.choose([longest, *examples(40, 2)], tiny.tokenizer(), tiny.TEMPLATE, 40, None, 4)
+    found = sample_monitor.choose(
+        [longest, *examples(40, 2)], tiny.tokenizer(), tiny.TEMPLATE, 40, None, 4
+    )
     assert [row.encoded for row in found] == [row.encoded for row in rows()]
     assert all(row.taught[-1] == tiny.EOS for row in found)
     first = [len(e.response) + 1 for e in examples(40, 2)[:16]]
     assert [len(row.taught) for row in found] == sorted(first)[:4]
-    assert probe.choose([longest], tiny.tokenizer(), tiny.TEMPLATE, 40, None, 4) == []
+    assert sample_monitor.choose([longest], tiny.tokenizer(), tiny.TEMPLATE, 40, None, 4) == []
 
 
 def test_what_is_measured_is_what_the_student_writes():
     student = tiny.qwen(0)
     model = DistillModel(student, methods.Sft().recipe()).train()
-    watch = probe.Probe(rows(), tiny.tokenizer(), stop=False)
+    watch = sample_monitor.SampleMonitor(rows(), tiny.tokenizer(), stop=False)
     state = SimpleNamespace(global_step=7, log_history=[])
     generator = torch.get_rng_state()
     watch.on_evaluate(None, state, None, model=model)
     assert student.training and torch.equal(torch.get_rng_state(), generator)
-    (point,) = probe.points(state.log_history)
+    (point,) = sample_monitor.points(state.log_history)
     budget = 2 * max(len(row.taught) for row in rows())
     student.eval()
     texts = [
@@ -135,14 +141,14 @@ def test_a_run_killed_between_a_look_and_its_checkpoint_looks_again(place, monke
     whole, broken = work(place, "whole", methods.Sft(), FIVE), work(place, "b", methods.Sft(), FIVE)
     stages.train(whole)
     with monkeypatch.context() as patched:
-        looked = probe.Probe.on_evaluate
+        looked = sample_monitor.SampleMonitor.on_evaluate
 
         def die(self, args, state, control, **kwargs):
             looked(self, args, state, control, **kwargs)
             if state.global_step == 4:
                 raise Killed
 
-        patched.setattr(probe.Probe, "on_evaluate", die)
+        patched.setattr(sample_monitor.SampleMonitor, "on_evaluate", die)
         with pytest.raises(Killed):
             stages.train(broken)
     stages.train(broken)

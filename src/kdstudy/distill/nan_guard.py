@@ -10,7 +10,7 @@ from kdstudy.distill.sharded import sum_of_norms
 from kdstudy.errors import StageError
 
 
-class Guard(TrainerCallback):
+class NanGuard(TrainerCallback):
     """Looks at every optimizer step's losses and gradients just before the weights change.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""One benchmark at a glance, whether its file is here or not."""
+"""Overview of one benchmark: items, chance, licence, and where its file is or would come from."""
 
 import math
 import warnings
@@ -41,7 +41,7 @@ class Overview:
     note: str = ""
 
 
-def glance(source: Source, family: str, data_dir: Path | None) -> Overview:
+def overview_of(source: Source, family: str, data_dir: Path | None) -> Overview:
     """Look a benchmark over; nothing is downloaded, and a malformed file is no error.
 
     Raises:
