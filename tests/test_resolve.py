@@ -14,13 +14,15 @@ from study_folder import model_folder
 from kdstudy.config.schema import CorpusRef, ModelRef
 from kdstudy.data.corpora import locate
 from kdstudy.errors import InputError, StageError
-from kdstudy.models.resolve import fetch, resolve, told_apart
+from kdstudy.models.fetch import fetch
+from kdstudy.models.resolve import resolve, told_apart
 
 # huggingface_hub reads its endpoint when it is imported, so the client is a process of its own.
 CLIENT = """
 import json, sys
 from pathlib import Path
-from kdstudy.models.resolve import fetch, resolve
+from kdstudy.models.fetch import fetch
+from kdstudy.models.resolve import resolve
 from kdstudy.config.schema import ModelRef
 pins = json.loads(sys.argv[2])
 found = resolve(ModelRef(**json.loads(sys.argv[1])), Path(), pins)

@@ -188,7 +188,7 @@ def test_within_students_the_sign_can_turn():
 
 def paired_table(better, worse, n=100, draws=1):
     """A table of one run that turned `better` items right and `worse` items wrong."""
-    system = System(label="r", kind="distilled", model="s", teacher="t", method="gkd")
+    system = System(label="r", kind="distilled", model="s", teachers=("t",), method="gkd")
     sft = System(label="sft", kind="sft", model="s")
     teacher = System(label="t", kind="teacher", model="t")
     before = [0] * better + [1] * worse + [1] * (n - better - worse)

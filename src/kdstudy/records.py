@@ -132,6 +132,38 @@ class PairScore:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRow:
+    """Sums over the response tokens of one row; T is the reference's distribution, S the system's.
+
+    A model's bins hold, for each bin of its likeliest token's probability (`tokens.BINS`): how many
+    tokens, the sum of those probabilities, and how often that token is the text's.
+
+    Attributes:
+        example_id: `Example.id`.
+        tokens: Number of tokens.
+        agree: Tokens whose likeliest token is the same for both.
+        kl_teacher_student: Sum of KL(T || S).
+        kl_student_teacher: Sum of KL(S || T).
+        ce_teacher: Sum of -log T of the text's token.
+        ce_student: Sum of -log S of it.
+    """
+
+    example_id: str
+    tokens: int
+    agree: int
+    kl_teacher_student: float
+    kl_student_teacher: float
+    ce_teacher: float
+    ce_student: float
+    teacher_tokens: tuple[int, ...]
+    teacher_confidence: tuple[float, ...]
+    teacher_hits: tuple[int, ...]
+    student_tokens: tuple[int, ...]
+    student_confidence: tuple[float, ...]
+    student_hits: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
     """Whether a training corpus holds a test item's question.
 
@@ -154,7 +186,7 @@ class System:
         label: Unique and readable, such as `zoo-s/word_kd/zoo-l/tau=2`; the tables' key.
         kind: `base` (as published), `teacher` (fine-tuned or as it is), `sft` or `distilled`.
         model: Short name of the base model.
-        teacher: Label of the teacher system; empty unless distilled.
+        teachers: Labels of the teacher systems; empty unless distilled.
         method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`, `gkd-from-sft`; empty for a base model.
         ablation: Which ablation the run belongs to: `temperature`, `noise`, `base_teacher`, or
             the field that is varied, such as `train.learning_rate`; empty in the main grid.
@@ -168,7 +200,7 @@ class System:
     label: str
     kind: Literal["base", "teacher", "sft", "distilled"]
     model: str
-    teacher: str = ""
+    teachers: tuple[str, ...] = ()
     method: str = ""
     ablation: str = ""
     setting: str = ""
@@ -176,8 +208,41 @@ class System:
     noise: float = 0.0
     seed: int = 0
 
+    @property
+    def taught_by(self) -> str:
+        """Its teachers as one text, as tables have it; empty unless distilled."""
+        return joined(self.teachers)
 
-Record = TypeVar("Record", Example, Generation, Score, PairScore, Contamination, System)
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its fields as JSON has them: `teacher`, a label or none, or a list of several."""
+        fields = dataclasses.asdict(self)
+        labels = fields.pop("teachers")
+        return fields | {"teacher": [*labels] if len(labels) > 1 else "".join(labels)}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "System":
+        """Return the system that has this `row`."""
+        fields = dict(row)
+        given = fields.pop("teacher")
+        labels = [given] if isinstance(given, str) else given
+        return cls(**fields, teachers=tuple(label for label in labels if label))
+
+
+_AND = " + "
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return what several teachers together are called."""
+    return _AND.join(names)
+
+
+def parted(teachers: str) -> list[str]:
+    """Return the names of a text that `joined` made; of none, none."""
+    return teachers.split(_AND) if teachers else []
+
+
+Record = TypeVar("Record", Example, Generation, Score, PairScore, TokenRow, Contamination, System)
 
 
 _FACTS = b"kdstudy"

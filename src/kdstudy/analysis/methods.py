@@ -39,7 +39,7 @@ def runs_of(systems: Sequence[System], scores: Mapping[str, Sequence[Score]]) ->
         if not right:
             continue
         method = SFT if s.kind == "sft" else s.method
-        seeds = found.setdefault(method, {}).setdefault((s.model, s.teacher), {})
+        seeds = found.setdefault(method, {}).setdefault((s.model, s.taught_by), {})
         if s.seed in seeds:
             raise InputError(
                 f"{s.label}: another run has its student, teacher, method and seed",
@@ -57,7 +57,7 @@ def called(systems: Sequence[System], names: Mapping[str, str]) -> dict[tuple[st
         names: From `results.names_of`.
     """
     main = [s for s in systems if s.kind == "distilled" and not s.ablation and s.label in names]
-    return {(s.model, s.teacher, s.method): names[s.label] for s in main}
+    return {(s.model, s.taught_by, s.method): names[s.label] for s in main}
 
 
 def student_tests(

@@ -1,7 +1,6 @@
 """A model's answers to benchmarks, scored: of a model by name, or of one in memory."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kdstudy.api import studies
 from kdstudy.api.building import Show, build, unseen
 from kdstudy.api.documents import as_text
+from kdstudy.artifacts import EACH_ITEMS, Items, Scores
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,15 +59,13 @@ class EvaluationResult:
             InputError: The folder cannot be written.
         """
         from kdstudy.analysis.scores import scores_of
-        from kdstudy.evaluation.stages import SCORES
-        from kdstudy.records import Score, write_records
 
         out = Path(folder).expanduser()
         whole = {name: row["of"] for name, row in self.metrics.items()}
         try:
             out.mkdir(parents=True, exist_ok=True)
             (out / "eval.json").write_text(as_text(self.document) + "\n")
-            write_records(out / SCORES, scores_of(self.items), Score, facts={"items": whole})
+            Scores(out).rows.write(scores_of(self.items), facts={"items": whole})
         except OSError as e:
             raise InputError(f"{out}: cannot be written ({e.strerror})") from e
 
@@ -184,19 +182,16 @@ def scored(
         show: What is seen of it.
         tell: Told of each damaged file.
     """
-    from kdstudy.evaluation.stages import BENCHMARK, EXAMPLES, SCORES
-    from kdstudy.records import Example, Score, read_records
-
     label = plan.systems[0].label
     key = plan.scored[label]
     build(plan, key, store, show=show, tell=tell)
-    folders = {role: _finished(store, k) for role, k in plan.stages[key].inputs.items()}
-    items = {role.removeprefix("items:"): f for role, f in folders.items() if "items:" in role}
+    keys = EACH_ITEMS.find(plan.stages[key].inputs)
+    items = {name: Items(_finished(store, k)) for name, k in keys.items()}
     return _result(
         label,
-        read_records(_finished(store, key) / SCORES, Score),
-        {name: json.loads((folder / BENCHMARK).read_text()) for name, folder in items.items()},
-        {name: read_records(folder / EXAMPLES, Example) for name, folder in items.items()},
+        Scores(_finished(store, key)).rows.read(),
+        {name: found.facts.read() for name, found in items.items()},
+        {name: found.examples.read() for name, found in items.items()},
         studies.edited(plan),
     )
 

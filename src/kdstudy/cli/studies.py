@@ -232,7 +232,7 @@ def _finished(planned: "Plan", store: "Store") -> str:
 
 def _unpinned(planned: "Plan") -> set[str]:
     """Return the keys of stages that hang on a model that is not pinned: not their last."""
-    from kdstudy.models.resolve import is_pinned
+    from kdstudy.models.hub import is_pinned
 
     found: set[str] = set()
     for key, stage in planned.stages.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdstudy.artifacts import Pairs, Scores
 from kdstudy.cli import sets
 from kdstudy.cli.options import (
     AsJson,
@@ -210,15 +211,12 @@ def _note(path: Path, account: "Account", items: int) -> None:
 
 
 def _write_scores(out: Path, scores: Any, pairs: Any, items: "Benchmark") -> None:
-    from kdstudy.evaluation.stages import PAIRS, SCORES
-    from kdstudy.records import PairScore, Score, write_records
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         facts = {"items": {items.name: len(items.examples)}}
-        write_records(out / SCORES, scores, Score, facts=facts)
+        Scores(out).rows.write(scores, facts=facts)
         if pairs is not None:
-            write_records(out / PAIRS, pairs, PairScore)
+            Pairs(out).rows.write(pairs)
     except OSError as e:
         raise InputError(f"--out {out}: cannot be written ({e.strerror})") from e
 

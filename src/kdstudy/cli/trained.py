@@ -79,7 +79,7 @@ def export(
         raise InputError(
             f"{found.label}: is not trained yet", remedy=f"kdstudy run {study} trains it"
         )
-    if dtype is not None and not merge and model.folder.name == "adapter":
+    if dtype is not None and not (merge or model.finished.whole):
         raise InputError(
             "--dtype: an adapter keeps the type that it was trained in", remedy="add --merge"
         )

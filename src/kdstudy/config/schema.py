@@ -306,6 +306,17 @@ class Study(Strict):
         """How teachers are fine-tuned."""
         return self.train.model_copy(update=self.teacher_train.model_dump(exclude_none=True))
 
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        together = [i for i, t in enumerate(value) if isinstance(t, list)]
+        if together:
+            raise ValueError(
+                f"teachers[{together[0]}]: is a list; no method learns from several teachers "
+                "together yet: list them one by one, and each student learns from each"
+            )
+        return value
+
     @field_validator("methods", mode="before")
     @classmethod
     def _short_methods(cls, value: Any) -> Any:

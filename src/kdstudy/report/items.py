@@ -31,13 +31,14 @@ def against_teacher(
     rows = rows.assign(right=rows.outcome == "correct")
     wide = rows.pivot(index=_ITEM, columns="system", values="right")
     found = []
-    for s in systems:
-        if s.kind != "distilled" or s.ablation or not {s.label, s.teacher} <= set(wide.columns):
+    main = [s for s in systems if s.kind == "distilled" and not s.ablation]
+    for label, teacher in ((s.label, teacher) for s in main for teacher in s.teachers):
+        if not {label, teacher} <= set(wide.columns):
             continue
-        both = wide[[s.label, s.teacher]].dropna().astype(bool)
-        own, theirs = both[s.label], both[s.teacher]
+        both = wide[[label, teacher]].dropna().astype(bool)
+        own, theirs = both[label], both[teacher]
         counts = (len(both), (own & theirs).sum(), (theirs & ~own).sum(), (own & ~theirs).sum())
-        found.append((s.label, s.teacher, *map(int, counts)))
+        found.append((label, teacher, *map(int, counts)))
     columns = ["system", "teacher", "items", "kept", "lost", "gained"]
     frame = pd.DataFrame(found, columns=columns)
     return frame.sort_values(["kept", "system"], ascending=[False, True], ignore_index=True)

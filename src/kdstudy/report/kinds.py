@@ -140,9 +140,10 @@ def _runs(systems: Sequence[System], known: set[str]) -> list[Run]:
         if s.kind != "distilled" or s.label not in known:
             continue
         sft = own_sft(s, systems)
-        roles = {"teacher": s.teacher, "sft": sft.label if sft else ""}
-        there = {role: label if label in known else "" for role, label in roles.items()}
-        found.append({"run": s.label, **there})
+        for teacher in s.teachers or ("",):
+            roles = {"teacher": teacher, "sft": sft.label if sft else ""}
+            there = {role: label if label in known else "" for role, label in roles.items()}
+            found.append({"run": s.label, **there})
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE, with_teacher
 from kdstudy.measures import UNITS
 from kdstudy.measures.units import size, text
 from kdstudy.report.plot import order_of
@@ -89,7 +89,7 @@ def relations(table: Table, metric: str) -> Table:
     after = rows[rows.kind == "distilled"].copy()
     before = rows[rows.kind == "sft"].assign(teacher=lambda r: r.reference)
     found = labelled(pd.concat([before, after]))
-    found["hollow"] = (found.kind == "distilled") & (found.reference != found.teacher)
+    found["hollow"] = (found.kind == "distilled") & ~with_teacher(found)
     return found.reset_index(drop=True)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import markupsafe
-import pandas as pd
 
 from kdstudy.analysis.results import read_csv, write_csv
-from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, results
+from kdstudy.analysis.stages import results
+from kdstudy.artifacts import EACH_GENERATIONS, Results
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures
@@ -49,9 +49,9 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         if folder is None:
             folder = Path(scratch)
             results(Work(config=stage.config, inputs=there, local={"partial": True}, out=folder))
-        table = read_csv(folder / RESULTS)
-        items = pd.read_parquet(folder / ITEMS, columns=_READ)
-        pairs = pd.read_parquet(folder / PAIR_ITEMS, columns=PAIR)
+        found = Results(folder)
+        table, items = read_csv(found.table), found.items.read(_READ)
+        pairs = found.pairs.read(PAIR)
     used = [s.config["model"] for s in plan.stages.values() if s.kind == "generate"]
     return StudyRows(
         name=name,
@@ -106,10 +106,8 @@ def _runs(plan: "Plan") -> dict[tuple[str, str], str]:
     found = {}
     for label, key in plan.scored.items():
         stage = plan.stages[key]
-        for role, generated in stage.inputs.items():
-            kind, _, benchmark = role.partition(":")
-            if kind == "generations":
-                found[label, benchmark] = f"{generated}|{stage.config['rule']}"
+        for benchmark, generated in EACH_GENERATIONS.find(stage.inputs).items():
+            found[label, benchmark] = f"{generated}|{stage.config['rule']}"
     return found
 
 

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE, with_teacher
 from kdstudy.analysis.verdict import format_p, points
 from kdstudy.report.compare.cells import AS_IT_IS, PAIRED, SAME_RUN
 from kdstudy.report.compare.differences import PLAIN, TESTED, systems_only
@@ -157,7 +157,7 @@ def _changes(table: pd.DataFrame, metric: str, measure: str, unit: str) -> str:
 
 def _agreement(rows: pd.DataFrame) -> str:
     """Count where student and teacher came closer in their answers, over the same items."""
-    rows = rows[(rows.kind == "sft") | (rows.reference == rows.teacher)]
+    rows = rows[(rows.kind == "sft") | with_teacher(rows)]
     return _changes(rows, "agreement", "agreement with the teacher", "system")
 
 
@@ -183,7 +183,7 @@ def _span(rows: pd.DataFrame, metric: str) -> str:
     """Say how far a measure without a test moved, with the teacher where it is of a pair."""
     rows = rows[(rows.kind != "base") & rows.difference.notna()]
     if metric != "parse_rate":
-        rows = rows[(rows.kind == "sft") | (rows.reference == rows.teacher)]
+        rows = rows[(rows.kind == "sft") | with_teacher(rows)]
     if rows.empty:
         return ""
     subject = {
