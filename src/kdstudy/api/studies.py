@@ -264,7 +264,7 @@ def result(plan: "Plan", store: "Store") -> StudyResult:
     return StudyResult(
         name=plan.study.name,
         report=folder / "report.html",
-        results=read_csv(found.table.path),
+        results=read_csv(found.table),
         items=found.items.read(),
         tests=tuple(Test(**test) for test in found.tests.read()),
         systems=table.astype(numbers | dict.fromkeys(("seed", "parameters"), "Int64")),
