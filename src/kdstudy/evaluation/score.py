@@ -9,7 +9,8 @@ from kdstudy.answers.extract import Rule
 from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
-from kdstudy.records import OUTCOMES, Example, Generation, Outcome, Score
+from kdstudy.evaluation.graders import Grader, Reading, usual
+from kdstudy.records import OUTCOMES, Generation, Score
 
 
 def score(
@@ -17,6 +18,7 @@ def score(
     benchmark: Benchmark,
     rule: Rule,
     rouge_tokenizer: RougeTokenizer = "rouge-score",
+    grader: Grader | None = None,
 ) -> list[Score]:
     """Return one score per generation, in benchmark order, then by sample.
 
@@ -28,17 +30,20 @@ def score(
 
     Args:
         generations: Every item of the benchmark exactly once per sample number.
-        benchmark: The items and how they are graded.
+        benchmark: The items.
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
+        grader: What grades them; None for what is usual with such answers.
 
     Raises:
         InputError: Generations are missing, repeated, or of something else than this benchmark.
     """
     rows = {(g.example_id, g.sample): g for g in _checked(list(generations), benchmark)}
     samples = sorted({sample for _, sample in rows})
+    grader = grader or usual(benchmark.kind, benchmark.labels)
+    reading = Reading(rule=rule, rouge_tokenizer=rouge_tokenizer)
     return [
-        _grade(rows[example.id, sample], example, benchmark, rule, rouge_tokenizer)
+        grader.score(rows[example.id, sample], example, benchmark, reading)
         for example in benchmark.examples
         for sample in samples
     ]
@@ -70,41 +75,6 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
         "truncated_rate": _share(counts["truncated"], n),
         "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
     }
-
-
-def _grade(
-    generation: Generation,
-    example: Example,
-    benchmark: Benchmark,
-    rule: Rule,
-    rouge_tokenizer: RougeTokenizer,
-) -> Score:
-    cut = generation.stop == "length" and (benchmark.kind == "text" or rule == "corrected")
-    extracted = benchmark.extract(generation.completion, example, rule, cut=cut)
-    quality = benchmark.grade(extracted, example, rule, rouge_tokenizer) if extracted else 0.0
-    # Texts rated by other words are not compared with each other.
-    measure = "rouge_l" if rouge_tokenizer == "rouge-score" else f"rouge_l-{rouge_tokenizer}"
-    outcome: Outcome
-    if cut and (benchmark.kind == "text" or not extracted):
-        outcome = "truncated"
-    elif not extracted:
-        outcome = "unparsed"
-    elif benchmark.kind == "text":
-        outcome = "rated"
-    else:
-        outcome = "correct" if quality else "wrong"
-    return Score(
-        benchmark=benchmark.name,
-        example_id=example.id,
-        sample=generation.sample,
-        completion=generation.completion,
-        # A free text is its own answer: it is not stored twice.
-        extracted="" if benchmark.kind == "text" else extracted,
-        rule=f"text-{measure}" if benchmark.kind == "text" else f"{benchmark.kind}-{rule}",
-        outcome=outcome,
-        quality=quality,
-        tokens=generation.tokens,
-    )
 
 
 def _checked(rows: list[Generation], benchmark: Benchmark) -> list[Generation]:
