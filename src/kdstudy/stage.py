@@ -105,6 +105,7 @@ KINDS: dict[str, Kind] = {
     "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=5),
     "teacher_text": Kind(entry="kdstudy.evaluation.stages:teacher_text", version=5),
     "generate": Kind(entry="kdstudy.evaluation.stages:generate", version=5),
+    "likelihood": Kind(entry="kdstudy.evaluation.stages:likelihood"),
     "contamination": Kind(entry="kdstudy.data.stages:contamination"),
     "token_fidelity": Kind(entry="kdstudy.evaluation.stages:token_fidelity", version=5),
     "score": Kind(entry="kdstudy.evaluation.stages:score", version=5),

@@ -12,7 +12,7 @@ from kdstudy.analysis.results import collect, write_csv
 from kdstudy.analysis.stats import study_tests
 from kdstudy.data.stages import CONTAMINATION
 from kdstudy.evaluation.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES, TOKENS
-from kdstudy.records import Contamination, Example, PairScore, Score, System, read_records
+from kdstudy.records import Contamination, Example, PairScore, Score, System, columns, read_records
 from kdstudy.stage import Work
 
 RESULTS = "results.csv"
@@ -85,8 +85,8 @@ def item_rows(
             row = dataclasses.asdict(s) | {"system": label}
             row["overlap"] = overlaps.get(s.benchmark, {}).get(s.example_id, "")
             rows.append(row | {"question": item.question, "gold": item.answer})
-    columns = [*Score.__dataclass_fields__, "system", "overlap", "question", "gold"]
-    return pd.DataFrame(rows, columns=columns)
+    known = columns(Score, (s for graded in scores.values() for s in graded))
+    return pd.DataFrame(rows, columns=[*known, "system", "overlap", "question", "gold"])
 
 
 def _pair_rows(pairs: Mapping[tuple[str, ...], list[PairScore]]) -> pd.DataFrame:

@@ -8,7 +8,10 @@ from kdstudy.fields import Strict
 from kdstudy.stage import KINDS
 
 WITH_MODEL = frozenset(
-    {"importance", "cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity"}
+    {
+        *("importance", "cut", "train", "teacher_cache", "teacher_text", "generate", "likelihood"),
+        "token_fidelity",
+    }
 )
 """Kinds of stage that run a model, and so use a GPU where there is one."""
 

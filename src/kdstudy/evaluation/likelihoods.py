@@ -15,9 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.errors import InputError
+from kdstudy.evaluation.benchmarks.base import Benchmark
+from kdstudy.evaluation.graders import Grader
 from kdstudy.evaluation.options import Option
 from kdstudy.models import packing, parts
 from kdstudy.models.packing import Branching
+from kdstudy.records import OptionLikelihoods
 from kdstudy.stage import Progress, silent
 
 # Logits of a chunk, and tokens that go through the body at once.
@@ -47,7 +50,7 @@ def likelihoods(
     Which items are read together changes float rounding alone.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; it is left as it is.
         tokenizer: The model's.
         items: Options by what the item is called.
         progress: Told how many items are done.
@@ -58,7 +61,22 @@ def likelihoods(
     """
     assert not any(module.training for module in model.modules()), "dropout would be measured"
     parts.require_known_head(model)
+    base = parts.plain(model)
+    attention = base.config._attn_implementation
     packing.enable(model)
+    try:
+        yield from _in_batches(model, tokenizer, items, progress)
+    finally:
+        if base.config._attn_implementation != attention:
+            base.set_attn_implementation(attention)
+
+
+def _in_batches(
+    model: parts.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Mapping[str, Sequence[Option]],
+    progress: Progress,
+) -> Iterator[dict[str, Scored]]:
     once = packing.may_branch(model)
     texts = {name: _encoded(tokenizer, options, name) for name, options in items.items()}
     read = [text for found in texts.values() for text, _ in found]
@@ -74,6 +92,40 @@ def likelihoods(
         yield {name: _scored(found, sums) for name, found in zip(names, group, strict=True)}
         done += len(names)
         progress(done, len(texts), "item")
+
+
+def of_benchmark(
+    model: parts.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: Benchmark,
+    grader: Grader,
+    progress: Progress = silent,
+) -> list[OptionLikelihoods]:
+    """Return the likelihoods of a benchmark's options, in the order of its items.
+
+    Args:
+        model: As in `likelihoods`.
+        tokenizer: The model's.
+        benchmark: Whose items.
+        grader: Says which options they have.
+        progress: As in `likelihoods`.
+
+    Raises:
+        InputError: As `likelihoods` does, or an item's options cannot be told from its question.
+    """
+    asked = {example.id: grader.options(example, benchmark) for example in benchmark.examples}
+    found: dict[str, Scored] = {}
+    for batch in likelihoods(model, tokenizer, asked, progress=progress):
+        found |= batch
+    return [
+        OptionLikelihoods(
+            benchmark=benchmark.name,
+            example_id=name,
+            logprobs=found[name].logprobs,
+            tokens=found[name].tokens,
+        )
+        for name in asked
+    ]
 
 
 _Encoded = list[tuple[Branching, list[int]]]

@@ -10,11 +10,11 @@ from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
 from kdstudy.evaluation.graders import Grader, Reading, usual
-from kdstudy.records import OUTCOMES, Generation, Score
+from kdstudy.records import OUTCOMES, Generation, OptionLikelihoods, Score
 
 
 def score(
-    generations: Iterable[Generation],
+    generations: Iterable[Generation] | Iterable[OptionLikelihoods],
     benchmark: Benchmark,
     rule: Rule,
     rouge_tokenizer: RougeTokenizer = "rouge-score",
@@ -29,7 +29,8 @@ def score(
     the same under both rules: `truncated` when cut, else `unparsed` when empty, else `rated`.
 
     Args:
-        generations: Every item of the benchmark exactly once per sample number.
+        generations: Every item of the benchmark exactly once per sample number; of a grader that
+            needs options their likelihoods.
         benchmark: The items.
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
@@ -54,6 +55,7 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
 
     Returns:
         Of free texts `n`, `rouge_l` (their mean quality), `truncated_rate` and `outcomes`. Of
+        choices by likelihood `n`, `accuracy`, `acc_norm`, `acc_bytes` and `outcomes`. Of
         anything else `n`; `accuracy` (truncated counts as wrong); `accuracy_completed` (over rows
         that are not truncated); `parse_rate` (rows with an answer, right or wrong);
         `truncated_rate`; `outcomes` (rows per outcome).
@@ -67,6 +69,14 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
             "truncated_rate": _share(counts["truncated"], n),
             "outcomes": {o: counts[o] for o in ("rated", "unparsed", "truncated")},
         }
+    if scores and all(s.option_logprobs for s in scores):
+        return {
+            "n": n,
+            "accuracy": correct / n,
+            "acc_norm": sum(normed_right(s, s.option_characters) for s in scores) / n,
+            "acc_bytes": sum(normed_right(s, s.option_bytes) for s in scores) / n,
+            "outcomes": {o: counts[o] for o in ("correct", "wrong")},
+        }
     return {
         "n": n,
         "accuracy": _share(correct, n),
@@ -77,7 +87,13 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _checked(rows: list[Generation], benchmark: Benchmark) -> list[Generation]:
+def normed_right(score: Score, lengths: Sequence[int]) -> bool:
+    """Return whether a choice by log-probability over length is right; of equals the first is."""
+    normed = [value / n for value, n in zip(score.option_logprobs, lengths, strict=True)]
+    return normed.index(max(normed)) == score.target
+
+
+def _checked(rows: list[Any], benchmark: Benchmark) -> list[Any]:
     """Return the rows if they are this benchmark's items, each exactly once per sample."""
     ids = [example.id for example in benchmark.examples]
     known = set(ids)

@@ -14,13 +14,14 @@ from kdstudy.config.schema import RougeTokenizer
 from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation import benchmarks, graders
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.evaluation.score import score as grade
 from kdstudy.evaluation.score import summary
 from kdstudy.records import (
     Example,
     Generation,
+    OptionLikelihoods,
     PairScore,
     Score,
     content_id,
@@ -31,6 +32,7 @@ from kdstudy.stage import Work
 
 EXAMPLES = "examples.parquet"
 GENERATIONS = "generations.parquet"
+LIKELIHOODS = "likelihoods.parquet"
 SCORES = "scores.parquet"
 PAIRS = "pairs.parquet"
 BENCHMARK = "benchmark.json"
@@ -105,20 +107,58 @@ def teacher_text(work: Work) -> str:
     return _generate(work, examples, places(corpus))
 
 
+def likelihood(work: Work) -> str:
+    """Score the options of a benchmark's items: `likelihoods.parquet` and `model.json`.
+
+    Config: `model` {name, fingerprint}, `items` (the benchmark's name), `scoring`
+    (`graders.as_config`) and `precision`. Inputs: `items`, and `trained` as for `generate`.
+
+    Raises:
+        InputError: Options cannot be told from a question, or the model cannot score them.
+    """
+    from kdstudy.evaluation.likelihoods import of_benchmark
+    from kdstudy.models import parts
+    from kdstudy.models.load import open_model, open_tokenizer
+    from kdstudy.models.writing import opened_to_write
+
+    items, local = _pinned(work.inputs["items"]), work.model("model")
+    grader = graders.of_config(work.config["scoring"], items)
+    precision, trained = work.config["precision"], work.inputs.get("trained")
+    model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
+    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress)
+    write_records(work.out / LIKELIHOODS, rows, OptionLikelihoods)
+    facts = {"parameters": parts.count(model)} | ({"unmerged": unmerged} if unmerged else {})
+    (work.out / MODEL).write_text(json.dumps(facts))
+    count = sum(len(row.tokens) for row in rows)
+    return f"{len(rows)} items, {count} options, {sum(sum(row.tokens) for row in rows)} tokens"
+
+
 def score(work: Work) -> str:
     """Grade one system on every benchmark: `scores.parquet`."""
     rows: list[Score] = []
+    files = {
+        "generations": (GENERATIONS, Generation),
+        "likelihoods": (LIKELIHOODS, OptionLikelihoods),
+    }
     for role, folder in work.inputs.items():
         kind, _, name = role.partition(":")
-        if kind != "generations":
+        if kind not in files:
             continue
-        items = _pinned(work.inputs[f"items:{name}"])
-        answers = read_records(folder / GENERATIONS, Generation)
-        rows += grade(answers, items, work.config["rule"], _rouge(work))
+        items, (file, record) = _pinned(work.inputs[f"items:{name}"]), files[kind]
+        grader = graders.of_config(work.config.get("scoring", {}).get(name), items)
+        answers = read_records(folder / file, record)
+        rows += grade(answers, items, work.config["rule"], _rouge(work), grader)
     write_records(work.out / SCORES, rows, Score)
+    chosen = [row for row in rows if row.option_logprobs]
     texts = [row for row in rows if row.rule.startswith("text-")]
-    answers = [row for row in rows if not row.rule.startswith("text-")]
+    answers = [row for row in rows if not (row.option_logprobs or row.rule.startswith("text-"))]
     parts = []
+    if chosen:
+        facts, of = mean_of_benchmarks(chosen, "accuracy", "acc_norm")
+        parts.append(
+            f"accuracy by likelihood {100 * facts['accuracy']:.1f}%{of}, "
+            f"acc_norm {100 * facts['acc_norm']:.1f}%"
+        )
     if answers:
         facts, of = mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
         parts.append(

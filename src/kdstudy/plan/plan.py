@@ -12,7 +12,7 @@ from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.data.chat import DATE
 from kdstudy.errors import InputError
-from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation import benchmarks, graders
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
 from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
@@ -111,11 +111,13 @@ class _Planner:
         }
         self.benchmarks: dict[str, str] = {}  # name -> key of its items
         self.kinds: dict[str, str] = {}
+        self.graders: dict[str, graders.Grader] = {}
+        self.scoring: dict[str, dict[str, Any]] = {}  # name -> what is not usual with its kind
         self.audited: dict[str, str] = {}  # name -> key of its contamination stage
 
     def plan(self) -> Plan:
         self._corpus_and_benchmarks()
-        kinds = self.kinds.values()
+        kinds = [k for name, k in self.kinds.items() if self.graders[name].needs == "text"]
         for model in self._models():
             require_fit(self.study, model, kinds, student=model in self.students)
             self._measure(System(label=model.name, kind="base", model=model.name), model, None)
@@ -185,7 +187,7 @@ class _Planner:
             name, kind, config, local = self._source(ref)
             config["limit"] = self.study.limit
             self.benchmarks[name] = self._add("benchmark", name, config, local=local)
-            self.kinds[name] = kind
+            self.kinds[name], self.graders[name] = kind, self._grader(ref, name, config)
             inputs = {"corpus": self.corpus, "items": self.benchmarks[name]}
             label = f"{name} in {source.name}"
             self.audited[name] = self._add("contamination", label, {"benchmark": name}, inputs)
@@ -203,6 +205,20 @@ class _Planner:
         source.load(None)  # a malformed row is met here, not once its stage runs
         fingerprint, local = source.fingerprint(None), {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
+
+    def _grader(
+        self, ref: schema.BenchmarkRef, name: str, config: dict[str, Any]
+    ) -> graders.Grader:
+        """Return what grades a benchmark; of a user's file, tried on every item."""
+        labels = config["labels"] if ref.path else benchmarks.labels(name)
+        kind = ref.kind if ref.path else benchmarks.kind(name)
+        grader = graders.chosen(ref.scoring, name, kind, labels)
+        if grader != graders.usual(kind, labels):
+            self.scoring[name] = graders.as_config(grader)
+        if ref.path and grader.needs == "options":
+            path = self.base / Path(ref.path).expanduser()
+            grader.require(benchmarks.from_file(name, path, kind, labels).load(None))
+        return grader
 
     def _models(self) -> list[Resolved]:
         return list({m.name: m for m in (*self.students, *self.teachers)}.values())
@@ -384,6 +400,21 @@ class _Planner:
         local = {"models": {"model": _place(model)}, "batch_size": generation.batch_size}
         return self._add(kind, f"{label} on {items}", config, inputs, local)
 
+    def _likelihood(
+        self, system: System, name: str, items: str, model: Resolved, trained: str | None
+    ) -> str:
+        """Return the stage that scores the options of a benchmark's items."""
+        config = {
+            "model": _identity(model),
+            "items": name,
+            "scoring": self.scoring[name],
+            "precision": self.study.train.precision,
+        }
+        inputs = {"items": items} | ({"trained": trained} if trained else {})
+        inputs |= self._cut(model, "model")
+        local = {"models": {"model": _place(model)}}
+        return self._add("likelihood", f"{system.label} on {name}", config, inputs, local)
+
     def _format(self) -> dict[str, Any]:
         """Return what decides how text becomes prompts; what `auto` means, a model's files say."""
         made = {"template": self.study.template, "template_date": DATE}
@@ -391,22 +422,27 @@ class _Planner:
         return made | ({"template_arguments": given} if given else {})
 
     def _measure(self, system: System, model: Resolved, trained: str | None) -> None:
-        """Generate on every benchmark and score."""
+        """Answer every benchmark and score."""
         texts, answers = self.study.text_generation, self.study.generation
-        generations = {
-            name: self._generate(
-                "generate", system.label, name, key, model, trained,
-                texts if self.kinds[name] == "text" else answers,
-            )
-            for name, key in self.benchmarks.items()
-        }  # fmt: skip
         inputs = {f"items:{n}": k for n, k in self.benchmarks.items()}
-        inputs |= {f"generations:{n}": k for n, k in generations.items()}
-        config = {"rule": self.study.extraction}
+        made = {}
+        for name, items in self.benchmarks.items():
+            if self.graders[name].needs == "options":
+                made[name] = self._likelihood(system, name, items, model, trained)
+                inputs[f"likelihoods:{name}"] = made[name]
+                continue
+            settings = texts if self.kinds[name] == "text" else answers
+            made[name] = self._generate(
+                "generate", system.label, name, items, model, trained, settings
+            )
+            inputs[f"generations:{name}"] = made[name]
+        config: dict[str, Any] = {"rule": self.study.extraction}
         if "text" in self.kinds.values():
             config |= self._rouge()
+        if self.scoring:
+            config["scoring"] = self.scoring
         self.systems[system.label] = system
-        self.generated[system.label] = generations
+        self.generated[system.label] = made
         self.scored[system.label] = self._add("score", system.label, config, inputs)
 
     def _compare(self, label: str, reference: str) -> None:
@@ -460,10 +496,18 @@ class _Planner:
         inputs |= {f"info:{label}": keys[first] for label, keys in self.generated.items()}
         return self._add("results", self.study.name, config, inputs)
 
-    def _report(self, results: str) -> str:
+    def _as_reported(self) -> dict[str, Any]:
+        """Return the study without what changes no result and what older keys did not have."""
         plain = set() if self._rouge() else {"rouge_tokenizer"}
+        found = self.study.model_dump(mode="json", exclude={"resources", *plain})
+        for benchmark in found["benchmarks"]:
+            if benchmark["scoring"] is None:
+                del benchmark["scoring"]
+        return found
+
+    def _report(self, results: str) -> str:
         config = {
-            "study": self.study.model_dump(mode="json", exclude={"resources", *plain}),
+            "study": self._as_reported(),
             "protocol_differences": differences(self.study),
         }
         if said := budgets(self.study):

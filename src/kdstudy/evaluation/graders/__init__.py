@@ -14,14 +14,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdstudy.errors import InputError
-from kdstudy.evaluation.benchmarks.base import Kind
+from kdstudy.evaluation.benchmarks.base import Benchmark, Kind
 from kdstudy.evaluation.graders.base import Grader, Reader, Reading
 from kdstudy.evaluation.graders.label import Label
 from kdstudy.evaluation.graders.letter import Letter
 from kdstudy.evaluation.graders.number import Number
 from kdstudy.evaluation.graders.text import Text
 
-__all__ = ["GRADERS", "ORIGINS", "Grader", "Reader", "Reading", "chosen", "usual"]
+__all__ = [
+    "GRADERS",
+    "ORIGINS",
+    "Grader",
+    "Reader",
+    "Reading",
+    "as_config",
+    "chosen",
+    "of_config",
+    "usual",
+]
 
 _USUAL: tuple[type[Grader], ...] = (Number, Label, Letter, Text)
 Scoring = str | Mapping[str, Any] | None
@@ -113,6 +123,19 @@ def chosen(scoring: Scoring, name: str, kind: Kind, labels: tuple[str, ...]) -> 
             remedy="leave scoring out, or take a benchmark that it is for",
         )
     return grader
+
+
+def as_config(grader: Grader) -> dict[str, Any]:
+    """Return what a stage's key says of a grader; `of_config` is the way back."""
+    package = ORIGINS.get(grader.type)
+    return {"fields": grader.model_dump()} | ({"package": package} if package else {})
+
+
+def of_config(config: Mapping[str, Any] | None, benchmark: Benchmark) -> Grader:
+    """Return the grader of a benchmark that a stage is told of; None: the usual one."""
+    return chosen(
+        config and config["fields"], benchmark.name, benchmark.kind, tuple(benchmark.labels)
+    )
 
 
 _ANSWERS: dict[Kind, str] = {"number": "numbers", "choice": "choices", "text": "free texts"}

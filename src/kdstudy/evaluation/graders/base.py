@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from kdstudy.answers.extract import Rule
 from kdstudy.config.schema import RougeTokenizer
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind
+from kdstudy.evaluation.options import Option
 from kdstudy.fields import Strict
 from kdstudy.records import Example, Generation, Score
 
@@ -43,6 +44,20 @@ class Grader(Strict):
     def fits(cls, kind: Kind, labels: tuple[str, ...]) -> bool:
         """Return whether it can grade a benchmark of that kind with those labels."""
         raise NotImplementedError
+
+    def options(self, example: Example, benchmark: Benchmark) -> list[Option]:
+        """Return an item's options as they are scored; of a grader that needs options.
+
+        Raises:
+            InputError: They cannot be told from the question.
+        """
+        raise NotImplementedError
+
+    def require(self, benchmark: Benchmark) -> None:
+        """Refuse a benchmark with items that it cannot grade, with an InputError."""
+        if self.needs == "options":
+            for example in benchmark.examples:
+                self.options(example, benchmark)
 
     def score(self, made: Any, example: Example, benchmark: Benchmark, reading: Reading) -> Score:
         """Return the score of what a system made of an item.
