@@ -35,8 +35,9 @@ class EvaluationResult:
         metrics: By benchmark: `accuracy` (of free texts `rouge_l`) over items, as a fraction, with
             its 95% interval `low` to `high`; `n` items of the `of` that the benchmark has, `draws`
             answers to each; `parse_rate` and `truncated_rate` over texts (`acc_norm` and
-            `acc_bytes` of choices by likelihood); the count of `outcomes`; the accuracy of guessing (`chance`) and of the commonest answer (`majority`);
-            and how it was measured (`rule`, `signature`). The benchmarks of `kdstudy eval --json`.
+            `acc_bytes` of choices by likelihood); the count of `outcomes`; the accuracy of guessing
+            (`chance`) and of the commonest answer (`majority`); and how it was measured (`rule`,
+            `signature`). The benchmarks of `kdstudy eval --json`.
         items: A row per answer: benchmark, example_id, sample, completion, extracted, rule,
             outcome, quality, tokens, system, question, gold: those of a study's `items`; of
             choices by likelihood `option_logprobs` and the like, as `records.Score` has them.
