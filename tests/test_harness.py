@@ -1,6 +1,6 @@
 """Choice by likelihood against lm-evaluation-harness: words, log-probabilities, choices.
 
-`python tests/test_harness.py`, where its 0.4.13 is installed beside kdstudy, writes what it finds anew.
+`python tests/test_harness.py`, with its 0.4.13 installed beside kdstudy, writes what it finds anew.
 Items are invented, in the two forms that both programs read; the harness runs its own task files.
 """
 

@@ -94,6 +94,10 @@ def measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, 
     return [*rows, *averages(rows, cells.keys() - texts, texts)]
 
 
+ANSWERS = ("generations:", "likelihoods:")
+"""How the roles of a score stage's inputs begin that hold what a system answered."""
+
+
 def _parameters(
     system: System, planned: "Plan", store: "Store", finished: Path | None
 ) -> int | None:
@@ -103,7 +107,7 @@ def _parameters(
         file = "training.json" if system.label in planned.trained else CUT
         return json.loads((finished / file).read_text())["parameters"]
     for role, key in planned.stages[planned.scored[system.label]].inputs.items():
-        folder = store.get(key) if role.startswith("generations:") else None
+        folder = store.get(key) if role.startswith(ANSWERS) else None
         if folder is not None:
             return json.loads((folder / MODEL).read_text())["parameters"]
     return None
@@ -111,7 +115,7 @@ def _parameters(
 
 def _answering(system: System, planned: "Plan") -> "Stage":
     inputs = planned.stages[planned.scored[system.label]].inputs
-    key = next(key for role, key in inputs.items() if role.startswith("generations:"))
+    key = next(key for role, key in inputs.items() if role.startswith(ANSWERS))
     return planned.stages[key]
 
 

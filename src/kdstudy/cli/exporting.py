@@ -58,6 +58,13 @@ def trained(planned: "Plan", store: "Store", system: System) -> Trained | None:
         return None
     inputs = planned.stages[planned.scored[system.label]].inputs
     keys = [key for role, key in inputs.items() if role.startswith("generations:")]
+    if not keys:
+        raise InputError(
+            f"{system.label}: the study generated no answers (scoring: likelihood throughout)",
+            why="what is written is checked on texts that the evaluated model wrote, and its card "
+            "says how they were decoded",
+            remedy="add a benchmark that is answered in text",
+        )
     # Answers to questions come before free texts, which are drawn and long.
     stages = sorted(
         (planned.stages[k] for k in keys), key=lambda s: s.config["generation"]["samples"]
