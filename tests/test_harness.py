@@ -90,13 +90,13 @@ TASKS = {
     ]),
     "hellaswag": ("hellaswag/hellaswag.yaml", [
         _hellaswag("Cooking", "A man cuts an onion.", "he",
-                   ["puts it in a pan.", "paints it [substeps] blue.", "flies away.", "is a car."], 1),
+                   ["puts it in a pan.", "paints it [substeps] blue.", "flies.", "is a car."], 1),
         _hellaswag("Counting to ten", "[header] How to count [title] Begin with 1. Go on.", "",
                    ["Say 2.", "Say 12 and then 1.", "Stop.", "Sleep for 8 hours."], 1),
     ]),
     "winogrande": ("winogrande/default.yaml", [
         _winogrande("Ann had more apples than Tom, so _ gave 2 of them away.", ["Ann", "Tom"], 1),
-        _winogrande("The box did not fit in the bag as _ was too small.", ["the box", "the bag"], 2),
+        _winogrande("The box did not fit in the bag as _ was too small.", ["it", "the bag"], 2),
     ]),
 }  # fmt: skip
 

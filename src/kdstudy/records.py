@@ -88,14 +88,14 @@ class OptionLikelihoods:
 
     Attributes:
         logprobs: Log P(option | context) in nats, a sum over its tokens, in the item's order.
-        tokens: How many tokens each is.
+        tokens: How many tokens each is; empty where nobody says it.
         sample: 0: nothing is drawn.
     """
 
     benchmark: str
     example_id: str
     logprobs: tuple[float, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
     sample: int = 0
 
 

@@ -8,7 +8,7 @@ from kdstudy.doctor.facts import ModelFacts, StudyFacts
 from kdstudy.stage import Stage
 
 ESTIMATED = (
-    *("importance", "cut", "train", "teacher_cache", "teacher_text", "generate"),
+    *("importance", "cut", "train", "teacher_cache", "teacher_text", "generate", "likelihood"),
     "token_fidelity",
 )
 """Kinds of stage that run a model; the others take seconds and are not estimated."""
@@ -113,6 +113,7 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "teacher_cache": _cache,
         "teacher_text": _write,
         "generate": _write,
+        "likelihood": _choose,
         "token_fidelity": _tokens,
     }[stage.kind]
     return estimate(facts, stage, long)
@@ -174,6 +175,13 @@ def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     if speed is None or answers is None:
         return None
     return speed.load + answers * (speed.prompt + length * speed.token)
+
+
+def _choose(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of reading questions with their options: about two prompts an item."""
+    speed = facts.speeds.get(stage.config["model"]["name"])
+    count = {b.name: b.items for b in facts.benchmarks}.get(stage.config["items"])
+    return None if speed is None or count is None else speed.load + count * 2 * speed.prompt
 
 
 def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int | None, float]:

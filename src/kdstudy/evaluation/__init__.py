@@ -18,6 +18,9 @@ graders/            what becomes of answers: right, wrong, a score; a file a gra
   letter.py         letters of options
   label.py          labels of options
   text.py           free texts
+  likelihood.py     the likeliest option
+options.py          what is asked of a model that chooses by likelihood
+likelihoods.py      log-probabilities of options, contexts read once
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
+from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind
 from kdstudy.evaluation.graders.base import Grader, Reading
 from kdstudy.evaluation.options import WORDINGS, Option, asked
@@ -48,9 +49,19 @@ class Likelihood(Grader):
     def score(
         self, made: OptionLikelihoods, example: Example, benchmark: Benchmark, reading: Reading
     ) -> Score:
-        """Return the score of a choice; of equal log-probabilities the first is chosen."""
+        """Return the score of a choice; of equal log-probabilities the first is chosen.
+
+        Raises:
+            InputError: There are more or fewer log-probabilities than options.
+        """
         options = self.options(example, benchmark)
         labels = [option.label for option in options]
+        if len(labels) != len(made.logprobs):
+            raise InputError(
+                f"{benchmark.name} {example.id}: has {len(labels)} options "
+                f"({', '.join(labels)}), and {len(made.logprobs)} log-probabilities are given",
+                remedy="give one for each option, in the item's order",
+            )
         best = made.logprobs.index(max(made.logprobs))
         right = labels[best] == example.answer
         return Score(
