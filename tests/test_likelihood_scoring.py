@@ -28,8 +28,6 @@ ROWS = [
 ]
 ITEMS = from_rows("mine", ROWS, "choice")
 GRADER = chosen("likelihood", "mine", "choice", ())
-# One: the sum says A (-2 against -4), a character B (-2 against -1). Two: the sum says C (-2.9),
-# a character A and B alike (-1.5, -2), a byte B (-1.5 / 2 against -1... by hand below).
 SAID = [(-2.0, -4.0), (-3.0, -4.2, -2.9), (-1.0, -1.0)]
 
 
@@ -47,8 +45,8 @@ def graded(said=SAID):
 def test_the_three_accuracies_by_hand():
     """Sums: A (wrong), C (wrong), A of equals (right).
 
-    Per character: -2, -1 (right); -1.5, -1.4, -2.9 (B, wrong); -1, -1 (right). Per byte: the same but
-    -0.75, -1.4, -2.9 in the second, as an é has two (right).
+    Per character: -2, -1 (right); -1.5, -1.4, -2.9 (B, wrong); -1, -1 (right). Per byte the second
+    is -0.75, -1.4, -2.9 (right): an é has two.
     """
     scores = graded()
     assert [s.extracted for s in scores] == ["A", "C", "A"]
