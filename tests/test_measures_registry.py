@@ -12,7 +12,8 @@ from kdstudy.errors import InputError
 from kdstudy.measures import MEASURES, UNITS, Measure, PairMeasure
 from kdstudy.measures.distinct import distinct_2
 from kdstudy.measures.units import Unit, size, text
-from kdstudy.report import document, findings
+from kdstudy.report import document
+from kdstudy.report.sections import measures
 from kdstudy.report.seeds import Seeds
 
 
@@ -80,9 +81,6 @@ def added(monkeypatch):
     for measure in (WORDS, LONGER):
         monkeypatch.setitem(MEASURES, measure.name, measure)
         monkeypatch.setitem(UNITS, measure.name, measure.unit)
-    from kdstudy.report import tables_of_texts
-
-    monkeypatch.setitem(tables_of_texts._LIKENESS, "longer", "Longer")
 
 
 def test_a_new_measure_is_in_results_table_figure_and_sentence(added, tmp_path):
@@ -112,7 +110,7 @@ def test_a_new_measure_is_in_results_table_figure_and_sentence(added, tmp_path):
     sheet = pd.read_csv(tmp_path / "tables" / "measures.csv")
     assert "Words per text" in sheet.columns
     assert "Longer" in pd.read_csv(tmp_path / "tables" / "likeness.csv").columns
-    said = findings.measures(Seeds(table, tests).means)
+    said = measures.sentences(Seeds(table, tests).means)
     assert any(s.startswith("Words per text: from ") for s in said)
     assert "Words per text: the mean" in path.read_text()
 
