@@ -1,6 +1,8 @@
 """Fixtures of the library's tests, and which files are begun first."""
 
-from library_runs import make, place  # noqa: F401
+import functools
+
+import pytest
 
 LONGEST = (
     *("end_to_end", "jobs", "report", "browser", "resume", "devices", "compare_page", "probe"),
@@ -9,6 +11,22 @@ LONGEST = (
     "methods",
 )
 """Test files that take longest, in seconds of one core: begun last, they would run alone."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a student and a teacher, each with its tokenizer."""
+    import library_runs  # here, so that a process that hands tests out does not load torch
+
+    return library_runs.save_pair(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def make(place, tmp_path):
+    """Return a function that makes a trainer: `library_runs.trainer`."""
+    import library_runs
+
+    return functools.partial(library_runs.trainer, place, tmp_path)
 
 
 def pytest_collection_modifyitems(items):
