@@ -5,10 +5,10 @@ import functools
 import pytest
 
 LONGEST = (
-    *("end_to_end", "jobs", "report", "browser", "resume", "devices", "compare_page", "probe"),
-    *("checkpoint", "library_training", "browser_use", "doctor", "start", "report_tables"),
-    *("export", "model_names", "latex", "cut", "clustered", "fit", "trainer", "golden", "ranks"),
-    "methods",
+    *("resume", "end_to_end", "devices", "report", "jobs", "browser", "api", "analysis", "probe"),
+    *("bad_input_files", "report_seeds", "report_tables", "browser_use", "compare_page", "doctor"),
+    *("clustered", "gpu_bench", "library_training", "start", "export", "bad_input_stores", "cut"),
+    *("bad_input_studies", "model_names", "methods", "trainer", "fit", "golden"),
 )
 """Test files that take longest, in seconds of one core: begun last, they would run alone."""
 
