@@ -114,12 +114,13 @@ def test_a_packages_method_is_known_everywhere(installed, tmp_path):
     assert "jeffreys" in shown.stdout and "Jeffreys" in shown.stdout, shown.stderr
     study = tmp_path / "study.yaml"
     study.write_text(
-        "name: own\nteachers: [zoo-s]\nstudents: [zoo-xs]\nbenchmarks: [synth_addsub]\nlimit: 5\n"
+        "name: own\nteachers: [{model: zoo-s, finetune: false}]\nstudents: [zoo-xs]\n"
+        "benchmarks: [synth_addsub]\nlimit: 5\n"
         "corpus: {name: synthetic_varied, rows: 40, validation_rows: 8}\n"
         "methods: [sft, {type: jeffreys, weight: 0.3}]\n"
         "ablations: [{vary: weight, values: [0.9], methods: [jeffreys]}]\n"
         "train: {epochs: 1, evaluations: 1, probe_rows: 0, max_length: 192}\n"
-        "teacher_train: {epochs: 0.5}\ngeneration: {max_new_tokens: 8}\n"
+        "generation: {max_new_tokens: 8}\n"
     )
     done = run(["run", "study.yaml", "--store", "store"], installed, tmp_path)
     assert done.returncode == 0, done.stderr
