@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdstudy.distill import compiled
-from kdstudy.methods.objective import Objective, Terms
+from kdstudy.methods.objective import Objective, Parameter, Terms
 from kdstudy.models.parts import Head
 
 # Logits of a chunk. On two CPU cores the products are fastest from about 200 rows of a vocabulary
@@ -208,7 +208,7 @@ def _score(
     targets_C: Tensor,
     *,
     terms: Terms | None,
-    parameter: float,
+    parameter: Parameter,
     temperature: float,
     scale: float,
     hard_label_weight: float,

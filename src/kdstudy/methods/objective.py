@@ -6,19 +6,20 @@ these two alone: as s is a log-softmax, the gradient with respect to the student
 slope - S * sum(slope), divided by the temperature (distill/fused.py). That keeps one place for the
 softmax and one line of calculus for each divergence, which lies in its method's file.
 
-`parameter` is the divergence's one number: beta, alpha, or 0 for none.
+`parameter` is the divergence's number, beta or alpha; 0 for none; a tuple where there are several.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Terms = Callable[["Tensor", "Tensor", float], "tuple[Tensor, Tensor]"]
+Parameter = float | tuple[float, ...]
+Terms = Callable[["Tensor", "Tensor", Any], "tuple[Tensor, Tensor]"]
 """A divergence's (s, t, parameter) -> (value, slope), each of the shape of s and t."""
 
 
@@ -31,7 +32,7 @@ class Objective:
 
     Attributes:
         divergence: D; None for cross-entropy alone, with `hard_label_weight` 1.
-        parameter: D's number: beta, alpha.
+        parameter: D's number or numbers: beta, alpha.
         temperature: tau.
         tau_squared: Multiply D by tau**2, so that its gradient keeps the scale it has at
             tau = 1 (Hinton et al. 2015, section 2.1).
@@ -39,7 +40,7 @@ class Objective:
     """
 
     divergence: Terms | None
-    parameter: float = 0.0
+    parameter: Parameter = 0.0
     temperature: float = 1.0
     tau_squared: bool = True
     hard_label_weight: float = 0.0
