@@ -14,6 +14,7 @@ gkd.py             JSD(beta), partly on text that the student samples
 skew_kl.py         skewed forward KL
 skew_revkl.py      skewed reverse KL
 tv.py              total variation
+akl.py             adaptive KL
 alpha_beta.py      alpha-beta divergence
 hidden_kd.py       forward KL, and final hidden states
 hidden_loss.py     the distance of hidden states, as a module; needs torch
