@@ -16,6 +16,7 @@ cache.py        the teacher's hidden states, exact, on disk or in memory
 placement.py    a run's teacher: from the cache, or live
 hub.py          a student on the Hub: its card, and uploads without pickles
 validation.py   what a student is measured on while it trains
+pacing.py       what a token is charged at a step, where that moves
 guard.py        stops before a gradient that is no number
 probe.py        what the student writes while it trains, and alarms of collapse
 checkpoints.py  which checkpoint a run goes on from, and whether it can

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kdstudy.data.prompts import Encoded
+from kdstudy.methods.objective import Objective
 
 LossTokens = Literal["response", "all", "positions"]
 Normalisation = Literal["tokens", "sequences", "micro_batches"]
@@ -72,6 +73,7 @@ class Batch:
         weights_N: Its weight in the step's sum, in float64.
         noise_seeds_N: One seed per scored token for the teacher's noise; None for none.
         sampled: The student wrote the text, so that its tokens are nobody's labels.
+        objective: What a token is charged in this step; None for the method's own.
     """
 
     texts: tuple[Encoded, ...]
@@ -82,6 +84,7 @@ class Batch:
     weights_N: Tensor
     noise_seeds_N: Tensor | None = None
     sampled: bool = False
+    objective: Objective | None = None
 
 
 def collate(
@@ -92,6 +95,7 @@ def collate(
     weights: Sequence[float] | None = None,
     noise_seeds: Sequence[int] = (),
     sampled: bool = False,
+    objective: Objective | None = None,
 ) -> Batch:
     """Return the rows as one micro-batch on `device`.
 
@@ -102,6 +106,7 @@ def collate(
         weights: Weight of each row's tokens, from `Weighing.weights`; None for these rows' own.
         noise_seeds: One seed per row for the teacher's noise.
         sampled: The student wrote the rows.
+        objective: What a token is charged in this step.
     """
     weights = weighing.weights(rows)[0] if weights is None else weights
     at = [weighing.scored(row) for row in rows]
@@ -120,6 +125,7 @@ def collate(
         weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
         noise_seeds_N=_seeds(noise_seeds, at, device),
         sampled=sampled,
+        objective=objective,
     )
 
 

@@ -99,11 +99,12 @@ class DistillModel(nn.Module):
             head = head.narrowed(self.teacher.width)
         hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
         text = batch.targets_N, batch.weights_N
+        objective = batch.objective or self.method.objective
         loss, entropy = head_loss(
             hidden_NH,
             head,
             *text,
-            self.method.objective.unlabelled if batch.sampled else self.method.objective,
+            objective.unlabelled if batch.sampled else objective,
             teacher,
             labels=validation,
         )

@@ -20,6 +20,7 @@ from kdstudy.distill import (
     epochs,
     hub,
     onpolicy,
+    pacing,
     sharded,
     validation,
 )
@@ -110,7 +111,8 @@ class DistillTrainer(Resumable):
         self._counts = checkpoints.Counts()
         validation.require_measured(args.metric_for_best_model, list(self._validation))
         self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
-        ours = (self._guard, self._border, checkpoints.Best(), self._interrupt)
+        self._pacing = pacing.Pacing(method, lambda: self._guard.losses, self._mean)
+        ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
         super().__init__(
             model=DistillModel(model, method, teacher),
@@ -172,6 +174,7 @@ class DistillTrainer(Resumable):
         if sampled := self._on_policy(step):
             rows = self._sampled(rows, step)
         weights, denominator = self.weighing.weights(rows)
+        objective = self._pacing.objective(step, self.args.max_steps, sampled)
         seeds = self._row_seeds("noise", step, len(rows)) if method.noise else None
         parts = batches.by_length([len(row.ids) for row in rows], num_batches)
         made = [
@@ -182,6 +185,7 @@ class DistillTrainer(Resumable):
                 weights=[weights[i] for i in part],
                 noise_seeds=[seeds[i] for i in part] if seeds else (),
                 sampled=sampled,
+                objective=objective,
             )
             for part in parts
         ]
@@ -292,6 +296,9 @@ class DistillTrainer(Resumable):
         """Draw lmbda once per optimizer step, alike on every device."""
         draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
+
+    def _mean(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value, "mean")
 
     def _row_seeds(self, purpose: str, step: int, rows: int) -> list[int]:
         first = self.args.process_index * rows

@@ -16,6 +16,7 @@ skew_revkl.py      skewed reverse KL
 tv.py              total variation
 akl.py             adaptive KL
 alpha_beta.py      alpha-beta divergence
+taid.py            a teacher that begins near the student
 hidden_kd.py       forward KL, and final hidden states
 hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples

@@ -60,13 +60,38 @@ class Objective:
 CROSS_ENTROPY = Objective(divergence=None, hard_label_weight=1.0)
 
 
+class Pace:
+    """An objective that moves while a run goes on. Each run has one of its own.
+
+    Attributes:
+        state: What resuming needs, by name.
+        listens: Whether it is told losses.
+    """
+
+    state: dict[str, float]
+    listens: bool = False
+
+    def objective(self, progress: float, sampled: bool) -> Objective:
+        """Return what a token is charged in a step.
+
+        Args:
+            progress: Share of the run's steps that are done.
+            sampled: The student wrote the step's text.
+        """
+        raise NotImplementedError
+
+    def seen(self, loss: float) -> None:
+        """Take a step's loss into account, the mean over all devices and micro-batches."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a trainer needs to know of a method.
 
     Attributes:
         source: Who writes the tokens that are trained on.
-        objective: What a token is charged.
+        objective: What a token is charged; in validation alone, where there is a pace.
+        pace: Makes a run's pace, which says what a token is charged at each training step.
         noise: Scale of the Gaussian noise on the teacher's logits while training.
         lmbda: Probability that an optimizer step trains on text the student samples.
         sampling_temperature: Temperature of that sampling; unrelated to the objective's.
@@ -81,6 +106,7 @@ class Recipe:
 
     source: Literal["corpus", "teacher", "student"]
     objective: Objective = CROSS_ENTROPY
+    pace: Callable[[], Pace] | None = None
     noise: float = 0.0
     lmbda: float = 0.0
     sampling_temperature: float = 1.0
