@@ -10,6 +10,8 @@ batches.py      rows -> tensors; the one place that shifts, weighs and counts
 model.py        student and loss as one module
 fused.py        hidden states x head -> loss and gradient, chunk by chunk
 teacher.py      the live teacher
+chosen.py       the tokens of a row that are charged, where not all are
+doubts.py       easy tokens and hard ones, by the teacher's doubts
 noise.py        noise on a teacher's logits, a function of seed and entry
 compiled.py     torch.compile where it pays, and the way around it
 cache.py        the teacher's hidden states, exact, on disk or in memory

@@ -17,6 +17,7 @@ from kdstudy.distill import (
     assemble,
     batches,
     checkpoints,
+    doubts,
     epochs,
     hub,
     onpolicy,
@@ -30,6 +31,7 @@ from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
+from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
 from kdstudy.models import load, packing, parts
 from kdstudy.models.parts import Model
@@ -111,6 +113,13 @@ class DistillTrainer(Resumable):
         self._counts = checkpoints.Counts()
         validation.require_measured(args.metric_for_best_model, list(self._validation))
         self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
+        self._doubts = doubts.of_method(method, teacher, self.weighing)
+        if self._doubts is not None and self._fsdp is not None and isinstance(teacher, LiveTeacher):
+            raise InputError(
+                f"{args.method_fields()['method']}: asks the teacher about rows before their step",
+                why="under FSDP all processes would have to ask a live teacher at the same moment",
+                remedy="cache the teacher (teacher_cache), or train on one device or with DDP",
+            )
         self._pacing = pacing.Pacing(method, lambda: self._guard.losses, self._mean)
         ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
@@ -189,6 +198,8 @@ class DistillTrainer(Resumable):
             )
             for part in parts
         ]
+        if self._doubts is not None:
+            made = self._doubts.told_apart(made, self._everywhere)
         places = self.text["train_dataset"].numbers
         self._guard.begin(step, [[places[numbers[i]] for i in part] for part in parts])
         return [{"batch": batch} for batch in made], self._count(rows, made, denominator)
@@ -235,7 +246,7 @@ class DistillTrainer(Resumable):
         model = self._wrap_model(self.model, training=False)
         model.eval()
         size = self.args.per_device_eval_batch_size
-        where = (self.weighing, self.accelerator, size)
+        where = (self.weighing, self.accelerator, size, self._doubts)
         loss, entropy = validation.measured(model, rows, *where)
         if corpus:
             _, entropy = validation.measured(model, corpus, *where)
@@ -299,6 +310,14 @@ class DistillTrainer(Resumable):
 
     def _mean(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
+
+    def _everywhere(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return the rows of a matrix on all devices, which may have unlike numbers of them."""
+        if self.args.world_size == 1:
+            return matrix
+        whole = self.accelerator.pad_across_processes(matrix, pad_index=float("nan"))
+        gathered = self.accelerator.gather(whole)
+        return gathered[~gathered[:, 0].isnan()]
 
     def _row_seeds(self, purpose: str, step: int, rows: int) -> list[int]:
         first = self.args.process_index * rows

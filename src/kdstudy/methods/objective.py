@@ -37,6 +37,9 @@ class Objective:
         tau_squared: Multiply D by tau**2, so that its gradient keeps the scale it has at
             tau = 1 (Hinton et al. 2015, section 2.1).
         hard_label_weight: Share of the cross-entropy.
+        easy_weight: Where it is given, D is also handed the text's tokens and at which of them the
+            teacher is unsure, [C] both: at those where 1 - T(token) is no less than the step's
+            median. The mean over the others has this weight, and the mean over those the rest.
     """
 
     divergence: Terms | None
@@ -44,6 +47,7 @@ class Objective:
     temperature: float = 1.0
     tau_squared: bool = True
     hard_label_weight: float = 0.0
+    easy_weight: float | None = None
 
     @property
     def scale(self) -> float:
@@ -58,6 +62,19 @@ class Objective:
 
 
 CROSS_ENTROPY = Objective(divergence=None, hard_label_weight=1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which tokens of a row are charged.
+
+    Attributes:
+        share: Share of its scored tokens, rounded up.
+        by: Those are chosen at which this model's distribution has the highest entropy.
+    """
+
+    share: float
+    by: Literal["student", "teacher"]
 
 
 class Pace:
@@ -92,6 +109,7 @@ class Recipe:
         source: Who writes the tokens that are trained on.
         objective: What a token is charged; in validation alone, where there is a pace.
         pace: Makes a run's pace, which says what a token is charged at each training step.
+        selection: Which tokens are charged; None for all.
         noise: Scale of the Gaussian noise on the teacher's logits while training.
         lmbda: Probability that an optimizer step trains on text the student samples.
         sampling_temperature: Temperature of that sampling; unrelated to the objective's.
@@ -107,6 +125,7 @@ class Recipe:
     source: Literal["corpus", "teacher", "student"]
     objective: Objective = CROSS_ENTROPY
     pace: Callable[[], Pace] | None = None
+    selection: Selection | None = None
     noise: float = 0.0
     lmbda: float = 0.0
     sampling_temperature: float = 1.0
