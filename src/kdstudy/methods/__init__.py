@@ -18,6 +18,7 @@ akl.py             adaptive KL
 alpha_beta.py      alpha-beta divergence
 taid.py            a teacher that begins near the student
 atkd.py            the text's token and its rivals apart, easy tokens and hard ones apart
+distillm2.py       skewed KLs, one for the corpus and one for student text
 selective_kd.py    forward KL at the tokens of highest entropy
 hidden_kd.py       forward KL, and final hidden states
 hidden_loss.py     the distance of hidden states, as a module; needs torch

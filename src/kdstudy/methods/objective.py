@@ -37,6 +37,7 @@ class Objective:
         tau_squared: Multiply D by tau**2, so that its gradient keeps the scale it has at
             tau = 1 (Hinton et al. 2015, section 2.1).
         hard_label_weight: Share of the cross-entropy.
+        weight: Factor on D beside its share.
         easy_weight: Where it is given, D is also handed the text's tokens and at which of them the
             teacher is unsure, [C] both: at those where 1 - T(token) is no less than the step's
             median. The mean over the others has this weight, and the mean over those the rest.
@@ -47,13 +48,14 @@ class Objective:
     temperature: float = 1.0
     tau_squared: bool = True
     hard_label_weight: float = 0.0
+    weight: float = 1.0
     easy_weight: float | None = None
 
     @property
     def scale(self) -> float:
         """What D is multiplied by."""
         power = self.temperature**2 if self.tau_squared else 1.0
-        return (1 - self.hard_label_weight) * power
+        return (1 - self.hard_label_weight) * power * self.weight
 
     @property
     def unlabelled(self) -> Objective:
