@@ -80,11 +80,21 @@ def two_teachers(folder: Path) -> Plan:
     )
 
 
+def likelihood(folder: Path) -> Plan:
+    """A benchmark answered in text, and one whose options are scored."""
+    write_folder(folder)
+    row = {"question": "One?", "options": ["a", "b"], "answer": "B"}
+    (folder / "choices.jsonl").write_text(json.dumps(row) + "\n")
+    own = {"name": "own", "path": "choices.jsonl", "kind": "choice", "scoring": "likelihood"}
+    return plan_of(folder, benchmarks=[own, "synth_addsub"], ablations={}, **FIXED)
+
+
 STUDIES: dict[str, Callable[[Path], Plan]] = {
     "demo": demo,
     "paper_scale": paper_scale,
     "ablations": ablations,
     "two_teachers": two_teachers,
+    "likelihood": likelihood,
 }
 
 

@@ -26,10 +26,11 @@ NO_TORCH = [
     *(SOURCE / "answers").glob("*.py"),
     *(SOURCE / "measures").glob("*.py"),
     *(SOURCE / "evaluation" / "benchmarks").glob("*.py"),
+    *(SOURCE / "evaluation" / "graders").glob("*.py"),
     *(
         p
         for p in (SOURCE / "evaluation").glob("*.py")
-        if p.name not in {"generate.py", "tokens.py", "vllm.py"}
+        if p.name not in {"generate.py", "likelihoods.py", "tokens.py", "vllm.py"}
     ),
     *(p for p in (SOURCE / "doctor").glob("*.py") if p.name != "probe.py"),
     SOURCE / "models" / "resolve.py",

@@ -14,6 +14,7 @@ from kdstudy.records import (
     Contamination,
     Example,
     Generation,
+    OptionLikelihoods,
     PairScore,
     Record,
     Score,
@@ -240,13 +241,25 @@ class TeacherCache(Artifact):
     """`where` the states of each run are (`disk`, `memory`, `off`), and sizes."""
 
 
-class Generations(Artifact):
+class Answers(Artifact):
+    """What a model answered: `Generations` or `Likelihoods`."""
+
+    model = Json("model.json")
+    """Facts of the model: `parameters` without adapter; of one that wrote, how it decodes."""
+
+
+class Generations(Answers):
     """What a model wrote for the items of a benchmark, or for the prompts of a corpus."""
 
     rows = Rows("generations.parquet", Generation)
     """A row per text, in the order of the items."""
-    model = Json("model.json")
-    """Facts of what wrote them: `parameters` without adapter, how it decodes."""
+
+
+class Likelihoods(Answers):
+    """How likely a model finds the options of a benchmark's items."""
+
+    rows = Rows("likelihoods.parquet", OptionLikelihoods)
+    """A row per item."""
 
 
 class Scores(Artifact):
@@ -379,10 +392,11 @@ SYSTEM, REFERENCE = Role("system", Scores), Role("reference", Scores)
 # By benchmark, of `score` and `results`.
 EACH_ITEMS = Roles[str, Items]("items", Items)
 EACH_GENERATIONS = Roles[str, Generations]("generations", Generations)
+EACH_LIKELIHOODS = Roles[str, Likelihoods]("likelihoods", Likelihoods)
 EACH_CONTAMINATION = Roles[str, Contaminations]("contamination", Contaminations)
 # By system, or by system and reference, of `results`.
 EACH_SCORES = Roles[str, Scores]("score", Scores)
-EACH_WRITER = Roles[str, Generations]("info", Generations)
+EACH_WRITER = Roles[str, Answers]("info", Answers)
 EACH_PAIR = PairRoles("pair", Pairs)
 EACH_TOKENS = PairRoles("tokens", Tokens)
 # Of `report`.

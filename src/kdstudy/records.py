@@ -83,8 +83,30 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OptionLikelihoods:
+    """How likely one system finds each option of one item.
+
+    Attributes:
+        logprobs: Log P(option | context) in nats, a sum over its tokens, in the item's order.
+        tokens: How many tokens each is; empty where nobody says it.
+        sample: 0: nothing is drawn.
+    """
+
+    benchmark: str
+    example_id: str
+    logprobs: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
+    sample: int = 0
+
+
+def _optional(default: Any) -> Any:
+    """Return a field that a file has only where a row has another value than the default."""
+    return dataclasses.field(default=default, metadata={"optional": True})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """One graded generation with exactly one outcome.
+    """One graded generation with exactly one outcome; or one choice by likelihood.
 
     Attributes:
         extracted: The answer found in the completion, in canonical form; empty when none was found.
@@ -92,6 +114,12 @@ class Score:
         outcome: One of `OUTCOMES`; of a free text `rated`, `truncated`, or `unparsed` (empty).
         quality: 1 when correct, else 0; of a free text its ROUGE-L with the closest reference, as
             a fraction, whether it was cut or not.
+        tokens: Tokens of the completion; of a choice by likelihood 0: nothing was written, and
+            `completion` is the text of the option with the highest log-probability.
+        option_logprobs: Of a choice by likelihood, each option's log-probability in nats.
+        option_characters: Length of each option in characters, for `acc_norm`.
+        option_bytes: In bytes of UTF-8, for `acc_bytes`.
+        target: Which option is right, from 0; -1 where a text was generated.
     """
 
     benchmark: str
@@ -103,6 +131,10 @@ class Score:
     outcome: Outcome
     quality: float
     tokens: int
+    option_logprobs: tuple[float, ...] = _optional(())
+    option_characters: tuple[int, ...] = _optional(())
+    option_bytes: tuple[int, ...] = _optional(())
+    target: int = _optional(-1)
 
     @property
     def is_text(self) -> bool:
@@ -252,7 +284,17 @@ def parted(teachers: str) -> list[str]:
     return teachers.split(_AND) if teachers else []
 
 
-Record = TypeVar("Record", Example, Generation, Score, PairScore, TokenRow, Contamination, System)
+Record = TypeVar(
+    "Record",
+    Example,
+    Generation,
+    OptionLikelihoods,
+    Score,
+    PairScore,
+    TokenRow,
+    Contamination,
+    System,
+)
 
 
 _FACTS = b"kdstudy"
@@ -272,12 +314,24 @@ def write_records(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(f.name, _arrow_type(f.type)) for f in dataclasses.fields(kind)])
+    rows = list(rows)
+    fields = [f for f in dataclasses.fields(kind) if f.name in columns(kind, rows)]
+    schema = pa.schema([(f.name, _arrow_type(f.type)) for f in fields])
     if facts is not None:
         schema = schema.with_metadata({_FACTS: json.dumps(facts).encode()})
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
     pq.write_table(table, path)
     return table.num_rows
+
+
+def columns(kind: type[Record], rows: Iterable[Record]) -> list[str]:
+    """Return the fields that a table of rows has: optional ones where a row says something."""
+    rows = list(rows)
+    return [
+        f.name
+        for f in dataclasses.fields(kind)
+        if not f.metadata.get("optional") or any(getattr(r, f.name) != f.default for r in rows)
+    ]
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:

@@ -18,6 +18,7 @@ from kdstudy.artifacts import (
     Generations,
     Importance,
     Items,
+    Likelihoods,
     Name,
     Pairs,
     Report,
@@ -150,6 +151,9 @@ KINDS: dict[str, Kind] = {
     ),
     "generate": Kind(
         entry="kdstudy.evaluation.stages:generate", version=5, writes=Generations, needs_model=True
+    ),
+    "likelihood": Kind(
+        entry="kdstudy.evaluation.stages:likelihood", writes=Likelihoods, needs_model=True
     ),
     "contamination": Kind(entry="kdstudy.data.stages:contamination", writes=Contaminations),
     "token_fidelity": Kind(

@@ -34,8 +34,10 @@ def own_rows(
         note = f"rule:{cell.rules}|draws:{len(cell.samples)}"
         known = (m for m in MEASURES.values() if isinstance(m, Measure) and m.defined_on(cell))
         rows = [_measured(m, m.per_item(cell), note, bootstrap) for m in known]
+        if not (cell.text or cell.options):
+            rows.append(_completed(cell, note))
         if not cell.text:
-            rows += [_completed(cell, note), *_apart(cell, overlaps.get(benchmark), note)]
+            rows += _apart(cell, overlaps.get(benchmark), note)
         yield from (row | {"benchmark": benchmark} for row in rows)
 
 
@@ -74,7 +76,12 @@ def gain_rows(
 
 
 def pair_rows(
-    rows: Sequence[PairScore], by_accident: float, text: bool, bootstrap: Bootstrap
+    rows: Sequence[PairScore],
+    by_accident: float,
+    text: bool,
+    bootstrap: Bootstrap,
+    *,
+    written: bool = True,
 ) -> Iterator[Row]:
     """Yield agreement and fidelity of two systems on one benchmark.
 
@@ -83,11 +90,14 @@ def pair_rows(
         by_accident: Agreement expected by accident (`agreement.chance`).
         text: The benchmark asks for free texts, where there is no answer to agree on.
         bootstrap: How the bootstrap intervals are drawn.
+        written: Texts were written, whose fidelity can be measured: no choices by likelihood.
     """
     _, item = np.unique([r.example_id for r in rows], return_inverse=True)
     agree = np.array([r.agree for r in rows])
     if not text:
         yield from _agreement_rows(rows, by_accident)
+    if not written:
+        return
     yield from _bleu_rows(rows, item, bootstrap)
     rouge, steps, bleu = (np.array([getattr(r, k) for r in rows]) for k in _PER_ROW)
     wanted = [("fidelity_rouge_l", rouge, 1.0), ("fidelity_steps", steps, 1.0)]

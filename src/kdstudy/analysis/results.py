@@ -310,13 +310,14 @@ def _pairs_of(
                     continue
                 raise InputError(f"{pair[0]}: never compared with {pair[1]} on {benchmark}")
             _check_pair(pair, benchmark, rows, mine)
-            text = mine[0].is_text
+            cell = cells[pair[0]][benchmark]
             by_accident = chance_agreement(mine, other.get(benchmark, ()))
-            found = [*pair_rows(rows, by_accident, text, boot)]
+            written = cell.options is None
+            found = [*pair_rows(rows, by_accident, cell.text, boot, written=written)]
             theirs = cells.get(pair[1], {}).get(benchmark)
             if theirs is not None:
-                found += paired_rows(cells[pair[0]][benchmark], theirs, boot)
-            if benchmark in before and not text:
+                found += paired_rows(cell, theirs, boot)
+            if benchmark in before and not cell.text:
                 found.append(agreement_change(before[benchmark], rows, boot))
             yield from (row | {"benchmark": benchmark, "reference": pair[1]} for row in found)
 

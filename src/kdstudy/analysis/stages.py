@@ -16,7 +16,7 @@ from kdstudy.artifacts import (
     EACH_WRITER,
     Results,
 )
-from kdstudy.records import Example, PairScore, Score, System
+from kdstudy.records import Example, PairScore, Score, System, columns
 from kdstudy.stage import Work
 
 
@@ -77,8 +77,8 @@ def item_rows(
             row = dataclasses.asdict(s) | {"system": label}
             row["overlap"] = overlaps.get(s.benchmark, {}).get(s.example_id, "")
             rows.append(row | {"question": item.question, "gold": item.answer})
-    columns = [*Score.__dataclass_fields__, "system", "overlap", "question", "gold"]
-    return pd.DataFrame(rows, columns=columns)
+    known = columns(Score, (s for graded in scores.values() for s in graded))
+    return pd.DataFrame(rows, columns=[*known, "system", "overlap", "question", "gold"])
 
 
 def _pair_rows(pairs: Mapping[tuple[str, ...], list[PairScore]]) -> pd.DataFrame:

@@ -5,7 +5,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kdstudy.artifacts import CUT, EACH_GENERATIONS, CutModel, Generations, Scores, Trained
+from kdstudy.artifacts import (
+    CUT,
+    EACH_GENERATIONS,
+    EACH_LIKELIHOODS,
+    Answers,
+    CutModel,
+    Scores,
+    Trained,
+)
 from kdstudy.errors import InputError
 from kdstudy.records import System
 
@@ -93,14 +101,15 @@ def _parameters(
     for stage in answering(system, planned):
         folder = store.get(stage.key)
         if folder is not None:
-            return Generations(folder).model.read()["parameters"]
+            return Answers(folder).model.read()["parameters"]
     return None
 
 
 def answering(system: System, planned: "Plan") -> list["Stage"]:
-    """Return the stages in which a system answers benchmarks."""
-    scoring = planned.stages[planned.scored[system.label]]
-    return [planned.stages[key] for key in EACH_GENERATIONS.find(scoring.inputs).values()]
+    """Return the stages in which a system answers benchmarks, those that write texts first."""
+    inputs = planned.stages[planned.scored[system.label]].inputs
+    keys = [*EACH_GENERATIONS.find(inputs).values(), *EACH_LIKELIHOODS.find(inputs).values()]
+    return [planned.stages[key] for key in keys]
 
 
 def cutting(system: System, planned: "Plan") -> "Stage | None":

@@ -51,8 +51,16 @@ def trained(planned: "Plan", store: "Store", system: System) -> TrainedModel | N
     finished = store.get(planned.trained[system.label])
     if finished is None:
         return None
+    stages = [s for s in answering(system, planned) if "generation" in s.config]
+    if not stages:
+        raise InputError(
+            f"{system.label}: the study generated no answers (scoring: likelihood throughout)",
+            why="what is written is checked on texts that the evaluated model wrote, and its card "
+            "says how they were decoded",
+            remedy="add a benchmark that is answered in text",
+        )
     # Answers to questions come before free texts, which are drawn and long.
-    stage = min(answering(system, planned), key=lambda s: s.config["generation"]["samples"])
+    stage = min(stages, key=lambda s: s.config["generation"]["samples"])
     local = stage.local["models"]["model"]
     found = {"local": local, "source": local}
     if (shrinking := cutting(system, planned)) is not None:

@@ -109,6 +109,7 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "teacher_cache": _cache,
         "teacher_text": _write,
         "generate": _write,
+        "likelihood": _choose,
         "token_fidelity": _tokens,
     }.get(stage.kind)
     return None if estimate is None else estimate(facts, stage, long)
@@ -170,6 +171,13 @@ def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     if speed is None or answers is None:
         return None
     return speed.load + answers * (speed.prompt + length * speed.token)
+
+
+def _choose(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of reading questions with their options: about two prompts an item."""
+    speed = facts.speeds.get(stage.config["model"]["name"])
+    count = {b.name: b.items for b in facts.benchmarks}.get(stage.config["items"])
+    return None if speed is None or count is None else speed.load + count * 2 * speed.prompt
 
 
 def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int | None, float]:

@@ -13,6 +13,7 @@ from kdstudy.artifacts import (
     CORPUS,
     EACH_GENERATIONS,
     EACH_ITEMS,
+    EACH_LIKELIHOODS,
     ITEMS,
     PROMPTS,
     REFERENCE,
@@ -22,6 +23,7 @@ from kdstudy.artifacts import (
     TUNED_SYSTEM,
     Generations,
     Items,
+    Likelihoods,
     Pairs,
     Role,
     Scores,
@@ -31,7 +33,7 @@ from kdstudy.artifacts import (
 from kdstudy.config.schema import RougeTokenizer
 from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation import benchmarks, graders
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.evaluation.score import score as grade
 from kdstudy.evaluation.score import summary
@@ -102,16 +104,53 @@ def teacher_text(work: Work) -> str:
     return _generate(work, examples, corpus.places)
 
 
+def likelihood(work: Work) -> str:
+    """Score the options of a benchmark's items: `Likelihoods`.
+
+    Config: `model` {name, fingerprint}, `items` (the benchmark's name), `scoring`
+    (`graders.as_config`) and `precision`. Inputs: `ITEMS`, and `TRAINED` as for `generate`.
+
+    Raises:
+        InputError: Options cannot be told from a question, or the model cannot score them.
+    """
+    from kdstudy.evaluation.likelihoods import of_benchmark
+    from kdstudy.models import parts
+    from kdstudy.models.load import open_model, open_tokenizer
+    from kdstudy.models.writing import opened_to_write
+
+    items, local = _pinned(work.read(ITEMS)), work.model("model")
+    grader = graders.of_config(work.config["scoring"], items)
+    precision, trained = work.config["precision"], work.find(TRAINED)
+    model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
+    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress)
+    made = Likelihoods(work.out)
+    made.rows.write(rows)
+    facts = {"parameters": parts.count(model)} | ({"unmerged": unmerged} if unmerged else {})
+    made.model.write(facts)
+    count = sum(len(row.tokens) for row in rows)
+    return f"{len(rows)} items, {count} options, {sum(sum(row.tokens) for row in rows)} tokens"
+
+
 def score(work: Work) -> str:
     """Grade one system on every benchmark: `Scores`."""
-    items, rows = work.each(EACH_ITEMS), []
-    for name, written in work.each(EACH_GENERATIONS).items():
-        answers = written.rows.read()
-        rows += grade(answers, _pinned(items[name]), work.config["rule"], _rouge(work))
+    answers: dict[str, Generations | Likelihoods] = work.each(EACH_GENERATIONS)
+    answers |= work.each(EACH_LIKELIHOODS)
+    rows: list[Score] = []
+    for name, items in work.each(EACH_ITEMS).items():
+        found = _pinned(items)
+        grader = graders.of_config(work.config.get("scoring", {}).get(name), found)
+        rows += grade(answers[name].rows.read(), found, work.config["rule"], _rouge(work), grader)
     Scores(work.out).rows.write(rows)
+    chosen = [row for row in rows if row.option_logprobs]
     texts = [row for row in rows if row.is_text]
-    answers = [row for row in rows if not row.is_text]
+    answers = [row for row in rows if not (row.option_logprobs or row.is_text)]
     parts = []
+    if chosen:
+        facts, of = mean_of_benchmarks(chosen, "accuracy", "acc_norm")
+        parts.append(
+            f"accuracy by likelihood {100 * facts['accuracy']:.1f}%{of}, "
+            f"acc_norm {100 * facts['acc_norm']:.1f}%"
+        )
     if answers:
         facts, of = mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
         parts.append(

@@ -9,6 +9,8 @@ base.py            what a measure is
 units.py           what numbers are counted in, and how they are printed
 cell.py            one system's answers to one benchmark as arrays
 accuracy.py        items answered right
+acc_norm.py        by likelihood per character
+acc_bytes.py       by likelihood per byte
 parse_rate.py      answers that were found
 truncated_rate.py  texts that were cut
 tokens.py          their length

@@ -17,6 +17,33 @@ GROUPS: dict[str, tuple[Overlap, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What a system makes of the options of its items; K is the most that an item has.
+
+    Attributes:
+        logprobs: Log-probability of each option in nats, [items, K]; -inf where there is none.
+        characters: Length of each in characters, [items, K]; 1 where there is none.
+        bytes: In bytes of UTF-8, [items, K]; 1 where there is none.
+        target: Which is right, [items].
+    """
+
+    logprobs: np.ndarray
+    characters: np.ndarray
+    bytes: np.ndarray
+    target: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Each option's share of the probability of all, [items, K]."""
+        shares = np.exp(self.logprobs - self.logprobs.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
+
+    def right(self, lengths: np.ndarray) -> np.ndarray:
+        """Return whether the option of the highest log-probability over length is right."""
+        return (self.logprobs / lengths).argmax(axis=1) == self.target
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Cell:
     """One system on one benchmark; arrays have one row per item and one column per draw.
 
@@ -24,6 +51,8 @@ class Cell:
         completions: The texts themselves.
         extracted: The answers found in them, in canonical form; "" where none was found.
         text: The benchmark asks for free texts: `quality` is ROUGE-L, and nothing is right.
+        options: Of choices by likelihood, what was found of the options; then no text was written,
+            and `completions` are the texts of the chosen options.
     """
 
     ids: tuple[str, ...]
@@ -35,6 +64,7 @@ class Cell:
     extracted: np.ndarray
     rules: str
     text: bool
+    options: Options | None = None
 
     def share(self, *outcomes: str) -> np.ndarray:
         """Return, per item, the share of draws with one of these outcomes."""
@@ -96,4 +126,31 @@ def _cell(where: str, drawn: Mapping[tuple[str, int], Score]) -> Cell:
         extracted=read("extracted", object),
         rules=rules,
         text=is_text(rules),
+        options=_options([draws[0] for draws in rows], where),
+    )
+
+
+def _options(rows: Sequence[Score], where: str) -> Options | None:
+    """Return the options of rows of one benchmark, None where texts were written.
+
+    Raises:
+        InputError: Some were written, and some chosen by likelihood.
+    """
+    counts = [len(row.option_logprobs) for row in rows]
+    if not any(counts):
+        return None
+    if not all(counts):
+        raise InputError(f"{where}: some answers are texts, and some are choices by likelihood")
+
+    def wide(name: str, fill: float) -> np.ndarray:
+        found = np.full((len(rows), max(counts)), fill)
+        for line, row, count in zip(found, rows, counts, strict=True):
+            line[:count] = getattr(row, name)
+        return found
+
+    return Options(
+        logprobs=wide("option_logprobs", -np.inf),
+        characters=wide("option_characters", 1),
+        bytes=wide("option_bytes", 1),
+        target=np.array([row.target for row in rows]),
     )

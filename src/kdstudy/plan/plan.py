@@ -11,7 +11,7 @@ from kdstudy.config import schema
 from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
-from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation import benchmarks, graders
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
 from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
@@ -95,7 +95,7 @@ class _Planner:
             require_usable(source, found, study)
         self.stages = Stages(self.study, source)
         self.subjects: dict[str, Subject] = {}  # by system label
-        self.generated: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
+        self.answered: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
         self.scored: dict[str, str] = {}  # system label -> key of its score stage
         self.pairs: dict[tuple[str, str], str] = {}
         self.tokens: dict[tuple[str, str], str] = {}
@@ -106,12 +106,14 @@ class _Planner:
         }
         self.benchmarks: dict[str, str] = {}  # name -> key of its items
         self.kinds: dict[str, str] = {}
+        self.graders: dict[str, graders.Grader] = {}
+        self.scoring: dict[str, dict[str, Any]] = {}  # name -> what is not usual with its kind
         self.audited: dict[str, str] = {}  # name -> key of its contamination stage
 
     def plan(self) -> Plan:
         for ref in self.study.benchmarks:
             self._benchmark(ref)
-        kinds = self.kinds.values()
+        kinds = [k for name, k in self.kinds.items() if self.graders[name].needs == "text"]
         for model in self._models():
             require_fit(self.study, model, kinds, student=model in self.students)
             base = System(label=model.name, kind="base", model=model.name)
@@ -164,7 +166,7 @@ class _Planner:
     def _benchmark(self, ref: schema.BenchmarkRef) -> None:
         name, kind, config, local = self._source(ref)
         self.benchmarks[name] = self.stages.benchmark(name, config, local)
-        self.kinds[name] = kind
+        self.kinds[name], self.graders[name] = kind, self._grader(ref, name, config)
         self.audited[name] = self.stages.contamination(name, self.benchmarks[name])
 
     def _source(self, ref: schema.BenchmarkRef) -> tuple[str, str, dict, dict]:
@@ -180,6 +182,20 @@ class _Planner:
         source.load(None)  # a malformed row is met here, not once its stage runs
         fingerprint, local = source.fingerprint(None), {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
+
+    def _grader(
+        self, ref: schema.BenchmarkRef, name: str, config: dict[str, Any]
+    ) -> graders.Grader:
+        """Return what grades a benchmark; of a user's file, tried on every item."""
+        labels = config["labels"] if ref.path else benchmarks.labels(name)
+        kind = ref.kind if ref.path else benchmarks.kind(name)
+        grader = graders.chosen(ref.scoring, name, kind, labels)
+        if grader != graders.usual(kind, labels):
+            self.scoring[name] = graders.as_config(grader)
+        if ref.path and grader.needs == "options":
+            path = self.base / Path(ref.path).expanduser()
+            grader.require(benchmarks.from_file(name, path, kind, labels).load(None))
+        return grader
 
     def _models(self) -> list[Resolved]:
         return list({m.name: m for m in (*self.students, *self.teachers)}.values())
@@ -246,18 +262,21 @@ class _Planner:
         return self.stages.train(own, methods.Sft(), train, sft.model)
 
     def _measure(self, subject: Subject) -> None:
-        """Generate on every benchmark and score."""
+        """Answer every benchmark and score."""
         texts, answers = self.study.text_generation, self.study.generation
-        generations = {
-            name: self.stages.generate(
-                subject, name, key, texts if self.kinds[name] == "text" else answers
-            )
-            for name, key in self.benchmarks.items()
-        }
+        written, likely = {}, {}
+        for name, items in self.benchmarks.items():
+            if self.graders[name].needs == "options":
+                likely[name] = self.stages.likelihood(subject, name, items, self.scoring[name])
+                continue
+            settings = texts if self.kinds[name] == "text" else answers
+            written[name] = self.stages.generate(subject, name, items, settings)
         self.subjects[subject.label] = subject
-        self.generated[subject.label] = generations
+        self.answered[subject.label] = written | likely
+        inputs = artifacts.EACH_ITEMS.at(self.benchmarks)
+        inputs |= artifacts.EACH_GENERATIONS.at(written) | artifacts.EACH_LIKELIHOODS.at(likely)
         self.scored[subject.label] = self.stages.score(
-            subject.label, self.benchmarks, generations, any_texts="text" in self.kinds.values()
+            subject.label, inputs, self.scoring, any_texts="text" in self.kinds.values()
         )
 
     def _compare(self, subject: Subject, reference: Subject) -> None:
@@ -274,7 +293,7 @@ class _Planner:
 
     def _results(self) -> str:
         first = next(iter(self.benchmarks))
-        writers = {label: keys[first] for label, keys in self.generated.items()}
+        writers = {label: keys[first] for label, keys in self.answered.items()}
         inputs = {
             **artifacts.EACH_ITEMS.at(self.benchmarks),
             **artifacts.EACH_SCORES.at(self.scored),

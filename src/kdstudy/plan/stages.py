@@ -100,17 +100,32 @@ class Stages:
         """Answer a benchmark."""
         return self._written("generate", answering, name, artifacts.ITEMS.at(items), settings)
 
+    def likelihood(
+        self, answering: Subject, name: str, items: str, scoring: Mapping[str, Any]
+    ) -> str:
+        """Score the options of a benchmark's items."""
+        config = {
+            "model": _identity(answering.model),
+            "items": name,
+            "scoring": scoring,
+            "precision": self.study.train.precision,
+        }
+        inputs = artifacts.ITEMS.at(items) | artifacts.TRAINED.at(answering.trained)
+        inputs |= self._cut(answering.model, "model")
+        local = {"models": {"model": _place(answering.model)}}
+        return self._add("likelihood", f"{answering.label} on {name}", config, inputs, local)
+
     def score(
         self,
         label: str,
-        items: Mapping[str, str],
-        generations: Mapping[str, str],
+        inputs: Mapping[str, str],
+        scoring: Mapping[str, Any],
         *,
         any_texts: bool,
     ) -> str:
-        """Grade a system's answers; items and generations by benchmark."""
-        inputs = artifacts.EACH_ITEMS.at(items) | artifacts.EACH_GENERATIONS.at(generations)
+        """Grade a system's answers, in the usual way but where `scoring` says how."""
         config = {"rule": self.study.extraction} | (self.rouge if any_texts else {})
+        config |= {"scoring": scoring} if scoring else {}
         return self._add("score", label, config, inputs)
 
     def compare(self, label: str, reference: str, system: str, other: str) -> str:
@@ -143,8 +158,6 @@ class Stages:
 
     def report(self, config: Mapping[str, Any], results: str) -> str:
         """Write the page; it tells of every stage but the aids, which nobody may have built."""
-        plain = set() if self.rouge else {"rouge_tokenizer"}
-        study = self.study.model_dump(mode="json", exclude={"resources", *plain})
         aids = {key for stage in self.by_key.values() for key in stage.aids.values()}
         told = {
             (key, stage.label): key
@@ -152,7 +165,18 @@ class Stages:
             if key not in {results, *aids}
         }
         inputs = artifacts.EACH_STAGE.at(told) | artifacts.RESULTS.at(results)
-        return self._add("report", self.study.name, {"study": study, **config}, inputs)
+        return self._add(
+            "report", self.study.name, {"study": self._as_reported(), **config}, inputs
+        )
+
+    def _as_reported(self) -> dict[str, Any]:
+        """Return the study without what changes no result and what older keys did not have."""
+        plain = set() if self.rouge else {"rouge_tokenizer"}
+        found = self.study.model_dump(mode="json", exclude={"resources", *plain})
+        for benchmark in found["benchmarks"]:
+            if benchmark["scoring"] is None:
+                del benchmark["scoring"]
+        return found
 
     @property
     def rouge(self) -> dict[str, str]:

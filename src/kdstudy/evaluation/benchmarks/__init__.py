@@ -27,6 +27,7 @@ __all__ = [
     "from_file",
     "from_rows",
     "kind",
+    "labels",
     "load",
     "meant",
     "names",
@@ -69,6 +70,15 @@ def kind(name: str) -> Kind:
         InputError: There is no such benchmark.
     """
     return _source(name).kind
+
+
+def labels(name: str) -> tuple[str, ...]:
+    """Return what a benchmark's choices are called, without reading it; empty for letters.
+
+    Raises:
+        InputError: There is no such benchmark.
+    """
+    return getattr(_source(name), "labels", ())
 
 
 def fingerprint(name: str, data_dir: Path | None = None) -> str:

@@ -132,6 +132,7 @@ class _Guarded:
     def __init__(self, source: Source, where: str):
         self._source, self._where = source, where
         self.name, self.kind = source.name, source.kind
+        self.labels = tuple(getattr(source, "labels", ()))
 
     def fingerprint(self, data_dir: Path | None) -> str:
         return str(self._called("fingerprint", data_dir))

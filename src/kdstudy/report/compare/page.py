@@ -8,13 +8,13 @@ import pandas as pd
 
 from kdstudy.analysis.results import read_csv, write_csv
 from kdstudy.analysis.stages import results
-from kdstudy.artifacts import EACH_GENERATIONS, Results
+from kdstudy.artifacts import EACH_GENERATIONS, EACH_LIKELIHOODS, Answers, Results
 from kdstudy.report.blocks import Group, Listed, Section, Text, write_page
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures
 from kdstudy.report.compare.match import PAIR, StudyRows, study_differences, unmatched
-from kdstudy.stage import Work
+from kdstudy.stage import KINDS, Work
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
@@ -58,7 +58,8 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         found = Results(folder)
         table, items = read_csv(found.table), found.items.read(_READ)
         pairs = found.pairs.read(PAIR)
-    used = [s.config["model"] for s in plan.stages.values() if s.kind == "generate"]
+    answered = [s for s in plan.stages.values() if issubclass(KINDS[s.kind].writes, Answers)]
+    used = [s.config["model"] for s in answered]
     return StudyRows(
         name=name,
         study=plan.study.model_dump(mode="json"),
@@ -137,6 +138,7 @@ def _runs(plan: "Plan") -> dict[tuple[str, str], str]:
     found = {}
     for label, key in plan.scored.items():
         stage = plan.stages[key]
-        for benchmark, generated in EACH_GENERATIONS.find(stage.inputs).items():
-            found[label, benchmark] = f"{generated}|{stage.config['rule']}"
+        answered = EACH_GENERATIONS.find(stage.inputs) | EACH_LIKELIHOODS.find(stage.inputs)
+        for benchmark, key in answered.items():
+            found[label, benchmark] = f"{key}|{stage.config['rule']}"
     return found
