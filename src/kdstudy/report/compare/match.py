@@ -84,7 +84,11 @@ def key_of(system: System) -> tuple:
     """Return what a system is matched by: its values of `KEY`."""
     # A run of the main grid says what its study varies, which the other study may not vary.
     bare = system if system.ablation else dataclasses.replace(system, setting="")
-    return tuple(getattr(bare, field) for field in KEY)
+    return tuple(_fact(bare, field) for field in KEY)
+
+
+def _fact(system: System, field: str) -> Any:
+    return system.taught_by if field == "teacher" else getattr(system, field)
 
 
 def pairs(a: StudyRows, b: StudyRows) -> list[tuple[System, System]]:
@@ -190,7 +194,7 @@ def _nearest(system: System, other: StudyRows) -> str:
 
 
 def _value(system: System, field: str) -> str:
-    value = getattr(system, field)
+    value = _fact(system, field)
     return "none" if value == "" else str(value)
 
 
