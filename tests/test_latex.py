@@ -5,8 +5,7 @@ import subprocess
 import unicodedata
 
 import pytest
-from fake_study import fake_study, planned, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, planned, with_texts
 
 from kdstudy.report import document
 from kdstudy.report.latex import escape

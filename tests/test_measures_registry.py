@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, with_texts
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.errors import InputError
@@ -45,7 +44,7 @@ def test_a_standard_deviation_has_no_sign_and_no_percent():
 
 
 def test_every_metric_of_a_study_has_a_unit():
-    table, _ = analysed(fake_study(n=12))
+    table, _ = analysed(fake_study(n=30))
     assert set(table.metric) <= UNITS.keys()
 
 
@@ -151,7 +150,7 @@ def test_a_measure_that_gives_no_number_of_its_unit_is_refused(monkeypatch, valu
 
 
 def test_a_free_text_has_no_accuracy_and_an_answer_no_rouge():
-    study = with_texts(fake_study(n=8), n=4)
+    study = with_texts(fake_study(n=30), n=10)
     table, _ = analysed(study)
     texts = {s.benchmark for rows in study.scores.values() for s in rows if s.rule[:5] == "text-"}
     found = {m: set(table[table.metric == m].benchmark) - {AVERAGE} for m in MEASURES}

@@ -4,8 +4,7 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned
-from test_report import analysed
+from fake_study import analysed, fake_study, planned
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.cli.options import wrapped

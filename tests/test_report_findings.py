@@ -7,11 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, with_texts
 
 from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS
-from kdstudy.analysis.stats import study_tests
 from kdstudy.answers.repetition import repetition
 from kdstudy.report import alarms, document, findings, likeness, stages
 from kdstudy.report.items import against_teacher, overlap_counts, telling_items
@@ -324,19 +322,16 @@ def analysed_study(study):
     return analysed(study)
 
 
-def test_free_texts_have_a_sentence_of_their_own_and_leak_nowhere(study):
-    mixed = with_texts(dataclasses.replace(study, tokens={}), n=10)
-    table, tests = analysed(mixed)
+def test_free_texts_have_a_sentence_of_their_own_and_leak_nowhere(study, analysed_study):
+    table, tests = analysed(with_texts(study, n=10))
     assert texts(table) == ["follow"] and "follow" not in graded(table)
     scores = table[(table.metric == "rouge_l") & (table.benchmark == "follow")]
     best = scores.loc[scores.value.idxmax()]
     said = findings.instruction(table)
     assert best.system in said and f"{100 * best.value:.1f} (" in said
     note = " Free-text tasks are left out, ROUGE-L is no accuracy: follow."
-    plain, _ = analysed(dataclasses.replace(study, tokens={}))
     for say in (findings.answer, findings.generalization):
-        expected = say(plain, study_tests(plain, study.systems, study.scores))
-        assert say(table, tests).replace(note, "") == expected
+        assert say(table, tests).replace(note, "") == say(*analysed_study)
 
 
 def test_the_answer_names_the_best_student_and_its_interval(analysed_study):

@@ -7,8 +7,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, planned, with_texts
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.report import document, likeness

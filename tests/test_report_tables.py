@@ -6,9 +6,8 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
+from fake_study import analysed, fake_study, with_texts
 from scipy import stats as scipy_stats
-from test_report import analysed
 from test_stats import AGREEMENTS, GAINS, made_table
 
 from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS

@@ -2,9 +2,8 @@
 
 import pandas as pd
 import pytest
-from fake_study import fake_study
+from fake_study import analysed, fake_study
 from study_folder import plan_of, write_folder
-from test_report import analysed
 
 from kdstudy.errors import InputError
 from kdstudy.report import document, findings
@@ -133,7 +132,7 @@ def test_a_method_with_epochs_of_its_own_does_not_vary_trainings(folder):
 @pytest.fixture(scope="module")
 def varied():
     """The made-up study with its noise ablation told as one over the learning rate."""
-    study = fake_study(n=40)
+    study = fake_study(n=30)
     table, tests = analysed(study)
     table = table.copy()
     moved = table.ablation == "noise"

@@ -18,6 +18,9 @@ EXACT_ARRANGEMENTS = 50_000
 """Up to this many orders of methods inside students Friedman's p is exact."""
 SAMPLED_ARRANGEMENTS = 9_999
 
+_CELL = ["student", "teacher", "method"]
+_VALUES = ["gain", "items", "seed_variance"]
+
 
 def matched_tests(rows: pd.DataFrame) -> list[Test]:
     """Return, per task: Friedman, repeated-measures ANOVA, and every pair of methods.
@@ -31,20 +34,18 @@ def matched_tests(rows: pd.DataFrame) -> list[Test]:
     """
     found = []
     for scope in reversed(scopes(rows)):
-        part = rows[rows.task == scope]
-        wide = part.pivot(index=["student", "teacher"], columns="method", values="gain")
-        blocks = wide.dropna().groupby("student").mean()
+        known = rows[rows.task == scope].reindex(columns=[*_CELL, *_VALUES])
+        wide = known.pivot(index=_CELL[:2], columns=_CELL[2], values=_VALUES)
+        blocks = wide.gain.dropna().groupby("student").mean()
         found += [friedman(blocks, scope), repeated_measures(blocks, scope)]
-        for a, b in itertools.combinations(wide.columns, 2):
-            change = _changes(part, a, b)
+        for a, b in itertools.combinations(wide.gain.columns, 2):
+            change = _changes(wide, a, b)
             found += [_difference(change, a, b, scope), _equivalence(change, a, b, scope)]
     return found
 
 
-def _changes(part: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def _changes(wide: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Return the cells that both methods have, as `student_mean` takes them."""
-    known = part.reindex(columns=["student", "teacher", "method", "gain", "items", "seed_variance"])
-    wide = known.pivot(index=["student", "teacher"], columns="method")
     change = (wide.gain[a] - wide.gain[b]).rename("change").to_frame()
     change["items"] = wide["items"][a]
     change["seed_variance"] = wide.seed_variance[a] + wide.seed_variance[b]

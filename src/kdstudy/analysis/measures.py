@@ -21,6 +21,7 @@ HELD_OUT = "held_out"
 """Name of the pseudo-benchmark of token-level measures: the corpus's validation rows."""
 
 _OF_TEXTS = {"rouge_l", "rouge_l_gain"}
+_PER_ROW = ("rouge_l", "steps", "bleu")
 
 Row = dict[str, Any]
 
@@ -95,20 +96,16 @@ def pair_rows(
         yield from _agreement_rows(rows, by_accident)
     if not written:
         return
-    yield from _bleu_rows(rows, bootstrap)
-    frame = pd.DataFrame(
-        [(r.example_id, r.agree, r.bleu, r.rouge_l, r.steps) for r in rows],
-        columns=["item", "agree", "bleu", "fidelity_rouge_l", "fidelity_steps"],
-    )
-    same = frame[frame.agree].rename(
-        columns={"bleu": "bleu_same_answer", "fidelity_steps": "steps_same_answer"}
-    )
-    wanted = [(frame, "fidelity_rouge_l"), (frame, "fidelity_steps")]
+    _, item = np.unique([r.example_id for r in rows], return_inverse=True)
+    agree = np.array([r.agree for r in rows])
+    yield from _bleu_rows(rows, item, bootstrap)
+    rouge, steps, bleu = (np.array([getattr(r, k) for r in rows]) for k in _PER_ROW)
+    wanted = [("fidelity_rouge_l", rouge, 1.0), ("fidelity_steps", steps, 1.0)]
     if not text:
-        wanted += [(same, "bleu_same_answer"), (same, "steps_same_answer")]
-    for part, metric in wanted:
-        values = part.dropna(subset=[metric]).groupby("item")[metric].mean().to_numpy()
-        yield _mean(metric, values, "", bootstrap, 100.0 if metric.startswith("bleu") else 1.0)
+        same = [("bleu_same_answer", bleu, 100.0), ("steps_same_answer", steps, 1.0)]
+        wanted += [(metric, np.where(agree, values, np.nan), top) for metric, values, top in same]
+    for metric, values, top in wanted:
+        yield _mean(metric, _per_item(item, values), "", bootstrap, top)
 
 
 def paired_rows(mine: Cell, other: Cell, bootstrap: Bootstrap) -> Iterator[Row]:
@@ -261,13 +258,20 @@ def _agreement_rows(rows: Sequence[PairScore], by_accident: float) -> Iterator[R
         yield _row(metric, value, np.nan, np.nan, items, f"{metric}|{note}")
 
 
-def _bleu_rows(rows: Sequence[PairScore], bootstrap: Bootstrap) -> Iterator[Row]:
-    ids, item = np.unique([r.example_id for r in rows], return_inverse=True)
-    counts = np.zeros((len(ids), len(rows[0].counts)), dtype=np.int64)
+def _per_item(item: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the mean over each item's draws that have a value, of the items that have any."""
+    known = ~np.isnan(values)
+    draws = np.bincount(item[known])
+    sums = np.bincount(item[known], values[known])
+    return sums[draws > 0] / draws[draws > 0]
+
+
+def _bleu_rows(rows: Sequence[PairScore], item: np.ndarray, bootstrap: Bootstrap) -> Iterator[Row]:
+    counts = np.zeros((item.max() + 1, len(rows[0].counts)), dtype=np.int64)
     np.add.at(counts, item, np.array([r.counts for r in rows]))
     note = f"{signature()}|ci:{bootstrap}"
     value, low, high = _corpus_bleu(counts, bootstrap)
-    yield _row("bleu_corpus", value, low, high, len(ids), f"bleu_corpus|{note}")
+    yield _row("bleu_corpus", value, low, high, len(counts), f"bleu_corpus|{note}")
     sentences = np.bincount(item, [r.bleu for r in rows]) / np.bincount(item)
     yield _mean("bleu_sentence", sentences, signature(), bootstrap, 100.0)
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from kdstudy.errors import InputError
 from kdstudy.records import Overlap, Score
@@ -96,33 +95,39 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
     Raises:
         InputError: An (item, draw) is there twice, or items have different draws.
     """
-    values = ["outcome", "quality", "tokens", "completion", "extracted"]
-    columns = ["benchmark", "example_id", "sample", *values, "rule"]
-    frame = pd.DataFrame([[getattr(r, c) for c in columns] for r in rows], columns=columns)
-    doubled = frame[frame.duplicated(columns[:3])]
-    if len(doubled):
-        first = doubled.iloc[0]
-        raise InputError(f"{label}: {first.benchmark} item {first.example_id} is scored twice")
-    own = {(row.benchmark, row.example_id): row for row in rows}
-    cells = {}
-    for benchmark, part in frame.groupby("benchmark", sort=True):
-        wide = part.pivot(index="example_id", columns="sample", values=values)
-        if wide.isna().any(axis=None):
-            raise InputError(f"{label}: {benchmark} items have different numbers of draws")
-        rules = "+".join(sorted(set(part.rule)))
-        cells[str(benchmark)] = Cell(
-            ids=tuple(wide.index),
-            samples=tuple(wide["outcome"].columns),
-            outcomes=wide["outcome"].to_numpy(str),
-            quality=wide["quality"].to_numpy(float),
-            tokens=wide["tokens"].to_numpy(float),
-            completions=wide["completion"].to_numpy(object),
-            extracted=wide["extracted"].to_numpy(object),
-            rules=rules,
-            text=rules.startswith("text-"),
-            options=_options([own[str(benchmark), i] for i in wide.index], f"{label}: {benchmark}"),
-        )
-    return cells
+    drawn: dict[str, dict[tuple[str, int], Score]] = {}
+    for row in rows:
+        part = drawn.setdefault(row.benchmark, {})
+        if (row.example_id, row.sample) in part:
+            raise InputError(f"{label}: {row.benchmark} item {row.example_id} is scored twice")
+        part[row.example_id, row.sample] = row
+    return {
+        benchmark: _cell(f"{label}: {benchmark}", drawn[benchmark]) for benchmark in sorted(drawn)
+    }
+
+
+def _cell(where: str, drawn: Mapping[tuple[str, int], Score]) -> Cell:
+    ids, samples = (tuple(sorted(set(names))) for names in zip(*drawn, strict=True))
+    if len(drawn) != len(ids) * len(samples):
+        raise InputError(f"{where} items have different numbers of draws")
+    rows = [[drawn[item, sample] for sample in samples] for item in ids]
+    rules = "+".join(sorted({row.rule for row in drawn.values()}))
+
+    def read(field: str, kind: type) -> np.ndarray:
+        return np.array([[getattr(row, field) for row in draws] for draws in rows], dtype=kind)
+
+    return Cell(
+        ids=ids,
+        samples=samples,
+        outcomes=read("outcome", str),
+        quality=read("quality", float),
+        tokens=read("tokens", float),
+        completions=read("completion", object),
+        extracted=read("extracted", object),
+        rules=rules,
+        text=rules.startswith("text-"),
+        options=_options([draws[0] for draws in rows], where),
+    )
 
 
 def _options(rows: Sequence[Score], where: str) -> Options | None:
