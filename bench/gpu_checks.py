@@ -7,6 +7,7 @@ Seeds are fixed. A right sampler, and right noise, fail with a probability of on
 
 import contextlib
 import copy
+import math
 import os
 import platform
 import tempfile
@@ -25,7 +26,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from kdstudy import methods
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, compiled
+from kdstudy.distill import batches, compiled, doubts
 from kdstudy.distill import cache as teacher_cache
 from kdstudy.distill.batches import Batch, Weighing
 from kdstudy.distill.model import DistillModel
@@ -127,6 +128,8 @@ def _loss_row(
     student, teacher = (m.to(device()) for m in narrow)
     live = LiveTeacher(teacher, len(teacher.get_input_embeddings().weight))
     batch = _batch(rows, device())
+    if (told := doubts.of_method(method, live, Weighing())) is not None:
+        (batch,) = told.told_apart([batch], lambda matrix: matrix)
     with compiling(on):
         (loss,) = DistillModel(student, method, live)(batch, batch.targets_N.numel())
         loss.backward()
@@ -170,14 +173,37 @@ def _exact(
         if method.noise:
             t_NV = Noise(method.noise, batch.noise_seeds_N)(t_NV, slice(0, len(t_NV)))
         both = (torch.log_softmax(x / what.temperature, -1) for x in (s_NV, t_NV))
-        value_NV, _ = what.divergence(*both, what.parameter)
+        s_NV, t_NV = both
+        told = ()
+        if what.easy_weight is not None:
+            doubt_N = 1 - t_NV.exp().gather(-1, batch.targets_N[:, None])[:, 0]
+            told = batch.targets_N, doubt_N >= doubt_N.quantile(0.5)
+        value_NV, _ = what.divergence(s_NV, t_NV, what.parameter, *told)
         losses_N = losses_N + what.scale * value_NV.sum(-1)
+        if told:
+            easy, hard = losses_N[~told[1]].mean(), losses_N[told[1]].mean()
+            losses_N = what.easy_weight * easy + (1 - what.easy_weight) * hard
+    if method.selection is not None:
+        losses_N = _of_chosen(method.selection.share, losses_N, logs_NV, rows)
     loss = losses_N.mean()
     if method.extra is not None:
         extra = method.extra(s_NH.shape[1], t_NH.shape[1]).double()
         loss = loss + extra(s_NH, t_NH, torch.ones(len(s_NH))) / len(s_NH)
     loss.backward()
     return loss.item(), torch.cat([p.grad.ravel() for p in pair[0].parameters()])
+
+
+def _of_chosen(share: float, losses_N: Tensor, logs_NV: Tensor, rows: list[Encoded]) -> Tensor:
+    """Return each row's mean over its tokens of highest entropy, once for each of its tokens."""
+    entropies_N = -(logs_NV.exp() * logs_NV).sum(-1).detach()
+    sizes = [len(Weighing().scored(row)) for row in rows]
+    means = [
+        losses_n[entropies_n.argsort(descending=True)[: math.ceil(share * len(losses_n))]].mean()
+        for losses_n, entropies_n in zip(
+            losses_N.split(sizes), entropies_N.split(sizes), strict=True
+        )
+    ]
+    return torch.stack(means).repeat_interleave(torch.tensor(sizes))
 
 
 def sampler(tiny: bool) -> list[Row]:
@@ -333,7 +359,7 @@ def ddp(tiny: bool) -> list[Row]:
         raise gpu.Missing("one GPU: NCCL needs two")
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
-            _one_of_two, args=(folder, gpus >= 2), nprocs=2, start_method="spawn"
+            _one_of_two, args=(folder, gpus >= 2), nprocs=2, start_method="forkserver"
         )
         gap = torch.load(Path(folder, "gap.pt")).item()
     kind = "NCCL, two GPUs" if gpus >= 2 else "gloo, two processes"

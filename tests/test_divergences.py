@@ -13,6 +13,7 @@ from scipy.special import rel_entr, softmax
 from torch.nn import functional as F
 
 from kdstudy.distill.fused import TeacherSide, head_loss
+from kdstudy.methods.alpha_beta import alpha_beta
 from kdstudy.methods.gkd import jsd, swapped_jsd
 from kdstudy.methods.objective import CROSS_ENTROPY, Objective
 from kdstudy.methods.revkd import reverse_kl
@@ -32,6 +33,12 @@ ALL = {
     "skew_kl": (skew_kl, 0.1),
     "skew_reverse_kl": (skew_reverse_kl, 0.1),
     "total_variation": (total_variation, 0.0),
+    "alpha_beta": (alpha_beta, (0.2, 0.7)),
+    "alpha_beta_1_0": (alpha_beta, (1.0, 0.0)),
+    "alpha_beta_0_1": (alpha_beta, (0.0, 1.0)),
+    "alpha_beta_0_half": (alpha_beta, (0.0, 0.5)),
+    "alpha_beta_2_0": (alpha_beta, (2.0, 0.0)),
+    "alpha_beta_0_0": (alpha_beta, (0.0, 0.0)),
 }
 
 
@@ -83,6 +90,14 @@ def oracle(name: str, s: torch.Tensor, t: torch.Tensor, tau: float) -> np.ndarra
         "skew_kl": lambda: kl(pt, 0.1 * pt + 0.9 * ps),
         "skew_reverse_kl": lambda: kl(ps, 0.1 * ps + 0.9 * pt),
         "total_variation": lambda: np.abs(ps - pt).sum(-1) / 2,
+        "alpha_beta": lambda: (
+            -(pt**0.2 * ps**0.7 - 2 / 9 * pt**0.9 - 7 / 9 * ps**0.9).sum(-1) / 0.14
+        ),
+        "alpha_beta_1_0": lambda: kl(pt, ps),
+        "alpha_beta_0_1": lambda: kl(ps, pt),
+        "alpha_beta_0_half": lambda: 4 * (-(ps**0.5) * (logs / 2 + 1) + pt**0.5).sum(-1),
+        "alpha_beta_2_0": lambda: (pt**2 * (2 * logs - 1) + ps**2).sum(-1) / 4,
+        "alpha_beta_0_0": lambda: (logs**2).sum(-1) / 2,
     }[name]()
     return value * tau**2
 
@@ -94,10 +109,9 @@ def test_matches_scipy_in_float64(name, shape, tau):
     s, t = logits(*shape, seed=1), logits(*shape, seed=2)
     got = charged(s, t, objective(name, tau))
     assert got.dtype == torch.float32 and got.shape == shape[:1]
-    # float32 rounding, multiplied by tau squared as the loss is.
-    np.testing.assert_allclose(
-        got.numpy(), oracle(name, s, t, tau), rtol=2e-5, atol=2e-7 * max(1, tau**2)
-    )
+    # float32 rounding, multiplied by tau squared as the loss is, and by 1 / (alpha * beta).
+    rounding = 2e-7 * max(1, tau**2) * (7 if name == "alpha_beta" else 1)
+    np.testing.assert_allclose(got.numpy(), oracle(name, s, t, tau), rtol=2e-5, atol=rounding)
     exact = charged(s.double(), t.double(), objective(name, tau))
     np.testing.assert_allclose(exact.numpy(), oracle(name, s, t, tau), rtol=1e-11, atol=1e-13)
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 from fake_study import STUDENTS, analysed, fake_study, items_frame
+from report_parts import all_figures, all_sheets
 from scipy import stats
 
 from kdstudy.analysis.results import COLUMNS, NUMBERS
@@ -16,9 +17,8 @@ from kdstudy.analysis.stats import study_tests
 from kdstudy.errors import InputError
 from kdstudy.report import document
 from kdstudy.report.browse import MAX_CHARACTERS, browser_data, safe_json
-from kdstudy.report.figures import all_figures
+from kdstudy.report.data import ITEM_COLUMNS
 from kdstudy.report.plot import PALETTE, colours
-from kdstudy.report.tables import all_sheets
 from kdstudy.report.views import with_sft
 
 HOSTILE = {
@@ -302,7 +302,7 @@ def test_cost_is_the_time_of_all_benchmarks_over_all_items(study, made):
 
 def test_all_rows_are_kept_beside_the_page(study, made):
     kept = pd.read_parquet(made[0].parent / "items.parquet")
-    pd.testing.assert_frame_equal(kept, study.items[document.ITEM_COLUMNS], check_dtype=False)
+    pd.testing.assert_frame_equal(kept, study.items[ITEM_COLUMNS], check_dtype=False)
 
 
 def test_a_partial_study_reads_well(study, tmp_path):

@@ -26,6 +26,9 @@ from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
+from kdstudy.methods.atkd import ATKD
+from kdstudy.methods.selective_kd import SelectiveKD
+from kdstudy.methods.taid import TAID
 from kdstudy.models import load
 from kdstudy.stage import silent
 
@@ -53,6 +56,9 @@ CASES = {
     "cached": Case(method=methods.WordKD(noise=0.5), cached=True),
     "on_policy": Case(method=methods.GKD(lmbda=1.0), lora=False),
     "gkd": Case(method=methods.GKD(lmbda=0.6, noise=0.5), cached=True, dtype=torch.float64),
+    "taid": Case(method=TAID(step_size=0.3, momentum=0.5), cached=True, dtype=torch.float64),
+    "atkd": Case(method=ATKD(), cached=True, dtype=torch.float64),
+    "selective": Case(method=SelectiveKD(share=0.5), cached=True, dtype=torch.float64),
     "bfloat16": Case(method=methods.WordKD(), dtype=torch.bfloat16),
 }
 

@@ -136,6 +136,16 @@ class Score:
     option_bytes: tuple[int, ...] = _optional(())
     target: int = _optional(-1)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a free text, which is neither right nor wrong."""
+        return is_text(self.rule)
+
+
+def is_text(rule: str) -> bool:
+    """Return whether a rule (`Score.rule`) rates free texts."""
+    return rule.startswith("text-")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PairScore:

@@ -164,7 +164,7 @@ KINDS: dict[str, Kind] = {
     ),
     "score": Kind(entry="kdstudy.evaluation.stages:score", version=5, writes=Scores),
     "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4, writes=Pairs),
-    "results": Kind(entry="kdstudy.analysis.stages:results", version=7, writes=Results),
+    "results": Kind(entry="kdstudy.analysis.stages:results", version=8, writes=Results),
     "report": Kind(entry="kdstudy.report.stages:report", version=7, writes=Report),
 }
 

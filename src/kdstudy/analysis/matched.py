@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -36,20 +37,30 @@ def matched_tests(rows: pd.DataFrame) -> list[Test]:
     for scope in reversed(scopes(rows)):
         known = rows[rows.task == scope].reindex(columns=[*_CELL, *_VALUES])
         wide = known.pivot(index=_CELL[:2], columns=_CELL[2], values=_VALUES)
-        blocks = wide.gain.dropna().groupby("student").mean()
+        wide = {name: wide[name] for name in _VALUES}
+        blocks = wide["gain"].dropna().groupby("student").mean()
         found += [friedman(blocks, scope), repeated_measures(blocks, scope)]
-        for a, b in itertools.combinations(wide.gain.columns, 2):
+        for a, b in itertools.combinations(blocks.columns, 2):
             change = _changes(wide, a, b)
             found += [_difference(change, a, b, scope), _equivalence(change, a, b, scope)]
     return found
 
 
-def _changes(wide: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def _changes(wide: Mapping[str, pd.DataFrame], a: str, b: str) -> pd.DataFrame:
     """Return the cells that both methods have, as `student_mean` takes them."""
-    change = (wide.gain[a] - wide.gain[b]).rename("change").to_frame()
-    change["items"] = wide["items"][a]
-    change["seed_variance"] = wide.seed_variance[a] + wide.seed_variance[b]
-    return change.dropna(subset="change").reset_index()
+    of_a, of_b = ({name: wide[name][m].to_numpy(float) for name in _VALUES} for m in (a, b))
+    change = of_a["gain"] - of_b["gain"]
+    both = ~np.isnan(change)
+    students, teachers = (wide["gain"].index.get_level_values(i)[both] for i in (0, 1))
+    return pd.DataFrame(
+        {
+            "student": students,
+            "teacher": teachers,
+            "change": change[both],
+            "items": of_a["items"][both],
+            "seed_variance": (of_a["seed_variance"] + of_b["seed_variance"])[both],
+        }
+    )
 
 
 def friedman(blocks: pd.DataFrame, scope: str = "") -> Test:

@@ -92,12 +92,12 @@ def pair_rows(
         bootstrap: How the bootstrap intervals are drawn.
         written: Texts were written, whose fidelity can be measured: no choices by likelihood.
     """
+    _, item = np.unique([r.example_id for r in rows], return_inverse=True)
+    agree = np.array([r.agree for r in rows])
     if not text:
         yield from _agreement_rows(rows, by_accident)
     if not written:
         return
-    _, item = np.unique([r.example_id for r in rows], return_inverse=True)
-    agree = np.array([r.agree for r in rows])
     yield from _bleu_rows(rows, item, bootstrap)
     rouge, steps, bleu = (np.array([getattr(r, k) for r in rows]) for k in _PER_ROW)
     wanted = [("fidelity_rouge_l", rouge, 1.0), ("fidelity_steps", steps, 1.0)]

@@ -317,7 +317,7 @@ def _by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def _is_text(rows: Sequence[Score]) -> bool:
-    return rows[0].rule.startswith("text-")
+    return rows[0].is_text
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

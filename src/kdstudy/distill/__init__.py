@@ -10,12 +10,15 @@ batches.py         rows -> tensors; the one place that shifts, weighs and counts
 model.py           student and loss as one module
 fused.py           hidden states x head -> loss and gradient, chunk by chunk
 teacher.py         the live teacher
+chosen.py          the tokens of a row that are charged, where not all are
+doubts.py          easy tokens and hard ones, by the teacher's doubts
 noise.py           noise on a teacher's logits, a function of seed and entry
 compiled.py        torch.compile where it pays, and the way around it
 cache.py           the teacher's hidden states, exact, on disk or in memory
 placement.py       a run's teacher: from the cache, or live
 hub.py             a student on the Hub: its card, and uploads without pickles
 validation.py      what a student is measured on while it trains
+pacing.py          what a token is charged at a step, where that moves
 nan_guard.py       stops a run before a loss or gradient that is not finite reaches the weights
 sample_monitor.py  samples of the student during training, and alarms of collapse
 checkpoints.py     which checkpoint a run goes on from, and whether it can

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kdstudy.data.prompts import Encoded
+from kdstudy.methods.objective import Objective
 
 LossTokens = Literal["response", "all", "positions"]
 Normalisation = Literal["tokens", "sequences", "micro_batches"]
@@ -72,6 +73,9 @@ class Batch:
         weights_N: Its weight in the step's sum, in float64.
         noise_seeds_N: One seed per scored token for the teacher's noise; None for none.
         sampled: The student wrote the text, so that its tokens are nobody's labels.
+        objective: What a token is charged in this step; None for the method's own.
+        hard_N: Which tokens the teacher is unsure of, where the objective asks (`doubts.Doubts`).
+        charges_N: Each token's weight in the step's loss then, in float64.
     """
 
     texts: tuple[Encoded, ...]
@@ -82,6 +86,9 @@ class Batch:
     weights_N: Tensor
     noise_seeds_N: Tensor | None = None
     sampled: bool = False
+    objective: Objective | None = None
+    hard_N: Tensor | None = None
+    charges_N: Tensor | None = None
 
 
 def collate(
@@ -92,6 +99,7 @@ def collate(
     weights: Sequence[float] | None = None,
     noise_seeds: Sequence[int] = (),
     sampled: bool = False,
+    objective: Objective | None = None,
 ) -> Batch:
     """Return the rows as one micro-batch on `device`.
 
@@ -102,6 +110,7 @@ def collate(
         weights: Weight of each row's tokens, from `Weighing.weights`; None for these rows' own.
         noise_seeds: One seed per row for the teacher's noise.
         sampled: The student wrote the rows.
+        objective: What a token is charged in this step.
     """
     weights = weighing.weights(rows)[0] if weights is None else weights
     at = [weighing.scored(row) for row in rows]
@@ -120,6 +129,7 @@ def collate(
         weights_N=torch.tensor(weights, dtype=torch.float64).repeat_interleave(counts).to(device),
         noise_seeds_N=_seeds(noise_seeds, at, device),
         sampled=sampled,
+        objective=objective,
     )
 
 

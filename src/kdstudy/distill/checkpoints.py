@@ -28,11 +28,13 @@ class Counts:
         tokens: Scored tokens.
         real: Positions that held a token.
         cells: Positions, padding included.
+        pace: State of what moves while it goes on (`methods.objective.Pace`).
     """
 
     tokens: int = 0
     real: int = 0
     cells: int = 0
+    pace: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,8 @@ def write_counts(folder: Path, counts: Counts, shape: Shape) -> None:
 def read_counts(folder: Path) -> Counts:
     """Return what `write_counts` kept."""
     found = _read(folder)
-    return Counts(**{f.name: found.get(f.name, 0) for f in dataclasses.fields(Counts)})
+    known = [f.name for f in dataclasses.fields(Counts) if f.name in found]
+    return Counts(**{name: found[name] for name in known})
 
 
 def write_unlogged(folder: Path, rank: int, loss: float, since: int) -> None:
@@ -167,7 +170,7 @@ def read_unlogged(folder: Path, rank: int, world: int) -> tuple[float, int]:
     return sum(one["loss"] for one in found) / len(found), found[0]["since"]
 
 
-def _read(folder: Path) -> dict[str, int]:
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / _COUNTS
     return json.loads(path.read_text()) if path.is_file() else {}
 

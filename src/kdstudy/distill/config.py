@@ -120,10 +120,12 @@ class DistillConfig(TrainingArguments):
         hard_label_weight: Share of the cross-entropy, on the dataset's text; in a step on text that
             the student sampled the divergence is the whole loss.
         probability_epsilon: word_kd, revkd: added to probabilities.
-        beta: gkd: the teacher's weight in the mixture.
-        alpha: skew_kl, skew_revkl: weight in the mixture.
+        beta: gkd: the teacher's weight in the mixture. alpha_beta: power of the student.
+        alpha: skew_kl, skew_revkl, distillm2: weight in the mixture. alpha_beta: power of the
+            teacher.
         mixture: gkd: `paper` or `released`.
-        lmbda: gkd, onpolicy_revkl: probability of a step on text that the student samples.
+        lmbda: gkd, onpolicy_revkl, distillm2: probability of a step on text that the student
+            samples.
         sampling_temperature: Of that sampling.
         on_policy_text: `ids` or `retokenised`.
         max_length: Most tokens of prompt and completion; also bounds sampled text.

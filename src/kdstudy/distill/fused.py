@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdstudy.distill import compiled
-from kdstudy.methods.objective import Objective, Terms
+from kdstudy.methods.objective import Objective, Parameter, Terms
 from kdstudy.models.parts import Head
 
 # Logits of a chunk. On two CPU cores the products are fastest from about 200 rows of a vocabulary
@@ -54,6 +54,7 @@ def head_loss(
     objective: Objective,
     teacher: TeacherSide | None = None,
     *,
+    hard_N: Tensor | None = None,
     labels: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -69,17 +70,21 @@ def head_loss(
         weights_N: Weight of each token in both sums.
         objective: What a token is charged.
         teacher: Needed by an objective with a divergence.
+        hard_N: Which tokens the teacher is unsure of, for an objective with an `easy_weight`.
         labels: Also measure the cross-entropy; it has no gradient. Otherwise it is 0.
         chunk: Rows per chunk; None chooses.
     """
     if (objective.divergence is None) != (teacher is None):
         raise ValueError("an objective with a divergence needs a teacher, and no other does")
+    if (objective.easy_weight is None) != (hard_N is None):
+        raise ValueError("an objective with an easy_weight needs to know which tokens are hard")
     narrow = min(hidden_NH.dtype, head.weight.dtype, key=lambda d: torch.finfo(d).bits)
     job = _Job(
         targets=targets_N,
         weights=weights_N,
         objective=objective,
         teacher=teacher,
+        hard=hard_N,
         labels=labels,
         chunk=chunk or _rows(head.weight),
         gradient=torch.is_grad_enabled(),
@@ -98,6 +103,7 @@ class _Job:
     weights: Tensor
     objective: Objective
     teacher: TeacherSide | None
+    hard: Tensor | None
     labels: bool
     chunk: int
     gradient: bool
@@ -138,7 +144,9 @@ def _chunk(hidden_NH: Tensor, at: slice, job: _Job, grads: list[Tensor | None]) 
     weights_C1 = job.weights[at, None].to(torch.promote_types(hidden_NH.dtype, torch.float32))
     student_CV = _raw_logits(hidden_CH, job.head)
     teacher_CV = _teacher_logits(job.teacher, at)
-    losses_C, entropies_C = _scored(student_CV, teacher_CV, job.targets[at], job, gradient)
+    hard_C = None if job.hard is None else job.hard[at]
+    text = job.targets[at], hard_C
+    losses_C, entropies_C = _scored(student_CV, teacher_CV, *text, job, gradient)
     # From here on student_CV holds the gradient of each token's loss, weights left out: products
     # in a narrow type keep their precision, and the weights are applied to H numbers a row, not V.
     if to_hidden is not None:
@@ -168,16 +176,21 @@ def _teacher_logits(teacher: TeacherSide | None, at: slice) -> Tensor | None:
 
 
 def _scored(
-    student_CV: Tensor, teacher_CV: Tensor | None, targets_C: Tensor, job: _Job, gradient: bool
+    student_CV: Tensor,
+    teacher_CV: Tensor | None,
+    targets_C: Tensor,
+    hard_C: Tensor | None,
+    job: _Job,
+    gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
     score = _with_settings(job, gradient)
-    done = compiled.attempt(score.func, student_CV, teacher_CV, targets_C, **score.keywords)
+    rows = student_CV, teacher_CV, targets_C, hard_C
+    done = compiled.attempt(score.func, *rows, **score.keywords)
     if done is not None:
         return done
     pieces = [
-        score(student_CV[at], None if teacher_CV is None else teacher_CV[at], targets_C[at])
-        for at in _chunks(len(student_CV), max(1, _BLOCK // student_CV.shape[1]))
+        score(*(None if part is None else part[at] for part in rows)) for at in _blocks(student_CV)
     ]
     losses, entropies = zip(*pieces, strict=True)
     return torch.cat(losses), torch.cat(entropies)
@@ -206,9 +219,10 @@ def _score(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     targets_C: Tensor,
+    hard_C: Tensor | None,
     *,
     terms: Terms | None,
-    parameter: float,
+    parameter: Parameter,
     temperature: float,
     scale: float,
     hard_label_weight: float,
@@ -225,7 +239,8 @@ def _score(
         other_CV, _ = _finished(teacher_CV, *teacher_caps)
         s_CV = torch.log_softmax(logits_CV / temperature, -1)
         t_CV = torch.log_softmax(other_CV / temperature, -1)
-        value_CV, slopes_CV = terms(s_CV, t_CV, parameter)
+        told = () if hard_C is None else (targets_C, hard_C)
+        value_CV, slopes_CV = terms(s_CV, t_CV, parameter, *told)
         losses_C = value_CV.sum(-1) * scale
         through_CV = slopes_CV - s_CV.exp() * slopes_CV.sum(-1, keepdim=True)
         grad_CV = through_CV * (scale / temperature)
@@ -240,6 +255,39 @@ def _score(
     if gradient:
         student_CV.copy_(grad_CV * slope_CV)
     return losses_C, entropies_C
+
+
+def log_of_rest(hidden_NH: Tensor, head: Head, targets_N: Tensor, temperature: float) -> Tensor:
+    """Return log(1 - P(target)) of each token, [N]; 0 where there is no target."""
+
+    def rest(logs_CV: Tensor, at: slice) -> Tensor:
+        targets_C1 = targets_N[at, None]
+        gone_C1 = logs_CV.gather(-1, targets_C1.clamp_min(0)).masked_fill(
+            targets_C1 >= 0, -math.inf
+        )
+        return logs_CV.scatter(-1, targets_C1.clamp_min(0), gone_C1).logsumexp(-1)
+
+    return _of_rows(hidden_NH, head, temperature, rest)
+
+
+def entropies(hidden_NH: Tensor, head: Head) -> Tensor:
+    """Return the entropy of each token's distribution at temperature 1, in nats, [N]."""
+    return _of_rows(hidden_NH, head, 1.0, lambda logs_CV, _: -(logs_CV.exp() * logs_CV).sum(-1))
+
+
+def _of_rows(
+    hidden_NH: Tensor, head: Head, temperature: float, statistic: Callable[[Tensor, slice], Tensor]
+) -> Tensor:
+    """Return a statistic of each token's log-probabilities; nothing of it has a gradient."""
+    found = [hidden_NH.new_zeros(0, dtype=torch.promote_types(hidden_NH.dtype, torch.float32))]
+    for at in _chunks(len(hidden_NH), _rows(head.weight)):
+        raw_CV = _raw_logits(hidden_NH[at].detach(), head)
+        for inner in _blocks(raw_CV):
+            logits_CV, _ = _finished(raw_CV[inner], head.scale, head.softcap)
+            logs_CV = torch.log_softmax(logits_CV / temperature, -1)
+            first = at.start + inner.start
+            found.append(statistic(logs_CV, slice(first, first + len(logs_CV))))
+    return torch.cat(found)
 
 
 def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | float]:
@@ -257,6 +305,10 @@ def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tens
 def _rows(weight_VH: Tensor) -> int:
     budget = _CHUNK_CUDA if weight_VH.is_cuda else _CHUNK
     return max(1, budget // len(weight_VH))
+
+
+def _blocks(logits_CV: Tensor) -> list[slice]:
+    return _chunks(len(logits_CV), max(1, _BLOCK // logits_CV.shape[1]))
 
 
 def _chunks(rows: int, most: int) -> list[slice]:

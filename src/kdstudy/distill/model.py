@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
+from kdstudy.distill.chosen import chosen, of_teacher
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
@@ -98,23 +99,45 @@ class DistillModel(nn.Module):
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)
         hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
-        text = batch.targets_N, batch.weights_N
-        loss, entropy = head_loss(
-            hidden_NH,
-            head,
-            *text,
-            self.method.objective.unlabelled if batch.sampled else self.method.objective,
-            teacher,
-            labels=validation,
-        )
+        loss, entropy = self._charged(batch, hidden_NH, head, teacher, validation)
         if self.extra is not None:
             loss = loss + self.extra(hidden_NH, teacher.hidden, batch.weights_N)
         if not validation:
             return (loss / num_items_in_batch,)
-        if len(head.weight) < len(whole.weight):
-            # The same whatever the teacher: over all that the student may write.
+        of_some = self.method.selection is not None or batch.charges_N is not None
+        if of_some or len(head.weight) < len(whole.weight):
+            # The same whatever the method and the teacher: at every token, over all that the
+            # student may write.
+            text = batch.targets_N, batch.weights_N
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
         return loss, entropy
+
+    def _charged(
+        self,
+        batch: Batch,
+        hidden_NH: Tensor,
+        head: parts.Head,
+        teacher: TeacherSide | None,
+        labels: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the method's loss, and the cross-entropy at the tokens that it charges."""
+        objective = batch.objective or self.method.objective
+        targets, weights = batch.targets_N, batch.weights_N
+        if batch.charges_N is not None:
+            weights = batch.charges_N
+        if self.method.selection is not None:
+            kept, weights = chosen(self.method.selection, batch, hidden_NH, head, teacher)
+            hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], of_teacher(teacher, kept)
+        return head_loss(
+            hidden_NH,
+            head,
+            targets,
+            weights,
+            objective.unlabelled if batch.sampled else objective,
+            teacher,
+            hard_N=batch.hard_N,
+            labels=labels,
+        )
 
     @property
     def _no_split_modules(self) -> list[str]:

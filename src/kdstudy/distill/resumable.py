@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import assemble, checkpoints, epochs, hub, sharded
 from kdstudy.distill.interrupt import Interrupt
+from kdstudy.distill.pacing import Pacing
 from kdstudy.errors import InputError
 from kdstudy.models import load
 
@@ -27,6 +28,7 @@ class Resumable(Trainer):
     _counts: checkpoints.Counts
     _interrupt: Interrupt
     _border: epochs.Border
+    _pacing: Pacing
 
     def run(self) -> None:
         """Train from the last whole checkpoint in the output folder, or from the start.
@@ -112,6 +114,7 @@ class Resumable(Trainer):
         self.save_student(folder, base)
         if self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             checkpoints.write_extra(folder, self.model.extra)
+            self._counts.pace = self._pacing.state()
             checkpoints.write_counts(folder, self._counts, self._shape)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -138,6 +141,7 @@ class Resumable(Trainer):
         self.model.layout.restore(folder)
         checkpoints.read_extra(folder, self.model.extra)
         self._counts = checkpoints.read_counts(folder)
+        self._pacing.restore(self._counts.pace)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save this device's random states, and its losses since the last log."""

@@ -17,9 +17,11 @@ from kdstudy.distill import (
     assemble,
     batches,
     checkpoints,
+    doubts,
     epochs,
     hub,
     onpolicy,
+    pacing,
     sharded,
     validation,
 )
@@ -29,6 +31,7 @@ from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.nan_guard import NanGuard
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
+from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
 from kdstudy.models import load, packing, parts
 from kdstudy.models.parts import Model
@@ -110,7 +113,15 @@ class DistillTrainer(Resumable):
         self._counts = checkpoints.Counts()
         validation.require_measured(args.metric_for_best_model, list(self._validation))
         self._guard, self._interrupt, self._border = NanGuard(), Interrupt(), epochs.Border()
-        ours = (self._guard, self._border, checkpoints.Best(), self._interrupt)
+        self._doubts = doubts.of_method(method, teacher, self.weighing)
+        if self._doubts is not None and self._fsdp is not None and isinstance(teacher, LiveTeacher):
+            raise InputError(
+                f"{args.method_fields()['method']}: asks the teacher about rows before their step",
+                why="under FSDP all processes would have to ask a live teacher at the same moment",
+                remedy="cache the teacher (teacher_cache), or train on one device or with DDP",
+            )
+        self._pacing = pacing.Pacing(method, lambda: self._guard.losses, self._mean)
+        ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
         super().__init__(
             model=DistillModel(model, method, teacher),
@@ -172,6 +183,7 @@ class DistillTrainer(Resumable):
         if sampled := self._on_policy(step):
             rows = self._sampled(rows, step)
         weights, denominator = self.weighing.weights(rows)
+        objective = self._pacing.objective(step, self.args.max_steps, sampled)
         seeds = self._row_seeds("noise", step, len(rows)) if method.noise else None
         parts = batches.by_length([len(row.ids) for row in rows], num_batches)
         made = [
@@ -182,9 +194,12 @@ class DistillTrainer(Resumable):
                 weights=[weights[i] for i in part],
                 noise_seeds=[seeds[i] for i in part] if seeds else (),
                 sampled=sampled,
+                objective=objective,
             )
             for part in parts
         ]
+        if self._doubts is not None:
+            made = self._doubts.told_apart(made, self._everywhere)
         places = self.text["train_dataset"].numbers
         self._guard.begin(step, [[places[numbers[i]] for i in part] for part in parts])
         return [{"batch": batch} for batch in made], self._count(rows, made, denominator)
@@ -231,7 +246,7 @@ class DistillTrainer(Resumable):
         model = self._wrap_model(self.model, training=False)
         model.eval()
         size = self.args.per_device_eval_batch_size
-        where = (self.weighing, self.accelerator, size)
+        where = (self.weighing, self.accelerator, size, self._doubts)
         loss, entropy = validation.measured(model, rows, *where)
         if corpus:
             _, entropy = validation.measured(model, corpus, *where)
@@ -292,6 +307,17 @@ class DistillTrainer(Resumable):
         """Draw lmbda once per optimizer step, alike on every device."""
         draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
+
+    def _mean(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value, "mean")
+
+    def _everywhere(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return the rows of a matrix on all devices, which may have unlike numbers of them."""
+        if self.args.world_size == 1:
+            return matrix
+        whole = self.accelerator.pad_across_processes(matrix, pad_index=float("nan"))
+        gathered = self.accelerator.gather(whole)
+        return gathered[~gathered[:, 0].isnan()]
 
     def _row_seeds(self, purpose: str, step: int, rows: int) -> list[int]:
         first = self.args.process_index * rows

@@ -10,6 +10,7 @@ from torch import nn
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches
+from kdstudy.distill.doubts import Doubts
 from kdstudy.errors import InputError, StageError
 
 MEASURES = ("loss", "cross_entropy")
@@ -46,6 +47,7 @@ def measured(
     weighing: batches.Weighing,
     accelerator: Accelerator,
     size: int,
+    doubts: Doubts | None = None,
 ) -> tuple[float, float]:
     """Return the method's loss and the cross-entropy, in nats; every device measures all rows.
 
@@ -55,17 +57,23 @@ def measured(
         weighing: What is scored and what is averaged.
         accelerator: Says where, and in which precision.
         size: Rows of a forward pass.
+        doubts: Tells easy tokens from hard ones; their median is that of all rows.
     """
     sums = torch.zeros(2, dtype=torch.float64)
     weights, denominator = weighing.weights(rows)
     # By length, so that little is padding.
-    for part in batches.by_length([len(row.ids) for row in rows], math.ceil(len(rows) / size)):
-        batch = batches.collate(
+    made = [
+        batches.collate(
             [rows[i] for i in part],
             weighing,
             accelerator.device,
             weights=[weights[i] for i in part],
         )
+        for part in batches.by_length([len(r.ids) for r in rows], math.ceil(len(rows) / size))
+    ]
+    if doubts is not None:
+        made = doubts.told_apart(made, lambda matrix: matrix)
+    for batch in made:
         # Before training, Trainer has not yet put its own around the model.
         with torch.no_grad(), accelerator.autocast():
             sums += torch.stack(model(batch)).double().cpu()

@@ -148,7 +148,7 @@ class _Gathering:
             if folder is None or system.kind == "distilled":
                 continue
             rows = Scores(folder).rows.read()
-            rows = [r for r in rows if r.outcome != "rated" and not r.rule.startswith("text-")]
+            rows = [r for r in rows if r.outcome != "rated" and not r.is_text]
             if rows:
                 mean = mean_of_benchmarks(rows, "accuracy")[0]["accuracy"]
                 named = {"label": system.label, "kind": system.kind, "model": system.model}

@@ -62,7 +62,7 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     """
     counts = Counter(score.outcome for score in scores)
     n, correct = len(scores), counts["correct"]
-    if scores and all(s.rule.startswith("text-") for s in scores):
+    if scores and all(s.is_text for s in scores):
         return {
             "n": n,
             "rouge_l": sum(s.quality for s in scores) / n,

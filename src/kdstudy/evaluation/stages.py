@@ -142,8 +142,8 @@ def score(work: Work) -> str:
         rows += grade(answers[name].rows.read(), found, work.config["rule"], _rouge(work), grader)
     Scores(work.out).rows.write(rows)
     chosen = [row for row in rows if row.option_logprobs]
-    texts = [row for row in rows if row.rule.startswith("text-")]
-    answers = [row for row in rows if not (row.option_logprobs or row.rule.startswith("text-"))]
+    texts = [row for row in rows if row.is_text]
+    answers = [row for row in rows if not (row.option_logprobs or row.is_text)]
     parts = []
     if chosen:
         facts, of = mean_of_benchmarks(chosen, "accuracy", "acc_norm")
@@ -182,7 +182,7 @@ def compare(work: Work) -> str:
     system, reference = (work.read(role).rows.read() for role in (SYSTEM, REFERENCE))
     rows = pair(system, reference, _rouge(work))
     Pairs(work.out).rows.write(rows)
-    return _agreed(rows, {s.benchmark for s in system if s.rule.startswith("text-")})
+    return _agreed(rows, {s.benchmark for s in system if s.is_text})
 
 
 def _agreed(rows: list[PairScore], texts: set[str]) -> str:

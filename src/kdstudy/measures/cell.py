@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kdstudy.errors import InputError
-from kdstudy.records import Overlap, Score
+from kdstudy.records import Overlap, Score, is_text
 
 GROUPS: dict[str, tuple[Overlap, ...]] = {
     "clean": ("none",),
@@ -125,7 +125,7 @@ def _cell(where: str, drawn: Mapping[tuple[str, int], Score]) -> Cell:
         completions=read("completion", object),
         extracted=read("extracted", object),
         rules=rules,
-        text=rules.startswith("text-"),
+        text=is_text(rules),
         options=_options([draws[0] for draws in rows], where),
     )
 

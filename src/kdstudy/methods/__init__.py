@@ -14,6 +14,12 @@ gkd.py             JSD(beta), partly on text that the student samples
 skew_kl.py         skewed forward KL
 skew_revkl.py      skewed reverse KL
 tv.py              total variation
+akl.py             adaptive KL
+alpha_beta.py      alpha-beta divergence
+taid.py            a teacher that begins near the student
+atkd.py            the text's token and its rivals apart, easy tokens and hard ones apart
+distillm2.py       skewed KLs, one for the corpus and one for student text
+selective_kd.py    forward KL at the tokens of highest entropy
 hidden_kd.py       forward KL, and final hidden states
 hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples

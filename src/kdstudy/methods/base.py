@@ -12,7 +12,7 @@ from kdstudy.fields import TAGS, Strict
 from kdstudy.methods.objective import Objective, Recipe
 
 if TYPE_CHECKING:
-    from kdstudy.methods.objective import Terms
+    from kdstudy.methods.objective import Parameter, Terms
 
 
 class Method(Strict):
@@ -106,7 +106,7 @@ class Divergence(Taught):
     """Overrides `train.normalisation` for this method."""
 
     @property
-    def parameter(self) -> float:
+    def parameter(self) -> Parameter:
         """The number that `terms` is handed."""
         return 0.0
 

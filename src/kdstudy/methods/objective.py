@@ -6,19 +6,20 @@ these two alone: as s is a log-softmax, the gradient with respect to the student
 slope - S * sum(slope), divided by the temperature (distill/fused.py). That keeps one place for the
 softmax and one line of calculus for each divergence, which lies in its method's file.
 
-`parameter` is the divergence's one number: beta, alpha, or 0 for none.
+`parameter` is the divergence's number, beta or alpha; 0 for none; a tuple where there are several.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Terms = Callable[["Tensor", "Tensor", float], "tuple[Tensor, Tensor]"]
+Parameter = float | tuple[float, ...]
+Terms = Callable[["Tensor", "Tensor", Any], "tuple[Tensor, Tensor]"]
 """A divergence's (s, t, parameter) -> (value, slope), each of the shape of s and t."""
 
 
@@ -31,24 +32,30 @@ class Objective:
 
     Attributes:
         divergence: D; None for cross-entropy alone, with `hard_label_weight` 1.
-        parameter: D's number: beta, alpha.
+        parameter: D's number or numbers: beta, alpha.
         temperature: tau.
         tau_squared: Multiply D by tau**2, so that its gradient keeps the scale it has at
             tau = 1 (Hinton et al. 2015, section 2.1).
         hard_label_weight: Share of the cross-entropy.
+        weight: Factor on D beside its share.
+        easy_weight: Where it is given, D is also handed the text's tokens and at which of them the
+            teacher is unsure, [C] both: at those where 1 - T(token) is no less than the step's
+            median. The mean over the others has this weight, and the mean over those the rest.
     """
 
     divergence: Terms | None
-    parameter: float = 0.0
+    parameter: Parameter = 0.0
     temperature: float = 1.0
     tau_squared: bool = True
     hard_label_weight: float = 0.0
+    weight: float = 1.0
+    easy_weight: float | None = None
 
     @property
     def scale(self) -> float:
         """What D is multiplied by."""
         power = self.temperature**2 if self.tau_squared else 1.0
-        return (1 - self.hard_label_weight) * power
+        return (1 - self.hard_label_weight) * power * self.weight
 
     @property
     def unlabelled(self) -> Objective:
@@ -60,12 +67,51 @@ CROSS_ENTROPY = Objective(divergence=None, hard_label_weight=1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which tokens of a row are charged.
+
+    Attributes:
+        share: Share of its scored tokens, rounded up.
+        by: Those are chosen at which this model's distribution has the highest entropy.
+    """
+
+    share: float
+    by: Literal["student", "teacher"]
+
+
+class Pace:
+    """An objective that moves while a run goes on. Each run has one of its own.
+
+    Attributes:
+        state: What resuming needs, by name.
+        listens: Whether it is told losses.
+    """
+
+    state: dict[str, float]
+    listens: bool = False
+
+    def objective(self, progress: float, sampled: bool) -> Objective:
+        """Return what a token is charged in a step.
+
+        Args:
+            progress: Share of the run's steps that are done.
+            sampled: The student wrote the step's text.
+        """
+        raise NotImplementedError
+
+    def seen(self, loss: float) -> None:
+        """Take a step's loss into account, the mean over all devices and micro-batches."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a trainer needs to know of a method.
 
     Attributes:
         source: Who writes the tokens that are trained on.
-        objective: What a token is charged.
+        objective: What a token is charged; in validation alone, where there is a pace.
+        pace: Makes a run's pace, which says what a token is charged at each training step.
+        selection: Which tokens are charged; None for all.
         noise: Scale of the Gaussian noise on the teacher's logits while training.
         lmbda: Probability that an optimizer step trains on text the student samples.
         sampling_temperature: Temperature of that sampling; unrelated to the objective's.
@@ -80,6 +126,8 @@ class Recipe:
 
     source: Literal["corpus", "teacher", "student"]
     objective: Objective = CROSS_ENTROPY
+    pace: Callable[[], Pace] | None = None
+    selection: Selection | None = None
     noise: float = 0.0
     lmbda: float = 0.0
     sampling_temperature: float = 1.0

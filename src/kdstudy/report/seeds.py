@@ -44,6 +44,8 @@ class Seeds:
         means: `over_seeds` of it.
         names: The system that each run is a draw of.
         several: Some system has more than one run.
+        numbers: `means`, to look up.
+        of_runs: `runs`, to look up.
     """
 
     def __init__(self, table: Table, tests: Sequence[Test] = ()):
@@ -53,7 +55,7 @@ class Seeds:
         self.names = names_of(table)
         self.several = len(set(self.names.values())) < len(self.names)
         self.means = over_seeds(table, tests)
-        self.numbers, self._alone = Numbers(self.means), Numbers(self.runs)
+        self.numbers, self.of_runs = Numbers(self.means), Numbers(self.runs)
 
     def lines(
         self, rows: Table, make: Callable[[Any, Numbers], Line], labels: int = 1
@@ -69,7 +71,7 @@ class Seeds:
         for row in rows.itertuples():
             own = self.runs.loc[list(row.rows)].itertuples() if len(row.rows) > 1 else ()
             lines.append(self._counted(make(row, self.numbers), str(row.seeds), labels))
-            below = (_of_seed(make(run, self._alone), run) for run in own)
+            below = (_of_seed(make(run, self.of_runs), run) for run in own)
             runs.append([self._counted(line, "", labels) for line in below])
         return {"rows": lines, "runs": runs}
 

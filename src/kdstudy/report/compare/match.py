@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from kdstudy.errors import InputError
-from kdstudy.records import System
+from kdstudy.records import System, is_text
 
 KEY = (
     *("kind", "model", "teacher", "method", "ablation", "setting", "temperature", "noise"),
@@ -196,7 +196,7 @@ def _value(system: System, field: str) -> str:
 
 def _benchmarks_alone(side: str, own: StudyRows, other: StudyRows) -> Iterator[dict[str, str]]:
     mine, theirs = (
-        s.items.assign(text=s.items.rule.str.startswith("text-")).groupby("benchmark").text.any()
+        s.items.assign(text=s.items.rule.map(is_text)).groupby("benchmark").text.any()
         for s in (own, other)
     )
     for name, text in mine.items():
