@@ -18,7 +18,6 @@ from kdstudy.methods import METHODS
 INK = "#1b1e23"
 """Text, axes and neutral marks; becomes `currentColor`, so a page's dark mode reaches them."""
 
-GREY = "#8a8f98"
 PALETTE = {name: cls.color for name, cls in METHODS.items() if cls.color}
 SPARE = ("#e69f00", "#56b4e9", "#9a6324", "#7f5fc7")
 """Okabe and Ito's colours for the published methods, further ones for methods yet to come."""
