@@ -363,7 +363,7 @@ def ddp(tiny: bool) -> list[Row]:
         raise gpu.Missing("one GPU: NCCL needs two")
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
-            _one_of_two, args=(folder, gpus >= 2), nprocs=2, start_method="spawn"
+            _one_of_two, args=(folder, gpus >= 2), nprocs=2, start_method="forkserver"
         )
         gap = torch.load(Path(folder, "gap.pt")).item()
     kind = "NCCL, two GPUs" if gpus >= 2 else "gloo, two processes"

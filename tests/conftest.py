@@ -1,14 +1,32 @@
 """Fixtures of the library's tests, and which files are begun first."""
 
-from library_runs import make, place  # noqa: F401
+import functools
+
+import pytest
 
 LONGEST = (
-    *("end_to_end", "jobs", "report", "browser", "resume", "devices", "compare_page", "probe"),
-    *("checkpoint", "library_training", "browser_use", "doctor", "start", "report_tables"),
-    *("export", "model_names", "latex", "cut", "clustered", "fit", "trainer", "golden", "ranks"),
-    "methods",
+    *("resume", "end_to_end", "devices", "report", "jobs", "browser", "api", "analysis", "probe"),
+    *("bad_input_files", "report_seeds", "report_tables", "browser_use", "compare_page", "doctor"),
+    *("clustered", "gpu_bench", "library_training", "start", "export", "bad_input_stores", "cut"),
+    *("bad_input_studies", "model_names", "methods", "trainer", "fit", "golden"),
 )
 """Test files that take longest, in seconds of one core: begun last, they would run alone."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a student and a teacher, each with its tokenizer."""
+    import library_runs  # here, so that a process that hands tests out does not load torch
+
+    return library_runs.save_pair(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def make(place, tmp_path):
+    """Return a function that makes a trainer: `library_runs.trainer`."""
+    import library_runs
+
+    return functools.partial(library_runs.trainer, place, tmp_path)
 
 
 def pytest_collection_modifyitems(items):

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analysis.results import own_sft, required_pairs
+from kdstudy.analysis.intervals import Bootstrap
+from kdstudy.analysis.results import collect, own_sft, required_pairs
+from kdstudy.analysis.stats import Test, study_tests
 from kdstudy.config.schema import Study
 from kdstudy.evaluation.fidelity import pair
+from kdstudy.measures import MEASURES, Measure, PairMeasure
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import PairScore, Score, System
 
@@ -26,7 +29,7 @@ NAMES = ("Ada", "Ben", "Chidi", "Dara", "Emre", "Farah", "Goro", "Hana")
 THINGS = ("apples", "marbles", "stamps", "pencils", "shells", "cards")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FakeStudy:
     """Everything `collect`, `study_tests` and `write` take, for one invented study."""
 
@@ -96,7 +99,7 @@ def _distilled(student: str, method: str, teacher: str, **more: Any) -> System:
         label=label,
         kind="distilled",
         model=student,
-        teacher=teacher,
+        teachers=(teacher,),
         method=method,
         seed=6,
         **more,
@@ -141,10 +144,11 @@ def fake_study(
         pairs_frame(pairs),
         provenance(systems, n),
         overlaps,
-        {(s.label, s.teacher): _tokens(rng) for s in systems if s.teacher and not s.ablation},
+        {(s.label, t): _tokens(rng) for s in systems if not s.ablation for t in s.teachers},
     )
 
 
+@functools.cache
 def with_texts(study: FakeStudy, n: int = 25, seed: int = 1) -> FakeStudy:
     """Return the study with a benchmark of free texts, `follow`, graded by an invented ROUGE-L."""
     rng = np.random.default_rng(seed)
@@ -169,6 +173,31 @@ def with_texts(study: FakeStudy, n: int = 25, seed: int = 1) -> FakeStudy:
         pair_items=pairs_frame(pairs),
         provenance=made,
     )
+
+
+def analysed(study: FakeStudy, partial: bool = False) -> tuple[pd.DataFrame, list[Test]]:
+    """Return the study's table and tests, of few resamples; a study is analysed once."""
+    table, tests = _analysed(study, partial, tuple(MEASURES.values()))
+    return table.copy(), list(tests)
+
+
+@functools.cache
+def _analysed(
+    study: FakeStudy, partial: bool, _: tuple[Measure | PairMeasure, ...]
+) -> tuple[pd.DataFrame, list[Test]]:
+    table = collect(
+        study.systems,
+        study.scores,
+        study.pairs,
+        study.parameters,
+        study.name,
+        overlaps=study.overlaps,
+        tokens=study.tokens,
+        partial=partial,
+        bootstrap=Bootstrap(resamples=50),
+    )
+    chance = {b: facts["chance"] for b, facts in study.provenance["benchmarks"].items()}
+    return table, study_tests(table, study.systems, study.scores, chance)
 
 
 def items_frame(
@@ -248,7 +277,8 @@ def _luck(systems: list[System], n: int, rng: np.random.Generator) -> dict[str, 
             own[s.label] = 0.7 * hard + 0.7 * noise
             continue
         before = own[own_sft(s, systems).label]
-        own[s.label] = 0.45 * before + 0.45 * own[s.teacher] + 0.35 * noise + 0.1 * hard
+        taught = np.mean([own[teacher] for teacher in s.teachers], axis=0)
+        own[s.label] = 0.45 * before + 0.45 * taught + 0.35 * noise + 0.1 * hard
     return own
 
 

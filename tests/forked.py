@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,20 @@ class Running:
 def kdstudy(*arguments, cwd=None, env=None) -> subprocess.CompletedProcess:
     """Run `kdstudy ARGUMENTS` in a folder and return its code and what it wrote."""
     return Running(arguments, cwd, env).end()
+
+
+def launch(script: Path, *arguments, cwd, env=None) -> list[subprocess.CompletedProcess]:
+    """Run a script in two processes, with what a launcher such as torchrun tells each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**(os.environ if env is None else env), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        Running(arguments, cwd, shared | {"RANK": rank, "LOCAL_RANK": rank}, script)
+        for rank in ("0", "1")
+    ]
+    return [process.end() for process in started]
 
 
 def _child(

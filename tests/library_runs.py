@@ -1,8 +1,7 @@
-"""What the tests of the library share: a folder of tiny models, rows, and a maker of trainers."""
+"""What the tests of the library share: a folder of tiny models, rows, a trainer."""
 
 from pathlib import Path
 
-import pytest
 import tiny_models as tiny
 import torch
 from peft import LoraConfig
@@ -32,10 +31,8 @@ SPLIT = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for 
 LORA = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"])
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with a student and a teacher, each with its tokenizer."""
-    folder = tmp_path_factory.mktemp("models")
+def save_pair(folder: Path) -> Path:
+    """Write a student and a teacher, each with its tokenizer; return the folder."""
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = CHAT
     tiny.save(folder / "student", tiny.qwen(0, scale=1.0), tokenizer)
@@ -43,33 +40,30 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def make(place, tmp_path):
-    """Return a function that makes a trainer: four steps of four rows, unless told otherwise."""
-
-    def make(model=None, teacher=None, *, data=ROWS, peft=None, to="out", **fields):
-        init = {k: fields.pop(k) for k in ("eval_dataset", "callbacks") if k in fields}
-        init |= {k: fields.pop(k) for k in ("processing_class",) if k in fields}
-        settings = {
-            "output_dir": str(tmp_path / to),
-            "max_length": 64,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-2,
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
-        if "num_train_epochs" not in fields:
-            settings["max_steps"] = 4
-        return DistillTrainer(
-            model or str(place / "student"),
-            teacher or str(place / "teacher"),
-            DistillConfig(**(settings | fields)),
-            train_dataset=data,
-            peft_config=peft,
-            **init,
-        )
-
-    return make
+def trainer(
+    place: Path, folder: Path, model=None, teacher=None, *, data=ROWS, peft=None, to="out", **fields
+) -> DistillTrainer:
+    """Return a trainer of a pair: four steps of four rows, unless told otherwise."""
+    init = {k: fields.pop(k) for k in ("eval_dataset", "callbacks") if k in fields}
+    init |= {k: fields.pop(k) for k in ("processing_class",) if k in fields}
+    settings = {
+        "output_dir": str(folder / to),
+        "max_length": 64,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    if "num_train_epochs" not in fields:
+        settings["max_steps"] = 4
+    return DistillTrainer(
+        model or str(place / "student"),
+        teacher or str(place / "teacher"),
+        DistillConfig(**(settings | fields)),
+        train_dataset=data,
+        peft_config=peft,
+        **init,
+    )
 
 
 def weights(trainer: DistillTrainer) -> dict[str, torch.Tensor]:

@@ -1,9 +1,8 @@
 """Study files that are wrong, in every way that people and chance have: one clear refusal each."""
 
-import subprocess
-import sys
 from copy import deepcopy
 
+import forked
 import huggingface_hub.constants
 import jsonschema
 import pytest
@@ -368,10 +367,9 @@ def test_a_study_with_some_bytes_changed_never_ends_in_a_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("text", [laughs(9), "name: [", b"\xff", "seeds: [yes]"], ids=range(4))
-def test_the_same_from_a_shell(tmp_path, text):
+def test_the_same_in_a_process_of_its_own(tmp_path, text):
     write(tmp_path, text)
-    call_line = [sys.executable, "-m", "kdstudy", "run", "study.yaml"]
-    done = subprocess.run(call_line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.kdstudy("run", "study.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("kdstudy: study.yaml")
     assert "Traceback" not in done.stderr

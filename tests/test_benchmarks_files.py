@@ -14,6 +14,8 @@ from kdstudy.errors import InputError, StageError
 from kdstudy.evaluation import benchmarks
 from kdstudy.evaluation.benchmarks.commonsense import wrap_hellaswag
 from kdstudy.evaluation.benchmarks.files import FileSource, Pin
+from kdstudy.evaluation.score import score
+from kdstudy.records import Generation
 
 DATA = Path(os.environ.get("KDSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ROWS = [{"instruction": "What is 2 + 2?", "input": "", "output": "5", "answer": "4.0"}]
@@ -262,7 +264,13 @@ def test_the_real_files_are_read_whole(name, shared):
     if majority is not None:
         assert loaded.majority == pytest.approx(majority)
     assert all(e.instruction == e.instruction.strip() for e in loaded.examples)
-    perfect = sum(loaded.grade(e.answer, e, "corrected") == 1 for e in loaded.examples)
+    gold = [
+        Generation(
+            benchmark=name, example_id=e.id, sample=0, completion=e.answer, stop="eos", tokens=1
+        )
+        for e in loaded.examples
+    ]
+    perfect = sum(s.quality == 1 for s in score(gold, loaded, "corrected"))
     # ROUGE knows letters and digits of English only, and one reference is made of smileys.
     assert perfect == items - (name == "self_inst")
     found = benchmarks.overview(name, shared).found

@@ -12,6 +12,7 @@ from test_report import HOSTILE, analysed
 from kdstudy.report import document
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -72,13 +73,33 @@ def page(tmp_path_factory):
     return path.as_uri()
 
 
+def visit(driver, url):
+    """Open a page and wait until its scripts have run: `get` may return before they have.
+
+    A blank page between, as an address that differs in its fragment alone would not load again.
+    """
+    driver.get("about:blank")
+    driver.get(url)
+    state = "return [document.readyState, document.URL.split('#')[0]]"
+    there = ["complete", url.split("#")[0]]
+    WebDriverWait(driver, 60).until(lambda d: d.execute_script(state) == there)
+
+
+def go_to(driver, fragment):
+    """Follow a link within the page and return when the page has answered the event."""
+    driver.execute_async_script(
+        "const [to, done] = arguments;"
+        "addEventListener('hashchange', () => done(), {once: true}); location.hash = to",
+        fragment,
+    )
+
+
 @pytest.fixture(params=WIDTHS)
 def opened(request, browser, page):
     size = {"width": WIDTHS[request.param], "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get_log("browser"), browser.get_log("performance")
-    browser.get("about:blank")
-    browser.get(page)
+    visit(browser, page)
     return browser
 
 
@@ -115,7 +136,7 @@ def test_no_text_of_a_model_is_run(opened):
     assert opened.execute_script("return document.querySelectorAll('main script').length") == 0
     for row in opened.find_elements("css selector", "#list a"):
         opened.execute_script("arguments[0].click()", row)
-    opened.execute_script("location.hash = arguments[0]", "#rows?system=" + quote(NAMED))
+    go_to(opened, "#rows?system=" + quote(NAMED))
     lines = opened.find_elements("css selector", "#rows-body tr")
     assert lines and all(NAMED in line.text and "<script>" in line.text for line in lines)
     assert opened.title != "run"

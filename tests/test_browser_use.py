@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 from fake_study import fake_study, planned, with_texts
-from test_browser import BROWSER, DRIVER, browser, requests
+from test_browser import BROWSER, DRIVER, browser, go_to, requests, visit
 from test_report import analysed
 
 from kdstudy.answers.steps import similarity, steps
@@ -41,8 +41,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def opened(browser, made):
     def go(address=""):
-        browser.get("about:blank")
-        browser.get(made[0].as_uri() + address)
+        visit(browser, made[0].as_uri() + address)
         return browser
 
     size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -122,7 +121,7 @@ def test_an_address_presets_the_filters_and_says_what_is_unknown(opened):
     said = one(driver, "#count").text
     shown = len(driver.find_elements("css selector", "#list a"))
     assert f"of 120 items: same answer, low fidelity (BLEU < 30). {shown} of them" in said
-    driver.execute_script("location.hash = '#items?run=nobody&kind=odd'")
+    go_to(driver, "#items?run=nobody&kind=odd")
     assert "Not here: run nobody, kind odd." in one(driver, "#count").text
     assert one(driver, "#pick-kind").get_attribute("value") == "all"
 
@@ -191,9 +190,7 @@ def test_a_number_leads_to_its_rows_and_on_to_its_items(opened, made):
     press(driver, "escape")
     assert not one(driver, "#rows").is_displayed() and "#rows" not in driver.current_url
     assert driver.execute_script("return scrollY") == before
-    driver.execute_script(
-        "location.hash = arguments[0]", f"#rows?system={RUN}&benchmark=choice&metric=newly_wrong"
-    )
+    go_to(driver, f"#rows?system={RUN}&benchmark=choice&metric=newly_wrong")
     one(driver, "#rows-body a").click()
     assert not one(driver, "#rows").is_displayed()
     assert one(driver, "#pick-run option:checked").text == RUN
@@ -275,7 +272,7 @@ def test_the_number_of_seeds_opens_the_runs_and_a_mean_all_their_rows(browser, s
     path, table = seeded
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(path.as_uri())
+    visit(browser, path.as_uri())
     rows = browser.find_elements("css selector", "#table-systems tr.run")
     assert not any(row.is_displayed() for row in rows)
     button = one(browser, "#table-systems td.seeds button")
@@ -298,5 +295,5 @@ def test_the_number_of_seeds_opens_the_runs_and_a_mean_all_their_rows(browser, s
     for line, value in zip(lines, own.value, strict=True):
         assert f"{value:.6g}" in line.text
     assert one(browser, "#rows-system option:checked").text == "zoo-s/gkd/zoo-l (3 seeds)"
-    browser.execute_script("location.hash = ''")
+    go_to(browser, "")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -3,10 +3,9 @@
 import dataclasses
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import tiny_models as tiny
 import torch
@@ -140,9 +139,8 @@ test_cache.built(Path(sys.argv[1]), teacher=teacher)
 
 def test_a_killed_build_goes_on_where_it_was_and_gives_the_same_bytes(tmp_path):
     folder = tmp_path / "killed"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder)], cwd=Path(__file__).parent, check=False
-    )
+    (tmp_path / "killed.py").write_text(KILLED)
+    done = forked.Running((folder,), tmp_path, None, tmp_path / "killed.py").end()
     assert done.returncode == -signal.SIGKILL
     kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("states-*")}
     assert kept

@@ -5,7 +5,9 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import forked
 import pytest
 import tiny_models as tiny
 from hub_stand_in import COMMIT, hub
@@ -17,6 +19,8 @@ from kdstudy.errors import InputError
 from kdstudy.models.checkpoint import check_config, check_folder
 from kdstudy.models.load import load_model
 from kdstudy.models.resolve import resolve
+
+SHELL = Path(__file__).parent / "from_a_shell.py"
 
 
 @pytest.mark.parametrize(
@@ -156,9 +160,7 @@ def test_what_is_in_the_cache_is_looked_at_too(tmp_path):
 
 def command(folder, *arguments, **environment):
     environment = os.environ | {"HF_HOME": str(folder / "hf")} | environment
-    call = [sys.executable, "-m", "kdstudy", *arguments]
-    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    return forked.Running(arguments, folder, environment, SHELL).end()
 
 
 def offline_study(folder, **fields):

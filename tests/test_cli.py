@@ -107,21 +107,21 @@ def test_the_schema_is_json():
     assert json.loads(kdstudy("schema").stdout)["title"] == "Study"
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
-def test_a_terminal_of_another_encoding_gets_the_whole_output(encoding):
-    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    call = [sys.executable, "-m", "kdstudy", "paper"]
-    plain, done = (
-        subprocess.run(call, env=env, capture_output=True, check=False)
-        for env in (os.environ | {"PYTHONIOENCODING": "utf-8"}, environment)
-    )
-    assert done.returncode == 0, done.stderr
-    text = plain.stdout.decode()
-    assert "−" in text  # U+2212, which neither encoding has
-    shown = done.stdout.decode(encoding)
-    assert len(shown.splitlines()) == len(text.splitlines())
-    assert shown.splitlines()[-1] == text.splitlines()[-1]
-    assert "?" not in set(shown) - set(text)
+def test_a_terminal_of_another_encoding_gets_the_whole_output():
+    def paper(encoding):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        call = [sys.executable, "-m", "kdstudy", "paper"]
+        done = subprocess.run(call, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    text = paper("utf-8")
+    assert "−" in text  # U+2212, which no other here has
+    for encoding in ("cp1252", "latin-1"):
+        shown = paper(encoding)
+        assert len(shown.splitlines()) == len(text.splitlines())
+        assert shown.splitlines()[-1] == text.splitlines()[-1]
+        assert "?" not in set(shown) - set(text)
 
 
 NO_HOME = """

@@ -1,5 +1,6 @@
 """Gain tests with students as units, held to scipy, to enumeration and to simulated truth."""
 
+import functools
 import importlib.util
 import itertools
 import math
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 _SPEC = importlib.util.spec_from_file_location("calibration", ROOT / "bench" / "calibration.py")
 calibration = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(calibration)
+rate = functools.cache(calibration.rate)
 
 
 def of_students(means, teacher="t"):
@@ -184,17 +186,16 @@ def test_where_few_teachers_make_the_error_the_degrees_are_theirs():
 def test_the_default_holds_its_level_and_the_pooled_test_does_not(truth):
     # 1,000 draws: a true 5% gives 3.0 to 7.0% in 99.6 of 100 such tests; skewed has a true 6.1%.
     high = 0.08 if truth == "skewed students" else 0.07
-    ours = calibration.rate(clustered.student_level, calibration.TRUTHS[truth], 1000)
+    ours = rate(clustered.student_level, calibration.TRUTHS[truth], 1000)
     assert 0.03 <= ours["rate"] <= high and ours["no_p"] == 0
-    pooled = calibration.rate(calibration.gain_t, calibration.TRUTHS[truth], 200)
+    pooled = rate(calibration.gain_t, calibration.TRUTHS[truth], 200)
     assert pooled["low"] > 0.15
 
 
 def test_the_plain_t_test_refuses_too_often_where_students_are_skewed():
     truth = calibration.TRUTHS["skewed students"]
     plain, ours = (
-        calibration.rate(f, truth, 1000)["rate"]
-        for f in (clustered.student_t, clustered.student_level)
+        rate(f, truth, 1000)["rate"] for f in (clustered.student_t, clustered.student_level)
     )
     assert plain > 0.08 > ours
 

@@ -18,7 +18,7 @@ from kdstudy.report.compare.words import decided, findings
 
 SFT = System(label="xs/sft", kind="sft", model="xs", method="sft", seed=6)
 KD = System(
-    label="xs/gkd/l", kind="distilled", model="xs", teacher="l/teacher", method="gkd", seed=6
+    label="xs/gkd/l", kind="distilled", model="xs", teachers=("l/teacher",), method="gkd", seed=6
 )
 HOT = dataclasses.replace(KD, label="xs/gkd/l/tau=2", ablation="temperature", temperature=2.0)
 NOTHING = pd.DataFrame(columns=RESULT_COLUMNS)

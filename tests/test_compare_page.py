@@ -14,12 +14,12 @@ from study_folder import STUDY, write_folder
 
 from kdstudy.analysis.intervals import Bootstrap
 from kdstudy.analysis.results import collect
+from kdstudy.artifacts import EACH_GENERATIONS, EACH_ITEMS, Generations, Scores
 from kdstudy.config.read import read_study
 from kdstudy.engine.build import Unseen, build_stage
 from kdstudy.engine.store import Store
-from kdstudy.evaluation.stages import EXAMPLES, MODEL, SCORES
 from kdstudy.plan.plan import make_plan
-from kdstudy.records import Example, Score, read_records, write_records
+from kdstudy.records import Score
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare
 from kdstudy.report.compare.match import StudyRows
@@ -173,16 +173,18 @@ def stub_generate(work):
     trained = work.inputs.get("trained")
     share = json.loads((trained / "share.json").read_text()) if trained else 0.1
     note(work.out / "share.json", share)
-    return note(work.out / MODEL, {"parameters": 1000})
+    Generations(work.out).model.write({"parameters": 1000})
+    return ""
 
 
 def stub_score(work):
     """Stand in for grading: the first items are right, as many as the share says."""
     scores = []
-    for benchmark, folder in work.inputs_of("items"):
-        examples = read_records(folder / EXAMPLES, Example)
-        generated = work.inputs[f"generations:{benchmark}"]
-        right = json.loads((generated / "share.json").read_text()) * len(examples)
+    written = work.each(EACH_GENERATIONS)
+    for benchmark, items in work.each(EACH_ITEMS).items():
+        examples = items.examples.read()
+        share = json.loads((written[benchmark].folder / "share.json").read_text())
+        right = share * len(examples)
         for i, example in enumerate(examples):
             ok = i < round(right)
             score = Score(
@@ -197,7 +199,7 @@ def stub_score(work):
                 tokens=1,
             )
             scores.append(score)
-    write_records(work.out / SCORES, scores, Score)
+    Scores(work.out).rows.write(scores)
     return ""
 
 

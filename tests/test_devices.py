@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
+from pathlib import Path
 
+import forked
 import pytest
 import tiny_models as tiny
 import torch
@@ -19,7 +19,6 @@ from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import DistillModel
 from kdstudy.errors import InputError, StageError
 
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 MODES = ("ddp", "fsdp")
 EXACT = [name for name, case in two_devices.CASES.items() if case.dtype != torch.bfloat16]
 
@@ -29,13 +28,9 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("devices")
     for name in two_devices.CASES:
         two_devices.train(name, out / "one")
-    two = subprocess.run(
-        [*LAUNCH, two_devices.__file__, out, out / "one"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert two.returncode == 0, two.stderr
+    script = Path(two_devices.__file__)
+    for end in forked.launch(script, out, out / "one", cwd=out):
+        assert end.returncode == 0, end.stderr
     two_devices.resume("gkd", out / "one", out / "fsdp")
     return out
 

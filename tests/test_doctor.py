@@ -18,6 +18,7 @@ import yaml
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from kdstudy.artifacts import Scores
 from kdstudy.config.read import read_study
 from kdstudy.doctor import machine, text
 from kdstudy.doctor.checks import check
@@ -26,10 +27,9 @@ from kdstudy.doctor.gather import gather
 from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.store import Store
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluation.stages import SCORES
 from kdstudy.models.resolve import Resolved
 from kdstudy.plan.plan import make_plan
-from kdstudy.records import Score, write_records
+from kdstudy.records import Score
 
 STUDY = {
     "name": "t",
@@ -162,7 +162,7 @@ def test_accuracies_in_the_store_come_before_losses(folder):
         ]  # fmt: skip
 
         def fill(out, rows=rows):
-            write_records(out / SCORES, rows, Score)
+            Scores(out).rows.write(rows)
             return ""
 
         facts = {"version": 1, "config": dict(stage.config), "inputs": dict(stage.inputs)}

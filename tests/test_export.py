@@ -18,6 +18,7 @@ from study_folder import plan_of, write_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from kdstudy.api import systems
+from kdstudy.artifacts import Trained
 from kdstudy.cli import exporting
 from kdstudy.cli.studies import planned_study
 from kdstudy.data.prompts import ALPACA
@@ -272,7 +273,7 @@ def test_a_student_that_was_trained_whole_is_written_with_its_ends(tmp_path):
     local |= {"revision": None, "trust_remote_code": False}
     decoding = {"max_new_tokens": 9, "temperature": 0.0, "top_p": 1.0}
     export.write(
-        local, tmp_path / "stage", tmp_path / "out", merge=False, precision="float16",
+        local, Trained(tmp_path / "stage"), tmp_path / "out", merge=False, precision="float16",
         decoding=decoding,
     )  # fmt: skip
     read = json.loads((tmp_path / "out" / "generation_config.json").read_text())

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
+import forked
 import pytest
 import tiny_models as tiny
 import torch
@@ -204,12 +202,11 @@ def test_any_other_failure_is_raised_as_it_is(monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 import test_generate_batches as here
 def die(done, total, unit, **numbers):
     if done == 12:
         os.kill(os.getpid(), signal.SIGKILL)
-here.write(Path({folder!r}), die)
+here.write(Path(sys.argv[1]), die)
 """
 
 
@@ -228,10 +225,8 @@ def test_a_killed_process_loses_one_batch_and_a_finished_journal_generates_nothi
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole = write(tmp_path / "whole").read_bytes()
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    (tmp_path / "killed.py").write_text(KILLED)
+    done = forked.Running((tmp_path / "killed",), tmp_path, None, tmp_path / "killed.py").end()
     assert done.returncode == -signal.SIGKILL
     journal = tmp_path / "killed" / "generations.jsonl"
     lines = journal.read_text().splitlines()

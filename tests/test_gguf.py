@@ -17,7 +17,8 @@ from kdstudy.cli import app
 from kdstudy.config.schema import ModelRef, Study
 from kdstudy.errors import InputError
 from kdstudy.models import from_gguf, gguf_file, load
-from kdstudy.models.resolve import fetch, resolve
+from kdstudy.models.fetch import fetch
+from kdstudy.models.resolve import resolve
 from kdstudy.plan.plan import make_plan
 
 # What splitting rules are known to differ in: blanks before digits, contractions, other scripts.

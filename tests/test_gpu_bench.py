@@ -3,10 +3,10 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from kdstudy.methods import METHODS
@@ -18,13 +18,6 @@ BENCH = Path(__file__).resolve().parents[1] / "bench"
 def gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
     return importlib.import_module("gpu")
-
-
-def run(out, *options):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(BENCH / "run.py"), "gpu", "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    return done, json.loads(out.read_text())
 
 
 def parts():
@@ -56,9 +49,22 @@ def test_every_part_runs_in_its_tiny_form(part, gpu, monkeypatch):
         assert any(case.endswith(", compiled") for case in cases)
 
 
+COMMAND = """
+import runpy, sys
+sys.path.insert(0, {folder!r})
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
 def test_the_command_chooses_the_tiny_form_and_prints_what_it_checked(tmp_path):
-    done, result = run(tmp_path / "gpu.json", "--only", "cache", "--only", "decode vLLM")
+    """As `python bench/run.py gpu`, from a process that has torch loaded, and its parts of it."""
+    script = tmp_path / "run.py"
+    script.write_text(COMMAND.format(folder=str(BENCH), script=str(BENCH / "run.py")))
+    call = ("gpu", "--out", "gpu.json", "--only", "cache", "--only", "decode vLLM")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = forked.Running(call, tmp_path, environment, script, daemon=False).end()
     assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["tiny"], "chosen by itself where there is no GPU"
     found = {part["part"]: part["state"] for part in result["parts"]}
     assert found == {"cache": "passed", "decode vLLM": "left out"}

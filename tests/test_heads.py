@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from kdstudy.artifacts import Trained
 from kdstudy.errors import InputError
 from kdstudy.models import heads, load, parts
 
@@ -27,7 +28,7 @@ def place(folder: Path, adapter: Path | None = None) -> dict:
     }  # fmt: skip
 
 
-def same_head(local: dict, precision: str = "float32", finished: Path | None = None) -> None:
+def same_head(local: dict, precision: str = "float32", finished: Trained | None = None) -> None:
     whole = parts.head(load.open_model(local, precision, finished))
     got = heads.load_head(local, precision, finished)
     assert got.weight.dtype == whole.weight.dtype == load.dtype(precision)
@@ -104,8 +105,8 @@ def adapter(folder: Path, model, **config) -> Path:
 def test_an_adapter_of_the_body_leaves_the_head_in_its_file(tmp_path, no_body):
     local = saved(tmp_path / "base", tiny.llama(0))
     given = adapter(tmp_path / "given", tiny.llama(0), target_modules=["q_proj", "down_proj"])
-    finished = tmp_path / "finished"
-    adapter(finished / "adapter", tiny.llama(0), target_modules=["v_proj"])
+    finished = Trained(tmp_path / "finished")
+    adapter(finished.adapter, tiny.llama(0), target_modules=["v_proj"])
     for arguments in (
         (place(tmp_path / "base", given), "float32", None),
         (local, "float32", finished),
@@ -142,9 +143,9 @@ def test_an_adapter_of_the_embedding_leaves_the_head_that_is_tied_to_it(tmp_path
 def test_the_head_of_a_fully_finetuned_model_is_the_new_one(tmp_path, no_body):
     local = saved(tmp_path / "base", tiny.qwen(0))
     saved(tmp_path / "finished" / "model", tiny.qwen(5))
-    same_head(local, "float32", tmp_path / "finished")
-    no_body(local, "float32", tmp_path / "finished")
-    got = heads.load_head(local, "float32", tmp_path / "finished")
+    same_head(local, "float32", Trained(tmp_path / "finished"))
+    no_body(local, "float32", Trained(tmp_path / "finished"))
+    got = heads.load_head(local, "float32", Trained(tmp_path / "finished"))
     assert torch.equal(got.weight, parts.head(tiny.qwen(5)).weight)
 
 

@@ -25,6 +25,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
+from kdstudy.artifacts import Importance
 from kdstudy.config import schema
 from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
@@ -216,7 +217,7 @@ def test_stages_measure_training_rows_and_cut_by_them(tmp_path):
     asked = {"template": tiny.TEMPLATE, "max_length": 64, "rows": 5, "neurons": True}
     first = staged(tmp_path / "measured", tmp_path / "whole", asked, corpus=rows)
     said = stages.importance(first)
-    facts = json.loads((first.out / stages.IMPORTANCE).read_text())
+    facts = Importance(first.out).facts.read()
     assert facts["rows"] == 5 and said.startswith(f"5 rows, {facts['tokens']} tokens; layer 1 ")
     texts = [f"Q: {i} + {i}?\nA: {2 * i}." for i in range(5)]  # one token a sign, one for the end
     assert facts["tokens"] == sum(map(len, texts))

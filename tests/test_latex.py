@@ -5,8 +5,7 @@ import subprocess
 import unicodedata
 
 import pytest
-from fake_study import fake_study, planned, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, planned, with_texts
 
 from kdstudy.report import document
 from kdstudy.report.latex import escape
@@ -30,10 +29,14 @@ PAGE = r"""\documentclass{article}
 """
 
 
+needs_tex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None,
+    reason="pdflatex is not installed: Debian has it in texlive-latex-recommended",
+)
+
+
 def compiled(folder, tables):
     """Compile tables as a paper would hold them; return what pdfLaTeX said and the text it set."""
-    if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed: Debian has it in texlive-latex-recommended")
     inputs = "\n".join(rf"\input{{{path.name}}}\clearpage" for path in tables)
     for path in tables:
         if path.parent != folder:
@@ -65,6 +68,7 @@ def test_letters_without_a_sign_in_latex_are_counted_not_dropped():
     assert escape("é") == r"\'{e}" == escape(unicodedata.normalize("NFD", "é"))
 
 
+@needs_tex
 def test_hostile_texts_compile_in_every_place(tmp_path):
     rows = [{"Name": Cell(a, sd="0.1"), b: b, "n": "1"} for a in HOSTILE for b in HOSTILE]
     for i, text in enumerate(HOSTILE):
@@ -74,6 +78,7 @@ def test_hostile_texts_compile_in_every_place(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@needs_tex
 def test_every_table_of_a_report_compiles(tmp_path):
     systems = planned(
         students=("zoo-xs", "zoo-s"),

@@ -15,7 +15,7 @@ from kdstudy.records import Score, System
 SYSTEMS = [
     System(label="t", kind="teacher", model="big", method="sft"),
     System(label="s/sft", kind="sft", model="small", method="sft"),
-    System(label="s/kd", kind="distilled", model="small", teacher="t", method="word_kd"),
+    System(label="s/kd", kind="distilled", model="small", teachers=("t",), method="word_kd"),
 ]
 GOLD = "12"
 # Answers to items a, b, c, d; the corpus holds a as it is, b but for case, c with other numbers.

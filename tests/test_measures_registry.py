@@ -5,16 +5,18 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, planned, with_texts
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.errors import InputError
 from kdstudy.measures import MEASURES, UNITS, Measure, PairMeasure
 from kdstudy.measures.distinct import distinct_2
 from kdstudy.measures.units import Unit, size, text
-from kdstudy.report import document, findings
+from kdstudy.report import document
+from kdstudy.report.sections import measures
 from kdstudy.report.seeds import Seeds
+
+FEW = planned(students=("zoo-xs", "zoo-s"), seeds=(0,), methods=("sft", "gkd"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_a_standard_deviation_has_no_sign_and_no_percent():
 
 
 def test_every_metric_of_a_study_has_a_unit():
-    table, _ = analysed(fake_study(n=12))
+    table, _ = analysed(fake_study(n=30))
     assert set(table.metric) <= UNITS.keys()
 
 
@@ -81,13 +83,10 @@ def added(monkeypatch):
     for measure in (WORDS, LONGER):
         monkeypatch.setitem(MEASURES, measure.name, measure)
         monkeypatch.setitem(UNITS, measure.name, measure.unit)
-    from kdstudy.report import tables_of_texts
-
-    monkeypatch.setitem(tables_of_texts._LIKENESS, "longer", "Longer")
 
 
 def test_a_new_measure_is_in_results_table_figure_and_sentence(added, tmp_path):
-    study = fake_study(n=20)
+    study = fake_study(n=20, systems=FEW)
     table, tests = analysed(study)
     label = next(s.label for s in study.systems if s.kind == "distilled")
     scores = pd.DataFrame([dataclasses.asdict(s) for s in study.scores[label]])
@@ -113,13 +112,13 @@ def test_a_new_measure_is_in_results_table_figure_and_sentence(added, tmp_path):
     sheet = pd.read_csv(tmp_path / "tables" / "measures.csv")
     assert "Words per text" in sheet.columns
     assert "Longer" in pd.read_csv(tmp_path / "tables" / "likeness.csv").columns
-    said = findings.measures(Seeds(table, tests).means)
+    said = measures.sentences(Seeds(table, tests).means)
     assert any(s.startswith("Words per text: from ") for s in said)
     assert "Words per text: the mean" in path.read_text()
 
 
 def test_a_measure_of_pairs_is_there_for_each_compared_pair(added):
-    study = fake_study(n=20)
+    study = fake_study(n=20, systems=FEW)
     table, _ = analysed(study)
     rows = table[(table.metric == "longer") & (table.benchmark != AVERAGE)]
     agreed = table[(table.metric == "agreement") & (table.benchmark != AVERAGE)]
@@ -151,7 +150,7 @@ def test_a_measure_that_gives_no_number_of_its_unit_is_refused(monkeypatch, valu
 
 
 def test_a_free_text_has_no_accuracy_and_an_answer_no_rouge():
-    study = with_texts(fake_study(n=8), n=4)
+    study = with_texts(fake_study(n=30), n=10)
     table, _ = analysed(study)
     texts = {s.benchmark for rows in study.scores.values() for s in rows if s.rule[:5] == "text-"}
     found = {m: set(table[table.metric == m].benchmark) - {AVERAGE} for m in MEASURES}

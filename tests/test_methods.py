@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -105,23 +106,27 @@ def test_the_examples_divergence_is_the_weighted_sum_and_its_slope_the_derivativ
 
 
 def test_a_packages_method_is_known_everywhere(installed, tmp_path):
-    listed = run(["ls", "methods"], installed)
-    assert "jeffreys" in listed.stdout, listed.stderr
-    assert "Jeffreys" in run(["schema"], installed).stdout
+    code = (
+        "from kdstudy.cli import app\n"
+        "for verb in (['ls', 'methods'], ['schema']): app(verb, standalone_mode=False)"
+    )
+    shown = run(code, installed)
+    assert "jeffreys" in shown.stdout and "Jeffreys" in shown.stdout, shown.stderr
     study = tmp_path / "study.yaml"
     study.write_text(
-        "name: own\nteachers: [zoo-s]\nstudents: [zoo-xs]\nbenchmarks: [synth_addsub]\nlimit: 5\n"
+        "name: own\nteachers: [{model: zoo-s, finetune: false}]\nstudents: [zoo-xs]\n"
+        "benchmarks: [synth_addsub]\nlimit: 5\n"
         "corpus: {name: synthetic_varied, rows: 40, validation_rows: 8}\n"
         "methods: [sft, {type: jeffreys, weight: 0.3}]\n"
         "ablations: [{vary: weight, values: [0.9], methods: [jeffreys]}]\n"
         "train: {epochs: 1, evaluations: 1, probe_rows: 0, max_length: 192}\n"
-        "teacher_train: {epochs: 0.5}\ngeneration: {max_new_tokens: 8}\n"
+        "generation: {max_new_tokens: 8}\n"
     )
     done = run(["run", "study.yaml", "--store", "store"], installed, tmp_path)
     assert done.returncode == 0, done.stderr
     results = (tmp_path / "store" / "studies" / "own" / "results.csv").read_text()
     assert "zoo-xs/jeffreys/zoo-s/weight=0.9" in results
-    unknown = run(["plan", "study.yaml", "--store", "store"], tmp_path, tmp_path)
+    unknown = forked.kdstudy("plan", "study.yaml", "--store", "store", cwd=tmp_path)
     assert unknown.returncode == 2
     assert "unknown method 'jeffreys'" in unknown.stderr
 

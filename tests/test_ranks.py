@@ -1,7 +1,6 @@
 """A command that several processes run: one leads, the others join what trains."""
 
 import os
-import socket
 from pathlib import Path
 
 import forked
@@ -14,17 +13,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 def crew(folder, case):
     """Run two processes as a launcher would; return their (exit code, stdout, stderr)."""
     (folder / "in").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        forked.Running(
-            (folder, case), folder, ENVIRONMENT | shared | {"RANK": rank, "LOCAL_RANK": rank}, CREW
-        )
-        for rank in ("0", "1")
-    ]
-    ends = [process.end(100) for process in started]
+    ends = forked.launch(CREW, folder, case, cwd=folder, env=ENVIRONMENT)
     return [(end.returncode, end.stdout, end.stderr) for end in ends]
 
 

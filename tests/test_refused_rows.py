@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_models import CALL, TALK, TOOL, assistant, learnt, user
 
+from kdstudy.artifacts import Corpus
 from kdstudy.config import schema
 from kdstudy.config.schema import CorpusRef
 from kdstudy.data import corpora
@@ -50,7 +51,7 @@ def placed(tmp_path, name, write, columns=None):
                 for e in read_records(out / f"{part}.parquet", Example)]  # fmt: skip
     tokenizer = models.tokenizer("gemma")
     with pytest.raises(InputError) as caught:
-        encode_rows(examples, tokenizer, "auto", 999, None, corpora.places(out))
+        encode_rows(examples, tokenizer, "auto", 999, None, Corpus(out).places)
     study = schema.Study(
         name="t", teachers=[], students=["zoo-s"], corpus="synthetic",
         benchmarks=["synth_addsub"], methods=["sft"],
@@ -58,7 +59,7 @@ def placed(tmp_path, name, write, columns=None):
     rows = (*data.train, *data.validation)
     facts = doctor_text.read(study, tokenizer, ["m"], rows, {}, data.places)
     assert (facts.refused, facts.refusal.what) == (1, caught.value.what)
-    assert str(tmp_path) not in (out / corpora.PLACES).read_text()
+    assert str(tmp_path) not in Corpus(out).places_file.path.read_text()
     return caught.value.what
 
 

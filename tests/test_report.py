@@ -8,18 +8,17 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from fake_study import STUDENTS, fake_study, items_frame
+from fake_study import STUDENTS, analysed, fake_study, items_frame
+from report_parts import all_figures, all_sheets
 from scipy import stats
 
-from kdstudy.analysis.intervals import Bootstrap
-from kdstudy.analysis.results import COLUMNS, NUMBERS, collect
+from kdstudy.analysis.results import COLUMNS, NUMBERS
 from kdstudy.analysis.stats import study_tests
 from kdstudy.errors import InputError
 from kdstudy.report import document
 from kdstudy.report.browse import MAX_CHARACTERS, browser_data, safe_json
-from kdstudy.report.figures import all_figures
+from kdstudy.report.data import ITEM_COLUMNS
 from kdstudy.report.plot import PALETTE, colours
-from kdstudy.report.tables import all_sheets
 from kdstudy.report.views import with_sft
 
 HOSTILE = {
@@ -61,23 +60,6 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.inside is not None:
             self.scripts[-1][1] += data
-
-
-def analysed(study, **options):
-    bootstrap = Bootstrap(resamples=50)
-    table = collect(
-        study.systems,
-        study.scores,
-        study.pairs,
-        study.parameters,
-        study.name,
-        overlaps=study.overlaps,
-        tokens=study.tokens,
-        bootstrap=bootstrap,
-        **options,
-    )
-    chance = {b: facts["chance"] for b, facts in study.provenance["benchmarks"].items()}
-    return table, study_tests(table, study.systems, study.scores, chance)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +215,7 @@ def test_tables_are_written_in_three_formats(made):
 
 
 def test_two_reports_of_one_study_hold_the_same_bytes(study, made, tmp_path):
-    table, tests = analysed(study)
+    table, tests = analysed(dataclasses.replace(study))  # once more
     again = document.write(
         tmp_path,
         table=table,
@@ -320,7 +302,7 @@ def test_cost_is_the_time_of_all_benchmarks_over_all_items(study, made):
 
 def test_all_rows_are_kept_beside_the_page(study, made):
     kept = pd.read_parquet(made[0].parent / "items.parquet")
-    pd.testing.assert_frame_equal(kept, study.items[document.ITEM_COLUMNS], check_dtype=False)
+    pd.testing.assert_frame_equal(kept, study.items[ITEM_COLUMNS], check_dtype=False)
 
 
 def test_a_partial_study_reads_well(study, tmp_path):
@@ -352,29 +334,25 @@ def test_missing_columns_are_named(study, made, tmp_path):
         document.write(tmp_path, table=made[1], items=study.items.drop(columns="gold"))
 
 
-def test_weights_that_are_not_the_published_ones_are_named(study, made, tmp_path):
-    assert "Not as published" not in made[0].read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """How a study was made, as its page tells it, where weights and prompts are not as usual."""
     said = "weights dequantised from Q4_1, Q8_0 (big<i>.gguf, sha256 0123456789ab)"
-    path = document.write(
-        tmp_path,
-        table=made[1],
-        systems=study.systems,
-        tests=made[2],
-        provenance=study.provenance | {"origins": {"big": said}},
-    )
-    section = path.read_text(encoding="utf-8").partition('id="made"')[2]
-    assert "Not as published: big, " + said.replace("<i>", "&lt;i&gt;") in section
-
-
-def test_a_pair_that_is_asked_in_different_prompts_is_named(study, made, tmp_path):
-    assert "The prompts of" not in made[0].read_text(encoding="utf-8")
     apart = {"small and big<i> differ": "alpaca and chat; seqkd asks it in its own"}
     path = document.write(
-        tmp_path,
-        table=made[1],
-        systems=study.systems,
-        tests=made[2],
-        provenance=study.provenance | {"prompts_apart": apart},
+        tmp_path_factory.mktemp("told"),
+        table=pd.DataFrame(columns=COLUMNS).astype(NUMBERS),
+        provenance={"origins": {"big": said}, "prompts_apart": apart},
     )
-    section = path.read_text(encoding="utf-8").partition('id="made"')[2]
-    assert "The prompts of small and big&lt;i&gt; differ: alpaca and chat; seqkd" in section
+    return path.read_text(encoding="utf-8").partition('id="made"')[2]
+
+
+def test_weights_that_are_not_the_published_ones_are_named(made, told):
+    assert "Not as published" not in made[0].read_text(encoding="utf-8")
+    said = "big, weights dequantised from Q4_1, Q8_0 (big&lt;i&gt;.gguf, sha256 0123456789ab)"
+    assert f"Not as published: {said}" in told
+
+
+def test_a_pair_that_is_asked_in_different_prompts_is_named(made, told):
+    assert "The prompts of" not in made[0].read_text(encoding="utf-8")
+    assert "The prompts of small and big&lt;i&gt; differ: alpaca and chat; seqkd" in told

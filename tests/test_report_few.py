@@ -4,20 +4,20 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned
-from test_report import analysed
+from fake_study import analysed, fake_study, planned
+from report_parts import all_figures, all_sheets
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.cli.options import wrapped
 from kdstudy.engine.build import Pace
 from kdstudy.evaluation.stages import _agreed, mean_of_benchmarks
 from kdstudy.records import PairScore, Score
-from kdstudy.report import document
-from kdstudy.report.alarms import Alarm, by_system, warnings
-from kdstudy.report.figures import all_figures
+from kdstudy.report.data import ReportData
+from kdstudy.report.sections.collapse import Alarm, by_system
+from kdstudy.report.sections.cost import seconds_of
+from kdstudy.report.sections.warnings import warnings
 from kdstudy.report.seeds import names_of
 from kdstudy.report.sheet import Sheet
-from kdstudy.report.tables import all_sheets
 
 ONE = ("zoo-s",)
 
@@ -124,7 +124,7 @@ def test_the_pace_leaves_out_what_came_before_the_first_report(monkeypatch):
 def test_seconds_per_item_are_those_of_the_pace(pace, seconds):
     table = pd.DataFrame({"system": ["s"], "metric": "accuracy", "benchmark": "two_step", "n": 30})
     stage = {"kind": "generate", "label": "s on two_step", "seconds": 15.0, **pace}
-    found = document._seconds({"stages": [stage]}, table)
+    found = seconds_of(ReportData(table=table, made={"stages": [stage]}))
     assert found == ({} if seconds is None else {"s": pytest.approx(seconds)})
 
 
@@ -135,7 +135,7 @@ def test_several_draws_of_an_item_take_their_time():
         "stages": [{"kind": "generate", "label": "s on b", "seconds": 9.0, "pace": pace}],
         "study": {"generation": {"samples": 1}, "text_generation": {"samples": 5}},
     }
-    assert document._seconds(made, table) == {"s": pytest.approx(200.0)}
+    assert seconds_of(ReportData(table=table, made=made)) == {"s": pytest.approx(200.0)}
 
 
 def graded(benchmark, *outcomes):
@@ -201,7 +201,7 @@ def test_alarms_of_several_seeds_are_one_line_with_the_seeds():
         ),
         ("zoo-l/sft", "odd"),
     ]
-    lines = [w for w in warnings(table, [], {}, raised) if "may have collapsed" in w]
+    lines = [w for w in warnings(ReportData(table=table), raised) if "may have collapsed" in w]
     assert len(lines) == 2
 
 

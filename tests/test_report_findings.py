@@ -7,15 +7,29 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, with_texts
 
 from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS
-from kdstudy.analysis.stats import study_tests
 from kdstudy.answers.repetition import repetition
-from kdstudy.report import alarms, document, findings, likeness, stages
-from kdstudy.report.items import against_teacher, overlap_counts, telling_items
-from kdstudy.report.views import Numbers, graded, texts
+from kdstudy.report import document, stages
+from kdstudy.report.data import ReportData
+from kdstudy.report.sections import (
+    ablations,
+    answer,
+    collapse,
+    contamination,
+    depends,
+    fidelity,
+    generalization,
+    instruct,
+    methods,
+)
+from kdstudy.report.sections.answer import against_teacher
+from kdstudy.report.sections.contamination import overlap_counts
+from kdstudy.report.sections.examples import telling_items
+from kdstudy.report.sections.warnings import warnings
+from kdstudy.report.seeds import Seeds
+from kdstudy.report.views import graded, texts
 from kdstudy.stage import Work
 
 BEST = "m/gkd"
@@ -73,7 +87,7 @@ def test_the_answer_says_what_was_gained_lost_and_spent():
         [(BEST, TEACHER, 300, 225, 45, 15)],
         columns=["system", "teacher", "items", "kept", "lost", "gained"],
     )
-    said = findings.answer(table, [], kept, {BEST: 2.5, TEACHER: 9.0})
+    said = answer.sentence(Seeds(table), [], kept, {BEST: 2.5, TEACHER: 9.0})
     for words in (
         "The best student is m/gkd: 80.0% (78.0 to 82.0) mean accuracy",
         "+5.0 points over its own SFT run (95% interval +3.0 to +7.0)",
@@ -94,7 +108,7 @@ def test_what_a_system_keeps_is_told_of_items_not_of_items_times_seeds():
         [(f"{BEST}/seed={i}", TEACHER, 20, k, 13 - k, i) for i, k in enumerate((10, 11, 12))],
         columns=["system", "teacher", "items", "kept", "lost", "gained"],
     )
-    said = findings.answer(made(both[0], *runs), [], kept)
+    said = answer.sentence(Seeds(made(both[0], *runs)), [], kept)
     expected = "keeps 84.6% of the 13 items its teacher gets right (2.0 lost, 1.0 others gained, "
     assert expected + "mean of 3 seeds)" in said and "39" not in said
 
@@ -103,20 +117,21 @@ def test_generalization_counts_runs_by_their_intervals():
     rows = [row(f"{s}/{m}", "gain", v, reference=f"{s}/sft") for s, m, v in (
         ("m", "gkd", 0.05), ("m", "revkd", 0.01), ("s", "gkd", -0.05), ("s", "revkd", 0.03),
     )]  # fmt: skip
-    said = findings.generalization(made(*rows), [])
+    said = generalization.sentence(Seeds(made(*rows)), [])
     assert "2 of 4 distilled runs beat" in said and "1 fell below it, and 1 cannot" in said
 
 
 def test_nothing_measured_is_said_as_such():
     nothing = made()
-    assert "nothing to recommend" in findings.answer(nothing, [])
-    assert "No distilled run" in findings.generalization(nothing, [])
-    assert likeness.fidelity(nothing, [])[0].startswith("0 students")
-    assert findings.depends([]).startswith("Too few runs")
-    assert "none can be compared" in findings.methods([])
-    assert findings.instruction(nothing) == "" and findings.ablations(nothing) == []
-    assert "0 alarms" in alarms.collapse(nothing, [], [])
-    assert alarms.warnings(nothing, [], {}, []) == []
+    seeds = Seeds(nothing)
+    assert "nothing to recommend" in answer.sentence(seeds, [])
+    assert "No distilled run" in generalization.sentence(seeds, [])
+    assert fidelity.sentences(seeds, [])[0].startswith("0 students")
+    assert depends.sentence([]).startswith("Too few runs")
+    assert "none can be compared" in methods.sentence([])
+    assert instruct.sentence(seeds.means) == "" and ablations.sentences(seeds.means) == []
+    assert "0 alarms" in collapse.sentence(nothing, [], [])
+    assert warnings(ReportData(table=nothing)) == []
 
 
 def test_fidelity_says_each_measure_that_is_there_and_no_other():
@@ -131,7 +146,7 @@ def test_fidelity_says_each_measure_that_is_there_and_no_other():
         row(BEST, "agreement_change", 0.08, **pair),
         row("s/gkd", "agreement_change", -0.01, **pair),
     ]
-    said = likeness.fidelity(made(*systems(), *rows), [])
+    said = fidelity.sentences(Seeds(made(*systems(), *rows)), [])
     assert said == [
         "m/gkd gives its teacher's answer on 82.0% (80.0 to 84.0) of items, its SFT run did on "
         "74.0% (72.0 to 76.0); its accuracy alone forces 70% and allows 90%.",
@@ -152,7 +167,7 @@ def test_fidelity_says_each_measure_that_is_there_and_no_other():
         row(BEST, "token_ece", 0.06, half=0.01, **held),
         row(BEST, "token_ece_teacher", 0.03, half=0.01, **held),
     ]
-    text, tokens = likeness.fidelity(made(*systems(), *rows, *more), [])[-2:]
+    text, tokens = fidelity.sentences(Seeds(made(*systems(), *rows, *more)), [])[-2:]
     assert "BLEU with the teacher's text is 41.0 (39.0 to 43.0)" in text
     assert "sentence BLEU is 52.0 (49.0 to 55.0) and 66.0% (64.0 to 68.0) of steps" in text
     assert "on 50 held-out texts" in tokens and "first at 93.0% (91.0 to 95.0)" in tokens
@@ -171,13 +186,13 @@ def test_fidelity_says_each_measure_that_is_there_and_no_other():
 )
 def test_alarms_name_the_run_and_what_the_mean_is_without_it(signs, words):
     table = made(*systems(**signs))
-    raised = alarms.alarms(table, Numbers(table))
-    said = alarms.collapse(table, [], raised)
+    raised = collapse.alarms(ReportData(table=table))
+    said = collapse.sentence(table, [], raised)
     assert words in said
     if signs:
         assert [a.system for a in raised] == [BEST] and "1 of 4 trained systems raises" in said
         assert "mean gain of 2 runs is +2.0 points with them and −1.0 without" in said
-        assert BEST in " ".join(alarms.warnings(table, [], {}, raised))
+        assert BEST in " ".join(warnings(ReportData(table=table), raised))
 
 
 def test_an_alarm_while_training_is_among_a_systems_reasons():
@@ -194,8 +209,8 @@ def test_an_alarm_while_training_is_among_a_systems_reasons():
         {"system": "old"},
     ]
     table = made(*systems(repeated=0.4))
-    raised = alarms.alarms(table, Numbers(table), training)
-    said = "\n".join(alarms.warnings(table, [], {}, raised))
+    raised = collapse.alarms(ReportData(table=table, made={"training": training}))
+    said = "\n".join(warnings(ReportData(table=table), raised))
     assert f"{BEST} may have collapsed" in said
     assert "40.0% of 4-grams repeat, while training: repetition 0.45 at step 9." in said
     assert "s/gkd may have collapsed" in said and "texts of 3 tokens at step 9." in said
@@ -259,7 +274,7 @@ def compared(study):
     items = pd.DataFrame(
         [r for s, x in zip((TEACHER, BEST), both, strict=True) for r in item_rows(s, x)]
     )
-    found = dataclasses.replace(study.systems[-1], label=BEST, teacher=TEACHER, ablation="")
+    found = dataclasses.replace(study.systems[-1], label=BEST, teachers=(TEACHER,), ablation="")
     return items, found
 
 
@@ -280,7 +295,7 @@ def test_overlaps_count_an_item_once_whatever_the_systems(compared):
         "exact": 1, "normalised": 0, "masked": 1, "none": 10, "items": 12,
     }  # fmt: skip
     assert overlap_counts(items.assign(overlap="")).empty
-    said = " ".join(alarms.warnings(made(), [], {}, [], counts))
+    said = " ".join(warnings(ReportData(table=made()), [], counts))
     assert "The training corpus holds test items: 1 of 12 on sums" in said
 
 
@@ -288,11 +303,11 @@ def test_contamination_sets_clean_items_apart(compared):
     counts = overlap_counts(compared[0])
     where = {"reference": SFT, "benchmark": "sums"}
     rows = [row(BEST, "gain", 0.05, **where), row(BEST, "gain_clean", 0.02, **where)]
-    said = findings.contamination(made(*rows), counts)
+    said = contamination.sentence(made(*rows), counts)
     assert "Of 12 test items the training corpus holds 1 and another 1 with other" in said
     assert "On the clean items of this benchmark the mean gain over SFT of one run is +2.0" in said
     assert "on all items of this benchmark +5.0" in said
-    assert "No benchmark was searched" in findings.contamination(made(), counts.iloc[:0])
+    assert "No benchmark was searched" in contamination.sentence(made(), counts.iloc[:0])
 
 
 def test_telling_items_are_wrong_and_faithful_or_right_by_another_path(compared):
@@ -324,19 +339,18 @@ def analysed_study(study):
     return analysed(study)
 
 
-def test_free_texts_have_a_sentence_of_their_own_and_leak_nowhere(study):
-    mixed = with_texts(dataclasses.replace(study, tokens={}), n=10)
-    table, tests = analysed(mixed)
+def test_free_texts_have_a_sentence_of_their_own_and_leak_nowhere(study, analysed_study):
+    table, tests = analysed(with_texts(study, n=10))
     assert texts(table) == ["follow"] and "follow" not in graded(table)
     scores = table[(table.metric == "rouge_l") & (table.benchmark == "follow")]
     best = scores.loc[scores.value.idxmax()]
-    said = findings.instruction(table)
+    said = instruct.sentence(Seeds(table).means)
     assert best.system in said and f"{100 * best.value:.1f} (" in said
     note = " Free-text tasks are left out, ROUGE-L is no accuracy: follow."
-    plain, _ = analysed(dataclasses.replace(study, tokens={}))
-    for say in (findings.answer, findings.generalization):
-        expected = say(plain, study_tests(plain, study.systems, study.scores))
-        assert say(table, tests).replace(note, "") == expected
+    plain, without = analysed_study
+    for say in (answer.sentence, generalization.sentence):
+        expected = say(Seeds(plain, without), without)
+        assert say(Seeds(table, tests), tests).replace(note, "") == expected
 
 
 def test_the_answer_names_the_best_student_and_its_interval(analysed_study):
@@ -344,7 +358,7 @@ def test_the_answer_names_the_best_student_and_its_interval(analysed_study):
     mean = table[(table.benchmark == "average") & (table.metric == "accuracy")]
     grid = mean[(mean.kind == "distilled") & (mean.ablation == "")]
     best = grid.loc[grid.value.idxmax()]
-    sentence = findings.answer(table, tests)
+    sentence = answer.sentence(Seeds(table, tests), tests)
     assert best.system in sentence and f"{100 * best.value:.1f}%" in sentence
     assert f"{100 * best.low:.1f} to {100 * best.high:.1f}" in sentence
 
@@ -356,22 +370,22 @@ def test_an_undecided_gain_is_called_undecided(study):
             scores[s.label] = scores[f"{s.model}/sft"]
     same = dataclasses.replace(study, scores=scores, pairs={})
     table, tests = analysed(same, partial=True)
-    assert "cannot tell from no change" in findings.answer(table, tests)
-    assert "0 of 12 distilled runs beat" in findings.generalization(table, tests)
+    assert "cannot tell from no change" in answer.sentence(Seeds(table, tests), tests)
+    assert "0 of 12 distilled runs beat" in generalization.sentence(Seeds(table, tests), tests)
 
 
 def test_the_lead_is_over_students_and_the_pooled_test_is_called_the_papers(analysed_study):
     table, tests = analysed_study
-    said = findings.generalization(table, tests)
+    said = generalization.sentence(Seeds(table, tests), tests)
     assert said.startswith("Over 3 students (12 cells)") and "students as units" in said
     assert "The paper's test, which takes the 12 runs as independent" in said
 
 
 def test_warnings_name_what_went_wrong(study, analysed_study):
     table, _ = analysed_study
-    raised = alarms.alarms(table, Numbers(table))
-    counts = overlap_counts(study.items)
-    said = " ".join(alarms.warnings(table, study.systems, study.provenance, raised, counts))
+    data = ReportData(table=table, systems=study.systems, made=study.provenance)
+    raised = collapse.alarms(data)
+    said = " ".join(warnings(data, raised, overlap_counts(study.items)))
     for words in ("noise=5", "length limit", "One training seed", "Few items", "96 same question"):
         assert words in said
     held = study.items.drop_duplicates(["benchmark", "example_id"])
@@ -383,7 +397,7 @@ def test_a_teacher_that_cannot_teach_is_a_warning(study):
     swapped = study.scores | {"zoo-l/sft": study.scores["zoo-xs/base"]}
     bad = dataclasses.replace(study, scores=swapped, pairs={})
     table, _ = analysed(bad, partial=True)
-    said = " ".join(alarms.warnings(table, study.systems, {}, []))
+    said = " ".join(warnings(ReportData(table=table, systems=study.systems)))
     assert "zoo-l/sft is not better after fine-tuning" in said
     assert "no better than the SFT student zoo-m/sft" in said
 
@@ -391,7 +405,7 @@ def test_a_teacher_that_cannot_teach_is_a_warning(study):
 def test_plain_fine_tuning_that_beats_every_distilled_student_is_the_answer(analysed_study):
     table = analysed_study[0].copy()
     table.loc[(table.kind == "sft") & (table.metric == "accuracy"), "value"] = 0.999
-    said = findings.answer(table, analysed_study[1])
+    said = answer.sentence(Seeds(table), analysed_study[1])
     assert said.startswith("The best student is ")
     assert "fine-tuned without a teacher: 99.9%" in said
     assert "The best distilled one is " in said
@@ -402,6 +416,7 @@ def test_stages_built_with_other_versions_or_elsewhere_are_told(tmp_path):
         facts = {"key": name, "kind": "score", "label": name, "seconds": 1, "started": 0}
         hardware = {"cores": 2, "gpu": gpu}
         facts |= {"summary": "", "environment": {"versions": versions, "hardware": hardware}}
+        facts |= {"inputs": {}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
         return f"stage:{name}", tmp_path / name
@@ -414,10 +429,10 @@ def test_stages_built_with_other_versions_or_elsewhere_are_told(tmp_path):
     found = stages._provenance(work)
     assert found["versions"] == {"torch": "2.12 and 2.13", "peft": "0.21"}
     assert found["hardware"] == {"cores": "2", "gpu": "H200"}
-    (said,) = alarms.warnings(made(*systems()), [], found, [])[-1:]
+    (said,) = warnings(ReportData(table=made(*systems()), made=found))[-1:]
     assert "different versions (torch 2.12 and 2.13)" in said
     found["versions"] = {"torch": "2.13"}
-    assert "versions" not in " ".join(alarms.warnings(made(*systems()), [], found, []))
+    assert "versions" not in " ".join(warnings(ReportData(table=made(*systems()), made=found)))
 
 
 def test_runs_have_this_studys_names_and_the_time_of_what_they_started_from(tmp_path):
@@ -445,6 +460,6 @@ def test_runs_have_this_studys_names_and_the_time_of_what_they_started_from(tmp_
     told = [(r["system"], r["seconds"], r["tokens_per_second"]) for r in found["training"]]
     assert told == [("small/sft/seed=0", 3, 20), ("small/gkd-from-sft/big", 6, 20)]
     assert [s["label"] for s in found["stages"]] == [role.split(" ", 1)[1] for role in inputs]
-    facts = dict(document._facts(made(*systems()), [], found))
+    facts = dict(document.facts(ReportData(table=made(*systems()), made=found)))
     assert found["origins"] == {"big": "weights dequantised from Q4_1"}
     assert facts["epochs"] == "gkd-from-sft: starts from the sft run: 2 + 4 epochs"

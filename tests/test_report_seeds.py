@@ -7,18 +7,17 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned, with_texts
-from test_report import analysed
+from fake_study import analysed, fake_study, planned, with_texts
+from report_parts import all_figures, all_sheets
 
 from kdstudy.analysis.results import AVERAGE
-from kdstudy.report import document, likeness
+from kdstudy.report import document
 from kdstudy.report.browse import rows_data
 from kdstudy.report.compare import page
 from kdstudy.report.compare.match import PAIR, StudyRows
-from kdstudy.report.figures import all_figures
-from kdstudy.report.items import against_teacher
+from kdstudy.report.data import ReportData
+from kdstudy.report.sections import fidelity
 from kdstudy.report.seeds import Seeds, names_of, over_seeds
-from kdstudy.report.tables import all_sheets
 from kdstudy.report.terminal import summary
 
 N = 20
@@ -47,8 +46,8 @@ def study():
 @pytest.fixture(scope="module")
 def one(study):
     table, tests = analysed(study)
-    kept = against_teacher(study.items, study.systems, ["choice", "one_step", "two_step"])
-    return table, tests, all_sheets(table, tests, kept=kept, made=study.provenance)
+    rows = {"items": study.items, "systems": study.systems}
+    return table, tests, all_sheets(table, tests, made=study.provenance, **rows)
 
 
 @pytest.fixture(scope="module")
@@ -257,10 +256,10 @@ def test_no_best_student_is_chosen_among_seeds(study, one):
         key=lambda m: np.mean(list(accuracies(table, f"zoo-s/{m}/zoo-l").values())),
     )
     assert best != "seqkd"
-    said = likeness.fidelity(table, [])[0]
+    said = fidelity.sentences(Seeds(table), [])[0]
     assert said.startswith(f"zoo-s/{best}/zoo-l gives its teacher's answer")
     assert "over 3 seeds" in said
-    run, teacher = document._first(Seeds(table))
+    run, teacher = ReportData(table=table).first
     assert (run, teacher) == (f"zoo-s/{best}/zoo-l/seed=0", "zoo-l/teacher")
 
 

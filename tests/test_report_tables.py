@@ -6,19 +6,17 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import fake_study, with_texts
+from fake_study import analysed, fake_study, with_texts
+from report_parts import all_figures, all_sheets
 from scipy import stats as scipy_stats
-from test_report import analysed
 from test_stats import AGREEMENTS, GAINS, made_table
 
 from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS
 from kdstudy.analysis.stats import run_tests
-from kdstudy.report import document, findings
-from kdstudy.report.figures import all_figures
-from kdstudy.report.items import overlap_counts
+from kdstudy.report import document
 from kdstudy.report.plot import ACROSS
+from kdstudy.report.sections import depends, methods
 from kdstudy.report.sheet import PAGE_ROWS, Cell, Sheet, items_link, rows_link
-from kdstudy.report.tables import all_sheets
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +43,22 @@ def made(study, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sheets(study, made):
     _, table, tests = made
-    runs = {s.label for s in study.systems if s.kind == "distilled"}
-    counts = overlap_counts(study.items)
-    return all_sheets(table, tests, made=study.provenance, overlaps=counts, runs=runs)
+    rows = {"items": study.items, "systems": study.systems}
+    return all_sheets(table, tests, made=study.provenance, **rows)
 
 
 def links(sheet):
-    for name, column in sheet.links.items():
-        for text, href in zip(sheet.frame[name], column, strict=True):
-            if href:
-                yield text, href
+    return [(c.printed(), c.href) for e in sheet.entries for c in e.cells if c.href]
 
 
 def test_every_link_leads_to_rows_that_hold_its_number(sheets, made, study):
     table = made[1]
     runs = {s.label for s in study.systems if s.kind == "distilled"}
+    places = {
+        (column, value): {*at}
+        for column in ("system", "benchmark", "metric", "reference")
+        for value, at in table.groupby(column).indices.items()
+    }
     seen = 0
     for sheet in sheets.values():
         for text, href in links(sheet):
@@ -68,16 +67,12 @@ def test_every_link_leads_to_rows_that_hold_its_number(sheets, made, study):
             if kind == "#items":
                 assert wanted["run"] in runs
                 continue
-            assert kind == "#rows" and wanted.keys() <= {
-                *("system", "benchmark", "metric", "reference")
-            }
-            rows = table
-            for column, value in wanted.items():
-                rows = rows[rows[column] == value]
-            assert len(rows), (sheet.name, href)
+            assert kind == "#rows"
+            rows = set.intersection(*(places[pair] for pair in wanted.items()))
+            assert rows, (sheet.name, href)
             digits = text.lstrip("+−").split(" ")[0].rstrip("%")
             if len(wanted) >= 3 and len(rows) == 1 and digits.replace(".", "").isdigit():
-                value = abs(rows.iloc[0].value)
+                value = abs(table.value.iloc[rows.pop()])
                 near = [abs(float(digits) - x) < 0.06 for x in (value, 100 * value)]
                 assert any(near), (sheet.name, text, href, value)
                 seen += 1
@@ -158,7 +153,7 @@ def test_a_table_of_texts_keeps_one_line_per_row(tmp_path):
 
 def test_dependence_is_told_by_unit_of_evidence():
     tests = run_tests(made_table())
-    said = findings.depends(tests)
+    said = depends.sentence(tests)
     size, agreement = (
         f"{scipy_stats.spearmanr(GAINS, x).statistic:+.2f}".replace("-", "−")
         for x in (np.repeat([1, 2, 3], 4), AGREEMENTS)
@@ -178,9 +173,10 @@ def test_dependence_is_told_by_unit_of_evidence():
 
 def test_methods_are_told_over_items_and_over_students(made):
     tests = made[2]
-    said = findings.methods(tests)
-    verdicts = [t.sentence for t in tests if t.table == "methods" and t.scope == AVERAGE]
-    better = sum("is better than" in s for s in verdicts)
+    said = methods.sentence(tests)
+    verdicts = [t for t in tests if t.table == "methods" and t.scope == AVERAGE]
+    better = sum("is better than" in t.sentence for t in verdicts)
+    assert better == sum(t.verdict in ("better", "worse") for t in verdicts)
     assert (
         f"Of {len(verdicts)} pairs of methods, SFT among them, these items tell {better} apart"
         in said

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from datasets import Dataset
 from hub_stand_in import COMMIT, hub
@@ -14,27 +15,18 @@ from study_folder import model_folder
 from kdstudy.config.schema import CorpusRef, ModelRef
 from kdstudy.data.corpora import locate
 from kdstudy.errors import InputError, StageError
-from kdstudy.models.resolve import fetch, resolve, told_apart
+from kdstudy.models.fetch import fetch
+from kdstudy.models.resolve import resolve, told_apart
 
 # huggingface_hub reads its endpoint when it is imported, so the client is a process of its own.
-CLIENT = """
-import json, sys
-from pathlib import Path
-from kdstudy.models.resolve import fetch, resolve
-from kdstudy.config.schema import ModelRef
-pins = json.loads(sys.argv[2])
-found = resolve(ModelRef(**json.loads(sys.argv[1])), Path(), pins)
-folder = fetch(found.local()) if sys.argv[3] == "fetch" else None
-print(json.dumps([found.name, found.fingerprint, str(folder), pins]))
-"""
+CLIENT = Path(__file__).parent / "hub_client.py"
 
 
 def client(endpoint, cache, ref, pins=None, fetch=True):
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache)}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    call = [sys.executable, "-c", CLIENT, json.dumps(ref), json.dumps(pins or {})]
-    call.append("fetch" if fetch else "pin")
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    call = (json.dumps(ref), json.dumps(pins or {}), "fetch" if fetch else "pin")
+    done = forked.Running(call, None, environment, CLIENT).end()
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
 

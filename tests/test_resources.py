@@ -9,7 +9,7 @@ import yaml
 from study_folder import STUDY, plan_of, write_folder
 
 from kdstudy.config.read import read_study
-from kdstudy.config.resources import WITH_MODEL, Needs, Resources
+from kdstudy.config.resources import Needs, Resources
 from kdstudy.engine.nodes import Nodes
 from kdstudy.engine.worker import Site, unfit
 from kdstudy.errors import InputError
@@ -30,7 +30,6 @@ class FakeRay:
 
 def test_every_kind_of_stage_can_be_given_resources():
     assert set(Resources.model_fields) == set(KINDS)
-    assert set(KINDS) >= WITH_MODEL
 
 
 @pytest.mark.parametrize(

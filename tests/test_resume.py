@@ -1,6 +1,8 @@
 """Whatever a run looks like and wherever it stops, it goes on as if it had never stopped."""
 
+import copy
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -52,6 +54,12 @@ class Stop(TrainerCallback):
 
 
 def model(seed: int, dropout: float | None = None):
+    """Return a copy of a model that is made once."""
+    return copy.deepcopy(_made(seed, dropout))
+
+
+@functools.cache
+def _made(seed: int, dropout: float | None):
     config = LlamaConfig(
         vocab_size=tiny.VOCABULARY, num_hidden_layers=1, num_key_value_heads=1, **SHAPE,
         max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1,

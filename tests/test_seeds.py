@@ -15,10 +15,11 @@ from kdstudy.analysis.runs import read_runs
 from kdstudy.analysis.stats import study_tests
 from kdstudy.analysis.verdict import points
 from kdstudy.cli import app
-from kdstudy.report import figures, findings
-from kdstudy.report.alarms import warnings
+from kdstudy.report.data import ReportData
+from kdstudy.report.sections import answer, generalization
+from kdstudy.report.sections.generalization import gains, paired_sheet
+from kdstudy.report.sections.warnings import warnings
 from kdstudy.report.seeds import Seeds
-from kdstudy.report.tables_of_tests import paired_sheet
 
 HEADER = "student,method,task,seed,accuracy"
 SFT, KD = (0.402, 0.415, 0.409), (0.455, 0.471, 0.449)
@@ -232,7 +233,8 @@ def test_the_reports_first_sentence_is_the_methods_gain_on_this_student(one_stud
     }  # fmt: skip
     gkd, sft = (np.mean([v for k, v in right.items() if m in k]) for m in ("xs/gkd", "xs/sft"))
     assert first[0].estimate == pytest.approx(gkd - sft)
-    for said in (findings.answer(table, tests), findings.generalization(table, tests)):
+    seeds = Seeds(table, tests)
+    for said in (answer.sentence(seeds, tests), generalization.sentence(seeds, tests)):
         assert said.startswith("gkd − SFT on zoo-xs, mean of 3 benchmarks: ")
         assert "120 items and 3 seeds" in said.split(". ")[0] + said
 
@@ -241,8 +243,8 @@ def test_a_gain_has_one_interval_wherever_it_is_told(one_student):
     table, tests = one_student[:2]
     own = next(t for t in tests if t.table == "student" and t.scope == "average")
     ends = f"{points(own.low)} to {points(own.high)}"
-    assert ends in findings.answer(table, tests)
-    drawn = figures.gains(Seeds(table, tests)).data["rows"]
+    assert ends in answer.sentence(Seeds(table, tests), tests)
+    drawn = gains(Seeds(table, tests)).data["rows"]
     mean = drawn[(drawn.system == own.subject) & (drawn.benchmark == "average")]
     mean = mean[mean.part == "mean"].iloc[0]
     assert (mean.low, mean.high) == pytest.approx((100 * own.low, 100 * own.high))
@@ -259,7 +261,7 @@ def test_a_gain_has_one_interval_wherever_it_is_told(one_student):
     assert (pair.estimate, pair.low, pair.high, pair.p) == pytest.approx(
         (own.estimate, own.low, own.high, own.p)
     )
-    said = findings.generalization(table, tests)
+    said = generalization.sentence(Seeds(table, tests), tests)
     assert "distilled systems beat" in said and "this many items and seeds" in said
 
 
@@ -270,14 +272,14 @@ def test_what_would_be_missed_fits_the_interval_that_is_told(one_student):
     expected = np.median([
         (t.high - t.low) / 2 + 0.8416 * abs(t.estimate / t.statistic) for t in own
     ])  # fmt: skip
-    said = " ".join(warnings(table, [], {}, [], None, tests))
+    said = " ".join(warnings(ReportData(table=table, tests=tests)))
     assert f"A gain under about {points(expected, sign=False)} points" in said
     assert "with these items and seeds." in said
 
 
 def test_no_seed_is_the_best_student(one_student):
     table, tests, *_ = one_student
-    said = findings.answer(table, tests)
+    said = answer.sentence(Seeds(table, tests), tests)
     assert "seed=" not in said and "best student" not in said
     assert "over 3 seeds)" in said
 

@@ -188,7 +188,7 @@ def test_within_students_the_sign_can_turn():
 
 def paired_table(better, worse, n=100, draws=1):
     """A table of one run that turned `better` items right and `worse` items wrong."""
-    system = System(label="r", kind="distilled", model="s", teacher="t", method="gkd")
+    system = System(label="r", kind="distilled", model="s", teachers=("t",), method="gkd")
     sft = System(label="sft", kind="sft", model="s")
     teacher = System(label="t", kind="teacher", model="t")
     before = [0] * better + [1] * worse + [1] * (n - better - worse)
@@ -296,10 +296,18 @@ def test_a_verdict_says_what_the_interval_supports(study_tests):
         f"{method} − sft" for method in ("gkd", "revkd", "seqkd", "word_kd")
     }
     for t in verdicts:
-        if "is better than" in t.sentence:
-            assert t.p_adjusted < 0.05
-        if "equivalent" in t.sentence:
-            assert abs(t.estimate) < stats.EQUIVALENCE_MARGIN
+        a, b = t.subject.split(" − ")
+        words = {
+            "better": f"{a} is better than {b}",
+            "worse": f"{b} is better than {a}",
+            "equivalent": f"{a} and {b} are equivalent",
+            "undecided": f"Cannot tell {a} and {b} apart",
+        }
+        assert t.sentence.startswith(words[t.verdict])
+        assert (t.p_adjusted < 0.05) >= (t.verdict in ("better", "worse"))
+        assert t.verdict != "worse" or t.estimate < 0
+        assert t.verdict != "equivalent" or abs(t.estimate) < stats.EQUIVALENCE_MARGIN
+    assert all(t.verdict == "" for t in study_tests if t.table != "methods")
 
 
 def test_every_test_has_a_sentence_and_nan_says_why(study_tests):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from kdstudy import methods
+from kdstudy.artifacts import Trained
 from kdstudy.config import schema
 from kdstudy.distill import stages
 from kdstudy.errors import InputError, StageError
@@ -121,7 +122,7 @@ def test_a_student_is_made_from_files_to_files(place, method, capfd):
     assert 0 < facts["trainable"] < facts["parameters"] and 0 <= facts["padding_share"] < 1
     base = AutoModelForCausalLM.from_pretrained(place / "student", dtype=torch.float32)
     peft = PeftModel.from_pretrained(base, done.out / "adapter").eval()
-    ours = load.open_model(local(place / "student"), "float32", done.out).cpu()
+    ours = load.open_model(local(place / "student"), "float32", Trained(done.out)).cpu()
     assert torch.equal(logits(ours), logits(peft))
     assert not torch.equal(logits(ours), logits(peft.unload()))
     again = work(place, "again", method)
@@ -174,7 +175,7 @@ def test_full_fine_tuning_writes_a_whole_model(place):
     facts = json.loads((done.out / "training.json").read_text())
     assert facts["trainable"] == facts["parameters"]
     plain = AutoModelForCausalLM.from_pretrained(done.out / "model", dtype=torch.float32).eval()
-    ours = load.open_model(local(place / "student"), "float32", done.out).cpu()
+    ours = load.open_model(local(place / "student"), "float32", Trained(done.out)).cpu()
     assert torch.equal(logits(ours), logits(plain))
 
 
@@ -189,7 +190,8 @@ def test_bfloat16_keeps_trained_weights_in_float32(place, lora):
     stages.train(done)
     (file,) = done.out.glob("*/*model.safetensors")
     assert {w.dtype for w in load_file(file).values()} == {torch.float32}
-    assert load.open_model(local(place / "student"), "bfloat16", done.out).dtype == torch.bfloat16
+    opened = load.open_model(local(place / "student"), "bfloat16", Trained(done.out))
+    assert opened.dtype == torch.bfloat16
     curve = json.loads((done.out / "training.json").read_text())["curve"]
     assert curve[-1]["eval_loss"] < curve[0]["eval_loss"]
 

@@ -17,7 +17,7 @@ def system(method: str, seed: int, **more) -> System:
     kind = "sft" if method == "sft" else "distilled"
     facts = {"kind": kind, "model": "s", "method": method, "seed": seed}
     if kind == "distilled":
-        facts["teacher"] = TEACHER
+        facts["teachers"] = (TEACHER,)
     return System(label=f"s/{method}/seed={seed}", **(facts | more))
 
 

@@ -2,14 +2,14 @@
 
 import pandas as pd
 import pytest
-from fake_study import fake_study
+from fake_study import analysed, fake_study
 from study_folder import plan_of, write_folder
-from test_report import analysed
 
 from kdstudy.errors import InputError
-from kdstudy.report import document, findings
+from kdstudy.report import document
 from kdstudy.report.compare.match import key_of
-from kdstudy.report.curves import curve
+from kdstudy.report.sections import ablations
+from kdstudy.report.sections.ablations import curve
 from kdstudy.report.seeds import Seeds
 
 GKD = {"vary": "beta", "values": [0.1, 0.9], "methods": ["gkd"]}
@@ -133,7 +133,7 @@ def test_a_method_with_epochs_of_its_own_does_not_vary_trainings(folder):
 @pytest.fixture(scope="module")
 def varied():
     """The made-up study with its noise ablation told as one over the learning rate."""
-    study = fake_study(n=40)
+    study = fake_study(n=30)
     table, tests = analysed(study)
     table = table.copy()
     moved = table.ablation == "noise"
@@ -173,7 +173,7 @@ def test_the_page_shows_the_figure_and_a_sentence(varied, tmp_path):
     page = path.read_text()
     assert 'id="figure-vary-train-learning_rate"' in page or "vary-train-learning_rate" in page
     assert (tmp_path / "figures" / "vary-train-learning_rate.svg").exists()
-    said = findings.ablations(Seeds(table, tests).means)
+    said = ablations.sentences(Seeds(table, tests).means)
     (sentence,) = [s for s in said if s.startswith("train.learning_rate: ")]
     assert " at 3e-4 to " in sentence
     sheet = pd.read_csv(tmp_path / "tables" / "ablations.csv")

@@ -1,6 +1,6 @@
 """Train the same students in one process or in several: what `test_devices.py` runs.
 
-python -m torch.distributed.run --nproc-per-node=2 two_devices.py OUT FIRST
+two_devices.py OUT FIRST, in each process of a launch
 
 FIRST holds what one process left; OUT/ddp and OUT/fsdp will hold the same from several.
 """

@@ -83,8 +83,30 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OptionLikelihoods:
+    """How likely one system finds each option of one item.
+
+    Attributes:
+        logprobs: Log P(option | context) in nats, a sum over its tokens, in the item's order.
+        tokens: How many tokens each is; empty where nobody says it.
+        sample: 0: nothing is drawn.
+    """
+
+    benchmark: str
+    example_id: str
+    logprobs: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
+    sample: int = 0
+
+
+def _optional(default: Any) -> Any:
+    """Return a field that a file has only where a row has another value than the default."""
+    return dataclasses.field(default=default, metadata={"optional": True})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """One graded generation with exactly one outcome.
+    """One graded generation with exactly one outcome; or one choice by likelihood.
 
     Attributes:
         extracted: The answer found in the completion, in canonical form; empty when none was found.
@@ -92,6 +114,12 @@ class Score:
         outcome: One of `OUTCOMES`; of a free text `rated`, `truncated`, or `unparsed` (empty).
         quality: 1 when correct, else 0; of a free text its ROUGE-L with the closest reference, as
             a fraction, whether it was cut or not.
+        tokens: Tokens of the completion; of a choice by likelihood 0: nothing was written, and
+            `completion` is the text of the option with the highest log-probability.
+        option_logprobs: Of a choice by likelihood, each option's log-probability in nats.
+        option_characters: Length of each option in characters, for `acc_norm`.
+        option_bytes: In bytes of UTF-8, for `acc_bytes`.
+        target: Which option is right, from 0; -1 where a text was generated.
     """
 
     benchmark: str
@@ -103,6 +131,20 @@ class Score:
     outcome: Outcome
     quality: float
     tokens: int
+    option_logprobs: tuple[float, ...] = _optional(())
+    option_characters: tuple[int, ...] = _optional(())
+    option_bytes: tuple[int, ...] = _optional(())
+    target: int = _optional(-1)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a free text, which is neither right nor wrong."""
+        return is_text(self.rule)
+
+
+def is_text(rule: str) -> bool:
+    """Return whether a rule (`Score.rule`) rates free texts."""
+    return rule.startswith("text-")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +174,38 @@ class PairScore:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRow:
+    """Sums over the response tokens of one row; T is the reference's distribution, S the system's.
+
+    A model's bins hold, for each bin of its likeliest token's probability (`tokens.BINS`): how many
+    tokens, the sum of those probabilities, and how often that token is the text's.
+
+    Attributes:
+        example_id: `Example.id`.
+        tokens: Number of tokens.
+        agree: Tokens whose likeliest token is the same for both.
+        kl_teacher_student: Sum of KL(T || S).
+        kl_student_teacher: Sum of KL(S || T).
+        ce_teacher: Sum of -log T of the text's token.
+        ce_student: Sum of -log S of it.
+    """
+
+    example_id: str
+    tokens: int
+    agree: int
+    kl_teacher_student: float
+    kl_student_teacher: float
+    ce_teacher: float
+    ce_student: float
+    teacher_tokens: tuple[int, ...]
+    teacher_confidence: tuple[float, ...]
+    teacher_hits: tuple[int, ...]
+    student_tokens: tuple[int, ...]
+    student_confidence: tuple[float, ...]
+    student_hits: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
     """Whether a training corpus holds a test item's question.
 
@@ -154,7 +228,7 @@ class System:
         label: Unique and readable, such as `zoo-s/word_kd/zoo-l/tau=2`; the tables' key.
         kind: `base` (as published), `teacher` (fine-tuned or as it is), `sft` or `distilled`.
         model: Short name of the base model.
-        teacher: Label of the teacher system; empty unless distilled.
+        teachers: Labels of the teacher systems; empty unless distilled.
         method: `sft`, `seqkd`, `word_kd`, `revkd`, `gkd`, `gkd-from-sft`; empty for a base model.
         ablation: Which ablation the run belongs to: `temperature`, `noise`, `base_teacher`, or
             the field that is varied, such as `train.learning_rate`; empty in the main grid.
@@ -168,7 +242,7 @@ class System:
     label: str
     kind: Literal["base", "teacher", "sft", "distilled"]
     model: str
-    teacher: str = ""
+    teachers: tuple[str, ...] = ()
     method: str = ""
     ablation: str = ""
     setting: str = ""
@@ -176,8 +250,51 @@ class System:
     noise: float = 0.0
     seed: int = 0
 
+    @property
+    def taught_by(self) -> str:
+        """Its teachers as one text, as tables have it; empty unless distilled."""
+        return joined(self.teachers)
 
-Record = TypeVar("Record", Example, Generation, Score, PairScore, Contamination, System)
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its fields as JSON has them: `teacher`, a label or none, or a list of several."""
+        fields = dataclasses.asdict(self)
+        labels = fields.pop("teachers")
+        return fields | {"teacher": [*labels] if len(labels) > 1 else "".join(labels)}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "System":
+        """Return the system that has this `row`."""
+        fields = dict(row)
+        given = fields.pop("teacher")
+        labels = [given] if isinstance(given, str) else given
+        return cls(**fields, teachers=tuple(label for label in labels if label))
+
+
+_AND = " + "
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return what several teachers together are called."""
+    return _AND.join(names)
+
+
+def parted(teachers: str) -> list[str]:
+    """Return the names of a text that `joined` made; of none, none."""
+    return teachers.split(_AND) if teachers else []
+
+
+Record = TypeVar(
+    "Record",
+    Example,
+    Generation,
+    OptionLikelihoods,
+    Score,
+    PairScore,
+    TokenRow,
+    Contamination,
+    System,
+)
 
 
 _FACTS = b"kdstudy"
@@ -197,12 +314,24 @@ def write_records(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(f.name, _arrow_type(f.type)) for f in dataclasses.fields(kind)])
+    rows = list(rows)
+    fields = [f for f in dataclasses.fields(kind) if f.name in columns(kind, rows)]
+    schema = pa.schema([(f.name, _arrow_type(f.type)) for f in fields])
     if facts is not None:
         schema = schema.with_metadata({_FACTS: json.dumps(facts).encode()})
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
     pq.write_table(table, path)
     return table.num_rows
+
+
+def columns(kind: type[Record], rows: Iterable[Record]) -> list[str]:
+    """Return the fields that a table of rows has: optional ones where a row says something."""
+    rows = list(rows)
+    return [
+        f.name
+        for f in dataclasses.fields(kind)
+        if not f.metadata.get("optional") or any(getattr(r, f.name) != f.default for r in rows)
+    ]
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:

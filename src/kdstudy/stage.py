@@ -8,6 +8,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdstudy.artifacts import (
+    CUT,
+    Artifact,
+    Contaminations,
+    Corpus,
+    CutModel,
+    Found,
+    Generations,
+    Importance,
+    Items,
+    Likelihoods,
+    Name,
+    Pairs,
+    Report,
+    Results,
+    Role,
+    Roles,
+    Scores,
+    TeacherCache,
+    Tokens,
+    Trained,
+)
+
 SCRATCH = "scratch"
 """Name of the folder, inside a stage's, of `Work.scratch`."""
 
@@ -50,32 +73,30 @@ class Work:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def model(self, role: str) -> Mapping[str, Any]:
+    def read(self, role: Role[Found]) -> Found:
+        """Return what the upstream of a role left."""
+        return role.artifact(self.inputs[role.name])
+
+    def find(self, role: Role[Found]) -> Found | None:
+        """Return what the upstream of a role left, or None where this stage has none."""
+        return None if role.name not in self.inputs else self.read(role)
+
+    def each(self, roles: Roles[Name, Found]) -> dict[Name, Found]:
+        """Return what the upstreams of some roles left, by name."""
+        return {name: roles.artifact(path) for name, path in roles.find(self.inputs).items()}
+
+    def aid(self, role: Role[Found]) -> Found | None:
+        """Return what an aid left, or None where it is not there."""
+        return None if role.name not in self.aids else role.artifact(self.aids[role.name])
+
+    def model(self, name: str) -> Mapping[str, Any]:
         """Return where a model lies (`resolve.Resolved.local`): a cut one in its own stage."""
-        return located(self.local["models"][role], self.inputs.get(f"cut:{role}"))
-
-    def inputs_of(self, role: str) -> list[tuple[str, Path]]:
-        """Return (name, folder) of every input whose role is `role:name`."""
-        found = []
-        for whole, folder in self.inputs.items():
-            kind, _, name = whole.partition(":")
-            if kind == role:
-                found.append((name, folder))
-        return found
-
-    def pairs_of(self, role: str) -> list[tuple[tuple[str, str], Path]]:
-        """Return ((a, b), folder) of every input whose role is `pair_role(role, a, b)`."""
-        return [(tuple(json.loads(pair)), folder) for pair, folder in self.inputs_of(role)]
+        return located(self.local["models"][name], self.each(CUT).get(name))
 
 
-def located(local: Mapping[str, Any], cut: Path | None) -> Mapping[str, Any]:
+def located(local: Mapping[str, Any], cut: CutModel | None) -> Mapping[str, Any]:
     """Return where a model lies, given the finished stage that cut it, or None."""
-    return local if cut is None else {**local, "folder": str(cut / "model")}
-
-
-def pair_role(role: str, a: str, b: str) -> str:
-    """Return the role of an input about two systems; a label may hold any sign."""
-    return f"{role}:{json.dumps([a, b], ensure_ascii=False)}"
+    return local if cut is None else {**local, "folder": str(cut.model)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +106,16 @@ class Kind:
     Attributes:
         entry: `module:function`, imported when the stage runs, so that planning needs no torch.
         version: Raised when the function's output changes for the same input; part of the key.
+        writes: What it leaves.
+        needs_model: It runs a model: on a GPU where there is one, and for more than seconds.
+        distributed: All processes of a launch join it.
     """
 
     entry: str
     version: int = 1
+    writes: type[Artifact] = Artifact
+    needs_model: bool = False
+    distributed: bool = False
 
     def function(self) -> Callable[[Work], str]:
         """Import and return the stage function: it fills `out` and returns a summary line."""
@@ -97,20 +124,48 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4),
-    "benchmark": Kind(entry="kdstudy.evaluation.stages:benchmark", version=3),
-    "importance": Kind(entry="kdstudy.models.stages:importance"),
-    "cut": Kind(entry="kdstudy.models.stages:cut"),
-    "train": Kind(entry="kdstudy.distill.stages:train", version=7),
-    "teacher_cache": Kind(entry="kdstudy.distill.stages:teacher_cache", version=5),
-    "teacher_text": Kind(entry="kdstudy.evaluation.stages:teacher_text", version=5),
-    "generate": Kind(entry="kdstudy.evaluation.stages:generate", version=5),
-    "contamination": Kind(entry="kdstudy.data.stages:contamination"),
-    "token_fidelity": Kind(entry="kdstudy.evaluation.stages:token_fidelity", version=5),
-    "score": Kind(entry="kdstudy.evaluation.stages:score", version=5),
-    "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4),
-    "results": Kind(entry="kdstudy.analysis.stages:results", version=7),
-    "report": Kind(entry="kdstudy.report.stages:report", version=7),
+    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4, writes=Corpus),
+    "benchmark": Kind(entry="kdstudy.evaluation.stages:benchmark", version=3, writes=Items),
+    "importance": Kind(
+        entry="kdstudy.models.stages:importance", writes=Importance, needs_model=True
+    ),
+    "cut": Kind(entry="kdstudy.models.stages:cut", writes=CutModel, needs_model=True),
+    "train": Kind(
+        entry="kdstudy.distill.stages:train",
+        version=7,
+        writes=Trained,
+        needs_model=True,
+        distributed=True,
+    ),
+    "teacher_cache": Kind(
+        entry="kdstudy.distill.stages:teacher_cache",
+        version=5,
+        writes=TeacherCache,
+        needs_model=True,
+    ),
+    "teacher_text": Kind(
+        entry="kdstudy.evaluation.stages:teacher_text",
+        version=5,
+        writes=Generations,
+        needs_model=True,
+    ),
+    "generate": Kind(
+        entry="kdstudy.evaluation.stages:generate", version=5, writes=Generations, needs_model=True
+    ),
+    "likelihood": Kind(
+        entry="kdstudy.evaluation.stages:likelihood", writes=Likelihoods, needs_model=True
+    ),
+    "contamination": Kind(entry="kdstudy.data.stages:contamination", writes=Contaminations),
+    "token_fidelity": Kind(
+        entry="kdstudy.evaluation.stages:token_fidelity",
+        version=5,
+        writes=Tokens,
+        needs_model=True,
+    ),
+    "score": Kind(entry="kdstudy.evaluation.stages:score", version=5, writes=Scores),
+    "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4, writes=Pairs),
+    "results": Kind(entry="kdstudy.analysis.stages:results", version=8, writes=Results),
+    "report": Kind(entry="kdstudy.report.stages:report", version=7, writes=Report),
 }
 
 

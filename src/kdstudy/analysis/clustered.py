@@ -133,23 +133,28 @@ def student_mean(rows: pd.DataFrame, column: str = "gain", least: float = 0.0) -
         column: What is averaged, a change in accuracy.
         least: Least share of items that such a change changes (`sampled`).
     """
-    students, teachers = rows.student.nunique(), rows.teacher.nunique()
-    values = rows[column].to_numpy(float)
-    means = rows.groupby("student")[column].mean()
-    if students < 2:
-        return Mean(float(means.mean()) if students else math.nan, math.nan, 0)
-    weights = 1 / rows.groupby("student")[column].transform("size").to_numpy(float)
-    model = WLS(values, np.ones(len(values)), weights=weights)
-    codes = [pd.factorize(rows[c])[0] for c in ("student", "teacher")]
-    variance, fewest = _variance(model, codes[0]), students - 1
-    if teachers > 1:
-        shared = _variance(model, np.column_stack(codes))
-        if shared > variance:
-            variance, fewest = shared, min(students, teachers) - 1
+    students, of = np.unique(rows.student.to_numpy(object), return_inverse=True)
+    teachers, shared = np.unique(rows.teacher.to_numpy(object), return_inverse=True)
+    values, n = rows[column].to_numpy(float), len(students)
+    means = _by_group(of, values, n)
+    estimate = _mean(means)
+    if n < 2:
+        return Mean(estimate, math.nan, 0)
+    model = WLS(values, np.ones(len(values)), weights=1 / np.bincount(of)[of])
+    variance, fewest = _variance(model, of), n - 1
+    if len(teachers) > 1:
+        twice = _variance(model, np.column_stack([of, shared]))
+        if twice > variance:
+            variance, fewest = twice, min(n, len(teachers)) - 1
     error = math.sqrt(variance) if variance > FLAT**2 else math.nan
-    skewness = _skewness(means.to_numpy())
     floor = math.sqrt(sampled(rows, column, least))
-    return Mean(float(means.mean()), error, students - 1, skewness, fewest, floor)
+    return Mean(estimate, error, n - 1, _skewness(means), fewest, floor)
+
+
+def student_means(rows: pd.DataFrame) -> np.ndarray:
+    """Return each student's mean gain."""
+    students, of = np.unique(rows.student.to_numpy(object), return_inverse=True)
+    return _by_group(of, rows.gain.to_numpy(float), len(students))
 
 
 def sampled(rows: pd.DataFrame, column: str = "gain", least: float = 0.0) -> float:
@@ -164,14 +169,31 @@ def sampled(rows: pd.DataFrame, column: str = "gain", least: float = 0.0) -> flo
         column: A change in accuracy.
         least: Least share of items that are taken to change.
     """
-    known = rows.reindex(columns=["student", column, "items", "seed_variance"])
-    by_student = known.groupby("student")
-    items = by_student["items"].mean().fillna(MOST_ITEMS)
+    students, of = np.unique(rows.student.to_numpy(object), return_inverse=True)
+    n = len(students)
+    change, items, seeds = (
+        _by_group(of, rows[c].to_numpy(float) if c in rows else np.full(len(rows), math.nan), n)
+        for c in (column, "items", "seed_variance")
+    )
+    items = np.where(np.isnan(items), MOST_ITEMS, items)
     # An accuracy moves by one item at least.
-    changed = by_student[column].mean().abs().clip(lower=np.maximum(least, 1 / items))
-    of_items = (changed * (1 - changed) / items).mean()
-    of_seeds = (by_student.seed_variance.mean() / by_student.size()).mean()
-    return float(np.nanmax([of_items, of_seeds])) / len(items)
+    changed = np.maximum(np.abs(change), np.maximum(least, 1 / items))
+    of_items = _mean(changed * (1 - changed) / items)
+    of_seeds = _mean(seeds / np.bincount(of, minlength=n))
+    return float(np.nanmax([of_items, of_seeds])) / n
+
+
+def _by_group(groups: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Return the mean of the known values in each of n groups, NaN where none is known."""
+    known = ~np.isnan(values)
+    sums = np.bincount(groups[known], values[known], minlength=n)
+    counts = np.bincount(groups[known], minlength=n)
+    return np.divide(sums, counts, out=np.full(n, math.nan), where=counts > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _skewness(values: np.ndarray) -> float:
@@ -249,7 +271,7 @@ def cluster_robust(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> T
     if shared["clusters"] < 2:
         return _unknown(shared, part, mean)
     model = OLS(part.gain.to_numpy(), np.ones(len(part)))
-    groups = pd.factorize(part.student)[0]
+    groups = np.unique(part.student.to_numpy(object), return_inverse=True)[1]
     if _variance(model, groups) < FLAT**2:
         return _unknown(shared, part, mean)
     error, floor = math.sqrt(_variance(model, groups)), math.sqrt(sampled(part))
@@ -271,7 +293,7 @@ def sign_flip(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
     interval (Hartigan 1969) holds all means that the test does not refuse; with fewer than six
     students it refuses none, and the interval is NaN.
     """
-    means = part.groupby("student").gain.mean().to_numpy()
+    means = student_means(part)
     n = len(means)
     exact = n <= ENUMERATED_STUDENTS
     name = f"{'exact ' if exact else ''}sign-flip permutation of students"
@@ -300,7 +322,7 @@ def sign_flip(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
 
 def median_sign(part: pd.DataFrame, subject: str = ALL, scope: str = "") -> Test:
     """Return the exact sign test of the median student's gain and its interval."""
-    means = part.groupby("student").gain.mean().to_numpy()
+    means = student_means(part)
     name = "sign test of the median student"
     shared = _shared(part, name, subject, scope, "quantile_test|0.5|student means")
     if len(means) < 2 or np.abs(means).max() < FLAT:

@@ -106,29 +106,28 @@ def within(part: pd.DataFrame, factor: Factor, scope: str, table: str = "correla
     A factor that is one number per student and teacher is tested with one row per pair: methods
     that share it are no further evidence about it.
     """
-    units = _units(part, factor)
-    n, students = len(units), units.student.nunique()
+    inside = _inside(part, factor)
+    n, students = len(inside.of), inside.students
     shared = _head(factor, scope, n, students) | {
         "table": table,
         "name": "within-student correlation",
         "signature": f"rmcorr|gain~{factor.column}+student|n:{n}",
         "family": family("within-student correlation", factor.name, scope),
     }
-    reason = _why_not_within(units, factor)
+    reason = _why_not_within(inside, factor)
     if reason:
         return _unknown_within(shared, factor, scope, reason)
-    dummies = pd.get_dummies(units.student, dtype=float)
-    fit = OLS(units.gain, pd.concat([units[factor.column], dummies], axis=1)).fit()
+    dummies = (inside.of[:, None] == np.arange(students)).astype(float)
+    fit = OLS(inside.gain, np.column_stack([inside.factor, dummies])).fit()
     freedom = n - students - 1
-    t, p = float(fit.tvalues[factor.column]), float(fit.pvalues[factor.column])
+    t, p = float(fit.tvalues[0]), float(fit.pvalues[0])
     r = t / math.sqrt(t * t + freedom) if math.isfinite(t) else math.copysign(1.0, t)
     if abs(r) > 1 - 1e-12:  # nothing is left to estimate an error from: then orders decide
-        p = max(p, min(1.0, 2 / _orders(units)))
-    inside = _centred(units, factor)
-    low, high = _fisher(inside.gain.to_numpy(), inside[factor.column].to_numpy(), freedom + 2)
+        p = max(p, min(1.0, 2 / inside.orders))
+    low, high = _fisher(inside.centred(inside.gain), inside.centred(inside.factor), freedom + 2)
     sentence = (
         f"Within students, gain and {factor.name} {on(scope)}: r = {signed(r)}, "
-        f"p = {format_p(p)}, n = {n} {_unit(part, factor)} of {students} students."
+        f"p = {format_p(p)}, n = {n} {inside.unit} of {students} students."
     )
     return Test(**shared, statistic=r, estimate=r, low=low, high=high, p=p, sentence=sentence)
 
@@ -138,9 +137,8 @@ def within_permuted(part: pd.DataFrame, factor: Factor, scope: str) -> Test:
 
     Exact when, inside a student, every pairing of gains and factor is as likely as another.
     """
-    units = _units(part, factor)
-    n, students = len(units), units.student.nunique()
-    sizes, orders = units.groupby("student").size(), _orders(units)
+    inside = _inside(part, factor)
+    n, students, orders = len(inside.of), inside.students, inside.orders
     exact = orders <= EXACT_ORDERS
     kind = f"all:{orders}" if exact else f"sampled:{SAMPLED_ORDERS}|seed:0"
     shared = _head(factor, scope, n, students) | {
@@ -149,19 +147,18 @@ def within_permuted(part: pd.DataFrame, factor: Factor, scope: str) -> Test:
         "signature": f"rmcorr|gain~{factor.column}+student|orders:{kind}|n:{n}",
         "family": family("within-student correlation, permutation", factor.name, scope),
     }
-    reason = _why_not_within(units, factor)
+    reason = _why_not_within(inside, factor)
     if reason:
         return _unknown_within(shared, factor, scope, reason)
-    inside = _centred(units, factor)
-    x, y = inside[factor.column].to_numpy(), inside.gain.to_numpy()
+    x, y = inside.centred(inside.factor), inside.centred(inside.gain)
     r = float(x @ y / math.sqrt(float(x @ x) * float(y @ y)))
-    groups = [np.flatnonzero(units.student.to_numpy() == s) for s in sizes.index]
+    groups = [np.flatnonzero(inside.of == student) for student in range(students)]
     p = _permutation_p(x, y, groups, exact)
     low, high = _fisher(y, x, n - students + 1)
     how = f"all {orders:,}" if exact else f"{SAMPLED_ORDERS:,} random"
     sentence = (
         f"Within students, gain and {factor.name} {on(scope)}: r = {signed(r)}, "
-        f"p = {format_p(p)} over {how} orders of {n} {_unit(part, factor)} inside "
+        f"p = {format_p(p)} over {how} orders of {n} {inside.unit} inside "
         f"{students} students."
     )
     return Test(**shared, statistic=r, estimate=r, low=low, high=high, p=p, sentence=sentence)
@@ -216,45 +213,63 @@ def _head(factor: Factor, scope: str, n: int, clusters: int) -> dict:
     return {"subject": factor.name, "scope": scope, "n": n, "clusters": clusters}
 
 
-def _units(part: pd.DataFrame, factor: Factor) -> pd.DataFrame:
-    """Return student, gain and factor: one row per cell, or per pair where that has one value."""
-    rows = part[["student", "teacher", "gain", factor.column]].dropna()
-    if _per_pair(rows, factor):
-        pairs = rows.groupby(["student", "teacher"], as_index=False)
-        return pairs[["gain", factor.column]].mean().drop(columns="teacher")
-    return rows.drop(columns="teacher").reset_index(drop=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Inside:
+    """Gain and factor of students: one row per cell, or per pair where the factor has one value.
+
+    Attributes:
+        of: Which student a row is of, from 0.
+        unit: What a row is, in the plural.
+    """
+
+    of: np.ndarray
+    gain: np.ndarray
+    factor: np.ndarray
+    unit: str
+
+    @property
+    def students(self) -> int:
+        return int(self.of.max(initial=-1)) + 1
+
+    @property
+    def orders(self) -> int:
+        """How many orders the rows have inside their students."""
+        return math.prod(math.factorial(int(k)) for k in np.bincount(self.of))
+
+    def centred(self, values: np.ndarray) -> np.ndarray:
+        """Return what of the values is not their student's mean."""
+        return values - (np.bincount(self.of, values) / np.bincount(self.of))[self.of]
 
 
-def _orders(units: pd.DataFrame) -> int:
-    """Return how many orders the rows have inside their students."""
-    return math.prod(math.factorial(int(k)) for k in units.groupby("student").size())
+def _inside(part: pd.DataFrame, factor: Factor) -> _Inside:
+    gain, x = part.gain.to_numpy(float), part[factor.column].to_numpy(float)
+    known = ~(np.isnan(gain) | np.isnan(x))
+    gain, x = gain[known], x[known]
+    pairs = list(zip(part.student[known], part.teacher[known], strict=True))
+    place = {pair: i for i, pair in enumerate(sorted(set(pairs)))}
+    pair = np.array([place[p] for p in pairs], dtype=int)
+    least, most = np.full(len(place), np.inf), np.full(len(place), -np.inf)
+    np.minimum.at(least, pair, x)
+    np.maximum.at(most, pair, x)
+    per_pair = bool(len(x)) and bool((most - least < 1e-12).all())
+    if per_pair:
+        pairs, sizes = list(place), np.bincount(pair)
+        gain, x = np.bincount(pair, gain) / sizes, np.bincount(pair, x) / sizes
+    _, of = np.unique(
+        np.array([student for student, _ in pairs], dtype=object), return_inverse=True
+    )
+    return _Inside(of, gain, x, "pairs" if per_pair else "runs")
 
 
-def _per_pair(rows: pd.DataFrame, factor: Factor) -> bool:
-    values = rows.groupby(["student", "teacher"])[factor.column]
-    return bool(len(rows)) and bool((values.max() - values.min() < 1e-12).all())
-
-
-def _unit(part: pd.DataFrame, factor: Factor) -> str:
-    rows = part[["student", "teacher", "gain", factor.column]].dropna()
-    return "pairs" if _per_pair(rows, factor) else "runs"
-
-
-def _centred(units: pd.DataFrame, factor: Factor) -> pd.DataFrame:
-    columns = ["gain", factor.column]
-    return units[columns] - units.groupby("student")[columns].transform("mean")
-
-
-def _why_not_within(units: pd.DataFrame, factor: Factor) -> str:
-    if units.empty:
+def _why_not_within(inside: _Inside, factor: Factor) -> str:
+    if not len(inside.of):
         return "not measured"
-    inside = _centred(units, factor)
-    if _flat(inside[factor.column]):
+    if _flat(inside.centred(inside.factor)):
         return f"{factor.constant} within a student"
-    freedom = len(units) - units.student.nunique() - 1
+    freedom = len(inside.of) - inside.students - 1
     if freedom < 2:
         return "too few runs per student"
-    return "every run of a student gained the same" if _flat(inside.gain) else ""
+    return "every run of a student gained the same" if _flat(inside.centred(inside.gain)) else ""
 
 
 def _unknown_within(shared: dict, factor: Factor, scope: str, reason: str) -> Test:

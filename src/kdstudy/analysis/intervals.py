@@ -42,6 +42,7 @@ def _weights(n: int, seed: int, resamples: int) -> np.ndarray:
     return counts.reshape(resamples, n).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=4096)
 def wilson(share: float, n: float) -> tuple[float, float]:
     """Return the Wilson 95% interval of a share of n items; NaN for n = 0."""
     if not n:

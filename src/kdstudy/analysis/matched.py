@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ EXACT_ARRANGEMENTS = 50_000
 """Up to this many orders of methods inside students Friedman's p is exact."""
 SAMPLED_ARRANGEMENTS = 9_999
 
+_CELL = ["student", "teacher", "method"]
+_VALUES = ["gain", "items", "seed_variance"]
+
 
 def matched_tests(rows: pd.DataFrame) -> list[Test]:
     """Return, per task: Friedman, repeated-measures ANOVA, and every pair of methods.
@@ -31,24 +35,32 @@ def matched_tests(rows: pd.DataFrame) -> list[Test]:
     """
     found = []
     for scope in reversed(scopes(rows)):
-        part = rows[rows.task == scope]
-        wide = part.pivot(index=["student", "teacher"], columns="method", values="gain")
-        blocks = wide.dropna().groupby("student").mean()
+        known = rows[rows.task == scope].reindex(columns=[*_CELL, *_VALUES])
+        wide = known.pivot(index=_CELL[:2], columns=_CELL[2], values=_VALUES)
+        wide = {name: wide[name] for name in _VALUES}
+        blocks = wide["gain"].dropna().groupby("student").mean()
         found += [friedman(blocks, scope), repeated_measures(blocks, scope)]
-        for a, b in itertools.combinations(wide.columns, 2):
-            change = _changes(part, a, b)
+        for a, b in itertools.combinations(blocks.columns, 2):
+            change = _changes(wide, a, b)
             found += [_difference(change, a, b, scope), _equivalence(change, a, b, scope)]
     return found
 
 
-def _changes(part: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def _changes(wide: Mapping[str, pd.DataFrame], a: str, b: str) -> pd.DataFrame:
     """Return the cells that both methods have, as `student_mean` takes them."""
-    known = part.reindex(columns=["student", "teacher", "method", "gain", "items", "seed_variance"])
-    wide = known.pivot(index=["student", "teacher"], columns="method")
-    change = (wide.gain[a] - wide.gain[b]).rename("change").to_frame()
-    change["items"] = wide["items"][a]
-    change["seed_variance"] = wide.seed_variance[a] + wide.seed_variance[b]
-    return change.dropna(subset="change").reset_index()
+    of_a, of_b = ({name: wide[name][m].to_numpy(float) for name in _VALUES} for m in (a, b))
+    change = of_a["gain"] - of_b["gain"]
+    both = ~np.isnan(change)
+    students, teachers = (wide["gain"].index.get_level_values(i)[both] for i in (0, 1))
+    return pd.DataFrame(
+        {
+            "student": students,
+            "teacher": teachers,
+            "change": change[both],
+            "items": of_a["items"][both],
+            "seed_variance": (of_a["seed_variance"] + of_b["seed_variance"])[both],
+        }
+    )
 
 
 def friedman(blocks: pd.DataFrame, scope: str = "") -> Test:

@@ -21,6 +21,7 @@ HELD_OUT = "held_out"
 """Name of the pseudo-benchmark of token-level measures: the corpus's validation rows."""
 
 _OF_TEXTS = {"rouge_l", "rouge_l_gain"}
+_PER_ROW = ("rouge_l", "steps", "bleu")
 
 Row = dict[str, Any]
 
@@ -33,8 +34,10 @@ def own_rows(
         note = f"rule:{cell.rules}|draws:{len(cell.samples)}"
         known = (m for m in MEASURES.values() if isinstance(m, Measure) and m.defined_on(cell))
         rows = [_measured(m, m.per_item(cell), note, bootstrap) for m in known]
+        if not (cell.text or cell.options):
+            rows.append(_completed(cell, note))
         if not cell.text:
-            rows += [_completed(cell, note), *_apart(cell, overlaps.get(benchmark), note)]
+            rows += _apart(cell, overlaps.get(benchmark), note)
         yield from (row | {"benchmark": benchmark} for row in rows)
 
 
@@ -73,7 +76,12 @@ def gain_rows(
 
 
 def pair_rows(
-    rows: Sequence[PairScore], by_accident: float, text: bool, bootstrap: Bootstrap
+    rows: Sequence[PairScore],
+    by_accident: float,
+    text: bool,
+    bootstrap: Bootstrap,
+    *,
+    written: bool = True,
 ) -> Iterator[Row]:
     """Yield agreement and fidelity of two systems on one benchmark.
 
@@ -82,23 +90,22 @@ def pair_rows(
         by_accident: Agreement expected by accident (`agreement.chance`).
         text: The benchmark asks for free texts, where there is no answer to agree on.
         bootstrap: How the bootstrap intervals are drawn.
+        written: Texts were written, whose fidelity can be measured: no choices by likelihood.
     """
+    _, item = np.unique([r.example_id for r in rows], return_inverse=True)
+    agree = np.array([r.agree for r in rows])
     if not text:
         yield from _agreement_rows(rows, by_accident)
-    yield from _bleu_rows(rows, bootstrap)
-    frame = pd.DataFrame(
-        [(r.example_id, r.agree, r.bleu, r.rouge_l, r.steps) for r in rows],
-        columns=["item", "agree", "bleu", "fidelity_rouge_l", "fidelity_steps"],
-    )
-    same = frame[frame.agree].rename(
-        columns={"bleu": "bleu_same_answer", "fidelity_steps": "steps_same_answer"}
-    )
-    wanted = [(frame, "fidelity_rouge_l"), (frame, "fidelity_steps")]
+    if not written:
+        return
+    yield from _bleu_rows(rows, item, bootstrap)
+    rouge, steps, bleu = (np.array([getattr(r, k) for r in rows]) for k in _PER_ROW)
+    wanted = [("fidelity_rouge_l", rouge, 1.0), ("fidelity_steps", steps, 1.0)]
     if not text:
-        wanted += [(same, "bleu_same_answer"), (same, "steps_same_answer")]
-    for part, metric in wanted:
-        values = part.dropna(subset=[metric]).groupby("item")[metric].mean().to_numpy()
-        yield _mean(metric, values, "", bootstrap, 100.0 if metric.startswith("bleu") else 1.0)
+        same = [("bleu_same_answer", bleu, 100.0), ("steps_same_answer", steps, 1.0)]
+        wanted += [(metric, np.where(agree, values, np.nan), top) for metric, values, top in same]
+    for metric, values, top in wanted:
+        yield _mean(metric, _per_item(item, values), "", bootstrap, top)
 
 
 def paired_rows(mine: Cell, other: Cell, bootstrap: Bootstrap) -> Iterator[Row]:
@@ -251,13 +258,20 @@ def _agreement_rows(rows: Sequence[PairScore], by_accident: float) -> Iterator[R
         yield _row(metric, value, np.nan, np.nan, items, f"{metric}|{note}")
 
 
-def _bleu_rows(rows: Sequence[PairScore], bootstrap: Bootstrap) -> Iterator[Row]:
-    ids, item = np.unique([r.example_id for r in rows], return_inverse=True)
-    counts = np.zeros((len(ids), len(rows[0].counts)), dtype=np.int64)
+def _per_item(item: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the mean over each item's draws that have a value, of the items that have any."""
+    known = ~np.isnan(values)
+    draws = np.bincount(item[known])
+    sums = np.bincount(item[known], values[known])
+    return sums[draws > 0] / draws[draws > 0]
+
+
+def _bleu_rows(rows: Sequence[PairScore], item: np.ndarray, bootstrap: Bootstrap) -> Iterator[Row]:
+    counts = np.zeros((item.max() + 1, len(rows[0].counts)), dtype=np.int64)
     np.add.at(counts, item, np.array([r.counts for r in rows]))
     note = f"{signature()}|ci:{bootstrap}"
     value, low, high = _corpus_bleu(counts, bootstrap)
-    yield _row("bleu_corpus", value, low, high, len(ids), f"bleu_corpus|{note}")
+    yield _row("bleu_corpus", value, low, high, len(counts), f"bleu_corpus|{note}")
     sentences = np.bincount(item, [r.bleu for r in rows]) / np.bincount(item)
     yield _mean("bleu_sentence", sentences, signature(), bootstrap, 100.0)
 

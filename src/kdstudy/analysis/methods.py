@@ -39,7 +39,7 @@ def runs_of(systems: Sequence[System], scores: Mapping[str, Sequence[Score]]) ->
         if not right:
             continue
         method = SFT if s.kind == "sft" else s.method
-        seeds = found.setdefault(method, {}).setdefault((s.model, s.teacher), {})
+        seeds = found.setdefault(method, {}).setdefault((s.model, s.taught_by), {})
         if s.seed in seeds:
             raise InputError(
                 f"{s.label}: another run has its student, teacher, method and seed",
@@ -57,7 +57,7 @@ def called(systems: Sequence[System], names: Mapping[str, str]) -> dict[tuple[st
         names: From `results.names_of`.
     """
     main = [s for s in systems if s.kind == "distilled" and not s.ablation and s.label in names]
-    return {(s.model, s.teacher, s.method): names[s.label] for s in main}
+    return {(s.model, s.taught_by, s.method): names[s.label] for s in main}
 
 
 def student_tests(
@@ -211,15 +211,21 @@ def _with_verdict(test: Test, found: Contrast) -> Test:
         return test
     a, b = test.subject.split(" − ")
     if max(abs(end) for end in found.inner) < EQUIVALENCE_MARGIN:
-        verdict = f"{a} and {b} are equivalent within {100 * EQUIVALENCE_MARGIN:g} points"
+        verdict = "equivalent"
     elif test.p_adjusted < 0.05:
-        better, worse = (a, b) if test.estimate > 0 else (b, a)
-        verdict = f"{better} is better than {worse}"
+        verdict = "better" if test.estimate > 0 else "worse"
     else:
-        units = "items and seeds" if found.over_seeds else "items"
-        verdict = f"Cannot tell {a} and {b} apart with this many {units}"
+        verdict = "undecided"
+    units = "items and seeds" if found.over_seeds else "items"
+    said = {
+        "equivalent": f"{a} and {b} are equivalent within {100 * EQUIVALENCE_MARGIN:g} points",
+        "better": f"{a} is better than {b}",
+        "worse": f"{b} is better than {a}",
+        "undecided": f"Cannot tell {a} and {b} apart with this many {units}",
+    }
     numbers = f"{test.sentence}, Holm p = {format_p(test.p_adjusted)}"
-    return dataclasses.replace(test, sentence=f"{verdict} on {test.scope} ({numbers}).")
+    sentence = f"{said[verdict]} on {test.scope} ({numbers})."
+    return dataclasses.replace(test, verdict=verdict, sentence=sentence)
 
 
 def _why_no_p(found: Contrast) -> str:

@@ -24,25 +24,33 @@ def paired_tests(table: pd.DataFrame) -> list[Test]:
     corrected.
     """
     gains = table[table.metric == "gain"]
-    flow = table[table.metric.isin(["newly_right", "newly_wrong"])]
-    counts = flow.pivot(index=["system", "benchmark"], columns="metric", values=["value", "n"])
+    changed = _changed(table)
     single = set(gains[gains.signature.str.contains("|draws:1|", regex=False)].system)
     found = []
     for row in gains.itertuples():
-        where = (row.system, row.benchmark)
-        parts = counts.loc[[where]] if row.benchmark != AVERAGE else counts.loc[[row.system]]
-        if row.benchmark == AVERAGE:
-            parts = parts[parts.index.get_level_values("benchmark") != AVERAGE]
-        shares, n = parts["value"], parts["n"]["newly_right"].astype(int)
-        changed = [
-            np.rint((shares[m] * n).astype(float)).astype(int)
-            for m in ("newly_right", "newly_wrong")
-        ]
-        found.append(_mcnemar(row, *changed, n, row.system in single))
+        own = changed[row.system]
+        over = sorted(own.keys() - {AVERAGE}) if row.benchmark == AVERAGE else [row.benchmark]
+        found.append(_mcnemar(row, [own[b] for b in over], row.system in single))
     return corrected(found)
 
 
-def _mcnemar(row: Any, up: pd.Series, down: pd.Series, items: pd.Series, single: bool) -> Test:
+def _changed(table: pd.DataFrame) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """Return how many items became right and wrong, of how many, by system and benchmark."""
+
+    def counts(metric: str) -> dict[tuple[str, str], tuple[int, int]]:
+        rows = table[table.metric == metric]
+        cells = zip(rows.system, rows.benchmark, rows.value, rows.n, strict=True)
+        return {(s, b): (int(np.rint(share * n)), int(n)) for s, b, share, n in cells}
+
+    found: dict[str, dict[str, tuple[int, int, int]]] = {}
+    worse = counts("newly_wrong")
+    for (system, benchmark), (up, n) in counts("newly_right").items():
+        down, _ = worse[system, benchmark]
+        found.setdefault(system, {})[benchmark] = up, down, n
+    return found
+
+
+def _mcnemar(row: Any, changed: list[tuple[int, int, int]], single: bool) -> Test:
     n = int(row.n)
     where = "average" if row.benchmark == AVERAGE else "tasks"
     shared = {
@@ -55,13 +63,13 @@ def _mcnemar(row: Any, up: pd.Series, down: pd.Series, items: pd.Series, single:
         "signature": f"mcnemar|exact|{row.signature}",
         "family": "" if row.ablation else f"gain over SFT by item, {where}",
     }
-    better, worse = int(up.sum()), int(down.sum())
+    better, worse, _ = (sum(counts) for counts in zip(*changed, strict=True))
     tested = single and better + worse > 0
     low, high, p = float(row.low), float(row.high), math.nan
     if tested:
         changes = [
-            np.repeat([1.0, -1.0, 0.0], [u, d, k - u - d])
-            for u, d, k in zip(up, down, items, strict=True)
+            np.repeat([1.0, -1.0, 0.0], [up, down, items - up - down])
+            for up, down, items in changed
         ]
         low, high, p = agreed(changes, low, high, flip_p(changes))
     effect = {"estimate": float(row.value), "low": low, "high": high}

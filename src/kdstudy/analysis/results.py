@@ -1,10 +1,10 @@
 """Join everything a study measured into one tidy, sorted table: its `results.csv`."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdstudy.analysis.csv_rows import read_rows
@@ -24,7 +24,7 @@ from kdstudy.analysis.measures import (
 from kdstudy.errors import InputError
 from kdstudy.evaluation.agreement import chance as chance_agreement
 from kdstudy.measures.cell import Cell, cells_of
-from kdstudy.records import Overlap, PairScore, Score, System
+from kdstudy.records import Overlap, PairScore, Score, System, parted
 
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]
 COLUMNS = [
@@ -37,6 +37,10 @@ NUMBERS = {
     **dict.fromkeys(["parameters", "seed", "n"], "Int64"),
     **dict.fromkeys(["temperature", "noise", "value", "low", "high"], "float64"),
 }
+TEXT = pd.StringDtype("python", na_value=np.nan)
+"""Type of the texts: Arrow's, the default, costs milliseconds a step in tables of this size."""
+
+_TYPES = {**dict.fromkeys([c for c in COLUMNS if c not in NUMBERS], TEXT), **NUMBERS}
 
 _ROUNDING = 1e-12
 """A mean of thousands of rates is off by less."""
@@ -109,7 +113,7 @@ def collect(
         if row["metric"] == "accuracy" and row["benchmark"] in (chance or {}):
             row["signature"] += f"|chance:{chance[row['benchmark']]:.10g}"
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table = table.astype(NUMBERS)
+    table = table.astype(_TYPES)
     return table.sort_values(KEYS, kind="stable", ignore_index=True)
 
 
@@ -149,7 +153,7 @@ def typed(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
             table = table.assign(setting="")
         numbers = table[[*NUMBERS]]
         table = table[COLUMNS].assign(**numbers.mask(numbers == ""))
-        return table.astype(NUMBERS).reset_index(drop=True)
+        return table.astype(_TYPES).reset_index(drop=True)
     except (ValueError, KeyError) as e:
         raise InputError(f"{path}: is not a table of results ({e})") from e
 
@@ -178,6 +182,12 @@ def own_sft(system: System, systems: Sequence[System]) -> System | None:
     return found[0] if found else None
 
 
+def with_teacher(rows: pd.DataFrame) -> pd.Series:
+    """Say of each row whether its `reference` is one of its run's teachers."""
+    both = zip(rows.reference, rows.teacher, strict=True)
+    return pd.Series([r in parted(t) for r, t in both], index=rows.index, dtype=bool)
+
+
 def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
     """Return the pairs a study compares: SFT-teacher, distilled-teacher and distilled-SFT.
 
@@ -188,11 +198,11 @@ def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
     for system in systems:
         if system.kind != "distilled":
             continue
-        wanted[system.label, system.teacher] = None
+        wanted |= dict.fromkeys((system.label, teacher) for teacher in system.teachers)
         if sft := own_sft(system, systems):
             wanted[system.label, sft.label] = None
             if not system.ablation:
-                wanted[sft.label, system.teacher] = None
+                wanted |= dict.fromkeys((sft.label, teacher) for teacher in system.teachers)
     if not wanted:
         of = {kind: [s.label for s in systems if s.kind == kind] for kind in ("sft", "teacher")}
         wanted = dict.fromkeys((s, t) for s in of["sft"] for t in of["teacher"])
@@ -253,7 +263,7 @@ def _check_cells(systems: Sequence[System], cells: Mapping, partial: bool) -> No
 
 
 def _identity(system: System, parameters: Mapping[str, int], study: str) -> dict[str, Any]:
-    row = {k: v for k, v in dataclasses.asdict(system).items() if k != "label"}
+    row = {k: v for k, v in system.row.items() if k != "label"} | {"teacher": system.taught_by}
     student = system.model if system.kind in ("sft", "distilled") else ""
     known = parameters.get(system.model, pd.NA)
     return row | {
@@ -300,13 +310,14 @@ def _pairs_of(
                     continue
                 raise InputError(f"{pair[0]}: never compared with {pair[1]} on {benchmark}")
             _check_pair(pair, benchmark, rows, mine)
-            text = mine[0].rule.startswith("text-")
+            cell = cells[pair[0]][benchmark]
             by_accident = chance_agreement(mine, other.get(benchmark, ()))
-            found = [*pair_rows(rows, by_accident, text, boot)]
+            written = cell.options is None
+            found = [*pair_rows(rows, by_accident, cell.text, boot, written=written)]
             theirs = cells.get(pair[1], {}).get(benchmark)
             if theirs is not None:
-                found += paired_rows(cells[pair[0]][benchmark], theirs, boot)
-            if benchmark in before and not text:
+                found += paired_rows(cell, theirs, boot)
+            if benchmark in before and not cell.text:
                 found.append(agreement_change(before[benchmark], rows, boot))
             yield from (row | {"benchmark": benchmark, "reference": pair[1]} for row in found)
 

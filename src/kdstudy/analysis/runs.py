@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdstudy.analysis import results
 from kdstudy.analysis.csv_rows import read_rows
-from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE, TEXT
 from kdstudy.errors import InputError
 
 RUN_COLUMNS = [
@@ -22,7 +22,7 @@ MEASURES = RUN_COLUMNS[8:]
 _DRAWS = ["student", "teacher", "method", "temperature", "task"]
 """What runs share that differ by their seed alone."""
 _TYPES = {
-    **dict.fromkeys(["student", "teacher", "method", "task", "baseline_run"], "str"),
+    **dict.fromkeys(["student", "teacher", "method", "task", "baseline_run"], TEXT),
     "seed": "Int64",
     **dict.fromkeys(["temperature", *MEASURES], "float64"),
 }

@@ -120,9 +120,10 @@ def scores_of(items: pd.DataFrame) -> list[Score]:
         items = items.assign(quality=(items.outcome == "correct").astype(float))
     items = items.assign(**{k: v for k, v in _UNKNOWN.items() if k not in items})
     kinds = {"example_id": str, "sample": int, "quality": float, "tokens": int}
-    names = [f.name for f in dataclasses.fields(Score)]
+    names = [f.name for f in dataclasses.fields(Score) if f.name in items]
     rows = items[names].astype(kinds).to_dict("records")
-    return [Score(**row) for row in rows]
+    lists = [name for name in names if name.startswith("option_")]
+    return [Score(**row | {name: tuple(row[name]) for name in lists}) for row in rows]
 
 
 def levels(graded: Graded) -> list[Level]:
@@ -316,7 +317,7 @@ def _by_benchmark(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def _is_text(rows: Sequence[Score]) -> bool:
-    return rows[0].rule.startswith("text-")
+    return rows[0].is_text
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

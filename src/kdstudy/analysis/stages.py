@@ -1,50 +1,41 @@
 """The stage `results`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kdstudy.analysis.results import collect, write_csv
 from kdstudy.analysis.stats import study_tests
-from kdstudy.data.stages import CONTAMINATION
-from kdstudy.evaluation.stages import BENCHMARK, EXAMPLES, MODEL, PAIRS, SCORES, TOKENS
-from kdstudy.records import Contamination, Example, PairScore, Score, System, read_records
+from kdstudy.artifacts import (
+    EACH_CONTAMINATION,
+    EACH_ITEMS,
+    EACH_PAIR,
+    EACH_SCORES,
+    EACH_TOKENS,
+    EACH_WRITER,
+    Results,
+)
+from kdstudy.records import Example, PairScore, Score, System, columns
 from kdstudy.stage import Work
-
-RESULTS = "results.csv"
-ITEMS, PAIR_ITEMS, TESTS, SYSTEMS = "items.parquet", "pairs.parquet", "tests.json", "systems.json"
 
 
 def results(work: Work) -> str:
-    """Join what was measured: `results.csv`, and the rows behind it."""
-    systems = [System(**s) for s in work.config["systems"]]
-    scores = {
-        label: read_records(folder / SCORES, Score) for label, folder in work.inputs_of("score")
-    }
-    pairs = {
-        pair: read_records(folder / PAIRS, PairScore) for pair, folder in work.pairs_of("pair")
-    }
+    """Join what was measured: `Results`, the table and the rows behind it."""
+    systems = [System.of(row) for row in work.config["systems"]]
+    scores = {label: found.rows.read() for label, found in work.each(EACH_SCORES).items()}
+    pairs = {pair: found.rows.read() for pair, found in work.each(EACH_PAIR).items()}
+    tokens = {pair: found.table.read() for pair, found in work.each(EACH_TOKENS).items()}
+    items, overlaps = work.each(EACH_ITEMS), {}
+    examples = {name: found.examples.read() for name, found in items.items()}
+    chance = {name: found.facts.read()["chance"] for name, found in items.items()}
+    for name, found in work.each(EACH_CONTAMINATION).items():
+        overlaps[name] = {row.example_id: row.overlap for row in found.rows.read()}
     model_of = {s.label: s.model for s in systems}
     parameters = {
-        model_of[label]: json.loads((folder / MODEL).read_text())["parameters"]
-        for label, folder in work.inputs_of("info")
+        model_of[label]: found.model.read()["parameters"]
+        for label, found in work.each(EACH_WRITER).items()
     }
-    examples = {
-        name: read_records(folder / EXAMPLES, Example) for name, folder in work.inputs_of("items")
-    }
-    overlaps = {
-        name: {r.example_id: r.overlap for r in read_records(folder / CONTAMINATION, Contamination)}
-        for name, folder in work.inputs_of("contamination")
-    }
-    chance = {
-        name: json.loads((folder / BENCHMARK).read_text())["chance"]
-        for name, folder in work.inputs_of("items")
-    }
-    tokens = {pair: pd.read_parquet(folder / TOKENS) for pair, folder in work.pairs_of("tokens")}
     table = collect(
         systems,
         scores,
@@ -57,11 +48,12 @@ def results(work: Work) -> str:
         partial=work.local.get("partial", False),
     )
     tests = study_tests(table, systems, scores, chance, pairs, tokens)
-    write_csv(table, work.out / RESULTS)
-    item_rows(scores, examples, overlaps).to_parquet(work.out / ITEMS, index=False)
-    _pair_rows(pairs).to_parquet(work.out / PAIR_ITEMS, index=False)
-    _write_json(work.out / TESTS, [dataclasses.asdict(t) for t in tests])
-    _write_json(work.out / SYSTEMS, work.config["systems"])
+    made = Results(work.out)
+    write_csv(table, made.table)
+    made.items.write(item_rows(scores, examples, overlaps))
+    made.pairs.write(_pair_rows(pairs))
+    made.tests.write([dataclasses.asdict(t) for t in tests])
+    made.systems.write(work.config["systems"])
     return f"{len(scores)} systems, {len(table)} results, {len(tests)} tests"
 
 
@@ -85,8 +77,8 @@ def item_rows(
             row = dataclasses.asdict(s) | {"system": label}
             row["overlap"] = overlaps.get(s.benchmark, {}).get(s.example_id, "")
             rows.append(row | {"question": item.question, "gold": item.answer})
-    columns = [*Score.__dataclass_fields__, "system", "overlap", "question", "gold"]
-    return pd.DataFrame(rows, columns=columns)
+    known = columns(Score, (s for graded in scores.values() for s in graded))
+    return pd.DataFrame(rows, columns=[*known, "system", "overlap", "question", "gold"])
 
 
 def _pair_rows(pairs: Mapping[tuple[str, ...], list[PairScore]]) -> pd.DataFrame:
@@ -97,7 +89,3 @@ def _pair_rows(pairs: Mapping[tuple[str, ...], list[PairScore]]) -> pd.DataFrame
         for p in found
     ]
     return pd.DataFrame(rows, columns=["system", "reference", *keep])
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -77,11 +77,12 @@ def _by_teacher(
 ) -> dict[tuple[str, str], dict[str, list[_Drawn]]]:
     """Return the runs by student and teacher, and by the system that they are draws of."""
     known = {s.label: s for s in systems}
-    teachers = {s.teacher for s in systems if s.kind == "distilled" and not s.ablation}
+    main = [s for s in systems if s.kind == "distilled" and not s.ablation]
+    teachers = {teacher for s in main for teacher in s.teachers}
     found: dict[tuple[str, str], dict[str, list[_Drawn]]] = {}
     for (label, reference), compared in sorted(pairs.items()):
         s, rows = known[label], [p for p in compared if p.outcome_a != "rated"]
-        taught = s.kind == "distilled" and not s.ablation and s.teacher == reference
+        taught = s.kind == "distilled" and not s.ablation and reference in s.teachers
         if rows and (taught or (s.kind == "sft" and reference in teachers)):
             of_student = found.setdefault((s.model, reference), {})
             drawn = _drawn(rows, tokens.get((label, reference)))

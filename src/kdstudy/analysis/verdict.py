@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,8 @@ class Test:
         clusters: Independent units behind the rows: students, or items.
         signature: Every choice that could change the numbers.
         sentence: The result in one plain English sentence.
+        verdict: Of `a - b` in the table "methods": whether a is `better` or `worse`, the two are
+            `equivalent`, or neither can be told (`undecided`); "" elsewhere and without a p.
     """
 
     __test__ = False  # not a test case, whatever its name suggests to pytest
@@ -47,6 +50,7 @@ class Test:
     clusters: int
     signature: str
     sentence: str
+    verdict: Literal["", "better", "worse", "equivalent", "undecided"] = ""
 
 
 def format_p(p: float) -> str:

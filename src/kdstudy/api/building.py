@@ -58,7 +58,7 @@ def build(
     building = {stage.key for stage in todo}
     if todo:
         require_writable(store.root)
-        from kdstudy.models.resolve import require_reachable
+        from kdstudy.models.hub import require_reachable
         from kdstudy.plan.precision import left_to_a_gpu
 
         require_reachable(m for stage in todo for m in stage.local.get("models", {}).values())

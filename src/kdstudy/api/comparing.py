@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdstudy.api.evaluating import EvaluationResult
+from kdstudy.artifacts import Scores
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,14 +109,13 @@ def graded(scored: "Scored", name: str) -> "Graded":
         name: What a table without a column `system` is called.
     """
     from kdstudy.analysis.scores import Graded, read_graded, scores_of
-    from kdstudy.evaluation.stages import SCORES
 
     if isinstance(scored, EvaluationResult):
         whole = {benchmark: row["of"] for benchmark, row in scored.metrics.items()}
         return Graded(system=scored.model, scores=scores_of(scored.items), items=whole)
     if isinstance(scored, str | Path):
         path = Path(scored).expanduser()
-        (found,) = read_graded([path / SCORES if path.is_dir() else path])
+        (found,) = read_graded([Scores(path).rows.path if path.is_dir() else path])
         return found
     systems = scored["system"].unique() if "system" in scored else [name]
     if len(systems) != 1:

@@ -1,7 +1,6 @@
 """A model's answers to benchmarks, scored: of a model by name, or of one in memory."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kdstudy.api import studies
 from kdstudy.api.building import Show, build, unseen
 from kdstudy.api.documents import as_text
+from kdstudy.artifacts import EACH_ITEMS, Items, Scores
 from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ class EvaluationResult:
         model: What it is called.
         metrics: By benchmark: `accuracy` (of free texts `rouge_l`) over items, as a fraction, with
             its 95% interval `low` to `high`; `n` items of the `of` that the benchmark has, `draws`
-            answers to each; `parse_rate`, `truncated_rate` and the count of `outcomes` over
-            answers; the accuracy of guessing (`chance`) and of the commonest answer (`majority`);
-            and how it was measured (`rule`, `signature`). The benchmarks of `kdstudy eval --json`.
+            answers to each; `parse_rate` and `truncated_rate` over texts (`acc_norm` and
+            `acc_bytes` of choices by likelihood); the count of `outcomes`; the accuracy of guessing
+            (`chance`) and of the commonest answer (`majority`); and how it was measured (`rule`,
+            `signature`). The benchmarks of `kdstudy eval --json`.
         items: A row per answer: benchmark, example_id, sample, completion, extracted, rule,
-            outcome, quality, tokens, system, question, gold: those of a study's `items`.
+            outcome, quality, tokens, system, question, gold: those of a study's `items`; of
+            choices by likelihood `option_logprobs` and the like, as `records.Score` has them.
         notes: What is to be known beside the numbers, in sentences.
     """
 
@@ -59,15 +61,13 @@ class EvaluationResult:
             InputError: The folder cannot be written.
         """
         from kdstudy.analysis.scores import scores_of
-        from kdstudy.evaluation.stages import SCORES
-        from kdstudy.records import Score, write_records
 
         out = Path(folder).expanduser()
         whole = {name: row["of"] for name, row in self.metrics.items()}
         try:
             out.mkdir(parents=True, exist_ok=True)
             (out / "eval.json").write_text(as_text(self.document) + "\n")
-            write_records(out / SCORES, scores_of(self.items), Score, facts={"items": whole})
+            Scores(out).rows.write(scores_of(self.items), facts={"items": whole})
         except OSError as e:
             raise InputError(f"{out}: cannot be written ({e.strerror})") from e
 
@@ -96,7 +96,8 @@ def evaluate(
     Args:
         model: A Hub id, a folder, a GGUF file or a zoo name; or a loaded causal LM.
         benchmarks: One or several: a name of `kdstudy ls benchmarks`, or of a file of your own
-            `{"name": "mine", "path": "test.jsonl", "kind": "number"}`, as in a study.
+            `{"name": "mine", "path": "test.jsonl", "kind": "number"}`, as in a study;
+            `{"name": "arc_e", "scoring": "likelihood"}` chooses by likelihood.
         tokenizer: That of a loaded model.
         adapter: Folder of a PEFT adapter to put on a model given by name.
         limit: Items per benchmark, a seeded choice; all if left out.
@@ -184,19 +185,16 @@ def scored(
         show: What is seen of it.
         tell: Told of each damaged file.
     """
-    from kdstudy.evaluation.stages import BENCHMARK, EXAMPLES, SCORES
-    from kdstudy.records import Example, Score, read_records
-
     label = plan.systems[0].label
     key = plan.scored[label]
     build(plan, key, store, show=show, tell=tell)
-    folders = {role: _finished(store, k) for role, k in plan.stages[key].inputs.items()}
-    items = {role.removeprefix("items:"): f for role, f in folders.items() if "items:" in role}
+    keys = EACH_ITEMS.find(plan.stages[key].inputs)
+    items = {name: Items(_finished(store, k)) for name, k in keys.items()}
     return _result(
         label,
-        read_records(_finished(store, key) / SCORES, Score),
-        {name: json.loads((folder / BENCHMARK).read_text()) for name, folder in items.items()},
-        {name: read_records(folder / EXAMPLES, Example) for name, folder in items.items()},
+        Scores(_finished(store, key)).rows.read(),
+        {name: found.facts.read() for name, found in items.items()},
+        {name: found.examples.read() for name, found in items.items()},
         studies.edited(plan),
     )
 
@@ -212,8 +210,9 @@ def _answered(
 ) -> EvaluationResult:
     """Return how good a loaded model is: what the stages do, without a store."""
     from kdstudy.data.prompts import PromptFormat
-    from kdstudy.evaluation import benchmarks
+    from kdstudy.evaluation import benchmarks, graders
     from kdstudy.evaluation.generate import generate
+    from kdstudy.evaluation.likelihoods import of_benchmark
     from kdstudy.evaluation.score import score
     from kdstudy.evaluation.stages import benchmark_facts, limited
     from kdstudy.models import parts
@@ -229,11 +228,15 @@ def _answered(
             whole = benchmarks.meant(reference).load(data_dir)
             chosen = tuple(limited(whole.examples, study.limit))
             some = dataclasses.replace(whole, examples=chosen)
-            settings = study.text_generation if whole.kind == "text" else study.generation
-            asked = [(whole.name, example) for example in chosen]
-            batches = generate(writer, tokenizer, asked, made, settings)
-            rows = [row for batch in batches for row in batch]
-            scores += score(rows, some, study.extraction, study.rouge_tokenizer)
+            grader = graders.chosen(reference.scoring, whole.name, whole.kind, whole.labels)
+            if grader.needs == "options":
+                rows = of_benchmark(writer, tokenizer, some, grader)
+            else:
+                settings = study.text_generation if whole.kind == "text" else study.generation
+                asked = [(whole.name, example) for example in chosen]
+                batches = generate(writer, tokenizer, asked, made, settings)
+                rows = [row for batch in batches for row in batch]
+            scores += score(rows, some, study.extraction, study.rouge_tokenizer, grader)
             facts[whole.name] = benchmark_facts(some, len(whole.examples))
             examples[whole.name] = list(chosen)
     config = parts.plain(model).config

@@ -1,7 +1,6 @@
 """A study planned, run, and its results as tables."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -252,22 +251,22 @@ def result(plan: "Plan", store: "Store") -> StudyResult:
     import pandas as pd
 
     from kdstudy.analysis.results import read_csv
-    from kdstudy.analysis.stages import ITEMS, RESULTS, TESTS
     from kdstudy.analysis.verdict import Test
+    from kdstudy.artifacts import Results
 
     folder, source = shown(plan, store), store.get(plan.results)
     if source is None:
         raise StageError("the results are not in the store any more", remedy="run again")
-    tests = json.loads((source / TESTS).read_text(encoding="utf-8"))
+    found = Results(source)
     models = [systems.facts(system, plan, store) for system in plan.systems]
     table = pd.DataFrame(models, dtype=object).drop(columns="benchmarks").set_index("system")
     numbers = dict.fromkeys(("accuracy", "rouge_l"), "float64")
     return StudyResult(
         name=plan.study.name,
         report=folder / "report.html",
-        results=read_csv(source / RESULTS),
-        items=pd.read_parquet(source / ITEMS),
-        tests=tuple(Test(**test) for test in tests),
+        results=read_csv(found.table),
+        items=found.items.read(),
+        tests=tuple(Test(**test) for test in found.tests.read()),
         systems=table.astype(numbers | dict.fromkeys(("seed", "parameters"), "Int64")),
         notes=tuple(notes(plan)),
     )

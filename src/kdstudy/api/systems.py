@@ -1,14 +1,20 @@
 """What is known of each model of a study: numbers, size, and where it lies."""
 
 import difflib
-import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdstudy.artifacts import (
+    CUT,
+    EACH_GENERATIONS,
+    EACH_LIKELIHOODS,
+    Answers,
+    CutModel,
+    Scores,
+    Trained,
+)
 from kdstudy.errors import InputError
-from kdstudy.models.layers import CUT
 from kdstudy.records import System
 
 if TYPE_CHECKING:
@@ -47,28 +53,23 @@ def facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
     rouge = {r["benchmark"]: r for r in rows if r["metric"] == "rouge_l"}
     average = accuracy.pop("average", None)
     texts = rouge.pop("average", None)
-    label, finished, folder = system.label, None, None
-    if label in planned.trained:
-        finished = store.get(planned.trained[label])
-    if finished is None and label not in planned.trained:
-        finished = _cut(system, planned, store)
-    if finished is not None:
-        folder = next((p for n in ("adapter", "model") if (p := finished / n).is_dir()), None)
+    label, made = system.label, _made(system, planned, store)
+    folder = made.weights if isinstance(made, Trained) else made and made.model
     return {
         "system": label,
         "kind": system.kind,
         "model": system.model,
         "method": system.method,
-        "teacher": system.teacher,
+        "teacher": system.taught_by,
         "seed": system.seed if label in planned.trained else None,
-        "parameters": _parameters(system, planned, store, finished),
+        "parameters": _parameters(system, planned, store, made),
         "accuracy": average and average["value"],
         "rouge_l": texts and texts["value"],
         "benchmarks": {
             name: {k: row[k] for k in ("metric", "value", "low", "high", "n", "signature")}
             for name, row in sorted((accuracy | rouge).items())
         },
-        "path": str(folder) if folder else None,
+        "path": str(folder) if folder is not None else None,
         "origin": "" if label in planned.trained else origin(system, planned),
     }
 
@@ -77,14 +78,12 @@ def measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, 
     """Return accuracy or ROUGE-L per benchmark and on average, with n and interval."""
     from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP
     from kdstudy.analysis.measures import averages, own_rows
-    from kdstudy.evaluation.stages import SCORES
     from kdstudy.measures.cell import cells_of
-    from kdstudy.records import Score, read_records
 
     folder = store.get(planned.scored[system.label])
     if folder is None:
         return []
-    cells = cells_of(system.label, read_records(folder / SCORES, Score))
+    cells = cells_of(system.label, Scores(folder).rows.read())
     rows = [
         row
         for row in own_rows(cells, {}, DEFAULT_BOOTSTRAP)
@@ -95,38 +94,45 @@ def measured(system: System, planned: "Plan", store: "Store") -> list[dict[str, 
 
 
 def _parameters(
-    system: System, planned: "Plan", store: "Store", finished: Path | None
+    system: System, planned: "Plan", store: "Store", made: Trained | CutModel | None
 ) -> int | None:
-    from kdstudy.evaluation.stages import MODEL
-
-    if finished is not None:
-        file = "training.json" if system.label in planned.trained else CUT
-        return json.loads((finished / file).read_text())["parameters"]
-    for role, key in planned.stages[planned.scored[system.label]].inputs.items():
-        folder = store.get(key) if role.startswith("generations:") else None
+    if made is not None:
+        return made.facts.read()["parameters"]
+    for stage in answering(system, planned):
+        folder = store.get(stage.key)
         if folder is not None:
-            return json.loads((folder / MODEL).read_text())["parameters"]
+            return Answers(folder).model.read()["parameters"]
     return None
 
 
-def _answering(system: System, planned: "Plan") -> "Stage":
+def answering(system: System, planned: "Plan") -> list["Stage"]:
+    """Return the stages in which a system answers benchmarks, those that write texts first."""
     inputs = planned.stages[planned.scored[system.label]].inputs
-    key = next(key for role, key in inputs.items() if role.startswith("generations:"))
-    return planned.stages[key]
+    keys = [*EACH_GENERATIONS.find(inputs).values(), *EACH_LIKELIHOODS.find(inputs).values()]
+    return [planned.stages[key] for key in keys]
 
 
-def _cut(system: System, planned: "Plan", store: "Store") -> Path | None:
-    """Return the finished stage that cut a system out of another model, if one did."""
-    key = _answering(system, planned).inputs.get("cut:model")
-    return None if key is None else store.get(key)
+def cutting(system: System, planned: "Plan") -> "Stage | None":
+    """Return the stage that cuts a system, or its base, out of another model, if one does."""
+    key = CUT.find(answering(system, planned)[0].inputs).get("model")
+    return None if key is None else planned.stages[key]
+
+
+def _made(system: System, planned: "Plan", store: "Store") -> Trained | CutModel | None:
+    """Return what a finished stage of the study left of a system; None of a model as it is."""
+    if system.label in planned.trained:
+        folder = store.get(planned.trained[system.label])
+        return None if folder is None else Trained(folder)
+    stage = cutting(system, planned)
+    folder = stage and store.get(stage.key)
+    return None if folder is None else CutModel(folder)
 
 
 def origin(system: System, planned: "Plan") -> str:
     """Say where a model that the study uses as it is comes from."""
-    stage, cut = _answering(system, planned), ""
-    if (key := stage.inputs.get("cut:model")) is not None:
-        stage = planned.stages[key]
-        cut = f"\ncut to {_kept(stage.config)}"
+    stage, cut = answering(system, planned)[0], ""
+    if (shrinking := cutting(system, planned)) is not None:
+        stage, cut = shrinking, f"\ncut to {_kept(shrinking.config)}"
     (local,) = stage.local["models"].values()
     adapter = f"\nwith the adapter {from_here(local['adapter'])}" if local["adapter"] else ""
     if local["hub_id"]:

@@ -28,7 +28,7 @@ import typer
 
 from kdstudy import __version__
 from kdstudy.cli import doctor, models, statistics, studies, tables, trained
-from kdstudy.cli.options import inert, note
+from kdstudy.cli.options import note, sanitize
 from kdstudy.engine import ranks
 from kdstudy.errors import KdstudyError
 
@@ -162,5 +162,5 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    print(f"kdstudy: {inert(message)}", file=sys.stderr)
+    print(f"kdstudy: {sanitize(message)}", file=sys.stderr)
     sys.exit(code)

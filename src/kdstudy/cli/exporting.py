@@ -2,16 +2,16 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdstudy.api.systems import answering, cutting
+from kdstudy.artifacts import ITEMS, TRAINED, CutModel, Generations, Items, Trained
 from kdstudy.errors import InputError, StageError
-from kdstudy.models.layers import CUT
-from kdstudy.records import Example, Generation, System, read_records, write_records
+from kdstudy.records import Example, System
 from kdstudy.stage import KINDS, Work, located
 
 if TYPE_CHECKING:
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from kdstudy.plan.plan import Plan
     from kdstudy.stage import Stage
 
-ITEMS = 10
+CHECKED = 10
 """Items that an exported model answers once more."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedModel:
     """A model that a study trained.
 
     Attributes:
         system: As the study measures it.
         training: Its train stage.
-        finished: Folder of that stage.
+        finished: What it left.
         answering: One of its generate stages: it names the model, the prompt and the decoding.
         local: Where its base lies.
         source: Where the model lies that its base is, or was cut out of.
@@ -39,48 +39,48 @@ class Trained:
 
     system: System
     training: "Stage"
-    finished: Path
+    finished: Trained
     answering: "Stage"
     local: Mapping[str, Any]
     source: Mapping[str, Any]
     cut: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        """Where the adapter or the whole model lies."""
-        return next(p for p in (self.finished / "adapter", self.finished / "model") if p.is_dir())
 
-
-def trained(planned: "Plan", store: "Store", system: System) -> Trained | None:
+def trained(planned: "Plan", store: "Store", system: System) -> TrainedModel | None:
     """Return a system's trained model, or None where it is not trained yet."""
     finished = store.get(planned.trained[system.label])
     if finished is None:
         return None
-    inputs = planned.stages[planned.scored[system.label]].inputs
-    keys = [key for role, key in inputs.items() if role.startswith("generations:")]
+    stages = [s for s in answering(system, planned) if "generation" in s.config]
+    if not stages:
+        raise InputError(
+            f"{system.label}: the study generated no answers (scoring: likelihood throughout)",
+            why="what is written is checked on texts that the evaluated model wrote, and its card "
+            "says how they were decoded",
+            remedy="add a benchmark that is answered in text",
+        )
     # Answers to questions come before free texts, which are drawn and long.
-    stages = sorted(
-        (planned.stages[k] for k in keys), key=lambda s: s.config["generation"]["samples"]
-    )
-    local = stages[0].local["models"]["model"]
+    stage = min(stages, key=lambda s: s.config["generation"]["samples"])
+    local = stage.local["models"]["model"]
     found = {"local": local, "source": local}
-    if (key := stages[0].inputs.get("cut:model")) is not None:
-        folder = store.get(key)
+    if (shrinking := cutting(system, planned)) is not None:
+        folder = store.get(shrinking.key)
         if folder is None:
             raise InputError(
-                f"{system.label}: its base, {planned.stages[key].label}, is gone from the store",
+                f"{system.label}: its base, {shrinking.label}, is gone from the store",
                 remedy="run the study again: what is missing is built first",
             )
+        cut = CutModel(folder)
         found = {
-            "local": located(local, folder),
-            "source": planned.stages[key].local["models"]["source"],
-            "cut": json.loads((folder / CUT).read_text(encoding="utf-8")),
+            "local": located(local, cut),
+            "source": shrinking.local["models"]["source"],
+            "cut": cut.facts.read(),
         }
-    return Trained(
+    return TrainedModel(
         system=system,
         training=planned.stages[planned.trained[system.label]],
-        finished=finished,
-        answering=stages[0],
+        finished=Trained(finished),
+        answering=stage,
         **found,
     )
 
@@ -110,7 +110,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def hand_over(
-    model: Trained,
+    model: TrainedModel,
     out: Path,
     name: str,
     *,
@@ -140,7 +140,7 @@ def hand_over(
     from kdstudy.models import export, load
     from kdstudy.models.resolve import public
 
-    if model.cut and not merge and model.folder.name == "adapter":
+    if model.cut and not (merge or model.finished.whole):
         raise InputError(
             f"{model.system.label}: its base was cut out of {public(_origin(model))}",
             why="nobody else has that base; on the whole model the adapter would be another one",
@@ -166,7 +166,9 @@ def hand_over(
     return said
 
 
-def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluated: str) -> str:
+def _compared(
+    model: TrainedModel, out: Path, store: "Store", precision: str, evaluated: str
+) -> str:
     """Answer a few items with what was written; return how many texts are the study's.
 
     Where some are not, the study's own way is tried on this machine: rounding differs between
@@ -178,15 +180,11 @@ def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluat
     answered = store.get(model.answering.key)
     if answered is None:
         return ""
-    items = store.get(model.answering.inputs["items"])
+    items = store.get(ITEMS.find(model.answering.inputs) or "")
     if items is None:
         return ""
-    examples = read_records(items / "examples.parquet", Example)[:ITEMS]
-    known = {
-        g.example_id: g.completion
-        for g in read_records(answered / "generations.parquet", Generation)
-        if g.sample == 0
-    }
+    examples = Items(items).examples.read()[:CHECKED]
+    known = {g.example_id: g.completion for g in Generations(answered).rows.read() if g.sample == 0}
     want = [known[e.id] for e in examples]
     got = _texts(model, examples, precision, out)
     same = sum(a == b for a, b in zip(want, got, strict=True))
@@ -211,7 +209,7 @@ def _compared(model: Trained, out: Path, store: "Store", precision: str, evaluat
 
 
 def _texts(
-    model: Trained, examples: list[Example], precision: str, written: Path | None
+    model: TrainedModel, examples: list[Example], precision: str, written: Path | None
 ) -> list[str]:
     """Return the greedy (or first drawn) texts of what was written, or of the study's model.
 
@@ -227,26 +225,25 @@ def _texts(
     local = {**model.local}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        inputs = {"items": folder / "items", "trained": model.finished}
+        items, finished, made = (folder / name for name in ("items", "trained", "out"))
+        for new in (items, finished, made):
+            new.mkdir()
+        Items(items).examples.write(examples)
+        trained: Path | None = model.finished.folder
         if written is not None and (written / "adapter_config.json").is_file():
-            inputs["trained"] = folder / "trained"
-            inputs["trained"].mkdir()
-            (inputs["trained"] / "adapter").symlink_to(written.absolute())
+            Trained(finished).adapter.symlink_to(written.absolute())
+            trained = finished
         elif written is not None:
             local |= {"folder": str(written), "adapter": None, "hub_id": None, "files": {}}
-            del inputs["trained"]
-        for name in ("items", "out"):
-            (folder / name).mkdir()
-        write_records(folder / "items" / "examples.parquet", examples, Example)
+            trained = None
         work = Work(
             config=config,
-            inputs=inputs,
+            inputs=ITEMS.at(items) | TRAINED.at(trained),
             local={**stage.local, "models": {role: local}, "batch_size": None},
-            out=folder / "out",
+            out=made,
         )
         KINDS["generate"].function()(work)
-        made = read_records(folder / "out" / "generations.parquet", Generation)
-    texts = {g.example_id: g.completion for g in made}
+        texts = {g.example_id: g.completion for g in Generations(made).rows.read()}
     return [texts[e.id] for e in examples]
 
 
@@ -260,19 +257,19 @@ def _kept(cut: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _card(
-    model: Trained, name: str, measured: list[dict[str, Any]], notes: list[str], precision: str
+    model: TrainedModel, name: str, measured: list[dict[str, Any]], notes: list[str], precision: str
 ) -> str:
     from kdstudy import __version__
     from kdstudy.distill import hub
     from kdstudy.models.export import licence
-    from kdstudy.models.resolve import fetch
+    from kdstudy.models.fetch import fetch
 
     local, system, config = model.source, model.system, model.training.config
-    facts = json.loads((model.finished / "training.json").read_text(encoding="utf-8"))
+    facts = model.finished.facts.read()
     method = {k: v for k, v in config["method"].items() if k != "type" and v is not None}
     origin = hub.Origin(
         base=_origin(model),
-        teacher=system.teacher,
+        teachers=system.teachers,
         method={"method": config["method"]["type"], **method},
         adapter=not precision,
     )
@@ -301,7 +298,7 @@ def _card(
     )
 
 
-def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[str]:
+def _notes(model: TrainedModel, measured: list[dict[str, Any]], said: str) -> list[str]:
     from kdstudy.data.prompts import TEMPLATES, PromptFormat
     from kdstudy.models.export import shown_prompts
     from kdstudy.models.load import open_tokenizer
@@ -336,7 +333,7 @@ def _notes(model: Trained, measured: list[dict[str, Any]], said: str) -> list[st
     return notes
 
 
-def _origin(model: Trained) -> str:
+def _origin(model: TrainedModel) -> str:
     return model.source["hub_id"] or model.source["folder"]
 
 

@@ -117,6 +117,7 @@ def evaluate(
     kind: sets.Kind = None,
     labels: sets.Labels = None,
     study: sets.OfStudy = None,
+    scoring: sets.Scoring = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="DIR", help="PEFT adapter to put on the model.")
     ] = None,
@@ -134,7 +135,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
-    asked = sets.chosen(benchmark, kind, labels, study)
+    asked = sets.chosen(benchmark, kind, labels, study, scoring)
     if not asked:
         sets.missing()
     single = evaluating.single_study(
@@ -213,11 +214,12 @@ def _print_measured(found: Mapping[str, Mapping[str, Any]]) -> None:
         text = "rouge_l" in row
         measure, value = ("ROUGE-L", "rouge_l") if text else ("accuracy", "accuracy")
         low, high = (100 * row[k] for k in ("low", "high"))
-        parsed, chance = (
-            ("", "") if text else (f"{100 * row[k]:.0f}%" for k in ("parse_rate", "chance"))
-        )
+        shares = {k: f"{100 * row[k]:.0f}%" for k in ("parse_rate", "truncated_rate") if k in row}
+        parsed, cut = (shares.get(k, "") for k in ("parse_rate", "truncated_rate"))
+        chance = "" if text else f"{100 * row['chance']:.0f}%"
         typer.echo(
             f"{name:<{width}}  {parts[name]:>{room}}  {measure:<8}  {100 * row[value]:>6.1f}  "
-            f"[{low:5.1f}, {high:5.1f}] {parsed:>7}  {100 * row['truncated_rate']:>3.0f}%  "
-            f"{chance:>6}"
+            f"[{low:5.1f}, {high:5.1f}] {parsed:>7}  {cut:>4}  {chance:>6}"
         )
+        for other in (k for k in ("acc_norm", "acc_bytes") if k in row):
+            typer.echo(f"{'':<{width}}  {'':>{room}}  {other:<9} {100 * row[other]:>6.1f}")

@@ -106,7 +106,7 @@ def print_json(document: Any) -> None:
     typer.echo(as_text(document))
 
 
-def inert(message: str) -> str:
+def sanitize(message: str) -> str:
     """Return a message that no file's contents can make endless, or use to steer the terminal."""
     short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short)
@@ -114,7 +114,7 @@ def inert(message: str) -> str:
 
 def note(message: str) -> None:
     """Tell a person something beside a verb's result."""
-    typer.echo(wrapped(inert(message), room_for_a_line(sys.stderr)), err=True)
+    typer.echo(wrapped(sanitize(message), room_for_a_line(sys.stderr)), err=True)
 
 
 def print_notes(planned: "Plan") -> None:

@@ -46,6 +46,14 @@ Labels = Annotated[
         metavar="A,B", help="Of choices in files: what an answer may be; letters if left out."
     ),
 ]
+Scoring = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GRADER",
+        help="likelihood: choose among the options by their log-probabilities (docs/scoring.md). "
+        "What is usual with the answers' kind if left out.",
+    ),
+]
 OfStudy = Annotated[
     Path | None, typer.Option("--study", metavar="FILE", help="A study, whose benchmarks to use.")
 ]
@@ -55,7 +63,11 @@ _FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", 
 
 
 def chosen(
-    names: str | None, kind: KindName | None, labels: str | None, study: Path | None
+    names: str | None,
+    kind: KindName | None,
+    labels: str | None,
+    study: Path | None,
+    scoring: str | None = None,
 ) -> list["BenchmarkRef"]:
     """Return the benchmarks that a verb's options name, with absolute paths, each once.
 
@@ -64,6 +76,7 @@ def chosen(
         kind: `--kind`.
         labels: `--labels`.
         study: `--study`.
+        scoring: `--scoring`; None for what the study says.
 
     Raises:
         InputError: A name or a file is not there, or options contradict each other.
@@ -72,7 +85,7 @@ def chosen(
         if kind is not None or labels is not None:
             raise InputError("--kind and --labels: a study says them of its own files",
                              remedy="leave them out, or leave --study out")  # fmt: skip
-        return _of_study(study, names)
+        return _scored_by(scoring, _of_study(study, names))
     asked = _parts(names)
     files = [part for part in asked if _is_file(part)]
     if not files and (kind is not None or labels is not None):
@@ -82,7 +95,13 @@ def chosen(
             remedy="leave it out, or give --benchmark FILE.jsonl",
         )
     found = {ref.name: ref for ref in map(_named, (p for p in asked if p not in files))}
-    return [*found.values(), *_own(files, kind, labels)]
+    return _scored_by(scoring, [*found.values(), *_own(files, kind, labels)])
+
+
+def _scored_by(scoring: str | None, references: list["BenchmarkRef"]) -> list["BenchmarkRef"]:
+    if scoring is None:
+        return references
+    return [reference.model_copy(update={"scoring": scoring}) for reference in references]
 
 
 def one(references: Sequence["BenchmarkRef"], study: Path | None) -> "BenchmarkRef":

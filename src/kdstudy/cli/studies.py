@@ -18,10 +18,10 @@ from kdstudy.cli.options import (
     DataDir,
     StorePath,
     StudyPath,
-    inert,
     note,
     print_notes,
     room_for_a_line,
+    sanitize,
 )
 from kdstudy.errors import InputError
 
@@ -166,7 +166,7 @@ def ls(
         typer.echo(json.dumps(rows, indent=1))
         return
     for line in _lines_of(rows):
-        typer.echo(inert(line))
+        typer.echo(sanitize(line))
     if not rows:
         typer.echo(f"no {kind.value} in {store}", err=True)
 
@@ -232,7 +232,7 @@ def _finished(planned: "Plan", store: "Store") -> str:
 
 def _unpinned(planned: "Plan") -> set[str]:
     """Return the keys of stages that hang on a model that is not pinned: not their last."""
-    from kdstudy.models.resolve import is_pinned
+    from kdstudy.models.hub import is_pinned
 
     found: set[str] = set()
     for key, stage in planned.stages.items():
@@ -263,18 +263,18 @@ def _print_plan(planned: "Plan", rows: list[dict[str, str]]) -> None:
         whole = f"{line:<{sum(widths.values()) + 12}}  {row['key'][:12]}  {row['why']}".rstrip()
         # What was never built is what one expects of a stage to be built.
         short = f"{line}  {row['why']}" if row["why"] not in ("", "never built") else line
-        typer.echo(inert(whole if len(whole) <= room else short))
+        typer.echo(sanitize(whole if len(whole) <= room else short))
     statuses = ("hit", "miss", "not needed", "unpinned")
     counts = {s: sum(r["status"] == s for r in rows) for s in statuses}
     typer.echo(", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" of {len(rows)} stages")
     typer.echo("; ".join(_MEANING[s] for s, n in counts.items() if n))
     for name, template in planned.prompts.items():
-        typer.echo(inert(f"prompts of {name}: {template}"))
+        typer.echo(sanitize(f"prompts of {name}: {template}"))
     for method, said in budgets(planned.study).items():
         typer.echo(f"{method}: {said}")
     for model, why in planned.unreached.items():
         said = why.removeprefix(f"{model}: ")
-        typer.echo(inert(f"unpinned: {model}: {said}; `run` refuses until it is"))
+        typer.echo(sanitize(f"unpinned: {model}: {said}; `run` refuses until it is"))
     for d in differences(planned.study):
         typer.echo(
             f"differs from corrected: {d['field']} = {d['value']} "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdstudy.artifacts import Pairs, Scores
 from kdstudy.cli import sets
 from kdstudy.cli.options import (
     AsJson,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kdstudy.data.corpora import Source
     from kdstudy.evaluation.benchmarks import Benchmark
     from kdstudy.evaluation.completions import Account
+    from kdstudy.evaluation.graders import Grader
     from kdstudy.records import Score
 
 
@@ -53,7 +55,11 @@ class LevelName(StrEnum):
 
 def score(
     generations: Annotated[
-        Path, typer.Option(metavar="FILE", help='{"id" or "question", "completion"} per line.')
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help='{"id" or "question", "completion"} per line; "logprobs" for likelihoods.',
+        ),
     ],
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another system's, such as the teacher's.")
@@ -62,6 +68,7 @@ def score(
     kind: sets.Kind = None,
     labels: sets.Labels = None,
     study: sets.OfStudy = None,
+    scoring: sets.Scoring = None,
     rule: Annotated[
         RuleName, typer.Option(help="How answers are found and graded.")
     ] = RuleName.corrected,
@@ -74,14 +81,16 @@ def score(
 ) -> None:
     """Score completions made by any system; with --against, difference, agreement, fidelity."""
     from kdstudy.evaluation.completions import compare
+    from kdstudy.evaluation.graders import chosen
 
-    items = sets.load(sets.one(sets.chosen(benchmark, kind, labels, study), study), data_dir)
-    words = rouge_tokenizer.value
-    scores, found = _scored(generations, items, rule.value, words)
+    reference = sets.one(sets.chosen(benchmark, kind, labels, study, scoring), study)
+    items, words = sets.load(reference, data_dir), rouge_tokenizer.value
+    grader = chosen(reference.scoring, items.name, items.kind, items.labels)
+    scores, found = _scored(generations, items, rule.value, words, grader)
     document = {"benchmark": items.name, **found}
     pairs = None
     if against is not None:
-        others, document["against"] = _scored(against, items, rule.value, words)
+        others, document["against"] = _scored(against, items, rule.value, words, grader)
         mine, theirs, pairs = compare(scores, others, words)
         document |= _compared(mine, theirs, pairs, items, words)
     if out is not None:
@@ -141,15 +150,15 @@ def audit(
 
 
 def _scored(
-    path: Path, benchmark: "Benchmark", rule: Any, words: Any
+    path: Path, benchmark: "Benchmark", rule: Any, words: Any, grader: "Grader"
 ) -> tuple[list["Score"], dict[str, Any]]:
     """Return a file's scores, and what they come to."""
     from kdstudy.analysis.scores import Graded, levels
     from kdstudy.evaluation.completions import grade, read
     from kdstudy.evaluation.score import summary
 
-    generations, account = read(path, benchmark)
-    scores = grade(generations, benchmark, rule, words)
+    generations, account = read(path, benchmark, grader)
+    scores = grade(generations, benchmark, rule, words, grader)
     _note(path, account, len(benchmark.examples))
     (level,) = levels(Graded(system=str(path), scores=scores))
     return scores, {
@@ -178,7 +187,7 @@ def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark", words: Any
         "compared": len(pairs),
         "difference": {name: getattr(test, name) for name in kept},
         "agreement": same,
-        "fidelity": dataclasses.asdict(fidelity(pairs, words)),
+        "fidelity": None if mine[0].option_logprobs else dataclasses.asdict(fidelity(pairs, words)),
     }
 
 
@@ -210,15 +219,12 @@ def _note(path: Path, account: "Account", items: int) -> None:
 
 
 def _write_scores(out: Path, scores: Any, pairs: Any, items: "Benchmark") -> None:
-    from kdstudy.evaluation.stages import PAIRS, SCORES
-    from kdstudy.records import PairScore, Score, write_records
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         facts = {"items": {items.name: len(items.examples)}}
-        write_records(out / SCORES, scores, Score, facts=facts)
+        Scores(out).rows.write(scores, facts=facts)
         if pairs is not None:
-            write_records(out / PAIRS, pairs, PairScore)
+            Pairs(out).rows.write(pairs)
     except OSError as e:
         raise InputError(f"--out {out}: cannot be written ({e.strerror})") from e
 
@@ -240,6 +246,8 @@ def _print_scored(document: dict[str, Any]) -> None:
             f"{_percent(same['lower'])} to {_percent(same['upper'])}",
         )
         _line("both wrong", f"{_percent(same['both_wrong_rate'])} of {same['both_wrong_n']} alike")
+    if close is None:  # nothing was written
+        return
     whole, sentences = close["corpus_bleu"], close["mean_sentence_bleu"]
     whole = "undefined" if math.isnan(whole) else f"{whole:.1f}"
     _line("BLEU", f"{whole} corpus, {sentences:.1f} sentences")
@@ -263,7 +271,10 @@ def _print_system(found: dict[str, Any]) -> None:
         "ROUGE-L" if text else "accuracy",
         f"{_percent(value)} {interval} of {there} items{drawn}",
     )
-    if not text:
+    for name in ("acc_norm", "acc_bytes"):
+        if name in found:
+            _line(name, _percent(found[name]))
+    if "parse_rate" in found:
         ended = found["n"] - found["outcomes"]["truncated"]
         _line(
             "completed", f"{_percent(found['accuracy_completed'])} of the {ended:,} not truncated"

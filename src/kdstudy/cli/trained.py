@@ -14,9 +14,9 @@ from kdstudy.cli.options import (
     DataDir,
     StorePath,
     StudyPath,
-    inert,
     note,
     print_json,
+    sanitize,
 )
 from kdstudy.cli.studies import planned_study
 from kdstudy.errors import InputError
@@ -79,7 +79,7 @@ def export(
         raise InputError(
             f"{found.label}: is not trained yet", remedy=f"kdstudy run {study} trains it"
         )
-    if dtype is not None and not merge and model.folder.name == "adapter":
+    if dtype is not None and not (merge or model.finished.whole):
         raise InputError(
             "--dtype: an adapter keeps the type that it was trained in", remedy="add --merge"
         )
@@ -109,13 +109,13 @@ def _print(rows: list[dict[str, Any]]) -> None:
         accuracy = _percent(row["accuracy"])
         rouge = f"  {_percent(row['rouge_l']):>7}" if texts else ""
         typer.echo(
-            inert(
+            sanitize(
                 f"{row['system']:<{width}}  {size:>6}  {accuracy:>8}{rouge}  "
                 f"{row['method'] or '-':<{methods}}  {seed:>4}"
             )
         )
         for detail in _details(row):
-            typer.echo(inert(f"    {detail}"))
+            typer.echo(sanitize(f"    {detail}"))
 
 
 def _details(row: dict[str, Any]) -> list[str]:

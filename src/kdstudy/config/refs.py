@@ -181,6 +181,10 @@ class BenchmarkRef(Strict):
     """Of a file: what its answers are. A text is rated by ROUGE-L with its references."""
     labels: list[str] = []
     """Of a file of choices: what the answers may be, such as [yes, no]; empty for letters."""
+    scoring: str | dict[str, Any] | None = None
+    """What grades its answers: null, what is usual with their kind; `likelihood`, for choices: no
+    text is generated, the likeliest option is the answer (docs/scoring.md); a grader of a package
+    of your own, or a table of its fields."""
 
     @model_validator(mode="before")
     @classmethod

@@ -7,11 +7,6 @@ from pydantic import Field, create_model, model_validator
 from kdstudy.fields import Strict
 from kdstudy.stage import KINDS
 
-WITH_MODEL = frozenset(
-    {"importance", "cut", "train", "teacher_cache", "teacher_text", "generate", "token_fidelity"}
-)
-"""Kinds of stage that run a model, and so use a GPU where there is one."""
-
 _SMALLEST = 1e-4  # Ray counts in these
 
 
@@ -41,7 +36,7 @@ class Needs(Strict):
             kind: The stage's kind.
             any_gpu: Whether any node has a GPU.
         """
-        gpus = float(any_gpu and kind in WITH_MODEL) if self.gpus is None else self.gpus
+        gpus = float(any_gpu and KINDS[kind].needs_model) if self.gpus is None else self.gpus
         memory = int((self.memory_gib or 0) * 2**30)
         asked = {"CPU": round(self.cpus, 4), "GPU": round(gpus, 4), "memory": memory}
         return {name: amount for name, amount in asked.items() if amount}

@@ -235,7 +235,8 @@ class Generation(Strict):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus; 1 keeps everything."""
     samples: int = Field(default=1, ge=1)
-    """Draws per item; needs a temperature above 0."""
+    """Draws per item; needs a temperature above 0. With more than one, results have pass@k
+    (unbiased, k up to the draws), majority votes, distinct answers and their entropy."""
     seed: int = 0
     """Seed of the draws; each item's draw depends on it and on the item alone."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -304,6 +305,17 @@ class Study(Strict):
     def training_of_teachers(self) -> Train:
         """How teachers are fine-tuned."""
         return self.train.model_copy(update=self.teacher_train.model_dump(exclude_none=True))
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        together = [i for i, t in enumerate(value) if isinstance(t, list)]
+        if together:
+            raise ValueError(
+                f"teachers[{together[0]}]: is a list; no method learns from several teachers "
+                "together yet: list them one by one, and each student learns from each"
+            )
+        return value
 
     @field_validator("methods", mode="before")
     @classmethod

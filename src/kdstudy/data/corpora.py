@@ -28,7 +28,6 @@ _FILES = {
     "dolly": "instruct/dolly/train.jsonl",
 }
 _MOST_VALIDATION = 500
-PLACES = "places.json"
 _READER = 2  # raised when `to_example` takes or drops other rows: old counts are then forgotten
 
 
@@ -267,12 +266,6 @@ def load(source: Source, *, rows: int | None, validation_rows: int | None, seed:
         shortened=shortened,
         places={e.id: places[e.id] for e in kept},
     )
-
-
-def places(folder: Path) -> dict[str, str]:
-    """Return where the rows of a `corpus` stage stand in their file, by id; {} if unknown."""
-    path = folder / PLACES
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def require_rows(source: Source, kept: int, dropped: Mapping[str, int]) -> None:

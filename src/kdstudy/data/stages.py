@@ -1,21 +1,17 @@
 """The stages `corpus` and `contamination`."""
 
-import json
 from collections import Counter
 
+from kdstudy.artifacts import CORPUS, ITEMS, Contaminations, Corpus
 from kdstudy.data.audit import overlaps
-from kdstudy.data.corpora import PLACES, Source, is_unchanged, load
+from kdstudy.data.corpora import Source, is_unchanged, load
 from kdstudy.errors import StageError
-from kdstudy.records import Contamination, Example, read_records, write_records
+from kdstudy.records import Contamination
 from kdstudy.stage import Work
-
-CONTAMINATION = "contamination.parquet"
 
 
 def corpus(work: Work) -> str:
-    """Write `train.parquet`, `validation.parquet` and `corpus.json`, the account of every row.
-
-    `places.json` says where each row stands in its file, for whoever has to refuse it later.
+    """Write a `Corpus`: its two splits, where each row stands in its file, and an account of all.
 
     Raises:
         StageError: The file is not the one that the study was planned with.
@@ -29,9 +25,10 @@ def corpus(work: Work) -> str:
         seed=work.config["seed"],
     )
     _require_unchanged(source)  # it may have been replaced while it was read
-    write_records(work.out / "train.parquet", data.train, Example)
-    write_records(work.out / "validation.parquet", data.validation, Example)
-    (work.out / PLACES).write_text(json.dumps(data.places, ensure_ascii=False), encoding="utf-8")
+    made = Corpus(work.out)
+    made.train.write(data.train)
+    made.validation.write(data.validation)
+    made.places_file.write(data.places)
     account = {
         "name": work.config["name"],
         "read": data.read,
@@ -42,7 +39,7 @@ def corpus(work: Work) -> str:
         "repeated": data.repeated,
         "shortened": data.shortened,
     }
-    (work.out / "corpus.json").write_text(json.dumps(account, indent=1))
+    made.account.write(account)
     lost = sum(data.dropped.values())
     cut = f"; {data.shortened} kept up to the last answer" if data.shortened else ""
     return (
@@ -61,22 +58,17 @@ def _require_unchanged(source: Source) -> None:
 
 
 def contamination(work: Work) -> str:
-    """Look for a benchmark's questions in the corpus: `contamination.parquet`.
+    """Look for a benchmark's questions in the corpus: `Contaminations`.
 
     Validation rows count as well: checkpoints are chosen on them.
     """
-    corpus = [
-        example
-        for name in ("train.parquet", "validation.parquet")
-        for example in read_records(work.inputs["corpus"] / name, Example)
-    ]
-    items = read_records(work.inputs["items"] / "examples.parquet", Example)
+    corpus, items = work.read(CORPUS).all_rows(), work.read(ITEMS).examples.read()
     name = work.config["benchmark"]
     rows = [
         Contamination(benchmark=name, example_id=item, overlap=overlap, row=row)
         for item, overlap, row in overlaps(corpus, items)
     ]
-    write_records(work.out / CONTAMINATION, rows, Contamination)
+    Contaminations(work.out).rows.write(rows)
     counts = Counter(row.overlap for row in rows)
     found = counts["exact"] + counts["normalised"]
     return f"{found} of {len(rows)} items are in the corpus, {counts['masked']} with other numbers"

@@ -22,13 +22,13 @@ class Origin:
 
     Attributes:
         base: The Hub id or the folder of the model it started from; empty if unknown.
-        teacher: What may be told of the teacher; empty if unknown or if there is none.
+        teachers: What may be told of the teachers; empty if unknown or if there is none.
         method: The method's name and its fields that were set.
         adapter: It is an adapter, and not a whole model.
     """
 
     base: str
-    teacher: str
+    teachers: tuple[str, ...]
     method: Mapping[str, Any]
     adapter: bool
 
@@ -73,7 +73,8 @@ def card(
     )
     fields = ", ".join(f"{k} {v}" for k, v in origin.method.items() if k != "method")
     by = f"`{origin.method['method']}`" + (f" ({fields})" if fields else "")
-    source = f" from the teacher `{origin.teacher}`" if origin.teacher else ""
+    named = " and ".join(f"`{teacher}`" for teacher in origin.teachers)
+    source = f" from the teacher{'s' * (len(origin.teachers) > 1)} {named}" if named else ""
     base = f"`{origin.public_base}`" if origin.base else "a model without a name"
     what = "An adapter for" if origin.adapter else "Made from"
     rows = "\n".join(f"| {key} | {value} |" for key, value in trained.items())

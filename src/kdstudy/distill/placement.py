@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.artifacts import TEACHER, TEACHER_CACHE, TeacherCache, Trained
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
@@ -23,7 +24,6 @@ from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, memory, parts
 from kdstudy.stage import Work
 
-_FILE = "placement.json"
 # Share of the free bytes that may be filled.
 _SHARE = 0.8
 
@@ -74,12 +74,12 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
         rows: The corpus in the teacher's tokens.
 
     Returns:
-        A line with the sizes; `placement.json` has them too.
+        A line with the sizes; its `TeacherCache.placement` has them too.
 
     Raises:
         StageError: Mode `disk`, and it does not fit.
     """
-    config, finished = work.config, work.inputs.get("teacher")
+    config, finished = work.config, work.find(TEACHER)
     local = work.model("teacher")
     # The head alone tells a state's size: nothing big is loaded for what does not fit.
     head = heads.load_head(local, config["precision"], finished)
@@ -107,7 +107,7 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
                 raise
             cache.clear(work.out)
     facts = {"where": where, "bytes": needed, "disk": str(disk), "memory": str(memory)}
-    (work.out / _FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    TeacherCache(work.out).placement.write(facts)
     return {
         "disk": f"{len(rows)} rows, {_size(needed)} on disk",
         "memory": f"not on disk ({disk}); each run keeps it in memory ({memory})",
@@ -120,7 +120,7 @@ class Run:
     """What decides the teacher of one train stage.
 
     Attributes:
-        work: The stage's; its aid `teacher_cache` is what `cache_teacher` left.
+        work: The stage's; its aid `TEACHER_CACHE` is what `cache_teacher` left.
         settings: How to train.
         method: What the teacher is for.
         rows: All text of the run that the student does not write.
@@ -150,7 +150,7 @@ class Run:
             return self._live(), ""
         if where == "memory":
             return self._in_memory()
-        states = DiskStates(self.work.aids["teacher_cache"], self._origin())
+        states = DiskStates(self._cached.folder, self._origin())
         try:
             cache.require_rows(states, self.rows, self.settings.loss_tokens)
         except StageError as e:
@@ -165,9 +165,8 @@ class Run:
         if self.settings.teacher_cache in ("memory", "off"):
             # Text that the student writes at every step is never cached.
             return "off" if self.method.lmbda == 1 else self.settings.teacher_cache
-        aid = self.work.aids.get("teacher_cache")
         # The plan gives none to a run that has no use for it.
-        return json.loads((aid / _FILE).read_text(encoding="utf-8"))["where"] if aid else "off"
+        return self._cached.placement.read()["where"] if self._cached else "off"
 
     def _from_disk(self, states: DiskStates) -> CachedTeacher:
         live = self._live() if self.method.lmbda else None
@@ -209,20 +208,24 @@ class Run:
         return self.work.model("teacher")
 
     @property
-    def _finished(self) -> Path | None:
-        return self.work.inputs.get("teacher")
+    def _cached(self) -> TeacherCache | None:
+        return self.work.aid(TEACHER_CACHE)
+
+    @property
+    def _finished(self) -> Trained | None:
+        return self.work.find(TEACHER)
 
     @property
     def _precision(self) -> str:
         return self.settings.precision
 
 
-def _model(local: Mapping[str, Any], precision: str, finished: Path | None) -> parts.Model:
+def _model(local: Mapping[str, Any], precision: str, finished: Trained | None) -> parts.Model:
     return load.ready_to_answer(load.open_model(local, precision, finished))
 
 
 def _origin(
-    config: Mapping[str, Any], settings: Mapping[str, Any], finished: Path | None
+    config: Mapping[str, Any], settings: Mapping[str, Any], finished: Trained | None
 ) -> Origin:
     return Origin(
         teacher=config["teacher"]["fingerprint"],
@@ -241,10 +244,10 @@ def _template(config: Mapping[str, Any]) -> str:
     return json.dumps([config["template"], *more], sort_keys=True)
 
 
-def _weights(finished: Path) -> str:
+def _weights(finished: Trained) -> str:
     """Return the hash of the weights a train stage left."""
     digest = hashlib.sha256()
-    for path in sorted(finished.glob("*/*.safetensors")):
+    for path in sorted(finished.weights.glob("*.safetensors")):
         with path.open("rb") as f:
             digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()[:32]

@@ -175,7 +175,7 @@ class Resumable(Trainer):
     def _origin(self) -> hub.Origin:
         return hub.Origin(
             base=self._base,
-            teacher=self._teacher_name,
+            teachers=(self._teacher_name,) if self._teacher_name else (),
             method=self.args.method_fields(),
             adapter=isinstance(self.student, PeftModel),
         )

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
+from kdstudy.artifacts import CORPUS, START, TEACHER_TEXT, Trained
 from kdstudy.config import schema
-from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import placement, probe, trackers
+from kdstudy.distill import placement, sample_monitor, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
@@ -25,20 +24,20 @@ from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import load, packing, parts
 from kdstudy.models.sample import seed_of
-from kdstudy.records import Example, Generation, read_records
+from kdstudy.records import Generation
 from kdstudy.stage import Work
 
 
 def train(work: Work) -> str:
-    """Train one student: `adapter/` (LoRA) or `model/` (full), and `training.json`.
+    """Train one student: `Trained` holds an adapter (LoRA) or a model (full).
 
     Config: `method`, `train`, `template`, `template_date` and perhaps `template_arguments`, `seed`,
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
-    `corpus` (train.parquet and validation.parquet), `teacher` (its finished train stage; without it
-    the teacher is used as it is), `teacher_text` (generations.parquet, for seqkd), `start` (a train
-    stage of the same student, whose weights are gone on from). Aids: `teacher_cache`. Local:
-    `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no
-    bytes; and, where there are trackers, `tracking` {study, label, folder}.
+    `CORPUS`, `TEACHER` (its finished train stage; without it the teacher is used as it is),
+    `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same student, whose weights are gone
+    on from). Aids: `TEACHER_CACHE`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the
+    fields of `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study,
+    label, folder}.
 
     Returns:
         A line that says how it went.
@@ -63,7 +62,7 @@ def train(work: Work) -> str:
     student, teacher, note = _models(work, settings, recipe, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
-    watch = _probe(work, settings, tokenizer, written)
+    watch = _monitor(work, settings, tokenizer, written)
     args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
@@ -83,16 +82,16 @@ def train(work: Work) -> str:
     after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{after}{probe.said(facts['probe'])}"
+        f"at step {facts['best_step']}{note}{after}{sample_monitor.summary(facts['probe'])}"
     )
 
 
 def teacher_cache(work: Work) -> str:
-    """Cache a teacher on the corpus, or find that it does not fit: `placement.json` says which.
+    """Cache a teacher on the corpus, or find that it does not fit: a `TeacherCache` says which.
 
     Config: `teacher` {name, fingerprint}, `template` and what goes with it as for `train`,
     `max_length`, `loss_tokens`, `loss_turns`, `precision`, `mode` (`auto` or `disk`). Inputs:
-    `corpus`, and `teacher` as for `train`. Local: `models` as for `train`, and `rows_per_pass`.
+    `CORPUS`, and `TEACHER` as for `train`. Local: `models` as for `train`, and `rows_per_pass`.
 
     Returns:
         A line with the sizes.
@@ -112,14 +111,15 @@ def _text(
     max_length: int,
     teacher_text: Mapping[str, Generation] | None,
 ) -> dict[str, Rows]:
+    corpus = work.read(CORPUS)
     return {
         part: encode_rows(
-            read_records(work.inputs["corpus"] / f"{part}.parquet", Example),
+            corpus.part(part).read(),
             tokenizer,
             _format(work),
             max_length,
             teacher_text,
-            places(work.inputs["corpus"]),
+            corpus.places,
         )
         for part in ("train", "validation")
     }
@@ -131,11 +131,11 @@ def _format(work: Work) -> PromptFormat:
 
 
 def _teacher_text(work: Work) -> dict[str, Generation]:
-    path = work.inputs["teacher_text"] / "generations.parquet"
+    found = work.read(TEACHER_TEXT).rows
     texts: dict[str, Generation] = {}
-    for row in read_records(path, Generation):
+    for row in found.read():
         if row.example_id in texts:
-            raise StageError(f"{path}: two texts for corpus row {row.example_id}")
+            raise StageError(f"{found.path}: two texts for corpus row {row.example_id}")
         texts[row.example_id] = row
     return texts
 
@@ -154,21 +154,21 @@ def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManag
     )
 
 
-def _probe(
+def _monitor(
     work: Work,
     settings: schema.Train,
     tokenizer: PreTrainedTokenizerBase,
     written: Mapping[str, Generation] | None,
-) -> probe.Probe:
-    rows = probe.choose(
-        read_records(work.inputs["corpus"] / "validation.parquet", Example),
+) -> sample_monitor.SampleMonitor:
+    rows = sample_monitor.choose(
+        work.read(CORPUS).validation.read(),
         tokenizer,
         _format(work),
         settings.max_length,
         written,
         settings.probe_rows,
     )
-    return probe.Probe(rows, tokenizer, stop=settings.on_alarm == "stop")
+    return sample_monitor.SampleMonitor(rows, tokenizer, stop=settings.on_alarm == "stop")
 
 
 def _models(
@@ -179,7 +179,7 @@ def _models(
     text: Mapping[str, Rows],
 ) -> tuple[parts.Model, Teacher | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
-    start, note = work.inputs.get("start"), ""
+    start, note = work.find(START), ""
     whole = start if settings.lora is None else None
     student = load.open_model(work.model("student"), _precision(settings), whole)
     teacher = None
@@ -193,7 +193,7 @@ def _models(
             student=parts.head(student),
         ).teacher()
     if settings.lora is not None and start is not None:
-        student = load.put_adapter(student, start / "adapter", trainable=True)
+        student = load.put_adapter(student, start.adapter, trainable=True)
     elif settings.lora is not None:
         student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
     return student, teacher, note
@@ -208,37 +208,38 @@ def _written(
     trainer: DistillTrainer,
     work: Work,
     text: Mapping[str, Rows],
-    watch: probe.Probe,
+    watch: sample_monitor.SampleMonitor,
     settings: schema.Train,
 ) -> dict[str, Any]:
-    """Write the student and training.json beside it, and return what that holds."""
-    local = work.model("student")
-    out = work.out / ("model" if settings.lora is None else "adapter")
+    """Write the student and the facts of its training, and return these."""
+    local, made = work.model("student"), Trained(work.out)
+    out = made.model if settings.lora is None else made.adapter
     if trainer.is_world_process_zero():
         shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
     # On a base with a user's adapter an adapter fits nothing that has a name.
     base = "" if local["adapter"] else local["hub_id"] or local["folder"]
     trainer.save_student(out, base)
     if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
-        opened = functools.partial(load.open_model, local, _precision(settings), work.out)
+        opened = functools.partial(load.open_model, local, _precision(settings), made)
         load.require_same(trainer.student, out, opened)
     facts = _facts(trainer, text, watch) | _start(work)
     if trainer.is_world_process_zero():
-        document = json.dumps(facts, indent=2) + "\n"
-        (work.out / "training.json").write_text(document, encoding="utf-8")
+        made.facts.write(facts)
     return facts
 
 
 def _start(work: Work) -> dict[str, Any]:
-    """Return what was trained before this run, for training.json; {} from a base model."""
-    if "start" not in work.inputs:
+    """Return what was trained before this run, for its facts; {} from a base model."""
+    if (start := work.find(START)) is None:
         return {}
-    facts = json.loads((work.inputs["start"] / "training.json").read_text(encoding="utf-8"))
+    facts = start.facts.read()
     return {"start": {name: facts[name] for name in ("steps", "best_step", "tokens")}}
 
 
-def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe) -> dict[str, Any]:
-    """What training.json holds; no times, so that two runs write the same bytes."""
+def _facts(
+    trainer: DistillTrainer, text: Mapping[str, Rows], watch: sample_monitor.SampleMonitor
+) -> dict[str, Any]:
+    """The facts of a training; no times, so that two runs write the same bytes."""
     return {
         "parameters": parts.count(trainer.student),
         "trainable": sum(p.numel() for p in trainer.student.parameters() if p.requires_grad),
@@ -253,6 +254,6 @@ def _facts(trainer: DistillTrainer, text: Mapping[str, Rows], watch: probe.Probe
         "best_step": trainer.state.best_global_step,
         "best_loss": trainer.state.best_metric,
         "curve": curve(trainer.state.log_history),
-        "probe": probe.points(trainer.state.log_history),
-        "probe_expected": watch.expected and probe.numbers(watch.expected),
+        "probe": sample_monitor.points(trainer.state.log_history),
+        "probe_expected": watch.expected and sample_monitor.numbers(watch.expected),
     }

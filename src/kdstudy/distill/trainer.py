@@ -26,9 +26,9 @@ from kdstudy.distill import (
     validation,
 )
 from kdstudy.distill.config import DistillConfig, own
-from kdstudy.distill.guard import Guard
 from kdstudy.distill.interrupt import Interrupt
 from kdstudy.distill.model import DistillModel, Teacher
+from kdstudy.distill.nan_guard import NanGuard
 from kdstudy.distill.resumable import Resumable
 from kdstudy.distill.rows import Rows, read_dataset, require_prompts
 from kdstudy.distill.teacher import LiveTeacher
@@ -112,7 +112,7 @@ class DistillTrainer(Resumable):
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()
         validation.require_measured(args.metric_for_best_model, list(self._validation))
-        self._guard, self._interrupt, self._border = Guard(), Interrupt(), epochs.Border()
+        self._guard, self._interrupt, self._border = NanGuard(), Interrupt(), epochs.Border()
         self._doubts = doubts.of_method(method, teacher, self.weighing)
         if self._doubts is not None and self._fsdp is not None and isinstance(teacher, LiveTeacher):
             raise InputError(

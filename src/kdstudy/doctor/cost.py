@@ -4,14 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdstudy.artifacts import IMPORTANCE, TRAINED
 from kdstudy.doctor.facts import ModelFacts, StudyFacts
-from kdstudy.stage import Stage
+from kdstudy.stage import KINDS, Stage
 
-ESTIMATED = (
-    *("importance", "cut", "train", "teacher_cache", "teacher_text", "generate"),
-    "token_fidelity",
-)
-"""Kinds of stage that run a model; the others take seconds and are not estimated."""
 _FLOAT32 = 4
 # AdamW keeps two numbers for each that it trains; a checkpoint holds all three.
 _CHECKPOINT = 3
@@ -41,8 +37,8 @@ def costs(facts: StudyFacts) -> list[Cost]:
     """Return the cost of what is missing, by kind of stage, in the plan's order."""
     found: dict[str, Cost] = {}
     for stage in facts.todo:
-        if stage.kind not in ESTIMATED:
-            continue
+        if not KINDS[stage.kind].needs_model:
+            continue  # it takes seconds
         before = found.get(stage.kind, Cost(kind=stage.kind))
         times = [_seconds(facts, stage, long) for long in (False, True)]
         known = None not in times
@@ -113,9 +109,10 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "teacher_cache": _cache,
         "teacher_text": _write,
         "generate": _write,
+        "likelihood": _choose,
         "token_fidelity": _tokens,
-    }[stage.kind]
-    return estimate(facts, stage, long)
+    }.get(stage.kind)
+    return None if estimate is None else estimate(facts, stage, long)
 
 
 def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
@@ -148,7 +145,7 @@ def _importance(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     source = stage.config["source"]["fingerprint"]
     named = [s.config.get(role) for s in stages for role in ("teacher", "model")]
     names = [m["name"] for m in named if m and m["fingerprint"] == source]
-    names += [s.label for s in stages if s.inputs.get("importance") == stage.key]
+    names += [s.label for s in stages if IMPORTANCE.find(s.inputs) == stage.key]
     speed = next((facts.speeds[name] for name in names if name in facts.speeds), None)
     if speed is None or facts.corpus is None:
         return None
@@ -176,6 +173,13 @@ def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     return speed.load + answers * (speed.prompt + length * speed.token)
 
 
+def _choose(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of reading questions with their options: about two prompts an item."""
+    speed = facts.speeds.get(stage.config["model"]["name"])
+    count = {b.name: b.items for b in facts.benchmarks}.get(stage.config["items"])
+    return None if speed is None or count is None else speed.load + count * 2 * speed.prompt
+
+
 def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int | None, float]:
     """Return how many answers a stage writes, and of how many tokens."""
     config = stage.config
@@ -188,7 +192,7 @@ def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int |
     if count is None or text is None:
         return None, budget
     # A model that was not trained on the corpus knows nothing of how long its answers are.
-    trained = "trained" in stage.inputs
+    trained = TRAINED.find(stage.inputs) is not None
     likely = min(budget, _mean(text.scored, text.rows)) if trained else budget
     return count * config["generation"]["samples"], budget if long else likely
 

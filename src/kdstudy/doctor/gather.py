@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.artifacts import Scores
 from kdstudy.config.read import read_study
 from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
@@ -27,10 +28,11 @@ from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store, require_writable
 from kdstudy.evaluation import benchmarks
 from kdstudy.evaluation.rouge import is_latin
-from kdstudy.evaluation.stages import SCORES, limited, mean_of_benchmarks
-from kdstudy.models.resolve import Resolved, require_reachable, resolve, told_apart
+from kdstudy.evaluation.stages import limited, mean_of_benchmarks
+from kdstudy.models.hub import require_reachable
+from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
-from kdstudy.records import Example, Score, read_records
+from kdstudy.records import Example
 
 SECONDS = 50.0
 """Most seconds that all looks may take; what is not done by then is a finding."""
@@ -145,8 +147,8 @@ class _Gathering:
             folder = self.store.get(plan.scored[system.label])
             if folder is None or system.kind == "distilled":
                 continue
-            rows = read_records(folder / SCORES, Score)
-            rows = [r for r in rows if r.outcome != "rated" and not r.rule.startswith("text-")]
+            rows = Scores(folder).rows.read()
+            rows = [r for r in rows if r.outcome != "rated" and not r.is_text]
             if rows:
                 mean = mean_of_benchmarks(rows, "accuracy")[0]["accuracy"]
                 named = {"label": system.label, "kind": system.kind, "model": system.model}

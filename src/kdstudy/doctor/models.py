@@ -8,7 +8,8 @@ from typing import Any
 from kdstudy.doctor.facts import AdapterFacts, ModelFacts, Role
 from kdstudy.doctor.findings import refused
 from kdstudy.models import checkpoint
-from kdstudy.models.resolve import Resolved, gguf_here
+from kdstudy.models.hub import gguf_here
+from kdstudy.models.resolve import Resolved
 
 
 def folder_of(model: Resolved) -> Path | None:

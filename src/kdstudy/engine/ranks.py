@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 from kdstudy.errors import KdstudyError, StageError
 from kdstudy.stage import KINDS, Stage, Work
 
-_TOGETHER = frozenset({"train"})
 _PAUSE = 0.05  # seconds between looks; a signal is heard between them
 _COLLECTIVE = datetime.timedelta(minutes=30)  # that one process may be behind another in training
 # Seconds until a failure is told. What fails in one process breaks the others' connections: our own
@@ -33,7 +32,7 @@ def call(stage: Stage, work: Work) -> str:
     Raises:
         SystemExit: It failed in another process, which has said so.
     """
-    if _crew is None or stage.kind not in _TOGETHER:
+    if _crew is None or not KINDS[stage.kind].distributed:
         return KINDS[stage.kind].function()(work)
     return _crew.lead(stage, work)
 

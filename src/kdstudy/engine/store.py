@@ -14,13 +14,13 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
+from kdstudy.artifacts import MANIFEST
 from kdstudy.engine.lease import Leases, require_held
 from kdstudy.errors import InputError, StageError
 from kdstudy.stage import SCRATCH
 
 RUNS = "runs"
 """Folder, inside a study's, of what its trackers write while it trains."""
-_MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is full"}
 _FACTS = {
     **{"kind": str, "version": int, "label": str, "config": dict, "inputs": dict},
@@ -68,7 +68,7 @@ class Store:
             if [w.st_size for w in written] != [f["size"] for f in manifest["files"].values()]:
                 return None
             newest = max((w.st_mtime_ns for w in written), default=0)
-            published = (folder / _MANIFEST).stat().st_mtime_ns
+            published = (folder / MANIFEST).stat().st_mtime_ns
         except (OSError, ValueError):
             return None
         if newest > published:
@@ -76,7 +76,7 @@ class Store:
             if self.damage(key):
                 return None
             with contextlib.suppress(OSError):
-                os.utime(folder / _MANIFEST, ns=(newest, newest))
+                os.utime(folder / MANIFEST, ns=(newest, newest))
         return folder
 
     def manifest(self, key: str) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ class Store:
         if not self._folder(key).exists():
             return ""
         manifest = self.manifest(key)
-        return _MANIFEST if manifest is None else _differing(self._folder(key), manifest)
+        return MANIFEST if manifest is None else _differing(self._folder(key), manifest)
 
     def build(
         self,
@@ -141,7 +141,7 @@ class Store:
         facts: Callable[[], Mapping[str, Any]],
         fill: Callable[[Path], str],
     ) -> None:
-        for torn in partial.glob(f".{_MANIFEST}.*"):
+        for torn in partial.glob(f".{MANIFEST}.*"):
             torn.unlink()
         started, clock = time.time(), time.monotonic()
         summary = fill(partial)
@@ -154,10 +154,10 @@ class Store:
             "files": _inventory(partial),
         }
         manifest["sha256"] = _digest(json.loads(json.dumps(manifest)))
-        _write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+        _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
     def _publish(self, key: str, partial: Path) -> None:
-        facts, final = _read_object(partial / _MANIFEST), self._folder(key)
+        facts, final = _read_object(partial / MANIFEST), self._folder(key)
         shutil.rmtree(partial / SCRATCH, ignore_errors=True)
         # What is there is damaged. A death between here and the renaming loses nothing: the next
         # build finds the whole partial.
@@ -272,14 +272,14 @@ class Store:
                 remedy="run again: what is missing or damaged is built first",
             )
         fresh, old = (final.with_name(f".{study}.{word}") for word in ("new", "old"))
-        shown = _read_object(final / _MANIFEST).get("key")
+        shown = _read_object(final / MANIFEST).get("key")
         if shown == manifest["key"] and not old.exists() and not _differing(final, manifest):
             return final
         try:
             with self.lock(f"study-{study}"):
                 _bring_over(old, final)  # an earlier exchange that was interrupted
                 shutil.rmtree(fresh, ignore_errors=True)
-                for name in (*manifest["files"], _MANIFEST):
+                for name in (*manifest["files"], MANIFEST):
                     (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(report / name, fresh / name)
                 if final.exists():
@@ -360,7 +360,7 @@ def _refusal_of(root: Path, why: str) -> InputError:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return a finished stage's manifest; None where there is none, or none that `build` wrote."""
-    found = _read_object(folder / _MANIFEST)
+    found = _read_object(folder / MANIFEST)
     return found if found.get("key") == folder.name and _is_manifest(found) else None
 
 
@@ -384,7 +384,7 @@ def _is_manifest(found: Mapping[str, Any]) -> bool:
 
 def _is_whole(partial: Path, key: str) -> bool:
     """Return whether a build had written everything, down to its manifest, when it died."""
-    found = _read_object(partial / _MANIFEST)
+    found = _read_object(partial / MANIFEST)
     return found.get("key") == key and _is_manifest(found) and not _differing(partial, found)
 
 
@@ -401,7 +401,7 @@ def _bring_over(old: Path, final: Path) -> None:
     if not final.exists():
         old.rename(final)
         return
-    ours = {*_read_object(old / _MANIFEST).get("files", {}), _MANIFEST}
+    ours = {*_read_object(old / MANIFEST).get("files", {}), MANIFEST}
     for path in sorted(p for p in old.rglob("*") if not p.is_dir() or p.is_symlink()):
         name = path.relative_to(old)
         if name.as_posix() not in ours and not (final / name).exists():
@@ -413,7 +413,7 @@ def _bring_over(old: Path, final: Path) -> None:
 def _differing(folder: Path, manifest: Mapping[str, Any]) -> str:
     # Older manifests have no hash of their own.
     if "sha256" in manifest and manifest["sha256"] != _digest(manifest):
-        return _MANIFEST
+        return MANIFEST
     for name, fact in manifest["files"].items():
         try:
             if _sha256(folder / name) != fact["sha256"]:
@@ -426,7 +426,7 @@ def _differing(folder: Path, manifest: Mapping[str, Any]) -> str:
 def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and hash of every file, all of them safely on the disk."""
     kept = (p for p in folder.rglob("*") if p.relative_to(folder).parts[0] != SCRATCH)
-    files = sorted(p for p in kept if p.is_file() and p != folder / _MANIFEST)
+    files = sorted(p for p in kept if p.is_file() and p != folder / MANIFEST)
     for path in files:
         _settle(path)
     return {

@@ -10,6 +10,9 @@ kdstudy's own `Generation` rows. Fields of an object:
 - optionally `sample` (number of the draw), `stop` or `finish_reason` ("length": the token budget
   ended the text), `tokens`, and `benchmark`.
 
+Where choices by likelihood are graded a row has `logprobs` in place of the completion, a number for
+each option in the item's order; or the file is a Parquet file of `OptionLikelihoods`.
+
 Also taken are chat rows (`messages`: the last user's and the last assistant's) and answers of
 OpenAI-compatible servers (`choices`, alone or inside a batch's `response.body`).
 """
@@ -17,6 +20,7 @@ OpenAI-compatible servers (`choices`, alone or inside a batch's `response.body`)
 import codecs
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +28,7 @@ from typing import Any, Literal
 
 from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks
-from kdstudy.records import Generation, read_records
+from kdstudy.records import Generation, OptionLikelihoods, read_records
 
 _IDS = ("example_id", "custom_id", "id")
 _ALIASES = ("text", "output", "response")
@@ -49,19 +53,24 @@ class Answer:
     sample: int
     stop: Literal["eos", "length", ""]
     tokens: int
+    logprobs: tuple[float, ...] = ()
 
 
-def answers(path: Path, benchmark: str) -> Iterator[Answer]:
+def answers(path: Path, benchmark: str, *, options: bool = False) -> Iterator[Answer]:
     """Yield a file's rows in order.
 
     Args:
         path: The file.
         benchmark: Registered name of the benchmark that rows must be of, where they state one.
+        options: Rows are log-probabilities of options, and no texts.
 
     Raises:
         InputError: The file cannot be read, or a row is malformed or of another benchmark; its line
             is named.
     """
+    if options:
+        yield from _likelihoods(path, benchmark)
+        return
     if path.suffix.lower() == ".parquet":
         for i, g in enumerate(read_records(path, Generation), start=1):
             where = f"{path}, row {i}"
@@ -76,6 +85,31 @@ def answers(path: Path, benchmark: str) -> Iterator[Answer]:
         for raw in _plain(given, where):
             _check_benchmark(raw.get("benchmark"), benchmark, where)
             yield _row(raw, where)
+
+
+def _likelihoods(path: Path, benchmark: str) -> Iterator[Answer]:
+    if path.suffix.lower() == ".parquet":
+        for i, row in enumerate(read_records(path, OptionLikelihoods), start=1):
+            _check_benchmark(row.benchmark, benchmark, f"{path}, row {i}")
+            ids = (row.example_id,)
+            yield Answer(f"{path}, row {i}", ids, "", "", row.sample, "eos", 0, row.logprobs)
+        return
+    for where, raw in _objects(path):
+        _check_benchmark(raw.get("benchmark"), benchmark, where)
+        found = raw.get("logprobs")
+        usable = isinstance(found, list) and all(map(_is_logprob, found))
+        if not usable or not found:
+            raise InputError(
+                f'{where}: has no "logprobs", a number of 0 or less for each option',
+                why="choices by likelihood are graded by them",
+                remedy="give them, or leave --scoring likelihood out for completions",
+            )
+        yield _row({**raw, "completion": "", "stop": "stop"}, where, tuple(map(float, found)))
+
+
+def _is_logprob(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value <= 0
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -166,7 +200,7 @@ def _content(content: Any) -> str:
     return content or ""
 
 
-def _row(raw: dict[str, Any], where: str) -> Answer:
+def _row(raw: dict[str, Any], where: str, logprobs: tuple[float, ...] = ()) -> Answer:
     ids = tuple(str(raw[f]) for f in _IDS if isinstance(raw.get(f), str | int))
     question = _question(raw)
     if not ids and not question:
@@ -183,6 +217,7 @@ def _row(raw: dict[str, Any], where: str) -> Answer:
         _count(raw, "sample", where),
         _stop(raw, where),
         _count(raw, "tokens", where),
+        logprobs,
     )
 
 

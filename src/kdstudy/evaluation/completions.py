@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from kdstudy.answers.extract import Rule
 from kdstudy.config.schema import RougeTokenizer
@@ -13,8 +13,9 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark, Stated
 from kdstudy.evaluation.completion_rows import Answer, answers
 from kdstudy.evaluation.fidelity import pair
+from kdstudy.evaluation.graders import Grader
 from kdstudy.evaluation.score import score
-from kdstudy.records import Generation, PairScore, Score
+from kdstudy.records import Generation, OptionLikelihoods, PairScore, Score
 
 _SHOWN = 5  # rows of each kind left out that are named
 _END = ".?!…。？！"  # marks that end a sentence
@@ -48,8 +49,12 @@ class Account:
     left_out: tuple[str, ...]
 
 
-def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
+def read(
+    path: Path, benchmark: Benchmark, grader: Grader | None = None
+) -> tuple[list[Generation] | list[OptionLikelihoods], Account]:
     """Return the completions of a benchmark's items, in the file's order, and an account.
+
+    Of a grader that needs options they are their likelihoods.
 
     A row belongs to the item with its id; else to the item with its question: the same text, or
     the same but for case, spacing and the marks that end a sentence, or but for what the benchmark
@@ -62,17 +67,18 @@ def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
             benchmark, or no row matches.
     """
     items = _Items(benchmark)
-    found: list[Generation] = []
+    found: list[Any] = []
     left_out: dict[str, list[str]] = {"doubled": [], "ambiguous": [], "unknown": []}
     unstated = alike = 0
-    for row in answers(path, benchmark.name):
+    options = grader is not None and grader.needs == "options"
+    for row in answers(path, benchmark.name, options=options):
         item, how = items.claim(row)
         if not item:
             left_out[how].append(_named(row))
             continue
         alike += how == "alike"
         unstated += not row.stop
-        found.append(_generation(row, benchmark.name, item))
+        found.append((_likelihood if options else _generation)(row, benchmark.name, item))
     if not found:
         _refuse(path, benchmark.name, {kind: len(rows) for kind, rows in left_out.items()})
     samples = {g.sample for g in found}
@@ -88,10 +94,11 @@ def read(path: Path, benchmark: Benchmark) -> tuple[list[Generation], Account]:
 
 
 def grade(
-    generations: Sequence[Generation],
+    generations: Sequence[Generation] | Sequence[OptionLikelihoods],
     benchmark: Benchmark,
     rule: Rule,
     rouge_tokenizer: RougeTokenizer = "rouge-score",
+    grader: Grader | None = None,
 ) -> list[Score]:
     """Return the scores of the items that are there, in benchmark order, then by sample.
 
@@ -100,15 +107,16 @@ def grade(
         benchmark: Their benchmark.
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
+        grader: As in `read`; None for what is usual with such answers.
     """
-    samples: defaultdict[int, dict[str, Generation]] = defaultdict(dict)
+    samples: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for generation in generations:
         samples[generation.sample][generation.example_id] = generation
     scores = []
     for rows in samples.values():
         there = tuple(e for e in benchmark.examples if e.id in rows)
         some = dataclasses.replace(benchmark, examples=there)
-        scores += score(rows.values(), some, rule, rouge_tokenizer)
+        scores += score(rows.values(), some, rule, rouge_tokenizer, grader)
     place = {example.id: i for i, example in enumerate(benchmark.examples)}
     return sorted(scores, key=lambda s: (place[s.example_id], s.sample))
 
@@ -224,6 +232,16 @@ def _generation(row: Answer, benchmark: str, item: str) -> Generation:
         stop=row.stop or "eos",
         tokens=row.tokens,
     )
+
+
+def _likelihood(row: Answer, benchmark: str, item: str) -> OptionLikelihoods:
+    if row.sample:
+        raise InputError(
+            f"{row.where}: is draw {row.sample} of an item",
+            why="log-probabilities of options are not drawn",
+            remedy="give one row for each item",
+        )
+    return OptionLikelihoods(benchmark=benchmark, example_id=item, logprobs=row.logprobs)
 
 
 def _refuse(path: Path, benchmark: str, rows: dict[str, int]) -> NoReturn:

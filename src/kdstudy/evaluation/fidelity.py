@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from sacrebleu.metrics import BLEU
@@ -134,6 +134,7 @@ def wrong_answer_high_fidelity(
     return sorted(found, key=lambda p: -getattr(p, by))
 
 
+@cache
 def signature(*, sentence: bool = False) -> str:
     """Return sacrebleu's signature of corpus BLEU or of sentence BLEU (effective order)."""
     bleu = BLEU(effective_order=sentence)

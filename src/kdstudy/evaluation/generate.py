@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.artifacts import Generations
 from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat, asked, encode_prompt
 from kdstudy.errors import StageError
@@ -18,7 +19,7 @@ from kdstudy.models import memory
 from kdstudy.models.load import eos_ids
 from kdstudy.models.parts import Model
 from kdstudy.models.sample import Sampled, sample, seed_of
-from kdstudy.records import Example, Generation, write_records
+from kdstudy.records import Example, Generation
 from kdstudy.stage import Progress, silent
 
 Item = tuple[str, Example]
@@ -94,12 +95,12 @@ def generate_to(
     progress: Progress = silent,
     places: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `generations.parquet`, in item order, and return its path.
+    """Write `Generations.rows`, in item order, and return the file's path.
 
     Every finished batch is appended to `generations.jsonl` in `scratch`; an interrupted call goes
     on from there. The other arguments are those of `generate`.
     """
-    path, journal = folder / "generations.parquet", scratch / "generations.jsonl"
+    out, journal = Generations(folder).rows, scratch / "generations.jsonl"
     made = _resume(journal)
     with journal.open("a", encoding="utf-8") as file:
         for batch in generate(
@@ -109,16 +110,12 @@ def generate_to(
                 file.write(json.dumps(dataclasses.asdict(row)) + "\n")
                 made[_key(row)] = row
             file.flush()
-    write_records(
-        path,
-        (
-            made[name, example.id, number]
-            for name, example in items
-            for number in range(settings.samples)
-        ),
-        Generation,
+    out.write(
+        made[name, example.id, number]
+        for name, example in items
+        for number in range(settings.samples)
     )
-    return path
+    return out.path
 
 
 def _engine(

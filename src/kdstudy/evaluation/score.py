@@ -9,14 +9,16 @@ from kdstudy.answers.extract import Rule
 from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
-from kdstudy.records import OUTCOMES, Example, Generation, Outcome, Score
+from kdstudy.evaluation.graders import Grader, Reading, usual
+from kdstudy.records import OUTCOMES, Generation, OptionLikelihoods, Score
 
 
 def score(
-    generations: Iterable[Generation],
+    generations: Iterable[Generation] | Iterable[OptionLikelihoods],
     benchmark: Benchmark,
     rule: Rule,
     rouge_tokenizer: RougeTokenizer = "rouge-score",
+    grader: Grader | None = None,
 ) -> list[Score]:
     """Return one score per generation, in benchmark order, then by sample.
 
@@ -27,18 +29,22 @@ def score(
     the same under both rules: `truncated` when cut, else `unparsed` when empty, else `rated`.
 
     Args:
-        generations: Every item of the benchmark exactly once per sample number.
-        benchmark: The items and how they are graded.
+        generations: Every item of the benchmark exactly once per sample number; of a grader that
+            needs options their likelihoods.
+        benchmark: The items.
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
+        grader: What grades them; None for what is usual with such answers.
 
     Raises:
         InputError: Generations are missing, repeated, or of something else than this benchmark.
     """
     rows = {(g.example_id, g.sample): g for g in _checked(list(generations), benchmark)}
     samples = sorted({sample for _, sample in rows})
+    grader = grader or usual(benchmark.kind, benchmark.labels)
+    reading = Reading(rule=rule, rouge_tokenizer=rouge_tokenizer)
     return [
-        _grade(rows[example.id, sample], example, benchmark, rule, rouge_tokenizer)
+        grader.score(rows[example.id, sample], example, benchmark, reading)
         for example in benchmark.examples
         for sample in samples
     ]
@@ -49,18 +55,27 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
 
     Returns:
         Of free texts `n`, `rouge_l` (their mean quality), `truncated_rate` and `outcomes`. Of
+        choices by likelihood `n`, `accuracy`, `acc_norm`, `acc_bytes` and `outcomes`. Of
         anything else `n`; `accuracy` (truncated counts as wrong); `accuracy_completed` (over rows
         that are not truncated); `parse_rate` (rows with an answer, right or wrong);
         `truncated_rate`; `outcomes` (rows per outcome).
     """
     counts = Counter(score.outcome for score in scores)
     n, correct = len(scores), counts["correct"]
-    if scores and all(s.rule.startswith("text-") for s in scores):
+    if scores and all(s.is_text for s in scores):
         return {
             "n": n,
             "rouge_l": sum(s.quality for s in scores) / n,
             "truncated_rate": _share(counts["truncated"], n),
             "outcomes": {o: counts[o] for o in ("rated", "unparsed", "truncated")},
+        }
+    if scores and all(s.option_logprobs for s in scores):
+        return {
+            "n": n,
+            "accuracy": correct / n,
+            "acc_norm": sum(normed_right(s, s.option_characters) for s in scores) / n,
+            "acc_bytes": sum(normed_right(s, s.option_bytes) for s in scores) / n,
+            "outcomes": {o: counts[o] for o in ("correct", "wrong")},
         }
     return {
         "n": n,
@@ -72,42 +87,13 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _grade(
-    generation: Generation,
-    example: Example,
-    benchmark: Benchmark,
-    rule: Rule,
-    rouge_tokenizer: RougeTokenizer,
-) -> Score:
-    cut = generation.stop == "length" and (benchmark.kind == "text" or rule == "corrected")
-    extracted = benchmark.extract(generation.completion, example, rule, cut=cut)
-    quality = benchmark.grade(extracted, example, rule, rouge_tokenizer) if extracted else 0.0
-    # Texts rated by other words are not compared with each other.
-    measure = "rouge_l" if rouge_tokenizer == "rouge-score" else f"rouge_l-{rouge_tokenizer}"
-    outcome: Outcome
-    if cut and (benchmark.kind == "text" or not extracted):
-        outcome = "truncated"
-    elif not extracted:
-        outcome = "unparsed"
-    elif benchmark.kind == "text":
-        outcome = "rated"
-    else:
-        outcome = "correct" if quality else "wrong"
-    return Score(
-        benchmark=benchmark.name,
-        example_id=example.id,
-        sample=generation.sample,
-        completion=generation.completion,
-        # A free text is its own answer: it is not stored twice.
-        extracted="" if benchmark.kind == "text" else extracted,
-        rule=f"text-{measure}" if benchmark.kind == "text" else f"{benchmark.kind}-{rule}",
-        outcome=outcome,
-        quality=quality,
-        tokens=generation.tokens,
-    )
+def normed_right(score: Score, lengths: Sequence[int]) -> bool:
+    """Return whether a choice by log-probability over length is right; of equals the first is."""
+    normed = [value / n for value, n in zip(score.option_logprobs, lengths, strict=True)]
+    return normed.index(max(normed)) == score.target
 
 
-def _checked(rows: list[Generation], benchmark: Benchmark) -> list[Generation]:
+def _checked(rows: list[Any], benchmark: Benchmark) -> list[Any]:
     """Return the rows if they are this benchmark's items, each exactly once per sample."""
     ids = [example.id for example in benchmark.examples]
     known = set(ids)

@@ -3,44 +3,46 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdstudy.artifacts import (
+    CORPUS,
+    EACH_GENERATIONS,
+    EACH_ITEMS,
+    EACH_LIKELIHOODS,
+    ITEMS,
+    PROMPTS,
+    REFERENCE,
+    SYSTEM,
+    TRAINED,
+    TUNED_REFERENCE,
+    TUNED_SYSTEM,
+    Generations,
+    Items,
+    Likelihoods,
+    Pairs,
+    Role,
+    Scores,
+    Tokens,
+    Trained,
+)
 from kdstudy.config.schema import RougeTokenizer
-from kdstudy.data.corpora import places
 from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
-from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation import benchmarks, graders
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.evaluation.score import score as grade
 from kdstudy.evaluation.score import summary
-from kdstudy.records import (
-    Example,
-    Generation,
-    PairScore,
-    Score,
-    content_id,
-    read_records,
-    write_records,
-)
+from kdstudy.records import Example, PairScore, Score, content_id
 from kdstudy.stage import Work
-
-EXAMPLES = "examples.parquet"
-GENERATIONS = "generations.parquet"
-SCORES = "scores.parquet"
-PAIRS = "pairs.parquet"
-BENCHMARK = "benchmark.json"
-MODEL = "model.json"
-TOKENS = "tokens.parquet"
-TOKEN_SUMMARY = "tokens.json"
 
 
 def benchmark(work: Work) -> str:
-    """Pin a benchmark's items: `examples.parquet` and `benchmark.json`.
+    """Pin a benchmark: its `Items`.
 
     Config: `name`, `limit` (how many items to use, None for all) and, of a file of the user's own,
     `kind` and `labels`. Local: `data_dir`, or `path` of that file.
@@ -50,11 +52,12 @@ def benchmark(work: Work) -> str:
     if work.config["limit"] is not None:
         chosen = limited(whole.examples, work.config["limit"])
         found = dataclasses.replace(whole, examples=tuple(chosen))
-    write_records(work.out / EXAMPLES, found.examples, Example)
+    made = Items(work.out)
+    made.examples.write(found.examples)
     # False: the file is not the published one; None: there is none to compare with.
     published = None if "path" in work.local else _as_published(work.config)
     facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
-    (work.out / BENCHMARK).write_text(json.dumps(facts, indent=1))
+    made.facts.write(facts)
     guess = (
         "" if found.kind == "text" else f", majority answer right on {100 * found.majority:.1f}%"
     )
@@ -79,22 +82,18 @@ def benchmark_facts(found: benchmarks.Benchmark, of: int) -> dict[str, Any]:
 
 
 def generate(work: Work) -> str:
-    """Answer every item of a benchmark: `generations.parquet` and `model.json`."""
-    return _generate(work, read_records(work.inputs["items"] / EXAMPLES, Example))
+    """Answer every item of a benchmark: `Generations`."""
+    return _generate(work, work.read(ITEMS).examples.read())
 
 
 def teacher_text(work: Work) -> str:
-    """Answer every prompt of the corpus, for sequence-level distillation.
+    """Answer every prompt of the corpus, for sequence-level distillation: `Generations`.
 
     Raises:
         InputError: Rows are text without a prompt.
     """
-    corpus = work.inputs["items"]
-    examples = [
-        example
-        for name in ("train.parquet", "validation.parquet")
-        for example in read_records(corpus / name, Example)
-    ]
+    corpus = work.read(PROMPTS)
+    examples = corpus.all_rows()
     unprompted = sum(not (example.instruction or example.chat) for example in examples)
     if unprompted:
         raise InputError(
@@ -102,23 +101,56 @@ def teacher_text(work: Work) -> str:
             why="seqkd has the teacher answer prompts",
             remedy="give rows with a prompt, or take another method",
         )
-    return _generate(work, examples, places(corpus))
+    return _generate(work, examples, corpus.places)
+
+
+def likelihood(work: Work) -> str:
+    """Score the options of a benchmark's items: `Likelihoods`.
+
+    Config: `model` {name, fingerprint}, `items` (the benchmark's name), `scoring`
+    (`graders.as_config`) and `precision`. Inputs: `ITEMS`, and `TRAINED` as for `generate`.
+
+    Raises:
+        InputError: Options cannot be told from a question, or the model cannot score them.
+    """
+    from kdstudy.evaluation.likelihoods import of_benchmark
+    from kdstudy.models import parts
+    from kdstudy.models.load import open_model, open_tokenizer
+    from kdstudy.models.writing import opened_to_write
+
+    items, local = _pinned(work.read(ITEMS)), work.model("model")
+    grader = graders.of_config(work.config["scoring"], items)
+    precision, trained = work.config["precision"], work.find(TRAINED)
+    model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
+    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress)
+    made = Likelihoods(work.out)
+    made.rows.write(rows)
+    facts = {"parameters": parts.count(model)} | ({"unmerged": unmerged} if unmerged else {})
+    made.model.write(facts)
+    count = sum(len(row.tokens) for row in rows)
+    return f"{len(rows)} items, {count} options, {sum(sum(row.tokens) for row in rows)} tokens"
 
 
 def score(work: Work) -> str:
-    """Grade one system on every benchmark: `scores.parquet`."""
+    """Grade one system on every benchmark: `Scores`."""
+    answers: dict[str, Generations | Likelihoods] = work.each(EACH_GENERATIONS)
+    answers |= work.each(EACH_LIKELIHOODS)
     rows: list[Score] = []
-    for role, folder in work.inputs.items():
-        kind, _, name = role.partition(":")
-        if kind != "generations":
-            continue
-        items = _pinned(work.inputs[f"items:{name}"])
-        answers = read_records(folder / GENERATIONS, Generation)
-        rows += grade(answers, items, work.config["rule"], _rouge(work))
-    write_records(work.out / SCORES, rows, Score)
-    texts = [row for row in rows if row.rule.startswith("text-")]
-    answers = [row for row in rows if not row.rule.startswith("text-")]
+    for name, items in work.each(EACH_ITEMS).items():
+        found = _pinned(items)
+        grader = graders.of_config(work.config.get("scoring", {}).get(name), found)
+        rows += grade(answers[name].rows.read(), found, work.config["rule"], _rouge(work), grader)
+    Scores(work.out).rows.write(rows)
+    chosen = [row for row in rows if row.option_logprobs]
+    texts = [row for row in rows if row.is_text]
+    answers = [row for row in rows if not (row.option_logprobs or row.is_text)]
     parts = []
+    if chosen:
+        facts, of = mean_of_benchmarks(chosen, "accuracy", "acc_norm")
+        parts.append(
+            f"accuracy by likelihood {100 * facts['accuracy']:.1f}%{of}, "
+            f"acc_norm {100 * facts['acc_norm']:.1f}%"
+        )
     if answers:
         facts, of = mean_of_benchmarks(answers, "accuracy", "parse_rate", "truncated_rate")
         parts.append(
@@ -146,13 +178,11 @@ def mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float]
 
 
 def compare(work: Work) -> str:
-    """Compare two systems item by item: `pairs.parquet`."""
-    system, reference = (
-        read_records(work.inputs[role] / SCORES, Score) for role in ("system", "reference")
-    )
+    """Compare two systems item by item: `Pairs`."""
+    system, reference = (work.read(role).rows.read() for role in (SYSTEM, REFERENCE))
     rows = pair(system, reference, _rouge(work))
-    write_records(work.out / PAIRS, rows, PairScore)
-    return _agreed(rows, {s.benchmark for s in system if s.rule.startswith("text-")})
+    Pairs(work.out).rows.write(rows)
+    return _agreed(rows, {s.benchmark for s in system if s.is_text})
 
 
 def _agreed(rows: list[PairScore], texts: set[str]) -> str:
@@ -169,24 +199,26 @@ def _agreed(rows: list[PairScore], texts: set[str]) -> str:
 
 
 def token_fidelity(work: Work) -> str:
-    """Compare two systems token by token on validation rows: `tokens.parquet`, `tokens.json`.
+    """Compare two systems token by token on validation rows: `Tokens`.
 
     Config: `model` and `reference_model` {name, fingerprint}, `template` and what goes with it as
     for `train`, `max_length`, `loss_turns`, `precision`, and `rows`, how many validation rows to
-    read (None for all). Inputs: `corpus`, and `system` and `reference`, finished train stages;
-    without one the model is used as it is. Local: `models` {role: `resolve.Resolved.local`}.
+    read (None for all). Inputs: `CORPUS`, and `TUNED_SYSTEM` and `TUNED_REFERENCE`, finished
+    train stages; without one the model is used as it is. Local: `models` {role:
+    `resolve.Resolved.local`}.
 
     Raises:
         InputError: The two have different tokenizers, or no row has room for a response.
     """
     from kdstudy.evaluation import tokens
 
-    student, tokenizer = _opened(work, "model", "system")
-    teacher, theirs = _opened(work, "reference_model", "reference")
+    student, tokenizer = _opened(work, "model", TUNED_SYSTEM)
+    teacher, theirs = _opened(work, "reference_model", TUNED_REFERENCE)
     width = _common_width(tokenizer, theirs, student, teacher)
     rows, dropped = _validation(work, tokenizer)
     found = tokens.compare(student, teacher, rows, width, work.progress)
-    write_records(work.out / TOKENS, found, tokens.TokenRow)
+    made = Tokens(work.out)
+    made.rows.write(found)
     facts = tokens.summary(found)
     facts |= {
         "dropped": dropped,
@@ -194,7 +226,7 @@ def token_fidelity(work: Work) -> str:
         "width": width,
         "signature": tokens.SIGNATURE,
     }
-    (work.out / TOKEN_SUMMARY).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    made.summary.write(facts)
     return (
         f"{facts['tokens']} tokens of {facts['rows']} rows: same top token "
         f"{100 * facts['top1_agreement']:.1f}%, KL(T||S) {facts['kl_teacher_student']:.4f}, "
@@ -248,13 +280,12 @@ def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
     return [example for example in examples if example.id in chosen]
 
 
-def _pinned(folder: Path) -> benchmarks.Benchmark:
+def _pinned(items: Items) -> benchmarks.Benchmark:
     """Return the benchmark as its stage pinned it: the data folder may be gone by now."""
-    facts = json.loads((folder / BENCHMARK).read_text())
+    facts = items.facts.read()
     known = {k: facts[k] for k in ("name", "version", "kind", "chance")}
     known["labels"] = tuple(facts["labels"])
-    examples = tuple(read_records(folder / EXAMPLES, Example))
-    return benchmarks.Benchmark(**known, examples=examples)
+    return benchmarks.Benchmark(**known, examples=tuple(items.examples.read()))
 
 
 _SLOWER = {
@@ -271,7 +302,7 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
 
     settings = schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"])
     with _answering(work, settings.engine) as (model, facts):
-        path = generate_to(
+        generate_to(
             work.out,
             work.scratch,
             model,
@@ -282,14 +313,15 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
             progress=work.progress,
             places=known,
         )
-    (work.out / MODEL).write_text(json.dumps(facts))
-    made = read_records(path, Generation)
-    tokens = sum(g.tokens for g in made)
-    cut = sum(g.stop == "length" for g in made)
+    made = Generations(work.out)
+    made.model.write(facts)
+    rows = made.rows.read()
+    tokens = sum(g.tokens for g in rows)
+    cut = sum(g.stop == "length" for g in rows)
     slow = _SLOWER.get(facts.get("decoding", ""), "")
     if "unmerged" in facts:
         slow += f"; the adapter stayed in place: {facts['unmerged']}"
-    return f"{len(made)} texts, {tokens} tokens, {cut} cut at the limit{slow}"
+    return f"{len(rows)} texts, {tokens} tokens, {cut} cut at the limit{slow}"
 
 
 @contextlib.contextmanager
@@ -301,7 +333,7 @@ def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     from kdstudy.models.writing import opened_to_write
 
     local = work.model("model")
-    precision, trained = work.config["precision"], work.inputs.get("trained")
+    precision, trained = work.config["precision"], work.find(TRAINED)
     if engine == "transformers":
         model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
         facts = {"parameters": parts.count(model), "decoding": selfcheck.decoding(model)}
@@ -315,21 +347,20 @@ def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
             writer.close()
 
 
-def _opened(work: Work, model: str, role: str) -> tuple[Any, Any]:
+def _opened(work: Work, model: str, role: Role[Trained]) -> tuple[Any, Any]:
     """Return a model of a `token_fidelity` stage, ready to be asked, and its tokenizer."""
     from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
 
     local = work.model(model)
-    opened = open_model(local, work.config["precision"], work.inputs.get(role))
+    opened = open_model(local, work.config["precision"], work.find(role))
     return ready_to_answer(opened), open_tokenizer(local)
 
 
 def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]:
     """Return validation rows by id, encoded as for training, and how many leave no response."""
     made, limit = PromptFormat.of(work.config), work.config["max_length"]
-    examples = read_records(work.inputs["corpus"] / "validation.parquet", Example)
-    examples = examples[: work.config["rows"]]
-    known = places(work.inputs["corpus"])
+    corpus = work.read(CORPUS)
+    examples, known = corpus.validation.read()[: work.config["rows"]], corpus.places
     texts = [row_of(tokenizer, made, e, limit, where=called(e, known)) for e in examples]
     rows = [(e.id, text) for e, text in zip(examples, texts, strict=True) if text is not None]
     if not rows:

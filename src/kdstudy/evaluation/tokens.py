@@ -8,7 +8,6 @@ each other, so sums are kept per row.
 Shapes: N response tokens, C of a chunk, H hidden width, V common vocabulary entries, M bins.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.models import packing, parts
+from kdstudy.records import TokenRow
 from kdstudy.stage import Progress, silent
 
 BINS = 15
@@ -28,38 +28,6 @@ SIGNATURE = f"tokens|response, forced|softmax:float32|nats|ece-bins:{BINS}|versi
 # Logits of a chunk, and tokens (padding included) that go through the bodies at once.
 _CHUNK, _CHUNK_CUDA = 2**22, 2**26
 _TOGETHER, _TOGETHER_CUDA = 2**12, 2**14
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TokenRow:
-    """Sums over the response tokens of one row; T is the reference's distribution, S the system's.
-
-    A model's bins hold, for each of `BINS` bins of its likeliest token's probability: how many
-    tokens, the sum of those probabilities, and how often that token is the text's.
-
-    Attributes:
-        example_id: `Example.id`.
-        tokens: Number of tokens.
-        agree: Tokens whose likeliest token is the same for both.
-        kl_teacher_student: Sum of KL(T || S).
-        kl_student_teacher: Sum of KL(S || T).
-        ce_teacher: Sum of -log T of the text's token.
-        ce_student: Sum of -log S of it.
-    """
-
-    example_id: str
-    tokens: int
-    agree: int
-    kl_teacher_student: float
-    kl_student_teacher: float
-    ce_teacher: float
-    ce_student: float
-    teacher_tokens: tuple[int, ...]
-    teacher_confidence: tuple[float, ...]
-    teacher_hits: tuple[int, ...]
-    student_tokens: tuple[int, ...]
-    student_confidence: tuple[float, ...]
-    student_hits: tuple[int, ...]
 
 
 def compare(

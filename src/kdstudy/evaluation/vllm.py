@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from kdstudy.artifacts import Trained
 from kdstudy.config import schema
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load, parts
-from kdstudy.models.resolve import fetch
+from kdstudy.models.fetch import fetch
 from kdstudy.models.sample import Sampled
 
 TOGETHER = 1024
@@ -116,7 +117,7 @@ class Vllm:
 
 
 def prepare(
-    local: Mapping[str, Any], precision: str, finished: Path | None, scratch: Path
+    local: Mapping[str, Any], precision: str, trained: Trained | None, scratch: Path
 ) -> tuple[Vllm, int]:
     """Return the engine of a model as a study names it, and its parameters without adapter.
 
@@ -126,7 +127,7 @@ def prepare(
     Args:
         local: From `resolve.Resolved.local`.
         precision: `auto`, `float32` or `bfloat16`.
-        finished: Folder of a train stage (`adapter/` or `model/`), or None.
+        trained: What a train stage left of it, or None.
         scratch: Where a model goes that has to be merged with its user's adapter first.
 
     Raises:
@@ -134,17 +135,17 @@ def prepare(
     """
     require_usable()
     tokenizer, folder = load.open_tokenizer(local), fetch(local)
-    model = load.open_model(local, precision, finished)
+    model = load.open_model(local, precision, trained)
     engine = Vllm(
         folder=folder,
-        adapter=finished / "adapter" if finished else None,
+        adapter=trained.adapter if trained else None,
         ends=load.eos_ids(model, tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         trust_remote_code=local["trust_remote_code"],
     )
     parameters = parts.count(model)
-    if finished and (finished / "model").is_dir():
-        engine.folder, engine.adapter = finished / "model", None
+    if trained and trained.whole:
+        engine.folder, engine.adapter = trained.model, None
     elif local["adapter"]:
         # vLLM puts one adapter on a model, and the user's is part of what the study starts from.
         load.save(load.open_model(local, precision), scratch, tokenizer)

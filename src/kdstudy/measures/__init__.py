@@ -1,19 +1,25 @@
 """What is measured of answers: a file each, and the registry that tables and pages ask.
 
-Every module here with a `MEASURE` is one, and so is what an installed package names under the entry
-point group `kdstudy.measures`. Measures that are no mean over items (corpus BLEU, agreement and its
-bounds, calibration, gains) are computed in `analyze.measures`; their units are here too.
+Every module here with a `MEASURE` is one, with `MEASURES` several, and so is what an installed
+package names under the entry point group `kdstudy.measures`. Measures that are no mean over items
+(corpus BLEU, agreement and its bounds, calibration, gains) are computed in `analysis.measures`;
+their units are here too.
 
 base.py            what a measure is
 units.py           what numbers are counted in, and how they are printed
 cell.py            one system's answers to one benchmark as arrays
 accuracy.py        items answered right
+acc_norm.py        by likelihood per character
+acc_bytes.py       by likelihood per byte
 parse_rate.py      answers that were found
 truncated_rate.py  texts that were cut
 tokens.py          their length
 repetition.py      how much they repeat themselves
 distinct.py        how varied their words are
 rouge_l.py         free texts against their references
+pass_at_k.py       items of which one of k draws is right
+majority.py        the answer that most draws of an item give
+spread.py          how many answers an item's draws give, and their entropy
 """
 
 import importlib
@@ -51,7 +57,11 @@ def _found() -> dict[str, Measure | PairMeasure]:
     shipped = (
         importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)
     )
-    found = [("kdstudy", m.MEASURE) for m in shipped if hasattr(m, "MEASURE")]
+    found = [
+        ("kdstudy", measure)
+        for m in shipped
+        for measure in getattr(m, "MEASURES", [m.MEASURE] if hasattr(m, "MEASURE") else [])
+    ]
     for point in sorted(entry_points(group="kdstudy.measures"), key=lambda p: p.value):
         try:
             found.append((point.value, point.load()))

@@ -19,5 +19,6 @@ MEASURE = Measure(
     note="Share of items answered right; cut and unparsed answers are wrong.",
     per_item=per_item,
     of="answers",
+    written=False,
     interval="wilson",
 )

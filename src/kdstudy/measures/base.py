@@ -10,6 +10,13 @@ from kdstudy.measures.cell import Cell
 from kdstudy.measures.units import Unit
 
 Interval = Literal["wilson", "bootstrap", "none"]
+Of = Literal["answers", "texts", "options", "all"]
+
+
+def _defined(of: Of, written: bool, cell: Cell) -> bool:
+    if cell.options is not None:
+        return of == "options" or (not written and of != "texts")
+    return of == "all" or (of != "options" and (of == "texts") == cell.text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +29,12 @@ class Measure:
         column: Its column's title in the report's table of measures.
         note: What it is, in a sentence for the foot of that table.
         per_item: Its value for every item, [items]; draws of an item are averaged there.
-        of: Benchmarks that it is defined on: those with right `answers`, free `texts`, or `all`.
+        of: Benchmarks that it is defined on: those with right `answers`, free `texts`, choices by
+            likelihood (`options`), or `all`.
+        written: It is of a text that a model wrote: not defined on choices by likelihood.
         interval: `wilson` for a share of items, `bootstrap` over items, or `none`.
         signature: What says how it is computed, where its name does not.
+        draws: How many draws of an item it needs at least.
     """
 
     name: str
@@ -32,13 +42,15 @@ class Measure:
     column: str
     note: str
     per_item: Callable[[Cell], np.ndarray]
-    of: Literal["answers", "texts", "all"] = "all"
+    of: Of = "all"
+    written: bool = True
     interval: Interval = "bootstrap"
     signature: str = ""
+    draws: int = 1
 
     def defined_on(self, cell: Cell) -> bool:
         """Return whether a benchmark's answers have it."""
-        return self.of == "all" or (self.of == "texts") == cell.text
+        return _defined(self.of, self.written, cell) and len(cell.samples) >= self.draws
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,9 +66,10 @@ class PairMeasure:
     column: str
     note: str
     per_item: Callable[[Cell, Cell], np.ndarray]
-    of: Literal["answers", "texts", "all"] = "all"
+    of: Of = "all"
+    written: bool = True
     signature: str = ""
 
     def defined_on(self, cell: Cell) -> bool:
         """Return whether a benchmark's answers have it."""
-        return self.of == "all" or (self.of == "texts") == cell.text
+        return _defined(self.of, self.written, cell)

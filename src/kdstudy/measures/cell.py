@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from kdstudy.errors import InputError
-from kdstudy.records import Overlap, Score
+from kdstudy.records import Overlap, Score, is_text
 
 GROUPS: dict[str, tuple[Overlap, ...]] = {
     "clean": ("none",),
@@ -18,12 +17,42 @@ GROUPS: dict[str, tuple[Overlap, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What a system makes of the options of its items; K is the most that an item has.
+
+    Attributes:
+        logprobs: Log-probability of each option in nats, [items, K]; -inf where there is none.
+        characters: Length of each in characters, [items, K]; 1 where there is none.
+        bytes: In bytes of UTF-8, [items, K]; 1 where there is none.
+        target: Which is right, [items].
+    """
+
+    logprobs: np.ndarray
+    characters: np.ndarray
+    bytes: np.ndarray
+    target: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Each option's share of the probability of all, [items, K]."""
+        shares = np.exp(self.logprobs - self.logprobs.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
+
+    def right(self, lengths: np.ndarray) -> np.ndarray:
+        """Return whether the option of the highest log-probability over length is right."""
+        return (self.logprobs / lengths).argmax(axis=1) == self.target
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Cell:
     """One system on one benchmark; arrays have one row per item and one column per draw.
 
     Attributes:
         completions: The texts themselves.
+        extracted: The answers found in them, in canonical form; "" where none was found.
         text: The benchmark asks for free texts: `quality` is ROUGE-L, and nothing is right.
+        options: Of choices by likelihood, what was found of the options; then no text was written,
+            and `completions` are the texts of the chosen options.
     """
 
     ids: tuple[str, ...]
@@ -32,12 +61,28 @@ class Cell:
     quality: np.ndarray
     tokens: np.ndarray
     completions: np.ndarray
+    extracted: np.ndarray
     rules: str
     text: bool
+    options: Options | None = None
 
     def share(self, *outcomes: str) -> np.ndarray:
         """Return, per item, the share of draws with one of these outcomes."""
         return np.isin(self.outcomes, outcomes).mean(axis=1)
+
+    def answers(self) -> list[list[str | None]]:
+        """Return, per item, each draw's answer, equal for draws that agree; None for no answer.
+
+        All right answers are one answer, however they are written: the gold one.
+        """
+        right, none = self.outcomes == "correct", ~np.isin(self.outcomes, ("correct", "wrong"))
+        return [
+            [
+                None if n else "right" if r else f"wrong: {text}"
+                for r, n, text in zip(*item, strict=True)
+            ]
+            for item in zip(right, none, self.extracted, strict=True)
+        ]
 
     def within(self, overlaps: Mapping[str, Overlap], group: str) -> np.ndarray:
         """Return, per item, whether it belongs to one of `GROUPS`."""
@@ -50,27 +95,62 @@ def cells_of(label: str, rows: Sequence[Score]) -> dict[str, Cell]:
     Raises:
         InputError: An (item, draw) is there twice, or items have different draws.
     """
-    values = ["outcome", "quality", "tokens", "completion"]
-    columns = ["benchmark", "example_id", "sample", *values, "rule"]
-    frame = pd.DataFrame([[getattr(r, c) for c in columns] for r in rows], columns=columns)
-    doubled = frame[frame.duplicated(columns[:3])]
-    if len(doubled):
-        first = doubled.iloc[0]
-        raise InputError(f"{label}: {first.benchmark} item {first.example_id} is scored twice")
-    cells = {}
-    for benchmark, part in frame.groupby("benchmark", sort=True):
-        wide = part.pivot(index="example_id", columns="sample", values=values)
-        if wide.isna().any(axis=None):
-            raise InputError(f"{label}: {benchmark} items have different numbers of draws")
-        rules = "+".join(sorted(set(part.rule)))
-        cells[str(benchmark)] = Cell(
-            ids=tuple(wide.index),
-            samples=tuple(wide["outcome"].columns),
-            outcomes=wide["outcome"].to_numpy(str),
-            quality=wide["quality"].to_numpy(float),
-            tokens=wide["tokens"].to_numpy(float),
-            completions=wide["completion"].to_numpy(object),
-            rules=rules,
-            text=rules.startswith("text-"),
-        )
-    return cells
+    drawn: dict[str, dict[tuple[str, int], Score]] = {}
+    for row in rows:
+        part = drawn.setdefault(row.benchmark, {})
+        if (row.example_id, row.sample) in part:
+            raise InputError(f"{label}: {row.benchmark} item {row.example_id} is scored twice")
+        part[row.example_id, row.sample] = row
+    return {
+        benchmark: _cell(f"{label}: {benchmark}", drawn[benchmark]) for benchmark in sorted(drawn)
+    }
+
+
+def _cell(where: str, drawn: Mapping[tuple[str, int], Score]) -> Cell:
+    ids, samples = (tuple(sorted(set(names))) for names in zip(*drawn, strict=True))
+    if len(drawn) != len(ids) * len(samples):
+        raise InputError(f"{where} items have different numbers of draws")
+    rows = [[drawn[item, sample] for sample in samples] for item in ids]
+    rules = "+".join(sorted({row.rule for row in drawn.values()}))
+
+    def read(field: str, kind: type) -> np.ndarray:
+        return np.array([[getattr(row, field) for row in draws] for draws in rows], dtype=kind)
+
+    return Cell(
+        ids=ids,
+        samples=samples,
+        outcomes=read("outcome", str),
+        quality=read("quality", float),
+        tokens=read("tokens", float),
+        completions=read("completion", object),
+        extracted=read("extracted", object),
+        rules=rules,
+        text=is_text(rules),
+        options=_options([draws[0] for draws in rows], where),
+    )
+
+
+def _options(rows: Sequence[Score], where: str) -> Options | None:
+    """Return the options of rows of one benchmark, None where texts were written.
+
+    Raises:
+        InputError: Some were written, and some chosen by likelihood.
+    """
+    counts = [len(row.option_logprobs) for row in rows]
+    if not any(counts):
+        return None
+    if not all(counts):
+        raise InputError(f"{where}: some answers are texts, and some are choices by likelihood")
+
+    def wide(name: str, fill: float) -> np.ndarray:
+        found = np.full((len(rows), max(counts)), fill)
+        for line, row, count in zip(found, rows, counts, strict=True):
+            line[:count] = getattr(row, name)
+        return found
+
+    return Options(
+        logprobs=wide("option_logprobs", -np.inf),
+        characters=wide("option_characters", 1),
+        bytes=wide("option_bytes", 1),
+        target=np.array([row.target for row in rows]),
+    )

@@ -39,6 +39,7 @@ def alpha_beta(s: Tensor, t: Tensor, parameter: tuple[float, float]) -> tuple[Te
 class AlphaBeta(Divergence):
     """Alpha-beta divergence on the corpus's tokens (ABKD, Wang et al. 2025)."""
 
+    color = "#332288"
     terms = staticmethod(alpha_beta)
 
     type: Literal["alpha_beta"] = "alpha_beta"

@@ -59,6 +59,7 @@ class ATKD(Divergence):
     A token is easy where the teacher's 1 - T(token) is below the median of the optimizer step.
     """
 
+    color = "#44aa99"
     terms = staticmethod(target_and_rest)
 
     type: Literal["atkd"] = "atkd"

@@ -43,6 +43,7 @@ class TAID(Divergence):
     Validation measures KL(teacher || student), so that the numbers of one run can be compared.
     """
 
+    color = "#999933"
     terms = staticmethod(interpolated_kl)
 
     type: Literal["taid"] = "taid"

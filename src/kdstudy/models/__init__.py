@@ -1,6 +1,8 @@
 """What learns: models found, checked, opened, cut, sampled from and saved.
 
 resolve.py      name -> zoo folder, local folder or pinned Hub commit
+hub.py          that commit: remembered, asked for, or found in the cache
+fetch.py        a model's files: which are read, hashed, downloaded, unchanged
 checkpoint.py   what kind of checkpoint files are; kinds that cannot be used
 gguf_file.py    GGUF files: found, imported once, known by their bytes
 from_gguf.py    one as a folder: numbers, words, template; or refused

@@ -32,7 +32,7 @@ _TOGETHER, _TOGETHER_CUDA = 1 << 10, 1 << 14
 _WORTH_SHARING = 4
 
 
-class Steps(Protocol):
+class BatchDecoder(Protocol):
     """The model's forward passes over a batch that shrinks.
 
     Attributes:
@@ -47,7 +47,7 @@ class Steps(Protocol):
 
 def opened(
     model: parts.PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int, how: How
-) -> Steps:
+) -> BatchDecoder:
     """Read the prompts and return what decodes them.
 
     Args:

@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
+from kdstudy.artifacts import Trained
 from kdstudy.data.prompts import PromptFormat, render
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import CONFIG
-from kdstudy.models.resolve import fetch, public
+from kdstudy.models.fetch import fetch
+from kdstudy.models.resolve import public
 from kdstudy.models.save import ends_of, leave_ignored
 
 # What the Hub and transformers split a model's files at.
@@ -23,7 +25,7 @@ _SHARD = "5GB"
 
 def write(
     local: Mapping[str, Any],
-    finished: Path,
+    trained: Trained,
     out: Path,
     *,
     merge: bool,
@@ -37,7 +39,7 @@ def write(
 
     Args:
         local: The base, from `resolve.Resolved.local`.
-        finished: Folder of the train stage (`adapter/` or `model/`).
+        trained: What the train stage left.
         out: Folder to fill.
         merge: Write a whole model where an adapter was trained.
         precision: Type of a whole model's weights; an adapter keeps the one it was trained in.
@@ -51,10 +53,9 @@ def write(
         InputError: An adapter alone would not give the trained model, or cannot be merged.
         StageError: What was written is another model when it is loaded again.
     """
-    whole = (finished / "model").is_dir()
     tokenizer = load.open_tokenizer(local)
-    if whole or merge:
-        model = load.merge(load.open_model(local, "float32", finished))
+    if trained.whole or merge:
+        model = load.merge(load.open_model(local, "float32", trained))
         model = model.to(load.dtype(precision))
         load.align(model, tokenizer)
         model.generation_config = _settings(model.generation_config, tokenizer, decoding)
@@ -65,7 +66,7 @@ def write(
         )
         return load.read_otherwise(tokenizer, out)
     _require_adapter_alone(local)
-    shutil.copytree(finished / "adapter", out, dirs_exist_ok=True)
+    shutil.copytree(trained.adapter, out, dirs_exist_ok=True)
     tokenizer.save_pretrained(out)
     name_base(out, local)
     known = _known_settings(fetch(local), local["trust_remote_code"])

@@ -10,13 +10,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kdstudy.artifacts import Trained
 from kdstudy.errors import InputError
 from kdstudy.models import load, parts, vocabulary
-from kdstudy.models.resolve import fetch
+from kdstudy.models.fetch import fetch
 
 
 def load_head(
-    local: Mapping[str, Any], precision: str = "auto", finished: Path | None = None
+    local: Mapping[str, Any], precision: str = "auto", trained: Trained | None = None
 ) -> parts.Head:
     """Return the head of the model that `load.open_model` would return, bit for bit.
 
@@ -26,17 +27,18 @@ def load_head(
     Args:
         local: From `resolve.Resolved.local`.
         precision: `auto`, `float32` or `bfloat16`.
-        finished: Folder of a train stage (`adapter/` or `model/`), or None.
+        trained: What a train stage left of it, or None.
 
     Raises:
         InputError: As `load.open_model` and `parts.head` do.
     """
-    whole = finished is not None and (finished / "model").is_dir()
-    folder = finished / "model" if whole else fetch(local)
-    adapters = [] if whole else [local["adapter"], finished and finished / "adapter"]
+    if trained is not None and trained.whole:
+        folder, adapters = trained.model, []
+    else:
+        folder, adapters = fetch(local), [local["adapter"], trained and trained.adapter]
     head = _stored(folder, [Path(a) for a in adapters if a], local["trust_remote_code"])
     if head is None:
-        head = parts.head(load.open_model(local, precision, finished))
+        head = parts.head(load.open_model(local, precision, trained))
     place = {"device": load.device(), "dtype": load.dtype(precision)}
     bias = None if head.bias is None else head.bias.detach().to(**place)
     return dataclasses.replace(head, weight=head.weight.detach().to(**place), bias=bias)

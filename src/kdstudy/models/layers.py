@@ -7,9 +7,6 @@ from kdstudy.errors import InputError
 
 _DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
-CUT = "cut.json"
-"""Name of the file in which a `cut` stage says what it kept."""
-
 
 def depth(config: Mapping[str, Any]) -> int | None:
     """Return how many layers a config.json says that a model has, or None."""

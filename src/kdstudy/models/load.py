@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from kdstudy.artifacts import Trained
 from kdstudy.errors import InputError, first_line
 from kdstudy.models import checkpoint, memory
 from kdstudy.models.adapters import (
@@ -24,9 +25,9 @@ from kdstudy.models.adapters import (
     require_supported,
 )
 from kdstudy.models.cut import cut, layers_of
+from kdstudy.models.fetch import fetch
 from kdstudy.models.narrow import narrow
 from kdstudy.models.parts import Model, trial_logits
-from kdstudy.models.resolve import fetch
 from kdstudy.models.save import align, eos_ids, home_of, require_same, restore, save
 from kdstudy.models.tokenizer import (
     load_tokenizer,
@@ -208,7 +209,7 @@ def open_tokenizer(local: Mapping[str, Any]) -> PreTrainedTokenizerBase:
 
 
 def open_model(
-    local: Mapping[str, Any], precision: str = "auto", finished: Path | None = None
+    local: Mapping[str, Any], precision: str = "auto", trained: Trained | None = None
 ) -> Model:
     """Return a model as a study names it, or as a finished train stage left it.
 
@@ -218,14 +219,14 @@ def open_model(
     Args:
         local: From `resolve.Resolved.local`; a Hub model is downloaded.
         precision: `auto`, `float32` or `bfloat16`.
-        finished: Folder of a train stage (`adapter/` or `model/`), or None.
+        trained: What a train stage left of it, or None.
 
     Raises:
         InputError: As `load_model` does.
     """
     trust = local["trust_remote_code"]
-    if finished is not None and (finished / "model").is_dir():
-        return load_model(finished / "model", precision=precision, trust_remote_code=trust)
+    if trained is not None and trained.whole:
+        return load_model(trained.model, precision=precision, trust_remote_code=trust)
     given = Path(local["adapter"]) if local["adapter"] else None
     model = load_model(fetch(local), adapter=given, precision=precision, trust_remote_code=trust)
     model = merge(model)
@@ -233,7 +234,7 @@ def open_model(
         model = cut(model, local["layers"])
     if local.get("intermediate") is not None:
         model = narrow(model, [range(local["intermediate"])] * len(layers_of(model)))
-    return model if finished is None else put_adapter(model, finished / "adapter")
+    return model if trained is None else put_adapter(model, trained.adapter)
 
 
 def ready_to_answer(model: Model) -> Model:

@@ -4,10 +4,15 @@ Linear layers, norms and element-wise products treat every token alike; attentio
 where a row ends. Where a model's attention is plain and causal it is taken a row at a time, so that
 no position is computed for nothing. Every other model reads rows padded to one length.
 
+A text that goes on in several ways (`Branching`) is a row as well: its trunk, then its branches,
+each of which sees the trunk and itself. So the trunk is computed once for all of them.
+
 Shapes: B rows, L positions of the longest, T tokens of all rows, N scored tokens, H hidden width.
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,11 +43,43 @@ class _Rows:
         lengths: Tokens of each row.
         padded_T: Each token's place among rows padded to one length.
         layers: Layers whose attention has been asked.
+        seen: Of rows with branches, which tokens each token sees, [length, length]; empty else.
     """
 
     lengths: tuple[int, ...]
     padded_T: Tensor
     layers: set[int] = dataclasses.field(default_factory=set)
+    seen: tuple[Tensor, ...] = ()
+
+    @functools.cached_property
+    def seen_side_by_side(self) -> Tensor | None:
+        """`seen` of rows padded to one length, [B, 1, L, L]; padding sees itself."""
+        if not self.seen:
+            return None
+        longest = max(self.lengths)
+        eye = torch.eye(longest, dtype=torch.bool, device=self.padded_T.device)
+        wide = eye.repeat(len(self.lengths), 1, 1)
+        for mask, seen, n in zip(wide, self.seen, self.lengths, strict=True):
+            mask[:n, :n] = seen
+        return wide[:, None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Branching:
+    """A text that goes on in several ways; a branch has one token or more, as has the trunk."""
+
+    trunk: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
+
+    @property
+    def fragments(self) -> list[tuple[int, ...]]:
+        """The trunk and what of each branch has a token behind it that is to be predicted."""
+        return [self.trunk, *(branch[:-1] for branch in self.branches)]
+
+    @property
+    def length(self) -> int:
+        """Tokens that are read."""
+        return sum(map(len, self.fragments))
 
 
 def enable(model: parts.Model) -> bool:
@@ -100,12 +137,85 @@ def scored_hidden(
     return _hidden(base, input_ids=ids_BL).flatten(0, 1)[padded_T[places_N]]
 
 
+def may_branch(model: parts.Model) -> bool:
+    """Return whether the model reads a trunk once for its branches: tried, as `enable` tries rows.
+
+    Args:
+        model: In eval mode; `enable` has been called.
+    """
+    base = parts.plain(model)
+    if not enabled(base):
+        return False
+    entries = base.config.get_text_config(decoder=True).vocab_size
+    ids = torch.randint(entries, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    cuts = [tuple(ids[a:b]) for a, b in ((0, 9), (9, 11), (11, 12), (12, 20), (20, 35), (35, 40))]
+    texts = [Branching(cuts[0], tuple(cuts[1:4])), Branching(cuts[4], (cuts[5],))]
+    with torch.no_grad():
+        return parts.alike(_whole(base, texts), _branched(base, texts))
+
+
+def branch_hidden(model: parts.Model, texts: Sequence[Branching], *, once: bool) -> Tensor:
+    """Return the final hidden states that predict each token of each branch, [N, H], in order.
+
+    Args:
+        model: Plain or PEFT causal LM.
+        texts: What is read together.
+        once: Read each trunk once (`may_branch`); else with every branch anew.
+    """
+    base = parts.plain(model)
+    return _branched(base, texts) if once else _whole(base, texts)
+
+
+def _whole(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
+    rows = [text.trunk + b[:-1] for text in texts for b in text.branches]
+    counts = [len(b) for text in texts for b in text.branches]
+    ends = itertools.accumulate(map(len, rows))
+    places = [i for end, n in zip(ends, counts, strict=True) for i in range(end - n, end)]
+    ids_T = torch.tensor([i for row in rows for i in row], device=base.device)
+    places_N = torch.tensor(places, device=base.device)
+    return scored_hidden(base, ids_T, [len(row) for row in rows], places_N)
+
+
+def _branched(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
+    ids, positions, places, seen = [], [], [], []
+    for text in texts:
+        fragments, start = text.fragments, len(ids)
+        for i, fragment in enumerate(fragments):
+            first = 0 if i == 0 else len(text.trunk)
+            if i:
+                own = range(len(ids), len(ids) + len(fragment))
+                places += [start + len(text.trunk) - 1, *own]
+            ids += fragment
+            positions += range(first, first + len(fragment))
+        seen.append(_seen([len(fragment) for fragment in fragments], base.device))
+    lengths = tuple(text.length for text in texts)
+    rows = _Rows(lengths, _padded(lengths, base.device), seen=tuple(seen))
+    ids_T, positions_T, places_N = (
+        torch.tensor(x, device=base.device) for x in (ids, positions, places)
+    )
+    return _together(base, ids_T, lengths, rows, positions_T)[places_N]
+
+
+def _seen(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Return which tokens each token of a trunk and its branches sees: trunk and own fragment."""
+    fragment_L = torch.repeat_interleave(
+        torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
+    )
+    same_LL = fragment_L[:, None] == fragment_L
+    return ((fragment_L == 0) | same_LL).tril()
+
+
 def _together(
-    base: PreTrainedModel, ids_T: Tensor, lengths: Sequence[int], rows: _Rows | None = None
+    base: PreTrainedModel,
+    ids_T: Tensor,
+    lengths: Sequence[int],
+    rows: _Rows | None = None,
+    positions_T: Tensor | None = None,
 ) -> Tensor:
     """Return the final hidden states of all tokens, [T, H]."""
     rows = rows or _Rows(tuple(lengths), _padded(lengths, ids_T.device))
-    positions_T = torch.cat([torch.arange(n) for n in lengths]).to(ids_T.device)
+    if positions_T is None:
+        positions_T = torch.cat([torch.arange(n) for n in lengths]).to(ids_T.device)
     return _hidden(
         base,
         input_ids=ids_T[None],
@@ -150,7 +260,12 @@ def _row_by_row(
 ) -> Tensor:
     """Attend within one row after another: on a CPU a call costs less than padding does."""
     each = zip(*(x.split(rows.lengths, 2) for x in states), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, None, **settings)[0] for row in each], 1)
+    masks = [seen[None, None] for seen in rows.seen] or [None] * len(rows.lengths)
+    found = [
+        sdpa_attention_forward(module, *row, mask, **settings)[0]
+        for row, mask in zip(each, masks, strict=True)
+    ]
+    return torch.cat(found, 1)
 
 
 def _side_by_side(
@@ -158,7 +273,7 @@ def _side_by_side(
 ) -> Tensor:
     """Attend within rows padded to one length: on a GPU three copies cost less than many calls."""
     wide = [_spread(x, rows) for x in states]
-    found = sdpa_attention_forward(module, *wide, None, **settings)[0]
+    found = sdpa_attention_forward(module, *wide, rows.seen_side_by_side, **settings)[0]
     return found.flatten(0, 1)[rows.padded_T][None]
 
 

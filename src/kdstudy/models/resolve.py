@@ -2,34 +2,18 @@
 
 import dataclasses
 import hashlib
-import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdstudy.config.cuts import Cut
 from kdstudy.data.prompts import has_template
-from kdstudy.errors import InputError, KdstudyError, StageError, first_line
+from kdstudy.errors import InputError, first_line
 from kdstudy.models import checkpoint, gguf_file, layers, zoo
-
-_UNPINNED = "unpinned"
-_PATIENCE = 10  # seconds that the Hub may take to answer
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_WEIGHTS = ("*.safetensors",)
-# What may be read from a model's folder: fetched from the Hub, and hashed where it lies here. One
-# list, so that nothing can be read that no key names.
-_READ = (
-    *_WEIGHTS,
-    *("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja"),
-)
-_CODE = ("*.py",)  # read only where the study trusts it
-
-
-class Unreachable(InputError):
-    """A Hub model that is not here while the Hub cannot be asked; a folder would do."""
+from kdstudy.models.fetch import fingerprint_of, hashed_files, remembered
+from kdstudy.models.hub import cached_file, cached_template, gguf_here, pin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +32,7 @@ class Resolved:
         adapter: Folder of a user's adapter, or None.
         gguf: Which file of the Hub model holds it, or None.
         trust_remote_code: As the study says.
-        files: Hash of every file that was hashed, with the state (`_state`) it was hashed in, by
+        files: Hash of every file that was hashed, with the state it was hashed in, by
             path; `fetch` holds the files against it.
         chat: Its tokenizer has a chat template; None where it is not here yet.
         tokens: Its tokenizer's highest id and one; 0 where that is not known.
@@ -145,29 +129,29 @@ def _whole(
     if ref.adapter is not None:
         adapter = _folder(ref.adapter, base)
         checkpoint.check_adapter(adapter)
-        files = _hashed(adapter, trust, pins)
-        suffix = "+" + _fingerprint(files)
+        files = hashed_files(adapter, trust, pins)
+        suffix = "+" + fingerprint_of(files)
     named = f"+{adapter.name}" if adapter else ""
     common = {"adapter": str(adapter) if adapter else None, "trust_remote_code": trust}
     file = _find_gguf(ref, base)
-    hashed = _remembered(file, pins) if file else ""
+    hashed = remembered(file, pins) if file else ""
     folder = gguf_file.imported(file, hashed) if file else _find_folder(ref.model, base)
     if folder is not None:
         if ref.model not in zoo.names():
             checkpoint.check_folder(folder, trust_remote_code=trust)
-        own = _hashed(folder, trust, pins)
+        own = hashed_files(folder, trust, pins)
         if file:
             found = {Path(path).name: sha256 for path, (_, sha256) in own.items()}
             gguf_file.require_as_imported(folder, found)
         return Resolved(
             name=folder.name + named,
-            fingerprint=(gguf_file.fingerprint(hashed) if file else _fingerprint(own)) + suffix,
+            fingerprint=(gguf_file.fingerprint(hashed) if file else fingerprint_of(own)) + suffix,
             folder=str(folder),
             files=own | files,
             **_facts(folder, adapted=adapter is not None),
             **common,
         )
-    commit = _pin_hub(ref, pins, unreached)
+    commit = pin(ref, pins, unreached)
     common |= {"hub_id": ref.model, "revision": commit, "files": files}
     if ref.gguf:
         # It is not read, nor made a folder of, before it is here.
@@ -179,11 +163,11 @@ def _whole(
             **(_facts(there, adapted=adapter is not None) if there else {}),
             **common,
         )
-    config = _cached(ref.model, commit, "config.json")
+    config = cached_file(ref.model, commit, "config.json")
     return Resolved(
         name=ref.model.split("/")[-1] + named,
         fingerprint=f"hub:{ref.model}@{commit}{suffix}",
-        chat=_cached_template(ref.model, commit),
+        chat=cached_template(ref.model, commit),
         **(_sizes(config, adapted=adapter is not None) if config else {}),
         **common,
     )
@@ -202,73 +186,6 @@ def told_apart(models: Sequence[Resolved]) -> list[Resolved]:
         count = Counter(names.values())
         names |= {i: longer(some[i]) for i, name in names.items() if count[name] > 1}
     return [dataclasses.replace(m, name=names[_identity(m)]) for m in models]
-
-
-def is_pinned(fingerprint: str) -> bool:
-    """Return whether a fingerprint is of known bytes; keys made of another are of no stage."""
-    return f"@{_UNPINNED}" not in fingerprint
-
-
-def require_reachable(models: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse Hub models that are neither on this machine nor to be had, before anything runs.
-
-    Args:
-        models: From `Resolved.local`. Where all are here nothing is asked.
-
-    Raises:
-        Unreachable: One has to be downloaded, and the Hub cannot be asked.
-    """
-    from huggingface_hub import HfApi
-
-    # A model without a place of its own is one that the study cuts out of another.
-    hub = [m for m in models if m["hub_id"] and not m["folder"]]
-    absent = {m["hub_id"]: m["revision"] for m in hub if not _here(m)}
-    for model, revision in absent.items():
-        try:
-            HfApi().model_info(model, revision=revision, timeout=_PATIENCE)
-        except Exception as e:
-            raise _unreachable(model, e) from e
-
-
-def gguf_here(local: Mapping[str, Any], pins: dict[str, str] | None = None) -> Path | None:
-    """Return the folder of a Hub model's GGUF file where that file is on this machine, else None.
-
-    Raises:
-        InputError: It is, and cannot be used.
-    """
-    file = _cached(local["hub_id"], local["revision"], local["gguf"])
-    return file and gguf_file.imported(file, _remembered(file, {} if pins is None else pins))
-
-
-def fetch(local: Mapping[str, Any]) -> Path:
-    """Return the folder of a resolved model, downloading its pinned commit if need be.
-
-    Raises:
-        KdstudyError: The download failed.
-        StageError: A file of the model or of its adapter is not what was planned with.
-    """
-    _require_unchanged(local)
-    if local["folder"]:
-        return Path(local["folder"])
-    from huggingface_hub import snapshot_download
-
-    patterns = [*_patterns(local["trust_remote_code"]), "LICENSE*"]
-    try:
-        folder = snapshot_download(
-            local["hub_id"],
-            revision=local["revision"],
-            allow_patterns=local.get("gguf") or patterns,
-        )
-    except Exception as e:
-        raise KdstudyError(
-            f"{local['hub_id']} at {local['revision'][:12]}: the download failed "
-            f"({type(e).__name__}: {str(e).splitlines()[0]})",
-            remedy="check the network and `hf auth whoami`, then run again: downloads resume",
-        ) from e
-    if local.get("gguf"):
-        file = Path(folder) / local["gguf"]
-        return gguf_file.imported(file, gguf_file.sha256(file))
-    return Path(folder)
 
 
 def public(name: str) -> str:
@@ -310,69 +227,6 @@ def _folder(text: str, base: Path) -> Path:
     if not folder.is_dir():
         raise InputError(f"{text}: no such folder ({folder})")
     return folder
-
-
-def _patterns(trust_remote_code: bool) -> tuple[str, ...]:
-    return (*_READ, *_CODE) if trust_remote_code else _READ
-
-
-def read_files(folder: Path, trust_remote_code: bool) -> list[Path]:
-    """Return the files that may be read from a folder, in the order of their names."""
-    patterns = _patterns(trust_remote_code)
-    return sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()})
-
-
-def _state(path: Path) -> str:
-    """Return what changes when a file does, short of reading it.
-
-    Size and time alone can be put back by whoever writes a file; its change time cannot.
-    """
-    stat = path.stat()
-    return f"{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-
-
-def _hashed(
-    folder: Path, trust_remote_code: bool, pins: dict[str, str]
-) -> dict[str, tuple[str, str]]:
-    """Return state and hash of a folder's files by path; what is unchanged is not read again."""
-    files = read_files(folder, trust_remote_code)
-    return {str(path): (_state(path), _remembered(path, pins)) for path in files}
-
-
-def _remembered(path: Path, pins: dict[str, str]) -> str:
-    """Return a file's hash; what is unchanged is not read again."""
-    key = f"{path}|{_state(path)}"
-    if key not in pins:
-        pins[key] = gguf_file.sha256(path)
-    return pins[key]
-
-
-def _fingerprint(files: Mapping[str, tuple[str, str]]) -> str:
-    lines = [f"{Path(path).name}={sha256}\n" for path, (_, sha256) in files.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
-
-
-def _require_unchanged(local: Mapping[str, Any]) -> None:
-    """Hold a model's files against what was hashed when the study was planned."""
-    planned = local.get("files") or {}
-    folders = [Path(local[k]) for k in ("folder", "adapter") if planned and local[k]]
-    there = {str(p) for f in folders for p in read_files(f, local["trust_remote_code"])}
-    # A copy of the folder on another machine has other states; its bytes decide.
-    changed = sorted(
-        path
-        for path in there | planned.keys()
-        if path not in planned
-        or path not in there
-        or (
-            _state(Path(path)) != planned[path][0]
-            and gguf_file.sha256(Path(path)) != planned[path][1]
-        )
-    )
-    if changed:
-        raise StageError(
-            f"{changed[0]}: has changed since the study was planned",
-            remedy="run the study again: it will be planned with the file as it is now",
-        )
 
 
 def _identity(model: Resolved) -> tuple[str, str, bool]:
@@ -447,127 +301,3 @@ def _sizes(config: Path, *, adapted: bool) -> dict[str, Any]:
         "width": layers.width(said),
         "origin": gguf_file.origin(said),
     }
-
-
-def _pin_hub(ref: Any, pins: dict[str, str], unreached: dict[str, str] | None) -> str:
-    model, revision = ref.model, ref.revision
-    key = f"{model}@{revision or 'main'}"
-    if revision and _COMMIT.fullmatch(revision):
-        commit = revision
-    elif key in pins:
-        commit = pins[key]
-    elif model in (unreached or {}):
-        return _UNPINNED
-    else:
-        try:
-            commit = pins[key] = _ask_hub(ref)
-        except Unreachable as e:
-            if unreached is None:
-                raise
-            unreached[model] = e.what
-            return _UNPINNED
-    known = _cached(model, commit, "config.json")
-    if known is not None and not ref.gguf:
-        config = json.loads(known.read_text(encoding="utf-8"))
-        checkpoint.check_config(config, model, trust_remote_code=ref.trust_remote_code)
-    return commit
-
-
-def _ask_hub(ref: Any) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    model, revision = ref.model, ref.revision
-    try:
-        info = HfApi().model_info(model, revision=revision, timeout=_PATIENCE)
-    except (RepositoryNotFoundError, HFValidationError) as e:
-        names = ", ".join(zoo.names())
-        raise InputError(
-            f"{model}: no such model",
-            why="no shipped model or folder has this name, and the Hub does not show it to you",
-            remedy=f"shipped: {names}; else a folder or a Hub id; for a gated one `hf auth login`",
-        ) from e
-    except RevisionNotFoundError as e:
-        raise InputError(f"{model}: has no revision '{revision}'") from e
-    except Exception as e:
-        name = ref.gguf or "config.json"
-        if cached := _cached(model, revision, name):
-            return cached.parents[len(Path(name).parts) - 1].name
-        raise _unreachable(model, e) from e
-    if not info.sha:
-        raise InputError(f"{model}: the Hub names no commit for revision '{revision or 'main'}'")
-    _check_listed(info, ref)
-    return info.sha
-
-
-def _cached_template(model: str, commit: str) -> bool | None:
-    """Return whether a Hub model has a chat template, if its tokenizer is on this machine."""
-    found = _cached(model, commit, "tokenizer_config.json")
-    if found is None:
-        return None
-    # Without the weights it may be a copy of some files, and the template another.
-    whole = _here({"hub_id": model, "revision": commit})
-    return True if has_template(found.parent) else False if whole else None
-
-
-def _check_listed(info: Any, ref: Any) -> None:
-    """Refuse what the Hub's own words on a model tell: nothing of it is downloaded."""
-    names = [file.rfilename for file in info.siblings or ()]
-    if ref.gguf:
-        if names and ref.gguf not in names:
-            there = [name for name in names if gguf_file.is_gguf(name)]
-            raise InputError(
-                f"{ref.model}: holds no file {ref.gguf}",
-                remedy=f"one of {', '.join(there)}" if there else "it holds no GGUF file at all",
-            )
-        return
-    if names:
-        checkpoint.check_names(names, ref.model, ref.model)
-    if (info.config or {}).get("model_type"):
-        trusted = ref.trust_remote_code
-        checkpoint.check_config(info.config, ref.model, trust_remote_code=trusted)
-
-
-def _unreachable(model: str, e: Exception) -> InputError:
-    """Return the refusal; a name without an owner is more likely a slip than a model of the Hub."""
-    kind = Unreachable if "/" in model else InputError
-    shipped = f"shipped models: {', '.join(zoo.names())}"
-    if _offline():
-        return kind(
-            f"{model}: is neither a shipped model nor on this machine, and HF_HUB_OFFLINE forbids "
-            "to ask the Hub",
-            why="nothing runs before all models can be had",
-            remedy=f"unset HF_HUB_OFFLINE; or `hf download {model}` where there is a network, and "
-            f"set HF_HOME to that cache; or give a folder; {shipped}",
-        )
-    return kind(
-        f"{model}: is neither a shipped model nor a folder here, and the Hub cannot be reached "
-        f"({type(e).__name__})",
-        why="nothing runs before all models can be had",
-        remedy=f"bring the network up; or `hf download {model}` where there is one, and set "
-        f"HF_HOME to that cache; or give a folder; {shipped}",
-    )
-
-
-def _here(local: Mapping[str, Any]) -> bool:
-    weights = ("model.safetensors", "model.safetensors.index.json")
-    weights = (local["gguf"],) if local.get("gguf") else weights
-    return any(_cached(local["hub_id"], local["revision"], name) for name in weights)
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_OFFLINE
-
-
-def _cached(model: str, revision: str | None, name: str) -> Path | None:
-    """Return a file of the copy that an earlier download left on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model, name, revision=revision)
-    return Path(found) if isinstance(found, str) else None

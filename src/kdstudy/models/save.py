@@ -210,8 +210,7 @@ def home_of(model: PreTrainedModel) -> Path | None:
 def _save_adapter(model: PeftModel, out: Path, base: str) -> None:
     name = active(model)
     live = model.peft_config[name]
-    with _kept(out / "README.md"):
-        # PEFT's model card repeats the folder the base was loaded from.
+    with _without_card(model):
         commit = getattr(plain(model).config, "_commit_hash", None) if "/" in base else None
         model.peft_config[name] = _public(live, base, commit)
         try:
@@ -273,10 +272,10 @@ def _require_bytes(model: PeftModel, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _kept(file: Path) -> Iterator[None]:
-    """Leave a file as it is, whatever is written there meanwhile."""
-    before = file.read_bytes() if file.is_file() else None
+def _without_card(model: PeftModel) -> Iterator[None]:
+    """Keep PEFT from writing a model card, which would repeat the folder of the base."""
+    model.create_or_update_model_card = lambda *_: None
     try:
         yield
     finally:
-        file.unlink(missing_ok=True) if before is None else file.write_bytes(before)
+        del model.create_or_update_model_card

@@ -9,27 +9,23 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from kdstudy.data.corpora import places
+from kdstudy.artifacts import CORPUS, IMPORTANCE, CutModel, Importance
 from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import quiet
+from kdstudy.models.fetch import fetch, read_files
 from kdstudy.models.importance import measure
-from kdstudy.models.layers import CUT, chosen, influential
+from kdstudy.models.layers import chosen, influential
 from kdstudy.models.narrow import narrow, strongest
-from kdstudy.models.resolve import fetch, read_files
-from kdstudy.records import Example, read_records
 from kdstudy.stage import Work
-
-IMPORTANCE = "importance.json"
-NEURONS = "neurons.safetensors"
 
 # Of a model's folder: its weights and what describes them are written anew.
 _ANEW = ("config.json", "*.safetensors", "*.safetensors.index.json")
 
 
 def importance(work: Work) -> str:
-    """Measure a model's layers and neurons on training rows: `importance.json` and their numbers.
+    """Measure a model's layers and neurons on training rows: an `Importance`.
 
     Config: `source` {fingerprint}, `rows` how many, `neurons` whether MLPs are measured, how rows
     become text, `max_length`. Inputs: `corpus`, of which the training split alone is read. Local:
@@ -43,11 +39,12 @@ def importance(work: Work) -> str:
     rows = _training_rows(work, load.open_tokenizer(local))
     model = load.open_model({**local, "layers": None, "intermediate": None}, "float32")
     found = measure(model, rows, neurons=config["neurons"], progress=work.progress)
+    made = Importance(work.out)
     if config["neurons"]:
         named = {f"layer.{i}": numbers_I for i, numbers_I in enumerate(found.neurons_I)}
-        save_file(named, work.out / NEURONS)
+        save_file(named, made.neurons)
     facts = {"rows": len(rows), "tokens": found.tokens, "influence": found.influence}
-    (work.out / IMPORTANCE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    made.facts.write(facts)
     least = min(range(len(found.influence)), key=found.influence.__getitem__)
     return (
         f"{len(rows)} rows, {found.tokens} tokens; layer {least} changes least, by "
@@ -58,8 +55,8 @@ def importance(work: Work) -> str:
 def _training_rows(work: Work, tokenizer: Any) -> list[tuple[int, ...]]:
     """Return the ids of the first training rows that leave room for a response."""
     made, limit = PromptFormat.of(work.config), work.config["max_length"]
-    known = places(work.inputs["corpus"])
-    examples = read_records(work.inputs["corpus"] / "train.parquet", Example)
+    corpus = work.read(CORPUS)
+    known, examples = corpus.places, corpus.train.read()
     rows = [
         row_of(tokenizer, made, e, limit, where=called(e, known))
         for e in examples[: work.config["rows"]]
@@ -73,7 +70,7 @@ def _training_rows(work: Work, tokenizer: Any) -> list[tuple[int, ...]]:
 
 
 def cut(work: Work) -> str:
-    """Keep some layers and neurons of a model: `model/`, as transformers saves one, and `cut.json`.
+    """Keep some layers and neurons of a model: a `CutModel`.
 
     Config: `source` {fingerprint} and what `layers.Cut.config` says. Inputs: `importance` where the
     cut is by measured importance. Local: `models` {source: `resolve.Resolved.local`}. An adapter of
@@ -93,7 +90,8 @@ def cut(work: Work) -> str:
     whole = load.open_model({**local, "layers": None, "intermediate": None}, precision)
     before = sum(p.numel() for p in whole.parameters())
     model, facts = _shrunk(work, whole, folder.name)
-    out = work.out / "model"
+    made = CutModel(work.out)
+    out = made.model
     shutil.rmtree(out, ignore_errors=True)  # a save that was interrupted
     with quiet():
         model.save_pretrained(out, max_shard_size="5GB")
@@ -102,7 +100,7 @@ def cut(work: Work) -> str:
         model, out, lambda: load.load_model(out, precision=precision, trust_remote_code=trust)
     )
     facts |= {"parameters": sum(p.numel() for p in model.parameters()), "parameters_before": before}
-    (work.out / CUT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    made.facts.write(facts)
     return f"{_said(facts)}; {facts['parameters'] / before:.0%} of the parameters"
 
 
@@ -112,9 +110,8 @@ def _shrunk(
     """Return the model cut as the configuration says, and what was kept."""
     config, of = work.config, model.config.num_hidden_layers
     measured: Mapping[str, Any] = {}
-    if "importance" in work.inputs:
-        text = (work.inputs["importance"] / IMPORTANCE).read_text(encoding="utf-8")
-        measured = json.loads(text)
+    if (before := work.find(IMPORTANCE)) is not None:
+        measured = before.facts.read()
     kept: Sequence[int] = range(of)
     if "layers" in config:
         kept = chosen(config["layers"], of, called)
@@ -124,7 +121,7 @@ def _shrunk(
     facts: dict[str, Any] = {"of": of, "kept": [*kept]}
     facts |= {"measured": measured | {"by": config.get("by", "spacing")}} if measured else {}
     if "intermediate" in config:
-        found = load_file(work.inputs["importance"] / NEURONS)
+        found = load_file(work.read(IMPORTANCE).neurons)
         most_I = [strongest(config["intermediate"], found[f"layer.{i}"]) for i in kept]
         facts |= {
             "intermediate": config["intermediate"],

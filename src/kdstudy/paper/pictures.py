@@ -8,7 +8,8 @@ from kdstudy.analysis.cells import ALL, subjects
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.verdict import points
 from kdstudy.paper.evidence import NAMES, Evidence
-from kdstudy.report.plot import INK, ROWS, Figure, strip
+from kdstudy.report.dots import strip
+from kdstudy.report.plot import INK, ROWS, Figure
 
 _WHOLE, _INTACT = "every run", "without collapsed"
 

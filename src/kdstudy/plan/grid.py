@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdstudy import methods
 from kdstudy.config import schema
 from kdstudy.fields import Strict
-from kdstudy.records import System
+from kdstudy.records import System, joined
 
 
 def own_sft(study: schema.Study) -> methods.Sft:
@@ -52,30 +52,40 @@ class Run:
 
 
 def distilled(
-    study: schema.Study, student: str, teacher: System, seed: int, tail: str, *, ablated: bool
+    study: schema.Study,
+    student: str,
+    teachers: Sequence[System],
+    seed: int,
+    tail: str,
+    *,
+    ablated: bool,
 ) -> list[Run]:
-    """Return the runs of one student under one teacher: the methods, then the ablations.
+    """Return the runs of one student under one teacher or several together.
+
+    The methods come first, then the ablations.
 
     Args:
         study: The study.
         student: The student model's name in labels.
-        teacher: The teacher as the study uses it.
+        teachers: What a run learns from, as the study uses it: a teacher, or several together.
         seed: Training seed.
         tail: What every label ends in, such as `/seed=1`.
         ablated: Whether the ablations are for this student.
     """
     found: dict[str, Run] = {}
+    tuned = tuple(t.label for t in teachers)
+    plain = tuple(t.model for t in teachers)
 
     def add(
         method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
-        suffix: str = "", by: str = teacher.label,
+        suffix: str = "", by: tuple[str, ...] = tuned,
     ) -> None:  # fmt: skip
-        label = f"{student}/{method.name}/{teacher.model}{suffix}{tail}"
+        label = f"{student}/{method.name}/{joined(plain)}{suffix}{tail}"
         system = System(
             label=label,
             kind="distilled",
             model=student,
-            teacher=by,
+            teachers=by,
             method=method.name,
             ablation=ablation,
             setting=setting,
@@ -106,9 +116,9 @@ def distilled(
                 if changed != (method, train):
                     setting = f"{part.vary}={_short(value)}"
                     add(*changed, ablation=part.vary, setting=setting, suffix=f"/{setting}")
-    if study.ablations.base_teacher and teacher.label != teacher.model:
+    if study.ablations.base_teacher and tuned != plain:
         for m in [m for name in study.ablations.base_teacher.methods for m in listed[name]]:
-            add(m, train, ablation="base_teacher", suffix="/base-teacher", by=teacher.model)
+            add(m, train, ablation="base_teacher", suffix="/base-teacher", by=plain)
     return list(found.values())
 
 

@@ -1,32 +1,43 @@
 """What people look at: figures, tables, sentences, pages. Never imports torch.
 
-findings.py         its sentences on systems, tests and ablations
-likeness.py         its sentences on how alike student and teacher are
-alarms.py           alarms of collapse, and the warnings at the top
-items.py            what item rows say beyond the table: kept, lost, overlaps, examples
-views.py            views of the table that figures and tables share
+data.py             what a report is made from, and what several sections read
+views.py            views of the table that figures, tables and sentences share
 seeds.py            one row per system: its seeds averaged, the runs below
-figures.py          every figure
-flow.py             the figure of items won and lost
-curves.py           figures with a continuous axis
-plot.py             their look; Altair -> SVG and PDF
+plot.py             the look of figures; Altair -> SVG and PDF
+dots.py             figures of dots with intervals, by student, method and benchmark
 sheet.py            one printed table: cells, links to rows, CSV, Markdown, LaTeX
+tested.py           tests in words and in tables
 latex.py            any text as LaTeX that compiles
 terminal.py         the systems as a table for a terminal
-tables.py           every table; those about systems
-tables_of_tests.py  the paper's Tables 1-5 for this study, and the sound tests
-tables_of_texts.py  agreement, fidelity, tokens, ROUGE-L, Table 9
-tables_of_data.py   sizes, contamination, alarms
 browse.py           what the browsers of items and of result rows show
 kinds.py            the item browser's filters, decided for every row
-document.py         one self-contained HTML
+blocks.py           sections of sentences, tables and figures as one self-contained HTML
 page/               its template, style and scripts
+sections/           a file a section: its sentences, its figures, its tables
+  __init__.py       their order
+  __init__.py       all of them, in the order of the page
+  answer.py         which student to ship
+  warnings.py       what to know before relying on it
+  cost.py           size, time and memory
+  generalization.py accuracy, and gains over SFT
+  fidelity.py       how alike student and teacher are
+  examples.py       items where answer and reasoning part company
+  depends.py        what the gain goes with
+  methods.py        methods compared
+  instruct.py       free texts
+  ablations.py      temperature, noise, an untuned teacher, any field
+  collapse.py       alarms
+  measures.py       measures without a section of their own
+  contamination.py  test items in the corpus
+  text.py           the item browser
+  made.py           how the study was made
+document.py         the report of one study
 compare/            two studies side by side
   match.py          what they share, what they do not, and why
   cells.py          one benchmark of both: shared items, interval, p
   differences.py    how far B is from A, system by system
   words.py          its sentences and tables
   figures.py        its figures
-  page.py           from the store to one self-contained HTML
+  page.py           from the store to its sections
 stages.py           the stage report
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdstudy.analysis.results import own_sft
+from kdstudy.analysis.results import own_sft, required_pairs
 from kdstudy.evaluation.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
 from kdstudy.measures.cell import GROUPS
 from kdstudy.records import OUTCOMES, System
@@ -43,7 +43,7 @@ class Measured:
     Attributes:
         keys: One row per item and draw, sorted.
         items: Graded texts of the systems in `index`, with the `CODE` of their outcomes.
-        pairs: Comparisons of the runs.
+        pairs: Comparisons of the systems in `index`.
         runs: One per distilled system with texts.
         index: Column of each label in `place`.
         place: Of each text, item by system.
@@ -90,7 +90,7 @@ def measure(
     place = np.full((len(keys), len(index)), -1)
     row = known.get_indexer(pd.MultiIndex.from_frame(items[KEY]))
     place[row, items.system.map(index).to_numpy(int)] = np.arange(len(items))
-    compared = {pair for run in runs for pair in _compared(run)}
+    compared = {pair for pair in required_pairs(systems) if index.keys() >= {*pair}}
     inside = [pair in compared for pair in zip(pairs.system, pairs.reference, strict=True)]
     pairs = pairs[np.array(inside, dtype=bool)].reset_index(drop=True)
     row = known.get_indexer(pd.MultiIndex.from_frame(pairs[KEY]))
@@ -140,11 +140,8 @@ def _runs(systems: Sequence[System], known: set[str]) -> list[Run]:
         if s.kind != "distilled" or s.label not in known:
             continue
         sft = own_sft(s, systems)
-        roles = {"teacher": s.teacher, "sft": sft.label if sft else ""}
-        there = {role: label if label in known else "" for role, label in roles.items()}
-        found.append({"run": s.label, **there})
+        for teacher in s.teachers or ("",):
+            roles = {"teacher": teacher, "sft": sft.label if sft else ""}
+            there = {role: label if label in known else "" for role, label in roles.items()}
+            found.append({"run": s.label, **there})
     return found
-
-
-def _compared(run: Run) -> list[tuple[str, str]]:
-    return [(run["run"], run["teacher"]), (run["sft"], run["teacher"]), (run["run"], run["sft"])]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import vl_convert
 
@@ -21,6 +22,14 @@ GREY = "#8a8f98"
 PALETTE = {name: cls.color for name, cls in METHODS.items() if cls.color}
 SPARE = ("#e69f00", "#56b4e9", "#9a6324", "#7f5fc7")
 """Okabe and Ito's colours for the published methods, further ones for methods yet to come."""
+
+SIZES = {
+    "format": ".3~s",
+    "title": "parameters",
+    "labelExpr": "replace(datum.label, 'G', 'B')",
+    "labelOverlap": True,
+}
+"""An axis of parameters: d3 writes a billion as G."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 ROWS = alt.NamedData("rows")
@@ -69,6 +78,7 @@ class Figure:
         description: The same for someone who cannot see it.
         chart: The Altair chart, over named data.
         data: The named data; apart, because Altair copies what a chart holds at every step.
+        paper: Which of the paper's figures it is, for this study, such as `Figure 2`; "" for none.
     """
 
     name: str
@@ -76,6 +86,7 @@ class Figure:
     description: str
     chart: alt.TopLevelMixin
     data: Mapping[str, pd.DataFrame]
+    paper: str = ""
 
     def svg(self) -> str:
         """Return the figure as one SVG element that takes its text colour from the page."""
@@ -121,12 +132,6 @@ def percent_axis(title: str | None) -> alt.Axis:
     return alt.Axis(format="%", tickCount=5, domain=False, ticks=False, title=title)
 
 
-def side_header() -> alt.Header:
-    """Return the header of a figure's groups: upright, left of their rows."""
-    look = {"labelAngle": 0, "labelAlign": "left", "labelAnchor": "middle", "labelPadding": 18}
-    return alt.Header(title=None, **look)
-
-
 def accessible(svg: str, figure: Figure) -> str:
     """Make vl-convert's SVG one labelled image, with tooltips, in the colours of its page.
 
@@ -152,56 +157,6 @@ def accessible(svg: str, figure: Figure) -> str:
     return f'{head} role="img" {named}>{label}{body}'
 
 
-def strip(
-    rows: pd.DataFrame,
-    *,
-    x_title: str,
-    domain: tuple[float, float],
-    columns: list[str],
-    groups: list[str],
-    lines: list[str],
-    marks: Mapping[str, Any],
-    width: int = 180,
-    percent: bool = True,
-) -> alt.TopLevelMixin:
-    """Return small multiples of dots with intervals: groups down, benchmarks across.
-
-    More than `ACROSS` benchmarks go on in further rows of small multiples.
-
-    Args:
-        rows: Columns group, column, line (the label of a row of dots), method, value, low, high,
-            text (its tooltip), and the columns that `marks` names; `part` is `seed` where a row is
-            one run of a mean and drawn as a tick.
-        x_title: Title of the value axis, with its unit.
-        domain: Range of the value axis.
-        columns: Order of the small multiples across.
-        groups: Order of the small multiples down.
-        lines: Order of the rows of dots inside one small multiple.
-        marks: `rules` (column -> mark options, one line per small multiple), `bands` (low column,
-            high column) and `hollow` (column that is true for a hollow mark).
-        width: Width of one small multiple, in pixels.
-        percent: Print the axis as percent.
-    """
-    x = _value_axis(x_title, domain, percent)
-    y = alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(domain=False, ticks=False))
-    named = rows.method.ne("").any()
-    colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
-    ticks = "part" in rows and (rows.part == "seed").any()
-    layers = _strip_layers(x, y, colour if named else alt.value(INK), marks, ticks)
-    panel = alt.layer(*layers).properties(width=width, height=alt.Step(19))
-    header = alt.Header(title=None, labelPadding=6)
-    blocks = []
-    for names in _blocks(columns):
-        block = panel.facet(
-            row=alt.Row("group:N", sort=groups, header=side_header()),
-            column=alt.Column("column:N", sort=names, header=header),
-            spacing={"row": 14, "column": 18},
-        )
-        block.transform = [alt.FilterTransform(alt.FieldOneOfPredicate("column", names))]
-        blocks.append(block)
-    return blocks[0] if len(blocks) == 1 else alt.vconcat(*blocks, spacing=30)
-
-
 def means() -> alt.Chart:
     """Return a chart over a figure's rows without those of single seeds."""
     return alt.Chart(ROWS).transform_filter("datum.part != 'seed'")
@@ -215,47 +170,11 @@ def single_seeds(orient: str = "vertical") -> alt.Chart:
     )
 
 
-def _blocks(columns: list[str]) -> list[list[str]]:
-    """Cut the columns into rows of nearly equal length, `ACROSS` at most."""
-    rows = -(-len(columns) // ACROSS)
-    length = -(-len(columns) // rows)
-    return [columns[i : i + length] for i in range(0, len(columns), length)]
-
-
-def _value_axis(title: str, domain: tuple[float, float], percent: bool) -> dict[str, Any]:
-    ends = [domain[0], sum(domain) / 2, domain[1]] if min(domain) == 0 else alt.Undefined
-    signed = "(datum.value > 0 ? '+' : '') + datum.label"
-    axis = alt.Axis(
-        format="%" if percent else "d",
-        labelExpr=signed if domain[0] < 0 else alt.Undefined,
-        values=ends,
-        tickCount=4,
-        domain=False,
-        ticks=False,
-        title=title,
-    )
-    return {"scale": alt.Scale(domain=list(domain), nice=False, zero=False), "axis": axis}
-
-
-def _strip_layers(
-    x: dict[str, Any], y: alt.Y, colour: Any, marks: Mapping[str, Any], ticks: bool
-) -> list[alt.Chart]:
-    base = means() if ticks else alt.Chart(ROWS)
-    layers = []
-    for low, high in marks.get("bands", ()):
-        band = base.mark_bar(height=9, opacity=0.16, color=INK)
-        layers.append(band.encode(x=alt.X(f"{low}:Q", **x), x2=high, y=y))
-    for column, options in marks.get("rules", {}).items():
-        rule = base.mark_rule(color=INK, **options)
-        layers.append(rule.encode(x=alt.X(f"mean({column}):Q", **x)))
-    line = base.mark_rule(strokeWidth=1.6)
-    layers.append(line.encode(x=alt.X("low:Q", **x), x2="high", y=y, color=colour))
-    if ticks:
-        layers.append(single_seeds().encode(x=alt.X("value:Q", **x), y=y, color=colour))
-    hollow = marks.get("hollow")
-    full = alt.condition(f"!datum.{hollow}", colour, alt.value("transparent")) if hollow else colour
-    dots = base.mark_point(filled=True, size=58, opacity=1, strokeWidth=1.8)
-    layers.append(
-        dots.encode(x=alt.X("value:Q", **x), y=y, stroke=colour, fill=full, description="text:N")
-    )
-    return layers
+def apart(values: np.ndarray, gap: float) -> np.ndarray:
+    """Return the values moved apart so that labels beside them do not overlap."""
+    order = np.argsort(values)
+    placed = values[order].astype(float)
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    placed -= (placed - values[order]).mean()
+    return placed[np.argsort(order)]

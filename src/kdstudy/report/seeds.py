@@ -44,6 +44,8 @@ class Seeds:
         means: `over_seeds` of it.
         names: The system that each run is a draw of.
         several: Some system has more than one run.
+        numbers: `means`, to look up.
+        of_runs: `runs`, to look up.
     """
 
     def __init__(self, table: Table, tests: Sequence[Test] = ()):
@@ -53,7 +55,7 @@ class Seeds:
         self.names = names_of(table)
         self.several = len(set(self.names.values())) < len(self.names)
         self.means = over_seeds(table, tests)
-        self.numbers, self._alone = Numbers(self.means), Numbers(self.runs)
+        self.numbers, self.of_runs = Numbers(self.means), Numbers(self.runs)
 
     def lines(
         self, rows: Table, make: Callable[[Any, Numbers], Line], labels: int = 1
@@ -67,9 +69,9 @@ class Seeds:
         """
         lines, runs = [], []
         for row in rows.itertuples():
-            own = self.runs.loc[list(row.rows)] if len(row.rows) > 1 else self.runs[:0]
+            own = self.runs.loc[list(row.rows)].itertuples() if len(row.rows) > 1 else ()
             lines.append(self._counted(make(row, self.numbers), str(row.seeds), labels))
-            below = (_of_seed(make(run, self._alone), run) for run in own.itertuples())
+            below = (_of_seed(make(run, self.of_runs), run) for run in own)
             runs.append([self._counted(line, "", labels) for line in below])
         return {"rows": lines, "runs": runs}
 
@@ -143,10 +145,13 @@ def over_seeds(table: Table, tests: Sequence[Test] = ()) -> Table:
 def _tested(table: Table, tests: Sequence[Test]) -> Table:
     """Give gains the intervals of the tests that are of the same difference."""
     known = {(t.subject, t.scope): t for t in tests if (t.table, t.name) == ("student", NAME)}
+    found = {}
     for row in table[table.metric == "gain"].itertuples():
         test = known.get((row.system, row.benchmark))
         if test is not None and abs(test.estimate - row.value) < 1e-6 and not math.isnan(test.low):
-            table.loc[row.Index, ["low", "high"]] = test.low, test.high
+            found[row.Index] = test.low, test.high
+    if found:
+        table.loc[[*found], ["low", "high"]] = [*found.values()]
     return table
 
 
@@ -156,17 +161,15 @@ def _against_the_mean(table: Table) -> Table:
     keys = zip(own.system, own.metric, own.benchmark, strict=True)
     means = dict(zip(keys, zip(own.value, own.seeds, strict=True), strict=True))
     nothing = (math.nan, 0)
-    for i, r in zip(table.index, table.itertuples(), strict=True):
-        if r.metric not in GAINS:
-            continue
+    for r in table[table.metric.isin(GAINS)].itertuples():
         after, before = (
             means.get((s, GAINS[r.metric], r.benchmark), nothing) for s in (r.system, r.reference)
         )
         shift = after[0] - before[0] - r.value
         if abs(shift) < 1e-12 or math.isnan(shift):
             continue
-        table.loc[i, ["value", "low", "high"]] += shift
-        table.loc[i, "seeds"] = after[1]
+        table.loc[r.Index, ["value", "low", "high"]] += shift
+        table.loc[r.Index, "seeds"] = after[1]
     return table
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -11,19 +11,7 @@ import pandas as pd
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.report.latex import table
-from kdstudy.report.views import ends_of, shown, spread
-
-OF_PAPER = {
-    **{f"table{n}": f"Table {n}" for n in (1, 2, 3, 4, 5, 6, 9)},
-    "table7": "Tables 7 and 8",
-    "accuracy": "Figures 1 and 7",
-    "base-teacher": "Figure 2",
-    "agreement": "Figures 3, 8 and 10",
-    "fidelity": "Figures 4, 9 and 11",
-    "noise": "Figure 5",
-    "temperature": "Figure 6",
-}
-"""Which of the paper's tables or figures one of ours is, for this study."""
+from kdstudy.report.views import Numbers, ends_of, shown, spread
 
 PAGE_ROWS = 300
 """A page holds so many rows of one table; its files hold all."""
@@ -52,6 +40,10 @@ class Cell(NamedTuple):
         """Return the value with its interval."""
         return f"{self.text} ({self.ends})" if self.ends else self.text
 
+    def whole(self) -> str:
+        """Return the value with its standard deviation and its interval."""
+        return self._replace(text=f"{self.text} ± {self.sd}" if self.sd else self.text).printed()
+
 
 class Entry(NamedTuple):
     """A row of a table as the page shows it: its cells, and those of each run behind it."""
@@ -60,27 +52,33 @@ class Entry(NamedTuple):
     runs: list[list[Cell]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Sheet:
     """One printed table: text cells, ready for HTML, Markdown, LaTeX and CSV.
 
     Attributes:
         name: File stem.
         title: What it shows.
-        frame: Text cells, without standard deviations; the first `labels` columns are row labels.
-        links: Where each cell of `frame` leads on the page, "" for nowhere.
-        entries: The same cells with standard deviations, and the runs behind each row.
+        columns: Their heads; the first `labels` are row labels.
+        entries: Its rows, and the runs behind each.
         note: One sentence under the table.
         labels: Number of label columns.
+        paper: Which of the paper's tables it is, for this study, such as `Table 3`; "" for none.
+        open: Whether the page shows it without a click.
+        more: Where the page leads for the rows that it leaves out.
+        style: CSS class of a table that is no table of numbers.
     """
 
     name: str
     title: str
-    frame: pd.DataFrame
-    links: pd.DataFrame
+    columns: Sequence[str]
     entries: Sequence[Entry]
     note: str = ""
     labels: int = 1
+    paper: str = ""
+    open: bool = False
+    more: str = ""
+    style: str = ""
 
     @classmethod
     def of(
@@ -92,6 +90,7 @@ class Sheet:
         runs: Sequence[Sequence[Mapping[str, Any]]] = (),
         note: str = "",
         labels: int = 1,
+        **page: Any,
     ) -> "Sheet":
         """Make a sheet from rows of text or `Cell`; a cell that a row lacks is a dash.
 
@@ -105,6 +104,7 @@ class Sheet:
                 there are any, a column `Seeds` counts them; it opens them on the page.
             note: What stands under it.
             labels: Number of label columns.
+            page: `paper`, `open`, `more` and `style`.
         """
         columns = list(dict.fromkeys(c for row in rows for c in row))
         below = list(runs) or [[] for _ in rows]
@@ -120,16 +120,20 @@ class Sheet:
         entries = [
             Entry([_dashed(c, i in spread) for i, c in enumerate(e.cells)], e.runs) for e in entries
         ]
-        entries, columns = _without_dashes(entries, columns, labels)
-        return cls(
-            name=name,
-            title=title,
-            frame=_frame([[c.printed() for c in e.cells] for e in entries], columns),
-            links=_frame([[c.href for c in e.cells] for e in entries], columns),
-            entries=entries,
-            note=" ".join(part for part in (note, SPREAD if spread else "") if part),
-            labels=labels,
-        )
+        note = " ".join(part for part in (note, SPREAD if spread else "") if part)
+        sheet = cls(name, title, columns, entries, note, labels, **page)
+        lines = [line for e in entries for line in (e.cells, *e.runs)]
+        known = {i for line in lines for i, cell in enumerate(line) if cell.text not in ("–", "")}
+        return sheet._with([i for i in range(len(columns)) if i < labels or i in known])
+
+    def _with(self, places: Sequence[int]) -> "Sheet":
+        """Return the sheet with some of its columns."""
+        entries = [
+            Entry([e.cells[i] for i in places], [[run[i] for i in places] for run in e.runs])
+            for e in self.entries
+        ]
+        columns = [self.columns[i] for i in places]
+        return dataclasses.replace(self, columns=columns, entries=entries)
 
     def of_one_benchmark(self, benchmark: str) -> "Sheet":
         """Return the sheet without averages, which of one benchmark are its own numbers again.
@@ -140,27 +144,17 @@ class Sheet:
         Args:
             benchmark: The only benchmark that the study measures.
         """
-        columns = list(self.frame.columns)
         labels = [[c.text for c in e.cells[: self.labels]] for e in self.entries]
         own = [row for row in labels if benchmark in row]
         doubled = [[AVERAGE if c == benchmark else c for c in row] for row in own]
-        kept = [e for e, row in zip(self.entries, labels, strict=True) if row not in doubled]
         entries = [
             Entry(self._named(e.cells, benchmark), [self._named(r, benchmark) for r in e.runs])
-            for e in kept
+            for e, row in zip(self.entries, labels, strict=True)
+            if row not in doubled
         ]
-        if {benchmark, AVERAGE} <= set(columns):
-            at = columns.index(AVERAGE)
-            columns = columns[:at] + columns[at + 1 :]
-            entries = [
-                Entry(_without(e.cells, at), [_without(r, at) for r in e.runs]) for e in entries
-            ]
-        return dataclasses.replace(
-            self,
-            entries=entries,
-            frame=_frame([[c.printed() for c in e.cells] for e in entries], columns),
-            links=_frame([[c.href for c in e.cells] for e in entries], columns),
-        )
+        gone = AVERAGE if benchmark in self.columns else ""
+        places = [i for i, column in enumerate(self.columns) if column != gone]
+        return dataclasses.replace(self, entries=entries)._with(places)
 
     def _named(self, cells: list[Cell], benchmark: str) -> list[Cell]:
         """Return a line whose label `average` is the benchmark's name."""
@@ -168,30 +162,32 @@ class Sheet:
         return [*named[: self.labels], *cells[self.labels :]]
 
     @property
-    def paper(self) -> str:
-        """Which of the paper's tables it is, such as `Table 7`; "" for none."""
-        return OF_PAPER.get(self.name, "")
+    def frame(self) -> pd.DataFrame:
+        """The cells with their intervals, without standard deviations."""
+        return self._frame(Cell.printed)
+
+    def _frame(self, text: Callable[[Cell], str]) -> pd.DataFrame:
+        return pd.DataFrame([[*map(text, e.cells)] for e in self.entries], columns=self.columns)
 
     @property
     def spread(self) -> list[str]:
         """The columns with standard deviations."""
         sds = zip(*([c.sd for c in e.cells] for e in self.entries), strict=True)
-        return [c for c, found in zip(self.frame.columns, sds, strict=True) if any(found)]
+        return [c for c, found in zip(self.columns, sds, strict=True) if any(found)]
 
     @property
     def place(self) -> int:
         """Where the column `Seeds` stands; -1 where there is none."""
-        columns = list(self.frame.columns)
-        return columns.index("Seeds") if "Seeds" in columns else -1
+        return self.columns.index("Seeds") if "Seeds" in self.columns else -1
 
-    def on_page(self) -> Iterator[Entry]:
-        """Yield the rows that the page shows, the first `PAGE_ROWS`."""
-        yield from self.entries[:PAGE_ROWS]
+    def on_page(self) -> Sequence[Entry]:
+        """Return the rows that the page shows, the first `PAGE_ROWS`."""
+        return self.entries[:PAGE_ROWS]
 
     @property
     def left_out(self) -> int:
         """How many rows the page leaves to the files."""
-        return max(0, len(self.frame) - PAGE_ROWS)
+        return max(0, len(self.entries) - PAGE_ROWS)
 
     def save(self, folder: Path) -> None:
         """Write the table as `name.csv`, `name.md` and `name.tex` (booktabs).
@@ -201,7 +197,7 @@ class Sheet:
         self._for_csv().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
         (folder / f"{self.name}.md").write_text(self._markdown(), encoding="utf-8")
         latex = table(
-            self._whole(),
+            self._frame(Cell.whole),
             caption=f"{self._caption()}. {SPREAD}" if self.spread else self._caption(),
             label=f"tab:{self.name}",
             labels=self.labels,
@@ -209,25 +205,20 @@ class Sheet:
         (folder / f"{self.name}.tex").write_text(latex, encoding="utf-8")
 
     def _for_csv(self) -> pd.DataFrame:
-        spread, found = self.spread, {}
-        for i, column in enumerate(self.frame.columns):
-            found[column] = self.frame[column]
+        frame, spread = self.frame, self.spread
+        for i, column in reversed([*enumerate(self.columns)]):
             if column in spread:
-                found[f"{column} sd"] = [e.cells[i].sd for e in self.entries]
-        return pd.DataFrame(found)
-
-    def _whole(self) -> pd.DataFrame:
-        """Return the cells with everything that they hold."""
-        return _frame([[_whole(c) for c in e.cells] for e in self.entries], self.frame.columns)
+                frame.insert(i + 1, f"{column} sd", [e.cells[i].sd for e in self.entries])
+        return frame
 
     def _caption(self) -> str:
         named = f"{self.title} ({self.paper} of the paper, for this study)"
         return named if self.paper else self.title
 
     def _markdown(self) -> str:
-        cells = [list(self.frame.columns), *self._whole().to_numpy().tolist()]
+        cells = [self.columns, *self._frame(Cell.whole).to_numpy().tolist()]
         lines = ["| " + " | ".join(_in_markdown(c) for c in row) + " |" for row in cells]
-        align = [":--"] * self.labels + ["--:"] * (self.frame.shape[1] - self.labels)
+        align = [":--"] * self.labels + ["--:"] * (len(self.columns) - self.labels)
         body = "\n".join([lines[0], "|" + "|".join(align) + "|", *lines[1:]])
         return f"**{self._caption()}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
 
@@ -264,6 +255,14 @@ def number(row: Any | None, bare: bool = False, seeds: int = 0) -> Cell:
     return Cell(shown(row.metric, row.value), link_of(row), sd, ends)
 
 
+def bare(
+    numbers: Numbers, r: Any, metric: str, benchmark: str = AVERAGE, reference: str = ""
+) -> Cell:
+    """Return a number of a row's system without its interval (`number`)."""
+    row = numbers.row(r.system, metric, benchmark, reference)
+    return number(row, bare=True, seeds=r.seeds)
+
+
 def link_of(row: Any) -> str:
     """Return the address of one row of the results table."""
     return rows_link(
@@ -276,46 +275,14 @@ def _address(kind: str, wanted: Mapping[str, str]) -> str:
     return f"#{kind}?{urlencode(given, quote_via=quote, safe='')}"
 
 
-def _cell(value: Any) -> Cell:
-    return value if isinstance(value, Cell) else Cell(str(value))
-
-
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Cell]:
-    return [_cell(row.get(c, "–")) for c in columns]
+    cells = (row.get(c, "–") for c in columns)
+    return [c if isinstance(c, Cell) else Cell(str(c)) for c in cells]
 
 
 def _dashed(cell: Cell, spread: bool) -> Cell:
     """Give a number the dash of one seed where others of its column have a standard deviation."""
     return cell._replace(sd="–") if spread and not cell.sd and cell.text != "–" else cell
-
-
-def _without_dashes(
-    entries: list[Entry], columns: list[str], labels: int
-) -> tuple[list[Entry], list[str]]:
-    """Leave out columns, behind the labels, in which neither a row nor a run has anything."""
-    lines = [line for e in entries for line in (e.cells, *e.runs)]
-    empty = [
-        i
-        for i in range(labels, len(columns))
-        if lines and all(line[i].text in ("–", "") for line in lines)
-    ]
-    for i in reversed(empty):
-        columns = columns[:i] + columns[i + 1 :]
-        entries = [Entry(_without(e.cells, i), [_without(r, i) for r in e.runs]) for e in entries]
-    return entries, columns
-
-
-def _without(cells: Sequence[Cell], place: int) -> list[Cell]:
-    return [*cells[:place], *cells[place + 1 :]]
-
-
-def _whole(cell: Cell) -> str:
-    value = f"{cell.text} ± {cell.sd}" if cell.sd else cell.text
-    return f"{value} ({cell.ends})" if cell.ends else value
-
-
-def _frame(cells: list[list[str]], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(cells, columns=list(columns))
 
 
 def _in_markdown(text: str) -> str:

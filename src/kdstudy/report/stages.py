@@ -1,21 +1,27 @@
 """The stage `report`, and the report of a study that is not finished."""
 
-import json
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from kdstudy.analysis.results import read_csv
-from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, SYSTEMS, TESTS, results
+from kdstudy.analysis.stages import results
 from kdstudy.analysis.verdict import Test
-from kdstudy.evaluation.stages import BENCHMARK
-from kdstudy.models.layers import CUT
+from kdstudy.artifacts import (
+    EACH_STAGE,
+    RESULTS,
+    START,
+    Corpus,
+    CutModel,
+    Items,
+    Manifest,
+    Trained,
+)
 from kdstudy.records import System
 from kdstudy.report import document
-from kdstudy.stage import Work
+from kdstudy.stage import KINDS, Work
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
@@ -24,14 +30,14 @@ if TYPE_CHECKING:
 
 def report(work: Work) -> str:
     """Write the report: `report.html`, `results.csv`, `tables/`, `figures/`."""
-    source = work.inputs["results"]
-    tests = [Test(**row) for row in json.loads((source / TESTS).read_text())]
-    systems = [System(**row) for row in json.loads((source / SYSTEMS).read_text())]
+    found = work.read(RESULTS)
+    tests = [Test(**row) for row in found.tests.read()]
+    systems = [System.of(row) for row in found.systems.read()]
     path = document.write(
         work.out,
-        table=read_csv(source / RESULTS),
-        items=pd.read_parquet(source / ITEMS),
-        pairs=pd.read_parquet(source / PAIR_ITEMS),
+        table=read_csv(found.table),
+        items=found.items.read(),
+        pairs=found.pairs.read(),
         systems=systems,
         tests=tests,
         provenance=_provenance(work),
@@ -62,7 +68,7 @@ def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
         report(
             Work(
                 config=plan.stages[plan.report].config,
-                inputs=there(plan.report) | {"results": folder},
+                inputs=there(plan.report) | RESULTS.at(folder),
                 local={"missing": missing},
                 out=out,
             )
@@ -74,26 +80,25 @@ def _provenance(work: Work) -> dict[str, Any]:
     stages, trained, benchmarks, aids, cuts = [], {}, {}, {}, {}
     corpus: dict[str, Any] = {}
     environments = []
-    for name, folder in work.inputs_of("stage"):
-        manifest = json.loads((folder / "manifest.json").read_text())
+    for (_, label), found in work.each(EACH_STAGE).items():
+        manifest = found.manifest
         # Another study may have built the stage, and calls it otherwise.
-        manifest["label"] = name.partition(" ")[2] or manifest["label"]
-        environments.append(manifest["environment"])
-        keys = ("key", "kind", "label", "seconds", "started", "summary")
-        # Older manifests have no pace, and their seconds hold the start-up: no speed is known.
-        pace = {"pace": manifest.get("pace", {})}
-        stages.append({k: manifest[k] for k in keys} | {"status": "done"} | pace)
-        # Manifests written before there were aids have none.
-        aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.get("aids", {}).values()}
-        if manifest["kind"] == "corpus":
-            corpus = json.loads((folder / "corpus.json").read_text())
-        elif manifest["kind"] == "benchmark":
-            facts = json.loads((folder / BENCHMARK).read_text())
-            benchmarks[facts["name"]] = facts
-        elif manifest["kind"] == "cut":
-            cuts[manifest["label"]] = _cut(json.loads((folder / CUT).read_text()))
-        elif manifest["kind"] == "train":
-            trained[manifest["key"]] = (folder, manifest)
+        manifest = dataclasses.replace(manifest, label=label or manifest.label)
+        environments.append(manifest.environment)
+        # Without a pace the seconds hold the start-up: no speed is known.
+        keys = ("key", "kind", "label", "seconds", "started", "summary", "pace")
+        stages.append({k: getattr(manifest, k) for k in keys} | {"status": "done"})
+        aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.aids.values()}
+        match KINDS[manifest.kind].writes(found.folder):
+            case Corpus() as opened:
+                corpus = opened.account.read()
+            case Items() as opened:
+                facts = opened.facts.read()
+                benchmarks[facts["name"]] = facts
+            case CutModel() as opened:
+                cuts[manifest.label] = _cut(opened.facts.read())
+            case Trained() as opened:
+                trained[manifest.key] = (opened, manifest)
     return {
         "study": work.config["study"],
         "protocol_differences": work.config["protocol_differences"],
@@ -105,9 +110,9 @@ def _provenance(work: Work) -> dict[str, Any]:
         "corpus": corpus,
         "benchmarks": benchmarks,
         "training": [
-            _training(folder, manifest, trained)
-            for folder, manifest in trained.values()
-            if manifest["key"] not in work.config.get("only_starts", ())
+            _training(opened, manifest, trained)
+            for opened, manifest in trained.values()
+            if manifest.key not in work.config.get("only_starts", ())
         ],
         "versions": _merged(e["versions"] for e in environments),
         "hardware": _merged(e["hardware"] for e in environments),
@@ -143,20 +148,20 @@ def _merged(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _training(
-    folder: Path, manifest: Mapping[str, Any], trained: Mapping[str, tuple[Path, Any]]
+    opened: Trained, manifest: Manifest, trained: Mapping[str, tuple[Trained, Manifest]]
 ) -> dict[str, Any]:
     """Return what is told of a run; its time holds that of the run that it started from."""
-    facts = json.loads((folder / "training.json").read_text())
+    facts = opened.facts.read()
     seconds = _spent(manifest)
-    _, start = trained.get(manifest["inputs"].get("start"), (None, None))
+    _, start = trained.get(START.find(manifest.inputs) or "", (None, None))
     return {
-        "system": manifest["label"],
+        "system": manifest.label,
         "seconds": seconds + (_spent(start) if start else 0.0),
-        "peak_memory_gib": manifest.get("peak_memory_gib"),
+        "peak_memory_gib": manifest.peak_memory_gib,
         "tokens_per_second": facts["tokens"] / seconds if seconds else 0.0,
         **facts,
     }
 
 
-def _spent(manifest: Mapping[str, Any]) -> float:
-    return manifest["seconds"] + manifest.get("earlier_seconds", 0.0)
+def _spent(manifest: Manifest) -> float:
+    return manifest.seconds + manifest.earlier_seconds

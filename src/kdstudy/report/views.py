@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE, with_teacher
 from kdstudy.measures import UNITS
 from kdstudy.measures.units import size, text
 from kdstudy.report.plot import order_of
 
 Table = pd.DataFrame
+_KINDS = {"distilled": 0, "sft": 1, "teacher": 2, "base": 3}
 OVER_SFT = {
     *("gain", "gain_clean", "gain_renumbered", "gain_contaminated", "rouge_l_gain"),
     *("kept_right", "newly_right", "newly_wrong", "still_wrong"),
@@ -62,6 +63,28 @@ def main_rows(table: Table, metric: str, benchmark: str = AVERAGE) -> Table:
     return rows[(rows.metric == metric) & (rows.benchmark == benchmark)]
 
 
+def best_students(table: Table) -> Table:
+    """Return the accuracy rows of the main grid's distilled systems, the best first.
+
+    Of a table with a row per run they are runs, and so seeds: give `seeds.over_seeds` of it.
+    """
+    rows = main_rows(table, "accuracy")
+    return rows.sort_values(["value", "system"], ascending=[False, True])
+
+
+def best_first(table: Table) -> Table:
+    """Return the average accuracies of the main grid's systems, best first within each kind."""
+    rows = table[(table.benchmark == AVERAGE) & (table.ablation == "")]
+    rows = rows[rows.metric == "accuracy"]
+    rows = rows.assign(rank=rows.kind.map(_KINDS))
+    return rows.sort_values(["rank", "value", "system"], ascending=[True, False, True])
+
+
+def units(rows: Table) -> str:
+    """Return what rows are called: systems, where seeds are averaged in some, else runs."""
+    return "systems" if "seeds" in rows and (rows.seeds > 1).any() else "runs"
+
+
 def main_grid(table: Table, metric: str | Sequence[str]) -> Table:
     """Return the main grid's distilled rows of a metric, labelled for a figure."""
     wanted = [metric] if isinstance(metric, str) else list(metric)
@@ -89,7 +112,7 @@ def relations(table: Table, metric: str) -> Table:
     after = rows[rows.kind == "distilled"].copy()
     before = rows[rows.kind == "sft"].assign(teacher=lambda r: r.reference)
     found = labelled(pd.concat([before, after]))
-    found["hollow"] = (found.kind == "distilled") & (found.reference != found.teacher)
+    found["hollow"] = (found.kind == "distilled") & ~with_teacher(found)
     return found.reset_index(drop=True)
 
 

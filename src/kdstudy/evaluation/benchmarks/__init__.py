@@ -13,7 +13,7 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind, Source
 from kdstudy.evaluation.benchmarks.files import EditedBenchmark, FileSource
-from kdstudy.evaluation.benchmarks.glance import Overview, glance
+from kdstudy.evaluation.benchmarks.overview import Overview, overview_of
 from kdstudy.evaluation.benchmarks.rows import from_rows
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "from_file",
     "from_rows",
     "kind",
+    "labels",
     "load",
     "meant",
     "names",
@@ -69,6 +70,15 @@ def kind(name: str) -> Kind:
         InputError: There is no such benchmark.
     """
     return _source(name).kind
+
+
+def labels(name: str) -> tuple[str, ...]:
+    """Return what a benchmark's choices are called, without reading it; empty for letters.
+
+    Raises:
+        InputError: There is no such benchmark.
+    """
+    return getattr(_source(name), "labels", ())
 
 
 def fingerprint(name: str, data_dir: Path | None = None) -> str:
@@ -135,7 +145,7 @@ def overview(name: str, data_dir: Path | None = None) -> Overview:
         family = source.family
     else:
         family = "synthetic" if source.name in _SOURCES else "own"
-    return glance(source, family, data_dir)
+    return overview_of(source, family, data_dir)
 
 
 def from_file(name: str, path: Path, kind: Kind, labels: Sequence[str] = ()) -> Source:

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from kdstudy.answers import numerals
-from kdstudy.answers.extract import Rule, choice, label, number, same_number
-from kdstudy.config.schema import RougeTokenizer
 from kdstudy.records import Example
 
 Kind = Literal["number", "choice", "text"]
@@ -30,7 +27,7 @@ class Stated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """A test set with its answers and the way they are read and graded.
+    """A test set with its answers; `graders` read and grade what systems answer.
 
     Attributes:
         name: Registered name, such as `gsm8k`.
@@ -50,44 +47,6 @@ class Benchmark:
     chance: float
     examples: tuple[Example, ...]
     stated: Mapping[str, Stated] = field(default_factory=dict)
-
-    def extract(self, completion: str, example: Example, rule: Rule, *, cut: bool = False) -> str:
-        """Return the answer in a completion, "" when there is none; see `extract.number`.
-
-        A free text is its own answer.
-        """
-        if self.kind == "text":
-            return completion.strip()
-        if self.labels:
-            return label(completion, rule, self.labels, example.question, cut=cut)
-        find = number if self.kind == "number" else choice
-        return find(completion, rule, example.question, cut=cut)
-
-    def grade(
-        self,
-        extracted: str,
-        example: Example,
-        rule: Rule,
-        rouge_tokenizer: RougeTokenizer = "rouge-score",
-    ) -> float:
-        """Return the quality of an extracted answer: 1 when it is the gold one, else 0.
-
-        Under `reference` numbers may differ by 0.001; `corrected` is `numerals.equal`. Of a free
-        text it is ROUGE-L, whatever the rule, over the words of `rouge_tokenizer`.
-        """
-        if self.kind == "text":
-            # Its stemmer takes a second to import, which a plan should not cost.
-            from kdstudy.evaluation.rouge import rouge_l
-
-            return rouge_l(extracted, example.references, rouge_tokenizer)
-        return float(self._right(extracted, example, rule))
-
-    def _right(self, extracted: str, example: Example, rule: Rule) -> bool:
-        if self.kind == "choice":
-            return extracted == example.answer
-        if rule == "reference":
-            return same_number(extracted, example.answer, rule)
-        return numerals.equal(extracted, example.answer)
 
     @property
     def majority(self) -> float:

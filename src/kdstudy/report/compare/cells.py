@@ -13,6 +13,7 @@ from kdstudy.analysis.contrasts import Group, contrast
 from kdstudy.analysis.flips import agreed, flip_p
 from kdstudy.analysis.intervals import Bootstrap, difference, mover
 from kdstudy.analysis.results import AVERAGE
+from kdstudy.records import is_text
 from kdstudy.report.compare.match import StudyRows
 
 PAIRED, UNPAIRED, MIXED, SAME_RUN, AS_IT_IS = "paired", "unpaired", "mixed", "same run", "plain"
@@ -49,7 +50,7 @@ def graded_cells(study: StudyRows) -> dict[str, dict[str, Cell]]:
             gold=by_item.gold.first(),
             draws=part["sample"].nunique(),
             rule=rule,
-            metric="rouge_l" if rule.startswith("text-") else "accuracy",
+            metric="rouge_l" if is_text(rule) else "accuracy",
         )
     return found
 

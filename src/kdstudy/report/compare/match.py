@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from kdstudy.errors import InputError
-from kdstudy.records import System
+from kdstudy.records import System, is_text
 
 KEY = (
     *("kind", "model", "teacher", "method", "ablation", "setting", "temperature", "noise"),
@@ -84,7 +84,11 @@ def key_of(system: System) -> tuple:
     """Return what a system is matched by: its values of `KEY`."""
     # A run of the main grid says what its study varies, which the other study may not vary.
     bare = system if system.ablation else dataclasses.replace(system, setting="")
-    return tuple(getattr(bare, field) for field in KEY)
+    return tuple(_field(bare, name) for name in KEY)
+
+
+def _field(system: System, name: str) -> Any:
+    return system.taught_by if name == "teacher" else getattr(system, name)
 
 
 def pairs(a: StudyRows, b: StudyRows) -> list[tuple[System, System]]:
@@ -190,13 +194,13 @@ def _nearest(system: System, other: StudyRows) -> str:
 
 
 def _value(system: System, field: str) -> str:
-    value = getattr(system, field)
+    value = _field(system, field)
     return "none" if value == "" else str(value)
 
 
 def _benchmarks_alone(side: str, own: StudyRows, other: StudyRows) -> Iterator[dict[str, str]]:
     mine, theirs = (
-        s.items.assign(text=s.items.rule.str.startswith("text-")).groupby("benchmark").text.any()
+        s.items.assign(text=s.items.rule.map(is_text)).groupby("benchmark").text.any()
         for s in (own, other)
     )
     for name, text in mine.items():

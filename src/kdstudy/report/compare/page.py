@@ -1,26 +1,32 @@
 """Two studies side by side as one page, with its tables and figures beside it."""
 
-import importlib.resources
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jinja2
-import markupsafe
 import pandas as pd
 
 from kdstudy.analysis.results import read_csv, write_csv
-from kdstudy.analysis.stages import ITEMS, PAIR_ITEMS, RESULTS, results
+from kdstudy.analysis.stages import results
+from kdstudy.artifacts import EACH_GENERATIONS, EACH_LIKELIHOODS, Answers, Results
+from kdstudy.report.blocks import Group, Listed, Section, Text, write_page
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures
 from kdstudy.report.compare.match import PAIR, StudyRows, study_differences, unmatched
-from kdstudy.stage import Work
+from kdstudy.stage import KINDS, Work
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
     from kdstudy.plan.plan import Plan
 
+_MATCHING = (
+    "A run is the same in both studies when kind, model, teacher, method, ablation and its "
+    "setting, temperature, noise and seed are; everything else may differ. Runs that differ by "
+    "seed alone are draws of one system. A benchmark is the same by name, an item by its question "
+    "and its gold answer."
+)
+_FILES = "Beside this file: compare.csv (every number here, one row each), tables/ and figures/."
 _READ = ["system", "benchmark", "example_id", "sample", "quality", "rule", "gold"]
 
 
@@ -49,10 +55,11 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         if folder is None:
             folder = Path(scratch)
             results(Work(config=stage.config, inputs=there, local={"partial": True}, out=folder))
-        table = read_csv(folder / RESULTS)
-        items = pd.read_parquet(folder / ITEMS, columns=_READ)
-        pairs = pd.read_parquet(folder / PAIR_ITEMS, columns=PAIR)
-    used = [s.config["model"] for s in plan.stages.values() if s.kind == "generate"]
+        found = Results(folder)
+        table, items = read_csv(found.table), found.items.read(_READ)
+        pairs = found.pairs.read(PAIR)
+    answered = [s for s in plan.stages.values() if issubclass(KINDS[s.kind].writes, Answers)]
+    used = [s.config["model"] for s in answered]
     return StudyRows(
         name=name,
         study=plan.study.model_dump(mode="json"),
@@ -72,8 +79,6 @@ def write(out: Path, a: StudyRows, b: StudyRows) -> Path:
         InputError: Nothing was measured in both studies.
     """
     table = compare(a, b)
-    shown = systems_only(table)
-    differs, alone = study_differences(a, b), unmatched(a, b)
     for name, stems in (("tables", words.SHEETS), ("figures", FIGURES)):
         (out / name).mkdir(parents=True, exist_ok=True)
         # A table of an earlier comparison that this one lacks would look like this one's.
@@ -81,46 +86,59 @@ def write(out: Path, a: StudyRows, b: StudyRows) -> Path:
             if path.stem in stems:
                 path.unlink()
     write_csv(table, out / "compare.csv")
-    sheets = words.all_sheets(table, differs, alone)
-    for sheet in sheets.values():
-        sheet.save(out / "tables")
-    figures = all_figures(table, a)
-    drawn = {f.name: (f, markupsafe.Markup(f.save(out / "figures"))) for f in figures}
-    page = _render(
-        a=a.name,
-        b=b.name,
-        said=words.findings(shown),
-        cautions=words.cautions(a, b, shown),
-        differs_in=words.differs(differs),
-        left_out=words.left_out(alone),
-        facts=words.facts(a, b, shown),
-        sheets=sheets,
-        figures=drawn,
-    )
     path = out / "compare.html"
-    path.write_text(page, encoding="utf-8")
+    write_page(
+        path,
+        [section.filled() for section in _sections(table, a, b)],
+        title=f"{a.name} and {b.name} · two distillation studies",
+        heading=f"{a.name} and {b.name}",
+        kicker="Two distillation studies side by side",
+        skip="what changed",
+        facts=words.facts(a, b, systems_only(table)),
+    )
     return path
+
+
+def _sections(table: pd.DataFrame, a: StudyRows, b: StudyRows) -> list[Section]:
+    shown, differs, alone = systems_only(table), study_differences(a, b), unmatched(a, b)
+    sheets, said = words.all_sheets(table, differs, alone), words.findings(shown)
+    figures = {f.name: f for f in all_figures(table, a)}
+    changes = [
+        *map(Text, said["tested"]),
+        Listed(words.cautions(a, b, shown), heading="Before you rely on this"),
+        Group([figures.get("accuracy-averages"), figures.get("rouge-l-averages")]),
+        *(sheets["averages"], sheets["seeds"]),
+    ]
+    benchmarks = [
+        *map(Text, said["benchmarks"]),
+        *(figures.get("accuracy-benchmarks"), figures.get("rouge-l-benchmarks")),
+        sheets["benchmarks"],
+    ]
+    measures = [
+        *map(Text, said["plain"] or ["Neither was measured in both studies."]),
+        *(sheets["same-answer"], sheets["measures"]),
+    ]
+    left_out = [
+        Text(words.left_out(alone)),
+        Text(_MATCHING, style=""),
+        sheets["unmatched"],
+        Text(_FILES, style="note"),
+    ]
+    files = [Text(words.differs(differs)), sheets["study-files"]]
+    return [
+        Section("changes", "What changed from A to B", changes, short="What changed"),
+        Section("benchmarks", "Benchmark by benchmark", benchmarks, short="Benchmarks"),
+        Section("measures", "Answers found, agreement and BLEU", measures, short="Other measures"),
+        Section("files", "What the study files say", files, short="Study files"),
+        Section("unmatched", "What has no match", left_out, short="No match"),
+    ]
 
 
 def _runs(plan: "Plan") -> dict[tuple[str, str], str]:
     found = {}
     for label, key in plan.scored.items():
         stage = plan.stages[key]
-        for role, generated in stage.inputs.items():
-            kind, _, benchmark = role.partition(":")
-            if kind == "generations":
-                found[label, benchmark] = f"{generated}|{stage.config['rule']}"
+        answered = EACH_GENERATIONS.find(stage.inputs) | EACH_LIKELIHOODS.find(stage.inputs)
+        for benchmark, key in answered.items():
+            found[label, benchmark] = f"{key}|{stage.config['rule']}"
     return found
-
-
-def _render(**context: Any) -> str:
-    folder = importlib.resources.files("kdstudy.report") / "page"
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.DictLoader({"compare.html": (folder / "compare.html").read_text("utf-8")}),
-    )
-    style = markupsafe.Markup((folder / "report.css").read_text("utf-8"))
-    return environment.get_template("compare.html").render(**context, style=style)

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.results import AVERAGE, with_teacher
 from kdstudy.analysis.verdict import format_p, points
 from kdstudy.report.compare.cells import AS_IT_IS, PAIRED, SAME_RUN
 from kdstudy.report.compare.differences import PLAIN, TESTED, systems_only
@@ -16,6 +16,7 @@ LEVEL = 0.05
 SHEETS = ("averages", "benchmarks", "seeds", "same-answer", "measures", "study-files", "unmatched")
 """Names of the tables that a comparison can have."""
 
+_STYLE = "long-labels"
 _NAMES = {
     "accuracy": "accuracy",
     "rouge_l": "ROUGE-L of free texts",
@@ -112,7 +113,7 @@ def facts(a: StudyRows, b: StudyRows, table: pd.DataFrame) -> list[tuple[str, st
 
 
 def all_sheets(table: pd.DataFrame, fields: pd.DataFrame, alone: pd.DataFrame) -> dict[str, Sheet]:
-    """Return every table that has a row, by name."""
+    """Return every table, with rows or without, by name."""
     systems, single = systems_only(table), table[table.draw_of != ""]
     tested = systems[systems.metric.isin(TESTED)]
     mean = tested.benchmark == AVERAGE
@@ -127,7 +128,7 @@ def all_sheets(table: pd.DataFrame, fields: pd.DataFrame, alone: pd.DataFrame) -
         _fields_sheet(fields),
         _alone_sheet(alone),
     ]
-    return {s.name: s for s in sheets if len(s.frame)}
+    return {s.name: s for s in sheets}
 
 
 def _changes(table: pd.DataFrame, metric: str, measure: str, unit: str) -> str:
@@ -157,7 +158,7 @@ def _changes(table: pd.DataFrame, metric: str, measure: str, unit: str) -> str:
 
 def _agreement(rows: pd.DataFrame) -> str:
     """Count where student and teacher came closer in their answers, over the same items."""
-    rows = rows[(rows.kind == "sft") | (rows.reference == rows.teacher)]
+    rows = rows[(rows.kind == "sft") | with_teacher(rows)]
     return _changes(rows, "agreement", "agreement with the teacher", "system")
 
 
@@ -183,7 +184,7 @@ def _span(rows: pd.DataFrame, metric: str) -> str:
     """Say how far a measure without a test moved, with the teacher where it is of a pair."""
     rows = rows[(rows.kind != "base") & rows.difference.notna()]
     if metric != "parse_rate":
-        rows = rows[(rows.kind == "sft") | (rows.reference == rows.teacher)]
+        rows = rows[(rows.kind == "sft") | with_teacher(rows)]
     if rows.empty:
         return ""
     subject = {
@@ -250,7 +251,9 @@ def _tested_sheet(rows: pd.DataFrame, name: str, title: str) -> Sheet:
     )
     if several:
         note += " With several seeds, interval and p are for other items and other seeds."
-    return Sheet.of(name, title, printed, note=note, labels=1 + pairs + by_benchmark + texts)
+    labels = 1 + pairs + by_benchmark + texts
+    page = {"open": name == "averages", "style": _STYLE}
+    return Sheet.of(name, title, printed, note=note, labels=labels, **page)
 
 
 def _valued(text: str, metric: str, sd: float) -> Cell:
@@ -272,13 +275,14 @@ def _plain_sheet(rows: pd.DataFrame) -> Sheet:
     ]
     title = "Answers found, agreement and BLEU as each study has them"
     note = "Each over its own study's items, without interval or test; BLEU is 0-100."
-    return Sheet.of("measures", title, printed, note=note, labels=4)
+    return Sheet.of("measures", title, printed, note=note, labels=4, style=_STYLE)
 
 
 def _fields_sheet(fields: pd.DataFrame) -> Sheet:
     frame = fields.replace("", "–").set_axis(["Field", "A", "B"], axis=1)
     title = "What differs in the study files"
-    return Sheet.of("study-files", title, frame.to_dict("records"), labels=3)
+    rows = frame.to_dict("records")
+    return Sheet.of("study-files", title, rows, labels=3, open=True, style=_STYLE)
 
 
 def _alone_sheet(alone: pd.DataFrame) -> Sheet:
@@ -286,7 +290,8 @@ def _alone_sheet(alone: pd.DataFrame) -> Sheet:
     frame = frame[["name", "what", "study", "why"]].set_axis(
         ["Name", "What", "Study", "Why"], axis=1
     )
-    return Sheet.of("unmatched", "What has no match, and why", frame.to_dict("records"), labels=4)
+    rows = frame.to_dict("records")
+    return Sheet.of("unmatched", "What has no match, and why", rows, labels=4, style=_STYLE)
 
 
 def _system(row) -> str:

@@ -1,0 +1,202 @@
+"""How likely a model finds each option of an item, as lm-evaluation-harness counts it.
+
+Context and option are tokenised together and cut where the context alone ends; blanks at the end of
+the context belong to the option. What a text's options have in common is read once where the model
+allows it. Softmax is float32 over all of the model's entries, sums are float64.
+
+Shapes: N scored tokens, C of a chunk, H hidden width, V vocabulary entries.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from kdstudy.errors import InputError
+from kdstudy.evaluation.benchmarks.base import Benchmark
+from kdstudy.evaluation.graders import Grader
+from kdstudy.evaluation.options import Option
+from kdstudy.models import packing, parts
+from kdstudy.models.packing import Branching
+from kdstudy.records import OptionLikelihoods
+from kdstudy.stage import Progress, silent
+
+# Logits of a chunk, and tokens that go through the body at once.
+_CHUNK, _CHUNK_CUDA = 2**22, 2**26
+_TOGETHER, _TOGETHER_CUDA = 2**11, 2**14
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """An item's options: log-probabilities in nats, and how many tokens each is."""
+
+    logprobs: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+@torch.inference_mode()
+def likelihoods(
+    model: parts.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Mapping[str, Sequence[Option]],
+    *,
+    progress: Progress = silent,
+) -> Iterator[dict[str, Scored]]:
+    """Yield finished batches of items, the longest first.
+
+    No tensor of all tokens times the vocabulary is made: hidden states meet the head in chunks.
+    Which items are read together changes float rounding alone.
+
+    Args:
+        model: In eval mode; it is left as it is.
+        tokenizer: The model's.
+        items: Options by what the item is called.
+        progress: Told how many items are done.
+
+    Raises:
+        InputError: The model's logits are not its output layer's, an option is no token of its own,
+            or the model has no positions or entries for a text.
+    """
+    assert not any(module.training for module in model.modules()), "dropout would be measured"
+    parts.require_known_head(model)
+    base = parts.plain(model)
+    attention = base.config._attn_implementation
+    packing.enable(model)
+    try:
+        yield from _in_batches(model, tokenizer, items, progress)
+    finally:
+        if base.config._attn_implementation != attention:
+            base.set_attn_implementation(attention)
+
+
+def _in_batches(
+    model: parts.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Mapping[str, Sequence[Option]],
+    progress: Progress,
+) -> Iterator[dict[str, Scored]]:
+    once = packing.may_branch(model)
+    texts = {name: _encoded(tokenizer, options, name) for name, options in items.items()}
+    read = [text for found in texts.values() for text, _ in found]
+    if read:
+        longest = max(len(t.trunk) + max(map(len, t.branches)) - 1 for t in read)
+        highest = max(i for t in read for part in (t.trunk, *t.branches) for i in part)
+        parts.require_room(model, longest, highest)
+    done = 0
+    progress(0, len(texts), "item")
+    for names in _groups(texts, _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER):
+        group = [texts[name] for name in names]
+        sums = iter(_sums(model, [text for found in group for text, _ in found], once=once))
+        yield {name: _scored(found, sums) for name, found in zip(names, group, strict=True)}
+        done += len(names)
+        progress(done, len(texts), "item")
+
+
+def of_benchmark(
+    model: parts.Model,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: Benchmark,
+    grader: Grader,
+    progress: Progress = silent,
+) -> list[OptionLikelihoods]:
+    """Return the likelihoods of a benchmark's options, in the order of its items.
+
+    Args:
+        model: As in `likelihoods`.
+        tokenizer: The model's.
+        benchmark: Whose items.
+        grader: Says which options they have.
+        progress: As in `likelihoods`.
+
+    Raises:
+        InputError: As `likelihoods` does, or an item's options cannot be told from its question.
+    """
+    asked = {example.id: grader.options(example, benchmark) for example in benchmark.examples}
+    found: dict[str, Scored] = {}
+    for batch in likelihoods(model, tokenizer, asked, progress=progress):
+        found |= batch
+    return [
+        OptionLikelihoods(
+            benchmark=benchmark.name,
+            example_id=name,
+            logprobs=found[name].logprobs,
+            tokens=found[name].tokens,
+        )
+        for name in asked
+    ]
+
+
+_Encoded = list[tuple[Branching, list[int]]]
+"""An item's texts, one for each context, and which of its options each branch is."""
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, options: Sequence[Option], name: str) -> _Encoded:
+    by_context: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+    for i, option in enumerate(options):
+        context = option.context.rstrip()
+        continuation = option.context[len(context) :] + option.continuation
+        given = tuple(tokenizer.encode(context))
+        body = tuple(tokenizer.encode(context + continuation))[len(given) :]
+        if not given or not body:
+            what = "context" if not given else "option"
+            raise InputError(
+                f"{name}: its {what} {(option.continuation if given else context)[:40]!r} is no "
+                "token of its own in this model's tokenizer",
+                why="there would be nothing whose likelihood could be counted",
+                remedy="leave scoring: likelihood out for this benchmark or model",
+            )
+        by_context.setdefault(given, []).append((i, body))
+    return [
+        (Branching(given, tuple(body for _, body in found)), [i for i, _ in found])
+        for given, found in by_context.items()
+    ]
+
+
+def _groups(texts: Mapping[str, _Encoded], most: int) -> Iterator[list[str]]:
+    """Yield items, the longest first, that go through the body together."""
+    sizes = {name: sum(text.length for text, _ in found) for name, found in texts.items()}
+    group, size = [], 0
+    for name in sorted(texts, key=lambda name: sizes[name], reverse=True):
+        if group and size + sizes[name] > most:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += sizes[name]
+    if group:
+        yield group
+
+
+def _sums(model: parts.Model, texts: Sequence[Branching], *, once: bool) -> list[float]:
+    """Return the log-probability of every branch, in order."""
+    branches = [branch for text in texts for branch in text.branches]
+    hidden_NH = packing.branch_hidden(model, texts, once=once)
+    targets_N = torch.tensor([i for b in branches for i in b], device=hidden_NH.device)
+    found_N = _logprobs(parts.head(model), hidden_NH, targets_N).cpu()
+    return [float(part.sum()) for part in found_N.split([len(b) for b in branches])]
+
+
+def _logprobs(head: parts.Head, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+    """Return the log-probability of each target, [N], float64."""
+    entries = _CHUNK_CUDA if hidden_NH.is_cuda else _CHUNK
+    found = []
+    for at in torch.arange(len(targets_N)).split(max(1, entries // len(head.weight))):
+        chunk = slice(int(at[0]), int(at[-1]) + 1)
+        logits_CV = head.logits(hidden_NH[chunk])
+        # A bfloat16 log-softmax over a large vocabulary is off by several percent.
+        logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
+        chosen_C = logits_CV.gather(1, targets_N[chunk, None])[:, 0]
+        found.append((chosen_C - logits_CV.logsumexp(-1)).double())
+    return torch.cat(found)
+
+
+def _scored(found: _Encoded, sums: Iterator[float]) -> Scored:
+    logprobs, tokens = {}, {}
+    for text, order in found:
+        for i, branch in zip(order, text.branches, strict=True):
+            logprobs[i], tokens[i] = next(sums), len(branch)
+    places = sorted(logprobs)
+    return Scored(
+        logprobs=tuple(logprobs[i] for i in places), tokens=tuple(tokens[i] for i in places)
+    )

@@ -1,0 +1,25 @@
+"""acc_norm: accuracy by likelihood where an option's log-probability is per character of it."""
+
+import numpy as np
+
+from kdstudy.measures.base import Measure
+from kdstudy.measures.cell import Cell
+from kdstudy.measures.units import Unit
+
+
+def per_item(cell: Cell) -> np.ndarray:
+    """Return whether the likeliest option per character is right, [items]."""
+    assert cell.options is not None
+    return cell.options.right(cell.options.characters)
+
+
+MEASURE = Measure(
+    name="acc_norm",
+    unit=Unit.SHARE,
+    column="acc_norm",
+    note="acc_norm: the share of items whose likeliest option, by log-probability over length in "
+    "characters, is right, as lm-evaluation-harness has it.",
+    per_item=per_item,
+    of="options",
+    interval="wilson",
+)

@@ -1,0 +1,107 @@
+"""What a report is made from: results, tests, graded texts, systems, and how the study was made."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.stats import Test
+from kdstudy.errors import InputError
+from kdstudy.records import System
+from kdstudy.report.browse import MAX_ITEMS, browser_data
+from kdstudy.report.seeds import Seeds
+from kdstudy.report.views import best_students, graded, texts
+
+ITEM_COLUMNS = [
+    *("system", "benchmark", "example_id", "sample", "question", "gold", "overlap"),
+    *("completion", "extracted", "outcome", "quality", "tokens"),
+]
+PAIR_COLUMNS = [
+    *("system", "reference", "benchmark", "example_id", "sample"),
+    *("agree", "bleu", "rouge_l", "steps"),
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReportData:
+    """Everything that the sections of a report read; of an unfinished study what there is.
+
+    Attributes:
+        table: From `results.collect`.
+        tests: From `stats.study_tests`.
+        items: Graded texts, columns `ITEM_COLUMNS`; without them there is no item browser.
+        pairs: Pair scores, columns `PAIR_COLUMNS`.
+        systems: Every system that the study plans, finished or not.
+        made: How the study was made; every entry is optional.
+        max_items: Most items per benchmark in the browser.
+    """
+
+    table: pd.DataFrame
+    tests: Sequence[Test] = ()
+    items: pd.DataFrame = dataclasses.field(default_factory=lambda: _empty(ITEM_COLUMNS))
+    pairs: pd.DataFrame = dataclasses.field(default_factory=lambda: _empty(PAIR_COLUMNS))
+    systems: Sequence[System] = ()
+    made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_items: int = MAX_ITEMS
+
+    def __post_init__(self):
+        """Refuse items and pairs that lack a column, with an InputError."""
+        for name, columns in (("items", ITEM_COLUMNS), ("pairs", PAIR_COLUMNS)):
+            missing = [c for c in columns if c not in getattr(self, name)]
+            if missing:
+                why = f"{name}: column {missing[0]} is missing"
+                raise InputError(why, remedy=f"give {columns}")
+
+    @functools.cached_property
+    def seeds(self) -> Seeds:
+        """The table with one row per system, and the runs behind it."""
+        return Seeds(self.table, self.tests)
+
+    @property
+    def study(self) -> Mapping[str, Any]:
+        """The study file as data; empty where it is not known."""
+        study = self.made.get("study")
+        return study if isinstance(study, Mapping) else {}
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Every measured benchmark, those of free texts last."""
+        return [*graded(self.table), *texts(self.table)]
+
+    @property
+    def graded_rows(self) -> pd.DataFrame:
+        """The row of every system on every benchmark: accuracy, or ROUGE-L of free texts."""
+        own = self.table.metric.isin(["accuracy", "rouge_l"]) & (self.table.benchmark != AVERAGE)
+        return self.table[own]
+
+    @property
+    def runs(self) -> set[str]:
+        """Distilled runs with texts, which the item browser can show."""
+        known = set(self.items.system)
+        return {s.label for s in self.systems if s.kind == "distilled" and s.label in known}
+
+    @functools.cached_property
+    def browser(self) -> dict[str, Any]:
+        """What the browser of items shows (`browse.browser_data`)."""
+        first, most = self.first[0], self.max_items
+        return browser_data(self.items, self.pairs, self.systems, first=first, max_items=most)
+
+    @functools.cached_property
+    def first(self) -> tuple[str, str]:
+        """The run whose texts are shown first, and its teacher: a seed of the best system.
+
+        The first of its seeds, whatever it scored: a seed is drawn, not chosen.
+        """
+        ranked, names = best_students(self.seeds.means), self.seeds.names
+        if ranked.empty:
+            return "", ""
+        top = ranked.iloc[0]
+        runs = self.seeds.runs[[names[s] == top.system for s in self.seeds.runs.system]]
+        return str(runs.sort_values("seed", kind="stable").system.iloc[0]), str(top.teacher)
+
+
+def _empty(columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({c: pd.Series(dtype=object) for c in columns})

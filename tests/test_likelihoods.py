@@ -1,0 +1,116 @@
+"""Choice by likelihood: brute force over whole sequences, batches, conventions, the harness."""
+
+import itertools
+import random
+
+import pytest
+import tiny_models
+import torch
+
+from kdstudy.errors import InputError
+from kdstudy.evaluation import likelihoods as module
+from kdstudy.evaluation.likelihoods import likelihoods
+from kdstudy.evaluation.options import Option
+from kdstudy.models import packing
+
+TOKENIZER = tiny_models.tokenizer()
+WORDS = ["a cat", "dogs 12", "no", "the answer is 7", "x", "3 + 4 = 7"]
+
+
+def items(n=7, seed=0):
+    """Items with 2 to 5 options of unlike length; the last by partial evaluation."""
+    draw = random.Random(seed)
+    found = {}
+    for i in range(n):
+        context = f"question: {' '.join(draw.choices(WORDS, k=draw.randint(1, 5)))}?\nanswer:"
+        said = draw.sample(WORDS, draw.randint(2, 5))
+        found[f"item{i}"] = [Option(w, context, f" {w}", w) for w in said]
+    found["blank"] = [Option(w, f"so {w}", " is what it is.", w) for w in ("a cat", "x")]
+    return found
+
+
+def brute_force(model, option):
+    """The sum over the continuation's tokens, each sequence alone, float64, full log-softmax."""
+    context, whole = (
+        TOKENIZER.encode(t) for t in (option.context, option.context + option.continuation)
+    )
+    with torch.no_grad():
+        logs = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+    return sum(float(logs[i - 1, whole[i]]) for i in range(len(context), len(whole)))
+
+
+def scored(model, asked, tokenizer=TOKENIZER):
+    batches = list(likelihoods(model, tokenizer, asked))
+    return {name: row for batch in batches for name, row in batch.items()}
+
+
+@pytest.mark.parametrize("make", [tiny_models.qwen, tiny_models.llama])
+@pytest.mark.parametrize("packed", [True, False])
+def test_log_probabilities_are_those_of_whole_sequences_in_float64(make, packed, monkeypatch):
+    model, asked = make().double().eval(), items()
+    wanted = {n: [brute_force(model, o) for o in options] for n, options in asked.items()}
+    if not packed:
+        monkeypatch.setattr(packing, "enable", lambda model: False)
+    found = scored(model, asked)
+    assert packing.may_branch(model) == packed
+    assert found.keys() == asked.keys()
+    for name, row in found.items():
+        assert row.logprobs == pytest.approx(wanted[name], abs=1e-9)
+        assert row.tokens == tuple(len(o.continuation) for o in asked[name])
+    assert min(min(values) for values in wanted.values()) < -20
+
+
+def test_a_gpus_way_of_branching_is_the_same(monkeypatch):
+    monkeypatch.setattr(packing, "_row_by_row", packing._side_by_side)
+    model, asked = tiny_models.qwen().double().eval(), items()
+    found = scored(model, asked)
+    assert packing.may_branch(model)
+    for name, row in found.items():
+        wanted = [brute_force(model, o) for o in asked[name]]
+        assert row.logprobs == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("together", [1, 60, 2**20])
+def test_neither_batches_nor_order_change_a_number(together, monkeypatch):
+    model, asked = tiny_models.qwen().eval(), items(12)
+    whole = scored(model, asked)
+    monkeypatch.setattr(module, "_TOGETHER", together)
+    monkeypatch.setattr(module, "_CHUNK", 3 * tiny_models.VOCABULARY)
+    names = list(asked)
+    random.Random(1).shuffle(names)
+    other = scored(model, {name: asked[name] for name in names})
+    for name in asked:
+        assert other[name].logprobs == pytest.approx(whole[name].logprobs, abs=2e-5)
+
+
+def test_what_options_have_in_common_is_read_once(monkeypatch):
+    model, asked = tiny_models.qwen().eval(), items(3)
+    read = []
+    real = packing._hidden
+    monkeypatch.setattr(
+        packing, "_hidden", lambda base, **k: read.append(k["input_ids"].numel()) or real(base, **k)
+    )
+    scored(model, asked)
+    contexts = [{o.context for o in options} for options in asked.values()]
+    once = sum(len(c) for found in contexts for c in found)
+    options = itertools.chain(*asked.values())
+    assert read[-1] == once + sum(len(o.continuation) - 1 for o in options)
+
+
+def test_blanks_at_the_end_of_a_context_belong_to_the_option():
+    model = tiny_models.qwen().eval()
+    found = scored(
+        model,
+        {
+            "a": [Option("x", "question: ", "x", "x"), Option("y", "question: ", "y", "y")],
+            "b": [Option("x", "question:", " x", "x"), Option("y", "question:", " y", "y")],
+        },
+    )
+    assert found["a"] == found["b"]
+    assert found["a"].tokens == (2, 2)
+
+
+def test_an_option_that_is_no_token_is_refused():
+    model = tiny_models.qwen().eval()
+    with pytest.raises(InputError, match=r"a: its option '' is no token of its own"):
+        scored(model, {"a": [Option("x", "question:", "", "x")]})
