@@ -81,6 +81,8 @@ def _top(numbers: Tensor, most: int) -> tuple[Tensor, Tensor]:
 class AKL(Divergence):
     """Forward and reverse KL, weighed token by token, on the corpus's tokens (Wu et al. 2025)."""
 
+    color = "#882255"
+
     type: Literal["akl"] = "akl"
     """Which method this is."""
     head_mass: float = Field(default=0.5, gt=0, lt=1)

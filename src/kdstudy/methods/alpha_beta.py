@@ -16,7 +16,7 @@ _LEAST = 0.01
 
 
 def alpha_beta(s: Tensor, t: Tensor, parameter: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """The alpha-beta divergence (Cichocki et al. 2011, Eq. 18; Wang et al. 2025, ABKD).
+    """The alpha-beta divergence (Cichocki et al. 2011; ABKD, Wang et al. 2025).
 
     -1 / (a b) * (T^a S^b - a / (a+b) * T^(a+b) - b / (a+b) * S^(a+b)) with (a, b) = `parameter`,
     neither below 0, and its limits where one is 0 or both are. (1, 0) is KL(T || S), (0, 1) is
@@ -39,6 +39,7 @@ def alpha_beta(s: Tensor, t: Tensor, parameter: tuple[float, float]) -> tuple[Te
 class AlphaBeta(Divergence):
     """Alpha-beta divergence on the corpus's tokens (ABKD, Wang et al. 2025)."""
 
+    color = "#332288"
     terms = staticmethod(alpha_beta)
 
     type: Literal["alpha_beta"] = "alpha_beta"

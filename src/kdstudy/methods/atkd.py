@@ -20,7 +20,7 @@ _NEVER = -1e30
 def target_and_rest(
     s: Tensor, t: Tensor, parameter: float, targets: Tensor, unsure: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """DKD for every token, and TKD + DKD where the teacher is unsure (Zhong et al. 2024, Eq. 4-6).
+    """DKD for every token, and TKD + DKD where the teacher is unsure (Zhong et al. 2024).
 
     With g the text's token: TKD is the KL between (T_g, 1 - T_g) and (S_g, 1 - S_g); DKD that
     between the distributions over all other tokens, each divided by its sum; and
@@ -59,6 +59,7 @@ class ATKD(Divergence):
     A token is easy where the teacher's 1 - T(token) is below the median of the optimizer step.
     """
 
+    color = "#44aa99"
     terms = staticmethod(target_and_rest)
 
     type: Literal["atkd"] = "atkd"

@@ -24,6 +24,7 @@ class DistiLLM2(OnPolicy):
     use a corpus whose answers it wrote. Validation measures the skewed KL on the corpus.
     """
 
+    color = "#ff9da7"
     terms = staticmethod(skew_kl)
 
     type: Literal["distillm2"] = "distillm2"

@@ -18,6 +18,7 @@ class SelectiveKD(Divergence):
     Other tokens are not charged, hard labels included. Their part of the head is not computed.
     """
 
+    color = "#117733"
     terms = staticmethod(forward_kl)
 
     type: Literal["selective_kd"] = "selective_kd"

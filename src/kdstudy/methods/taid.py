@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def interpolated_kl(s: Tensor, t: Tensor, parameter: float) -> tuple[Tensor, Tensor]:
     """KL(M || S), M the softmax of (1 - u) * log S + u * log T, which has no gradient.
 
-    u = `parameter` (Shing et al. 2025, TAID, Eq. 3-4); at 1 it is KL(T || S).
+    u = `parameter` (TAID, Shing et al. 2025); at 1 it is KL(T || S).
     """
     m = _between(s, t, parameter)
     middle = m.exp()
@@ -43,6 +43,7 @@ class TAID(Divergence):
     Validation measures KL(teacher || student), so that the numbers of one run can be compared.
     """
 
+    color = "#999933"
     terms = staticmethod(interpolated_kl)
 
     type: Literal["taid"] = "taid"
