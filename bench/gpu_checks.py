@@ -121,7 +121,9 @@ def _loss_row(
     name: str, dtype: torch.dtype, on: bool, pair: list[PreTrainedModel], rows: list[Encoded]
 ) -> Row:
     taught = {"temperature": 1.5, "hard_label_weight": 0.2, "noise": 0.5}
-    fields = METHODS[name].model_fields
+    fields = set(METHODS[name].model_fields)
+    if METHODS[name]().recipe().objective.easy_weight is not None:
+        fields.remove("hard_label_weight")  # refused
     method = METHODS[name](**{k: v for k, v in taught.items() if k in fields}).recipe()
     narrow = [copy.deepcopy(m).to(dtype) for m in pair]
     want, gradient = _exact(method, [copy.deepcopy(m).double() for m in narrow], rows)
@@ -170,13 +172,15 @@ def _exact(
     losses_N = what.hard_label_weight * -logs_NV.gather(-1, batch.targets_N[:, None])[:, 0]
     if what.divergence is not None:
         t_NV = t_NV.detach()
+        clean_NV = t_NV.clone()
         if method.noise:
             t_NV = Noise(method.noise, batch.noise_seeds_N)(t_NV, slice(0, len(t_NV)))
         both = (torch.log_softmax(x / what.temperature, -1) for x in (s_NV, t_NV))
         s_NV, t_NV = both
         told = ()
         if what.easy_weight is not None:
-            doubt_N = 1 - t_NV.exp().gather(-1, batch.targets_N[:, None])[:, 0]
+            p_NV = (clean_NV / what.temperature).softmax(-1)
+            doubt_N = 1 - p_NV.gather(-1, batch.targets_N[:, None])[:, 0]
             told = batch.targets_N, doubt_N >= doubt_N.quantile(0.5)
         value_NV, _ = what.divergence(s_NV, t_NV, what.parameter, *told)
         losses_N = losses_N + what.scale * value_NV.sum(-1)

@@ -15,7 +15,7 @@ import json
 import sys
 
 BENCHES = (
-    *("step", "head", "noise", "sweep", "decode", "epoch"),
+    *("step", "head", "noise", "methods", "sweep", "decode", "epoch"),
     *("score", "evaluate", "store", "cluster"),
 )
 

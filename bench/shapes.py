@@ -11,6 +11,10 @@ QWEN = {
     "0.5B": (896, 4864, 24, 14, 2),
     "1.5B": (1536, 8960, 28, 12, 2),
     "7B": (3584, 18944, 28, 28, 4),
+    # SmolLM2's, with a vocabulary of its own.
+    "135M": (576, 1536, 30, 9, 3),
+    "zoo-l": (128, 352, 8, 4, 2),
+    "zoo-m": (128, 352, 4, 4, 2),
     # To keep a bench alive where no real size is in reach.
     "tiny": (32, 64, 2, 2, 1),
     "small": (64, 128, 2, 4, 2),
@@ -42,8 +46,8 @@ def qwen(size: str, seed: int = 0) -> PreTrainedModel:
 
 
 def vocabulary(size: str) -> int:
-    """Return the vocabulary of a size: Qwen2.5's, but for the tiny ones."""
-    return VOCABULARY if size.endswith("B") else 2000
+    """Return the vocabulary of a size: Qwen2.5's, but for the small ones."""
+    return VOCABULARY if size.endswith("B") else {"135M": 49_152}.get(size, 2000)
 
 
 def gib(size: str) -> float:

@@ -117,3 +117,12 @@ def test_a_part_that_fails_hangs_or_dies_says_so_and_the_others_go_on(
         monkeypatch.setattr(gpu, "PARTS", [part(name, check) for name in names])
         assert gpu.main(["--tiny"]) == code, names
     assert "| w |" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_bench_of_methods_has_a_row_for_each(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    bench = importlib.import_module("methods")
+    rows = bench.rows_of(1, *bench.TINY)
+    assert {row["case"].split(",")[0] for row in rows} == set(METHODS)
+    (base,) = (row for row in rows if row["case"].startswith("word_kd"))
+    assert base["time_ratio"] == 1 and all(row["time_ratio"] > 0 for row in rows)

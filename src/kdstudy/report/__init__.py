@@ -14,6 +14,8 @@ kinds.py            the item browser's filters, decided for every row
 blocks.py           sections of sentences, tables and figures as one self-contained HTML
 page/               its template, style and scripts
 sections/           a file a section: its sentences, its figures, its tables
+  __init__.py       their order
+  __init__.py       all of them, in the order of the page
   answer.py         which student to ship
   warnings.py       what to know before relying on it
   cost.py           size, time and memory

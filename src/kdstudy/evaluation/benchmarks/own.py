@@ -1,7 +1,10 @@
 """A user's own benchmarks: a file, or a class that another package registers."""
 
+import functools
 import hashlib
+import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,10 +94,24 @@ def checked_file(name: str, path: Path, kind: Kind, labels: tuple[str, ...]) -> 
 
 def registered() -> dict[str, list[EntryPoint]]:
     """Return what other packages register, by name; nothing of it is imported."""
+    return dict(_registered(tuple((path, _changed(path)) for path in sys.path)))
+
+
+@functools.lru_cache(maxsize=4)
+def _registered(_: tuple[tuple[str, int], ...]) -> dict[str, list[EntryPoint]]:
+    """Read every package's entry points, which takes longer than all else that a plan reads."""
     found = defaultdict(list)
     for entry in entry_points(group=GROUP):
         found[entry.name].append(entry)
     return dict(found)
+
+
+def _changed(folder: str) -> int:
+    """Return when something was last put into a folder of `sys.path`, such as a package."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def plugin(name: str, entries: Sequence[EntryPoint]) -> Source:

@@ -1,5 +1,6 @@
 """Seeded word problems, generated when asked for: benchmarks that need no data folder."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,13 @@ class SyntheticSource:
 
     def load(self, data_dir: Path | None) -> Benchmark:
         """Return the benchmark."""
-        rows = synthetic.benchmark_rows(self.name, n=_ITEMS, seed=_SEED)
-        return from_rows(self.name, rows, self.kind)
+        return _drawn(self.name, self.kind)
+
+
+@functools.cache
+def _drawn(name: str, kind: Kind) -> Benchmark:
+    rows = synthetic.benchmark_rows(name, n=_ITEMS, seed=_SEED)
+    return from_rows(name, rows, kind)
 
 
 SOURCES = tuple(SyntheticSource(name=name) for name in synthetic.BENCHMARKS)

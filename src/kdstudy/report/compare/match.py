@@ -84,7 +84,11 @@ def key_of(system: System) -> tuple:
     """Return what a system is matched by: its values of `KEY`."""
     # A run of the main grid says what its study varies, which the other study may not vary.
     bare = system if system.ablation else dataclasses.replace(system, setting="")
-    return tuple(getattr(bare, field) for field in KEY)
+    return tuple(_field(bare, name) for name in KEY)
+
+
+def _field(system: System, name: str) -> Any:
+    return system.taught_by if name == "teacher" else getattr(system, name)
 
 
 def pairs(a: StudyRows, b: StudyRows) -> list[tuple[System, System]]:
@@ -190,7 +194,7 @@ def _nearest(system: System, other: StudyRows) -> str:
 
 
 def _value(system: System, field: str) -> str:
-    value = getattr(system, field)
+    value = _field(system, field)
     return "none" if value == "" else str(value)
 
 
