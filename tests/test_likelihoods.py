@@ -1,6 +1,5 @@
 """Choice by likelihood: brute force over whole sequences, batches, conventions, the harness."""
 
-import itertools
 import random
 
 import pytest
@@ -26,6 +25,9 @@ def items(n=7, seed=0):
         said = draw.sample(WORDS, draw.randint(2, 5))
         found[f"item{i}"] = [Option(w, context, f" {w}", w) for w in said]
     found["blank"] = [Option(w, f"so {w}", " is what it is.", w) for w in ("a cat", "x")]
+    found["first"] = [Option(w, w, " is what it is.", w) for w in ("a cat", "dogs")]
+    # What they begin with is scored as well.
+    found["alike"] = [Option(w, "so", f" it is {w}", w) for w in ("a cat", "a car", "a cat 12")]
     return found
 
 
@@ -44,6 +46,17 @@ def scored(model, asked, tokenizer=TOKENIZER):
     return {name: row for batch in batches for name, row in batch.items()}
 
 
+def used(monkeypatch):
+    """Record in which of the two ways texts are read."""
+    ways = []
+    for name in ("_branched", "_whole"):
+        real = getattr(packing, name)
+        monkeypatch.setattr(
+            packing, name, lambda *a, name=name, real=real: ways.append(name) or real(*a)
+        )
+    return ways
+
+
 @pytest.mark.parametrize("make", [tiny_models.qwen, tiny_models.llama])
 @pytest.mark.parametrize("packed", [True, False])
 def test_log_probabilities_are_those_of_whole_sequences_in_float64(make, packed, monkeypatch):
@@ -51,8 +64,9 @@ def test_log_probabilities_are_those_of_whole_sequences_in_float64(make, packed,
     wanted = {n: [brute_force(model, o) for o in options] for n, options in asked.items()}
     if not packed:
         monkeypatch.setattr(packing, "enable", lambda model: False)
+    ways = used(monkeypatch)
     found = scored(model, asked)
-    assert packing.may_branch(model) == packed
+    assert ways[-1] == ("_branched" if packed else "_whole")
     assert found.keys() == asked.keys()
     for name, row in found.items():
         assert row.logprobs == pytest.approx(wanted[name], abs=1e-9)
@@ -63,8 +77,9 @@ def test_log_probabilities_are_those_of_whole_sequences_in_float64(make, packed,
 def test_a_gpus_way_of_branching_is_the_same(monkeypatch):
     monkeypatch.setattr(packing, "_row_by_row", packing._side_by_side)
     model, asked = tiny_models.qwen().double().eval(), items()
+    ways = used(monkeypatch)
     found = scored(model, asked)
-    assert packing.may_branch(model)
+    assert ways[-1] == "_branched"
     for name, row in found.items():
         wanted = [brute_force(model, o) for o in asked[name]]
         assert row.logprobs == pytest.approx(wanted, abs=1e-9)
@@ -91,10 +106,16 @@ def test_what_options_have_in_common_is_read_once(monkeypatch):
         packing, "_hidden", lambda base, **k: read.append(k["input_ids"].numel()) or real(base, **k)
     )
     scored(model, asked)
-    contexts = [{o.context for o in options} for options in asked.values()]
-    once = sum(len(c) for found in contexts for c in found)
-    options = itertools.chain(*asked.values())
-    assert read[-1] == once + sum(len(o.continuation) - 1 for o in options)
+    # A token is a character: what the whole texts begin with, and the rest of each but its last.
+    wholes = [[o.context + o.continuation for o in options] for options in asked.values()]
+    same = [
+        next(i for i, signs in enumerate(zip(*texts, strict=False)) if len(set(signs)) > 1)
+        for texts in wholes
+    ]
+    rest = [len(t) - n - 1 for texts, n in zip(wholes, same, strict=True) for t in texts]
+    assert read[-1] == sum(same) + sum(rest)
+    apart = sum(len(t) - 1 for texts in wholes for t in texts)
+    assert read[-1] < apart / 2
 
 
 def test_blanks_at_the_end_of_a_context_belong_to_the_option():

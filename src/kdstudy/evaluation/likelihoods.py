@@ -8,6 +8,7 @@ Shapes: N scored tokens, C of a chunk, H hidden width, V vocabulary entries.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -79,7 +80,7 @@ def _in_batches(
 ) -> Iterator[dict[str, Scored]]:
     once = packing.may_branch(model)
     texts = {name: _encoded(tokenizer, options, name) for name, options in items.items()}
-    read = [text for found in texts.values() for text, _ in found]
+    read = [text for found in texts.values() for text in found]
     if read:
         longest = max(len(t.trunk) + max(map(len, t.branches)) - 1 for t in read)
         highest = max(i for t in read for part in (t.trunk, *t.branches) for i in part)
@@ -88,7 +89,7 @@ def _in_batches(
     progress(0, len(texts), "item")
     for names in _groups(texts, _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER):
         group = [texts[name] for name in names]
-        sums = iter(_sums(model, [text for found in group for text, _ in found], once=once))
+        sums = iter(_sums(model, [text for found in group for text in found], once=once))
         yield {name: _scored(found, sums) for name, found in zip(names, group, strict=True)}
         done += len(names)
         progress(done, len(texts), "item")
@@ -128,13 +129,13 @@ def of_benchmark(
     ]
 
 
-_Encoded = list[tuple[Branching, list[int]]]
-"""An item's texts, one for each context, and which of its options each branch is."""
+_Encoded = list[Branching]
+"""An item's texts: one whose branches are its options, or one for each option."""
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, options: Sequence[Option], name: str) -> _Encoded:
-    by_context: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-    for i, option in enumerate(options):
+    wholes, scored = [], []
+    for option in options:
         context = option.context.rstrip()
         continuation = option.context[len(context) :] + option.continuation
         given = tuple(tokenizer.encode(context))
@@ -147,16 +148,26 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, options: Sequence[Option], name
                 why="there would be nothing whose likelihood could be counted",
                 remedy="leave scoring: likelihood out for this benchmark or model",
             )
-        by_context.setdefault(given, []).append((i, body))
-    return [
-        (Branching(given, tuple(body for _, body in found)), [i for i, _ in found])
-        for given, found in by_context.items()
-    ]
+        wholes.append(given + body)
+        scored.append(len(body))
+    shared = _shared(wholes)
+    if not shared:
+        cuts = zip(wholes, scored, strict=True)
+        return [Branching(whole[:-n], (whole[-n:],), (n,)) for whole, n in cuts]
+    branches = tuple(whole[shared:] for whole in wholes)
+    return [Branching(wholes[0][:shared], branches, tuple(scored))]
+
+
+def _shared(wholes: Sequence[tuple[int, ...]]) -> int:
+    """Return how many tokens all begin with; each keeps one of its own."""
+    first, last = min(wholes), max(wholes)
+    most = min(map(len, wholes)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def _groups(texts: Mapping[str, _Encoded], most: int) -> Iterator[list[str]]:
     """Yield items, the longest first, that go through the body together."""
-    sizes = {name: sum(text.length for text, _ in found) for name, found in texts.items()}
+    sizes = {name: sum(text.length for text in found) for name, found in texts.items()}
     group, size = [], 0
     for name in sorted(texts, key=lambda name: sizes[name], reverse=True):
         if group and size + sizes[name] > most:
@@ -170,11 +181,11 @@ def _groups(texts: Mapping[str, _Encoded], most: int) -> Iterator[list[str]]:
 
 def _sums(model: parts.Model, texts: Sequence[Branching], *, once: bool) -> list[float]:
     """Return the log-probability of every branch, in order."""
-    branches = [branch for text in texts for branch in text.branches]
+    targets = [target for text in texts for target in text.targets]
     hidden_NH = packing.branch_hidden(model, texts, once=once)
-    targets_N = torch.tensor([i for b in branches for i in b], device=hidden_NH.device)
+    targets_N = torch.tensor([i for target in targets for i in target], device=hidden_NH.device)
     found_N = _logprobs(parts.head(model), hidden_NH, targets_N).cpu()
-    return [float(part.sum()) for part in found_N.split([len(b) for b in branches])]
+    return [float(part.sum()) for part in found_N.split([len(target) for target in targets])]
 
 
 def _logprobs(head: parts.Head, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
@@ -192,11 +203,5 @@ def _logprobs(head: parts.Head, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def _scored(found: _Encoded, sums: Iterator[float]) -> Scored:
-    logprobs, tokens = {}, {}
-    for text, order in found:
-        for i, branch in zip(order, text.branches, strict=True):
-            logprobs[i], tokens[i] = next(sums), len(branch)
-    places = sorted(logprobs)
-    return Scored(
-        logprobs=tuple(logprobs[i] for i in places), tokens=tuple(tokens[i] for i in places)
-    )
+    tokens = tuple(n for text in found for n in text.scored)
+    return Scored(logprobs=tuple(itertools.islice(sums, len(tokens))), tokens=tokens)

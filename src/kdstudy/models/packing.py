@@ -66,10 +66,24 @@ class _Rows:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Branching:
-    """A text that goes on in several ways; a branch has one token or more, as has the trunk."""
+    """A text that goes on in several ways.
+
+    Attributes:
+        trunk: What all begin with, a token or more.
+        branches: How each goes on, a token or more.
+        scored: How many of the last tokens of trunk and branch are to be predicted, of each branch;
+            less than all.
+    """
 
     trunk: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...]
+    scored: tuple[int, ...]
+
+    @property
+    def targets(self) -> list[tuple[int, ...]]:
+        """The tokens to be predicted, of each branch."""
+        wholes = [self.trunk + branch for branch in self.branches]
+        return [whole[-n:] for whole, n in zip(wholes, self.scored, strict=True)]
 
     @property
     def fragments(self) -> list[tuple[int, ...]]:
@@ -149,13 +163,13 @@ def may_branch(model: parts.Model) -> bool:
     entries = base.config.get_text_config(decoder=True).vocab_size
     ids = torch.randint(entries, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     cuts = [tuple(ids[a:b]) for a, b in ((0, 9), (9, 11), (11, 12), (12, 20), (20, 35), (35, 40))]
-    texts = [Branching(cuts[0], tuple(cuts[1:4])), Branching(cuts[4], (cuts[5],))]
+    texts = [Branching(cuts[0], tuple(cuts[1:4]), (3, 1, 8)), Branching(cuts[4], (cuts[5],), (5,))]
     with torch.no_grad():
         return parts.alike(_whole(base, texts), _branched(base, texts))
 
 
 def branch_hidden(model: parts.Model, texts: Sequence[Branching], *, once: bool) -> Tensor:
-    """Return the final hidden states that predict each token of each branch, [N, H], in order.
+    """Return the final hidden states that predict each target of each branch, [N, H], in order.
 
     Args:
         model: Plain or PEFT causal LM.
@@ -168,7 +182,7 @@ def branch_hidden(model: parts.Model, texts: Sequence[Branching], *, once: bool)
 
 def _whole(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
     rows = [text.trunk + b[:-1] for text in texts for b in text.branches]
-    counts = [len(b) for text in texts for b in text.branches]
+    counts = [n for text in texts for n in text.scored]
     ends = itertools.accumulate(map(len, rows))
     places = [i for end, n in zip(ends, counts, strict=True) for i in range(end - n, end)]
     ids_T = torch.tensor([i for row in rows for i in row], device=base.device)
@@ -179,15 +193,16 @@ def _whole(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
 def _branched(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
     ids, positions, places, seen = [], [], [], []
     for text in texts:
-        fragments, start = text.fragments, len(ids)
-        for i, fragment in enumerate(fragments):
-            first = 0 if i == 0 else len(text.trunk)
-            if i:
-                own = range(len(ids), len(ids) + len(fragment))
-                places += [start + len(text.trunk) - 1, *own]
+        trunk, *fragments = text.fragments
+        shared = range(len(ids), len(ids) + len(trunk))
+        ids += trunk
+        positions += range(len(trunk))
+        for fragment, n in zip(fragments, text.scored, strict=True):
+            own = range(len(ids), len(ids) + len(fragment))
+            places += [*shared, *own][-n:]
             ids += fragment
-            positions += range(first, first + len(fragment))
-        seen.append(_seen([len(fragment) for fragment in fragments], base.device))
+            positions += range(len(trunk), len(trunk) + len(fragment))
+        seen.append(_seen([len(trunk), *map(len, fragments)], base.device))
     lengths = tuple(text.length for text in texts)
     rows = _Rows(lengths, _padded(lengths, base.device), seen=tuple(seen))
     ids_T, positions_T, places_N = (
