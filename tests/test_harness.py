@@ -168,8 +168,8 @@ def rights(scores):
 
 
 def test_what_was_recorded_of_the_harness_is_found():
-    """Its sums are float64 of a float64 model, so that nothing but the definition can differ."""
-    require_alike(json.loads(RECORD.read_text())["found"], torch.float64, 1e-8)
+    """Its sums are of a float64 model, whose norms round to float32 all the same."""
+    require_alike(json.loads(RECORD.read_text())["found"], torch.float64, 1e-6)
 
 
 def test_single_precision_is_within_a_tenthousandth_of_it():
