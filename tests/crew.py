@@ -50,6 +50,6 @@ def command(**_) -> None:
 
 
 if __name__ == "__main__":
-    KINDS |= {kind: Entry(entry="") for kind in ("train", "score")}
+    KINDS |= {"train": Entry(entry="", distributed=True), "score": Entry(entry="")}
     sys.modules["kdstudy.cli"].app = command
     main()

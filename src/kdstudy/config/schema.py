@@ -309,7 +309,8 @@ class Study(Strict):
     @field_validator("teachers", mode="before")
     @classmethod
     def _one_by_one(cls, value: Any) -> Any:
-        together = [i for i, t in enumerate(value) if isinstance(t, list)]
+        named = value if isinstance(value, list) else []
+        together = [i for i, t in enumerate(named) if isinstance(t, list)]
         if together:
             raise ValueError(
                 f"teachers[{together[0]}]: is a list; no method learns from several teachers "
