@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from kdstudy import methods
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, compiled, doubts
+from kdstudy.distill import batches, compiled, token_difficulty
 from kdstudy.distill import cache as teacher_cache
 from kdstudy.distill.batches import Batch, Weighing
 from kdstudy.distill.model import DistillModel
@@ -130,7 +130,7 @@ def _loss_row(
     student, teacher = (m.to(device()) for m in narrow)
     live = LiveTeacher(teacher, len(teacher.get_input_embeddings().weight))
     batch = _batch(rows, device())
-    if (told := doubts.of_method(method, live, Weighing())) is not None:
+    if (told := token_difficulty.of_method(method, live, Weighing())) is not None:
         (batch,) = told.told_apart([batch], lambda matrix: matrix)
     with compiling(on):
         (loss,) = DistillModel(student, method, live)(batch, batch.targets_N.numel())

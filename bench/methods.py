@@ -18,7 +18,7 @@ from measure import peak_during
 from shapes import DEVICE, lora, qwen, vocabulary
 
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, cache, doubts
+from kdstudy.distill import batches, cache, token_difficulty
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.pacing import Pacing
 from kdstudy.distill.teacher import LiveTeacher
@@ -100,22 +100,22 @@ def _steps(
     for name, cls in METHODS.items():
         method = cls().recipe()
         model = DistillModel(learner, method, cached).to(DEVICE)
-        asked = doubts.of_method(method, cached, batches.Weighing())
+        asked = token_difficulty.of_method(method, cached, batches.Weighing())
         sampled = method.lmbda > 0
         objective = Pacing(method, list, lambda x: x).objective(1, 2, sampled)
         told = dataclasses.replace(batch, sampled=sampled, objective=objective)
         steps[name] = _step(model, told, lambda asked=asked: asked)
         if asked is not None:
 
-            def anew(method: Any = method) -> doubts.Doubts | None:
-                return doubts.of_method(method, cached, batches.Weighing())
+            def anew(method: Any = method) -> token_difficulty.Doubts | None:
+                return token_difficulty.of_method(method, cached, batches.Weighing())
 
             steps[f"{name}, first pass"] = _step(model, told, anew)
     return steps, batch.targets_N.numel()
 
 
 def _step(
-    model: DistillModel, batch: batches.Batch, asked: Callable[[], doubts.Doubts | None]
+    model: DistillModel, batch: batches.Batch, asked: Callable[[], token_difficulty.Doubts | None]
 ) -> Step:
     tokens = batch.targets_N.numel()
 

@@ -12,7 +12,7 @@ from test_divergences import kl, logits, softmax
 from test_trainer import SETTINGS, make, micro, weights
 
 from kdstudy import methods
-from kdstudy.distill import batches, cache, doubts
+from kdstudy.distill import batches, cache, token_difficulty
 from kdstudy.distill.fused import TeacherSide, head_loss, log_of_rest
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.teacher import LiveTeacher
@@ -169,12 +169,14 @@ def test_the_step_is_the_mean_over_each_half():
     want = dense_loss(student, live, rows)
     for cut in ([rows], [rows[:2], rows[2:]], [[row] for row in rows]):
         made = [batches.collate(part, weighing, torch.device("cpu")) for part in cut]
-        told = doubts.of_method(model.method, live, weighing).told_apart(made, lambda m: m)
+        told = token_difficulty.of_method(model.method, live, weighing).told_apart(
+            made, lambda m: m
+        )
         got = sum(model(batch, total)[0] for batch in told)
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
     states = cache.in_memory(live, rows, "response", rows_per_pass=2)
     kept = cache.CachedTeacher(states, live.head, tiny.VOCABULARY, "response")
-    (told,) = doubts.of_method(model.method, kept, weighing).told_apart(
+    (told,) = token_difficulty.of_method(model.method, kept, weighing).told_apart(
         [batches.collate(rows, weighing, torch.device("cpu"))], lambda m: m
     )
     cached, _ = DistillModel(student, ATKD().recipe(), kept)(told)
@@ -186,7 +188,7 @@ def test_validation_measures_the_plain_cross_entropy():
     rows = tiny.rows(6, seed=3)
     batch = batches.collate(rows, batches.Weighing(), torch.device("cpu"))
     model = DistillModel(student, ATKD().recipe(), live)
-    (told,) = doubts.of_method(model.method, live, batches.Weighing()).told_apart(
+    (told,) = token_difficulty.of_method(model.method, live, batches.Weighing()).told_apart(
         [batch], lambda m: m
     )
     _, entropy = model(told)
@@ -215,7 +217,7 @@ def test_a_row_is_asked_about_once():
     watched = dataclasses.make_dataclass("Watched", ["width", "head", "hidden"])(
         live.width, live.head, lambda batch: asked.append(len(batch.texts)) or live.hidden(batch)
     )
-    found = doubts.of_method(ATKD().recipe(), watched, batches.Weighing())
+    found = token_difficulty.of_method(ATKD().recipe(), watched, batches.Weighing())
     for _ in range(2):
         found.told_apart(
             [batches.collate(rows, batches.Weighing(), torch.device("cpu"))], lambda m: m

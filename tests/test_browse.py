@@ -10,7 +10,7 @@ from fake_study import fake_study, pairs_frame, with_texts
 from kdstudy.answers.steps import steps
 from kdstudy.evaluation.fidelity import same_answer_low_fidelity, wrong_answer_high_fidelity
 from kdstudy.report.browse import MAX_CHARACTERS, PER_KIND, browser_data, rows_data, safe_json
-from kdstudy.report.kinds import KINDS
+from kdstudy.report.item_filters import KINDS
 
 RUN = "zoo-s/gkd/zoo-l-sft"
 

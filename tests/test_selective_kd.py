@@ -81,7 +81,7 @@ def test_the_entropy_of_three_tokens_by_hand():
 
 def test_a_fifth_of_fifteen_is_three(monkeypatch):
     """0.2 * 15 is 3.0000000000000004."""
-    from kdstudy.distill import chosen
+    from kdstudy.distill import token_selection
     from kdstudy.methods.objective import Selection
 
     hidden = torch.randn(15, 3, dtype=torch.float64)
@@ -90,7 +90,9 @@ def test_a_fifth_of_fifteen_is_three(monkeypatch):
         targets_N=torch.zeros(15, dtype=torch.long), weights_N=torch.ones(15).double(),
     )  # fmt: skip
     head = Head(weight=torch.eye(3).double())
-    tokens, found = chosen.chosen(Selection(share=0.2, by="student"), batch, hidden, head, None)
+    tokens, found = token_selection.chosen(
+        Selection(share=0.2, by="student"), batch, hidden, head, None
+    )
     assert len(tokens) == 3 and found.tolist() == [5.0] * 3
 
 

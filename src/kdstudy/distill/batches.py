@@ -74,7 +74,8 @@ class Batch:
         noise_seeds_N: One seed per scored token for the teacher's noise; None for none.
         sampled: The student wrote the text, so that its tokens are nobody's labels.
         objective: What a token is charged in this step; None for the method's own.
-        hard_N: Which tokens the teacher is unsure of, where the objective asks (`doubts.Doubts`).
+        hard_N: Which tokens the teacher is unsure of, where the objective asks
+            (`token_difficulty.Doubts`).
         charges_N: Each token's weight in the step's loss then, in float64.
     """
 

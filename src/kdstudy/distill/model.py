@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
-from kdstudy.distill.chosen import chosen, of_teacher
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
+from kdstudy.distill.token_selection import chosen, of_teacher
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
 from kdstudy.models import dropout, packing, parts
 

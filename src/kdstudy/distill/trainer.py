@@ -17,12 +17,12 @@ from kdstudy.distill import (
     assemble,
     batches,
     checkpoints,
-    doubts,
     epochs,
     hub,
     onpolicy,
     pacing,
     sharded,
+    token_difficulty,
     validation,
 )
 from kdstudy.distill.config import DistillConfig, own
@@ -113,7 +113,7 @@ class DistillTrainer(Resumable):
         self._counts = checkpoints.Counts()
         validation.require_measured(args.metric_for_best_model, list(self._validation))
         self._guard, self._interrupt, self._border = NanGuard(), Interrupt(), epochs.Border()
-        self._doubts = doubts.of_method(method, teacher, self.weighing)
+        self._doubts = token_difficulty.of_method(method, teacher, self.weighing)
         if self._doubts is not None and self._fsdp is not None and isinstance(teacher, LiveTeacher):
             raise InputError(
                 f"{args.method_fields()['method']}: asks the teacher about rows before their step",

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches
-from kdstudy.distill.doubts import Doubts
+from kdstudy.distill.token_difficulty import Doubts
 from kdstudy.errors import InputError, StageError
 
 MEASURES = ("loss", "cross_entropy")

@@ -10,7 +10,7 @@ tested.py           tests in words and in tables
 latex.py            any text as LaTeX that compiles
 terminal.py         the systems as a table for a terminal
 browse.py           what the browsers of items and of result rows show
-kinds.py            the item browser's filters, decided for every row
+item_filters.py     the item browser's filters, decided for every row
 blocks.py           sections of sentences, tables and figures as one self-contained HTML
 page/               its template, style and scripts
 sections/           a file a section: its sentences, its figures, its tables
@@ -30,7 +30,7 @@ sections/           a file a section: its sentences, its figures, its tables
   measures.py       measures without a section of their own
   contamination.py  test items in the corpus
   text.py           the item browser
-  made.py           how the study was made
+  provenance.py     how the study was made
 document.py         the report of one study
 compare/            two studies side by side
   match.py          what they share, what they do not, and why

@@ -12,7 +12,7 @@ from kdstudy.analysis.intervals import wilson
 from kdstudy.answers.steps import steps
 from kdstudy.evaluation.fidelity import HIGH_BLEU, LOW_BLEU
 from kdstudy.records import System
-from kdstudy.report.kinds import CODE, FREE, KEY, KINDS, Measured, kinds_of, measure
+from kdstudy.report.item_filters import CODE, FREE, KEY, KINDS, Measured, kinds_of, measure
 from kdstudy.report.views import interval
 
 MAX_ITEMS = 2000

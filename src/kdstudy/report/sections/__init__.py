@@ -16,14 +16,14 @@ from kdstudy.report.sections import (
     fidelity,
     generalization,
     instruct,
-    made,
     methods,
+    provenance,
     text,
 )
 
 SECTIONS = (
     *(answer, generalization, fidelity, depends, methods, instruct, ablations, collapse),
-    *(contamination, text, made),
+    *(contamination, text, provenance),
 )
 """In the order of the page."""
 

@@ -27,7 +27,7 @@ def section(data: ReportData) -> Section:
     blocks = [
         Text(sentence(data)),
         sizes_sheet(data),
-        Html.of("made.html", made=data.made),
+        Html.of("provenance.html", made=data.made),
         Group([curves], title="Training curves"),
         Text(markupsafe.Markup(_FILES), style="note"),
     ]
