@@ -1,6 +1,7 @@
 """study.yaml -> Study: errors name file, line and field, what is wrong and what to write."""
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from kdstudy.methods import METHODS
 # Far above any study, far below what a slip such as `kdstudy run model.safetensors` would read.
 _MOST_BYTES = 100_000
 _MOST_VALUES = 20_000
+_DEEPEST = 400  # open brackets; the parser itself gives up soon after
 _SHOWN_ERRORS = 10
 # Names that other tools have for fields of ours, by the part they stand in.
 _ELSEWHERE = {
@@ -140,12 +142,20 @@ def _checked(raw: dict[str, Any], where: Callable[[tuple[Any, ...]], str]) -> St
     return study
 
 
+def _depth(text: str) -> int:
+    """Return the most brackets that are open at once: PyYAML's time is quadratic in them."""
+    brackets = re.findall(r"[][{}]", text)
+    return max(itertools.accumulate(1 if b in "[{" else -1 for b in brackets), default=0)
+
+
 def _parse(path: Path, text: str) -> tuple[Any, Node | None]:
     """Return a YAML text's value and its tree, which knows the lines.
 
     Raises:
         InputError: It is not YAML, or is no text that a study could be.
     """
+    if _depth(text) > _DEEPEST:
+        raise InputError(f"{path}: is nested too deeply to be a study")
     try:
         loader = _Loader(text)
         tree = loader.get_single_node()
