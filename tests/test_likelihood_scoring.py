@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,19 @@ def test_scores_keep_the_options_and_other_files_stay_as_they_were(tmp_path):
 def test_other_numbers_of_options_are_refused():
     with pytest.raises(InputError, match=r"has 2 options \(A, B\), and 3 log-probabilities"):
         graded([(-1.0, -2.0, -3.0), *SAID[1:]])
+
+
+@pytest.mark.parametrize(
+    "values", [(float("nan"), -1.0), (-1.0, float("nan")), (-math.inf, -math.inf), (math.inf, -1.0)]
+)
+def test_log_probabilities_that_order_nothing_are_refused(values):
+    with pytest.raises(InputError, match=r"mine .*: log-probabilities .* choose nothing"):
+        graded([values, *SAID[1:]])
+
+
+def test_an_impossible_option_is_never_chosen():
+    first, *_ = graded([(-math.inf, -900.0), *SAID[1:]])
+    assert first.extracted == "B"
 
 
 def study(tmp_path, **more):

@@ -1,5 +1,6 @@
 """Choice by likelihood: brute force over whole sequences, batches, conventions, the harness."""
 
+import copy
 import random
 
 import pytest
@@ -135,3 +136,14 @@ def test_an_option_that_is_no_token_is_refused():
     model = tiny_models.qwen().eval()
     with pytest.raises(InputError, match=r"a: its option '' is no token of its own"):
         scored(model, {"a": [Option("x", "question:", "", "x")]})
+
+
+def test_a_tokenizer_that_closes_every_text_is_refused():
+    closing = copy.deepcopy(TOKENIZER)
+    real = closing.encode
+    closing.encode = lambda text, add_special_tokens=True: [
+        *real(text, add_special_tokens=add_special_tokens),
+        *([closing.eos_token_id] if add_special_tokens else []),
+    ]
+    with pytest.raises(InputError, match="behind every text"):
+        scored(tiny_models.qwen().eval(), items(2), closing)

@@ -78,6 +78,7 @@ def _in_batches(
     items: Mapping[str, Sequence[Option]],
     progress: Progress,
 ) -> Iterator[dict[str, Scored]]:
+    _require_open_end(tokenizer)
     once = packing.may_branch(model)
     texts = {name: _encoded(tokenizer, options, name) for name, options in items.items()}
     read = [text for found in texts.values() for text in found]
@@ -93,6 +94,18 @@ def _in_batches(
         yield {name: _scored(found, sums) for name, found in zip(names, group, strict=True)}
         done += len(names)
         progress(done, len(texts), "item")
+
+
+def _require_open_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that closes every text: an option would follow a closed context."""
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    ids = tokenizer.encode("a")
+    if ids[len(ids) - len(bare) :] != bare:
+        raise InputError(
+            f"its tokenizer puts {tokenizer.convert_ids_to_tokens(ids[-1])!r} behind every text",
+            why="an option's likelihood is that of a text that goes on",
+            remedy="switch that off in the tokenizer's folder (add_eos_token: false)",
+        )
 
 
 def of_benchmark(

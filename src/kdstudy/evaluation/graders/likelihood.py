@@ -1,5 +1,6 @@
 """Choice by likelihood: which option a model finds likeliest, as lm-evaluation-harness scores."""
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import field_validator
@@ -52,7 +53,7 @@ class Likelihood(Grader):
         """Return the score of a choice; of equal log-probabilities the first is chosen.
 
         Raises:
-            InputError: There are more or fewer log-probabilities than options.
+            InputError: Log-probabilities are more or fewer than options, or they order nothing.
         """
         options = self.options(example, benchmark)
         labels = [option.label for option in options]
@@ -61,6 +62,12 @@ class Likelihood(Grader):
                 f"{benchmark.name} {example.id}: has {len(labels)} options "
                 f"({', '.join(labels)}), and {len(made.logprobs)} log-probabilities are given",
                 remedy="give one for each option, in the item's order",
+            )
+        if any(map(math.isnan, made.logprobs)) or max(made.logprobs) in (math.inf, -math.inf):
+            raise InputError(
+                f"{benchmark.name} {example.id}: log-probabilities {made.logprobs} choose nothing",
+                why="the model's logits are not finite, or the file's numbers are none",
+                remedy="score in float32; a model that is broken there gave no number of its run",
             )
         best = made.logprobs.index(max(made.logprobs))
         right = labels[best] == example.answer
