@@ -1,6 +1,7 @@
 """The uninterrupted run that every other is held against, made once for all workers."""
 
 import os
+import signal
 
 import filelock
 import harness
@@ -8,6 +9,9 @@ import pytest
 
 # Before the server is forked: two threads would not help models this small.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell's background job starts with Ctrl-C ignored, and so would all that is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
