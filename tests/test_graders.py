@@ -5,6 +5,7 @@ from typing import Literal
 
 import pytest
 
+from kdstudy import plugins
 from kdstudy.errors import InputError
 from kdstudy.evaluation import graders
 from kdstudy.evaluation.benchmarks import Benchmark, from_rows
@@ -93,7 +94,7 @@ class Exact(Reader):
 @pytest.fixture
 def exact(monkeypatch):
     points = [EntryPoint("exact", f"{__name__}:Exact", "kdstudy.graders")]
-    monkeypatch.setattr(graders, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Exact)
     found, origins = graders._found()
     monkeypatch.setattr(graders, "GRADERS", found)

@@ -67,7 +67,8 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
 
 
 LAYERS = (
-    *("errors", "records", "fields", "artifacts", "stage", "methods", "answers", "data", "config"),
+    *("errors", "records", "fields", "plugins", "artifacts", "stage"),
+    *("methods", "answers", "data", "config"),
     *("models", "evaluation", "measures", "analysis", "distill", "plan", "engine", "report"),
     *("paper", "api", "doctor", "cli"),
 )

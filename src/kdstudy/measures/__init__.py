@@ -9,8 +9,7 @@ base.py            what a measure is
 units.py           what numbers are counted in, and how they are printed
 cell.py            one system's answers to one benchmark as arrays
 accuracy.py        items answered right
-acc_norm.py        by likelihood per character
-acc_bytes.py       by likelihood per byte
+acc_norm.py        by likelihood per character, and per byte
 parse_rate.py      answers that were found
 truncated_rate.py  texts that were cut
 tokens.py          their length
@@ -24,11 +23,11 @@ spread.py          how many answers an item's draws give, and their entropy
 
 import importlib
 import pkgutil
-from importlib.metadata import entry_points
 
 from kdstudy.errors import InputError
 from kdstudy.measures.base import Measure, PairMeasure
 from kdstudy.measures.units import Unit
+from kdstudy.plugins import plugins
 
 _OTHERS = {
     Unit.SHARE: (
@@ -62,15 +61,7 @@ def _found() -> dict[str, Measure | PairMeasure]:
         for m in shipped
         for measure in getattr(m, "MEASURES", [m.MEASURE] if hasattr(m, "MEASURE") else [])
     ]
-    for point in sorted(entry_points(group="kdstudy.measures"), key=lambda p: p.value):
-        try:
-            found.append((point.value, point.load()))
-        except Exception as e:  # anything can happen in somebody's package
-            raise InputError(
-                f"the measure {point.name} ({point.value}) cannot be imported",
-                why=f"{type(e).__name__}: {e}",
-                remedy="mend that package, or uninstall it",
-            ) from e
+    found += [(p.origin, p.found) for p in plugins("kdstudy.measures", "measure")]
     for origin, measure in found:
         if not isinstance(measure, Measure | PairMeasure):
             raise InputError(f"{origin}: is no kdstudy.measures.Measure or PairMeasure")

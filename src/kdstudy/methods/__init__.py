@@ -30,7 +30,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Union
 
 from pydantic import Field, TypeAdapter
@@ -46,6 +45,7 @@ from kdstudy.methods.skew_kl import SkewKL
 from kdstudy.methods.skew_revkl import SkewRevKL
 from kdstudy.methods.tv import TV
 from kdstudy.methods.word_kd import WordKD
+from kdstudy.plugins import plugins
 
 __all__ = [
     "GKD",
@@ -91,19 +91,10 @@ def _type(cls: type[Method]) -> str:
 def _found() -> tuple[dict[str, type[Method]], dict[str, str]]:
     """Return all methods by type, and the package and version of those that are not shipped."""
     methods, origins = {_type(cls): cls for cls in (*_SHIPPED, *_further())}, {}
-    for point in sorted(entry_points(group="kdstudy.methods"), key=lambda p: p.value):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-        try:
-            cls = point.load()
-        except Exception as e:  # anything can happen in somebody's package
-            raise InputError(
-                f"the method {point.name} of {origin} cannot be imported",
-                why=f"{type(e).__name__}: {e}",
-                remedy="mend that package, or uninstall it",
-            ) from e
+    for name, origin, cls in plugins("kdstudy.methods", "method"):
         if not (isinstance(cls, type) and issubclass(cls, Method)):
             raise InputError(
-                f"the method {point.name} of {origin} is no class derived from kdstudy's Method",
+                f"the method {name} of {origin} is no class derived from kdstudy's Method",
                 remedy="see examples/jeffreys",
             )
         if _type(cls) in methods:

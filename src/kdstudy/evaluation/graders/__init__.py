@@ -8,7 +8,6 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from kdstudy.evaluation.graders.label import Label
 from kdstudy.evaluation.graders.letter import Letter
 from kdstudy.evaluation.graders.number import Number
 from kdstudy.evaluation.graders.text import Text
+from kdstudy.plugins import plugins
 
 __all__ = [
     "GRADERS",
@@ -45,19 +45,10 @@ def _found() -> tuple[dict[str, type[Grader]], dict[str, str]]:
     )
     ours = {cls for module in modules for cls in vars(module).values() if _is_grader(cls)}
     graders, origins = {_type(cls): cls for cls in sorted(ours, key=_type)}, {}
-    for point in sorted(entry_points(group="kdstudy.graders"), key=lambda p: p.value):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-        try:
-            cls = point.load()
-        except Exception as e:  # anything can happen in somebody's package
-            raise InputError(
-                f"the grader {point.name} of {origin} cannot be imported",
-                why=f"{type(e).__name__}: {e}",
-                remedy="mend that package, or uninstall it",
-            ) from e
+    for name, origin, cls in plugins("kdstudy.graders", "grader"):
         if not _is_grader(cls):
             raise InputError(
-                f"the grader {point.name} of {origin} is no class derived from kdstudy's Grader "
+                f"the grader {name} of {origin} is no class derived from kdstudy's Grader "
                 "with a type",
                 remedy="see docs/extending.md",
             )
