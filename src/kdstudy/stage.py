@@ -165,7 +165,7 @@ KINDS: dict[str, Kind] = {
     "score": Kind(entry="kdstudy.evaluation.stages:score", version=5, writes=Scores),
     "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4, writes=Pairs),
     "results": Kind(entry="kdstudy.analysis.stages:results", version=8, writes=Results),
-    "report": Kind(entry="kdstudy.report.stages:report", version=7, writes=Report),
+    "report": Kind(entry="kdstudy.report.stages:report", version=8, writes=Report),
 }
 
 
