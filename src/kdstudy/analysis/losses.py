@@ -17,7 +17,8 @@ from scipy import stats
 from kdstudy.analysis.contrasts import together
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
-from kdstudy.measures import LOSSES, Loss, copied
+from kdstudy.measures import LOSSES, copied
+from kdstudy.measures.base import Loss
 from kdstudy.measures.cell import Cell, cells_of
 from kdstudy.measures.hacking import Course, course
 from kdstudy.measures.token_losses import TOKEN_LOSSES, TokenLoss
@@ -29,21 +30,28 @@ ELSEWHERE = "elsewhere"
 
 COLUMNS = [
     *("system", "teacher", "measure", "benchmark", "against"),
-    *("student", "reference", "value", "low", "high", "sd", "seeds", "n", "of", "why"),
+    *("student", "reference", "floor", "value", "low", "high", "sd", "seeds", "n", "of", "why"),
 ]
-"""Of the table: `value` is the student's number over or less the `reference`'s, or the number itself
-where nothing is compared; `of` are the benchmarks that a mean is over; `why` is of a NaN."""
+"""Of the table.
+
+`value` is the student's number over the `reference`'s, both less `floor`, or the student's less the
+reference's, or the number itself where nothing is compared. `of` are the benchmarks that a mean is
+over, `why` says why a value is NaN.
+"""
 
 _NORMAL = float(stats.norm.ppf(0.975))
 
 Cells = Mapping[str, Mapping[str, Cell]]
+Groups = Mapping[tuple[str, str], Sequence[System]]
+"""Runs that are draws of one system, by its name and its teacher's label."""
+
 Row = dict[str, Any]
 
 
 def statement(
+    groups: Groups,
     systems: Sequence[System],
     cells: Cells,
-    names: Mapping[str, str],
     *,
     chance: Mapping[str, float],
     elsewhere: Collection[str] = (),
@@ -51,12 +59,12 @@ def statement(
     responses: Iterable[str] | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> pd.DataFrame:
-    """Return what every distilled system of the main grid kept and lost; columns `COLUMNS`.
+    """Return what distilled systems kept and lost; columns `COLUMNS`.
 
     Args:
+        groups: Their runs (`distilled`).
         systems: Of the study, measured or not.
         cells: Graded answers by system label and benchmark (`cells_of_items`).
-        names: The system that each run is a draw of (`results.names_of`).
         chance: Accuracy of guessing, by benchmark.
         elsewhere: Benchmarks that nobody trained for.
         tokens: Token-level sums by (system label, teacher label).
@@ -66,7 +74,7 @@ def statement(
     losses = [*LOSSES, *([copied.loss(responses)] if responses is not None else [])]
     drawn = _Drawn(cells, chance, bootstrap)
     rows: list[Row] = []
-    for (system, teacher), runs in distilled(systems, names).items():
+    for (system, teacher), runs in groups.items():
         base = _base_of(runs[0], systems)
         shared = {"system": system, "teacher": teacher}
         run_labels = [run.label for run in runs]
@@ -81,14 +89,21 @@ def statement(
 
 
 def distilled(
-    systems: Sequence[System], names: Mapping[str, str]
-) -> dict[tuple[str, str], list[System]]:
-    """Return the main grid's distilled runs by (system, teacher label), in the study's order."""
+    systems: Sequence[System], names: Mapping[str, str], wanted: Collection[str] = ()
+) -> Groups:
+    """Return the main grid's distilled runs in the study's order.
+
+    Args:
+        systems: Of the study.
+        names: The system that each run is a draw of (`results.names_of`).
+        wanted: Names of the systems to return, of ablations too; the main grid where empty.
+    """
     found: dict[tuple[str, str], list[System]] = {}
     for s in systems:
-        if s.kind == "distilled" and not s.ablation:
+        name = names.get(s.label, s.label)
+        if s.kind == "distilled" and (name in wanted if wanted else not s.ablation):
             for teacher in s.teachers:
-                found.setdefault((names.get(s.label, s.label), teacher), []).append(s)
+                found.setdefault((name, teacher), []).append(s)
     return found
 
 
@@ -123,13 +138,9 @@ def courses(
     Args:
         training: Facts of trainings, each with its run's label as `system` and its `curve`.
         systems: Of the study.
-        names: As for `statement`.
+        names: As for `distilled`.
     """
-    near = {
-        s.label
-        for s in systems
-        if s.kind == "distilled" and not s.ablation and _is_distance(s.method)
-    }
+    near = {s.label for s in systems if s.kind == "distilled" and _is_distance(s.method)}
     found: dict[str, dict[str, Course]] = {}
     for run in training:
         label = run["system"]
@@ -232,7 +243,7 @@ def _compared(
         return
     students, theirs = np.array(whole), np.mean([drawn.of(loss, reference, b) for b in part], 0)
     n = sum(drawn.items(reference, b) for b in part)
-    why = ""
+    why, floor = "", 0.0
     if loss.how == "change":
         compared = students - theirs
     else:
@@ -249,6 +260,7 @@ def _compared(
         "against": loss.against,
         "student": float(students[:, 0].mean()),
         "reference": float(theirs[0]),
+        "floor": floor,
         **{"value": value, "low": low, "high": high, "sd": sd},
         **{"seeds": len(whole), "n": n, "of": ", ".join(part), "why": why},
     }
@@ -273,6 +285,7 @@ def _of_tokens(loss: TokenLoss, frames: Sequence[pd.DataFrame], bootstrap: Boots
         "against": "teacher" if loss.teacher else "",
         "student": value if loss.teacher is None else value + theirs,
         "reference": theirs,
+        "floor": 0.0,
         **{"value": value, "low": low, "high": high, "sd": sd},
         **{"seeds": len(frames), "n": n, "of": HELD_OUT, "why": ""},
     }

@@ -48,7 +48,7 @@ from kdstudy.measures import (
     overconfidence,
     risk_coverage,
 )
-from kdstudy.measures.base import Loss, Measure, PairMeasure
+from kdstudy.measures.base import Measure, PairMeasure
 from kdstudy.measures.units import Unit
 from kdstudy.plugins import plugins
 

@@ -38,8 +38,8 @@ LOSS = Loss(
     how="change",
     of=calibration_error,
     defined_on=known,
-    note=f"Calibration error: mean distance of confidence from accuracy over {BINS} bins of equally "
-    "many items.",
+    note=f"Calibration error: mean distance of confidence from accuracy over {BINS} bins of as "
+    "many items each.",
     cannot="much of few items: chance alone gives it about 0.8 √(bins · p(1 − p) / items), to "
     "student and teacher alike.",
     cost="choices by likelihood, or three draws per item",

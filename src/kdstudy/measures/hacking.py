@@ -1,7 +1,8 @@
 """Teacher hacking: a run comes ever closer to its teacher and ever further from the truth.
 
-After Tiapkin et al. 2025 (arXiv 2502.02671). Over a run's evaluations on validation rows the distance
-to the teacher is the method's own loss, the distance to the truth the cross-entropy of the text.
+After Tiapkin et al. 2025 (arXiv 2502.02671). Over a run's evaluations on validation rows, the
+distance to the teacher is the method's own loss, the distance to the truth the cross-entropy of the
+text.
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ MARGIN = 0.01
 """Both distances must change by this share of themselves; less is taken for noise (judgement)."""
 
 NOTE = (
-    "Teacher hacking: over the evaluations of a run, its loss (the distance to the teacher) still "
-    f"falls by {MARGIN:.0%} or more after the cross-entropy of the validation text (the distance to "
-    f"the truth) was lowest, while that rises by {MARGIN:.0%} or more."
+    "Teacher hacking: over the evaluations of a run, its loss (the distance to the teacher) "
+    f"still falls by {MARGIN:.0%} or more after the cross-entropy of the validation text (the "
+    f"distance to the truth) was lowest, while that rises by {MARGIN:.0%} or more."
 )
 CANNOT = (
-    "It cannot tell whether answers suffer, nor, with no interval, a small course from noise; where "
-    "the loss holds other terms it is not the distance to the teacher alone."
+    "It cannot tell whether answers suffer, nor, with no interval, a small course from noise; "
+    "where the loss holds other terms it is not the distance to the teacher alone."
 )
 
 

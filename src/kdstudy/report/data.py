@@ -43,6 +43,7 @@ class ReportData:
         tokens: Token-level sums on validation rows, by (system label, reference label).
         responses: Of the corpus's training rows; None where they are not known.
         elsewhere: Benchmarks that a user says nobody trained for.
+        students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
 
     table: pd.DataFrame
@@ -55,6 +56,7 @@ class ReportData:
     tokens: Mapping[tuple[str, str], pd.DataFrame] = dataclasses.field(default_factory=dict)
     responses: Sequence[str] | None = None
     elsewhere: Sequence[str] = ()
+    students: Sequence[str] = ()
 
     def __post_init__(self):
         """Refuse items and pairs that lack a column, with an InputError."""
@@ -72,16 +74,17 @@ class ReportData:
     @functools.cached_property
     def losses(self) -> pd.DataFrame:
         """What every distilled system kept and lost (`losses.statement`)."""
-        names, benchmarks = self.seeds.names, self.made.get("benchmarks") or {}
-        runs = [run for part in distilled(self.systems, names).values() for run in part]
+        groups = distilled(self.systems, self._called, self.students)
+        runs = [run for part in groups.values() for run in part]
         models = {run.model for run in runs}
         wanted = {run.label for run in runs} | {t for run in runs for t in run.teachers}
         wanted |= {s.label for s in self.systems if s.model in models and not s.method}
+        benchmarks = self.made.get("benchmarks") or {}
         corpus = (self.made.get("corpus") or {}).get("name", "")
         return statement(
+            groups,
             self.systems,
             cells_of_items(self.items, wanted),
-            names,
             chance={name: facts.get("chance") or 0.0 for name, facts in benchmarks.items()},
             elsewhere=elsewhere(corpus, self.benchmarks, self.elsewhere),
             tokens=self.tokens,
@@ -91,7 +94,13 @@ class ReportData:
     @functools.cached_property
     def courses(self) -> dict[str, dict[str, Course]]:
         """How runs went towards their teacher and the truth, by system and run."""
-        return courses(self.made.get("training") or (), self.systems, self.seeds.names)
+        return courses(self.made.get("training") or (), self.systems, self._called)
+
+    @property
+    def _called(self) -> dict[str, str]:
+        """What the loss statement calls each run: its system, or itself where it is told of."""
+        names = self.seeds.names
+        return names | {run: run for run in self.students if run in names}
 
     @property
     def study(self) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ import pandas as pd
 from kdstudy.analysis.losses import ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
 from kdstudy.analysis.verdict import points
-from kdstudy.measures import LOSSES, Loss, copied
+from kdstudy.measures import LOSSES, copied
+from kdstudy.measures.base import Loss
 from kdstudy.measures.hacking import Course
 from kdstudy.measures.token_losses import TOKEN_LOSSES, TokenLoss
 from kdstudy.measures.units import Unit, size, text
@@ -32,7 +33,7 @@ def kept(row: Any) -> bool:
 def verdict(row: Any) -> str:
     """Return what a row's interval says: `lost`, `gained`, `cannot tell`; "" where nothing can be.
 
-    A system that claims too little and now claims less too little has lost nothing.
+    A system that claims too little, and whose student claims no more too much, has lost nothing.
     """
     if not row.against or math.isnan(row.value):
         return ""
@@ -43,7 +44,8 @@ def verdict(row: Any) -> str:
     if line.worse == "less":
         low, high = -high, -low
     if low > 0:
-        return LOST if line.unit is not Unit.POINTS or row.student > 0 else KEPT
+        claims = line.unit is Unit.POINTS
+        return LOST if not claims or row.student > abs(row.reference) else KEPT
     return GAINED if high < 0 else UNKNOWN
 
 
@@ -95,9 +97,7 @@ def sentences(rows: pd.DataFrame, courses: Mapping[str, Course]) -> list[str]:
     clauses = [c for c in _clauses(found) if c]
     told = [f"{name} {_listed(clauses)}."] if clauses else []
     undefined = [r for r in means if r.why]
-    told += [
-        f"What {name} kept of {_topic(r)} cannot be said: {r.why}." for r in undefined
-    ]
+    told += [f"What {name} kept of {_topic(r)} cannot be said: {r.why}." for r in undefined]
     if not told:
         told = [f"{name}: no loss can be shown."]
     return [*told, _unknown(means), _gains(means), _distance(found), _hacked(courses), _sure(means)]
@@ -111,7 +111,8 @@ def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
         _claims(found),
         _more(
             found.get(("false_equations", AVERAGE)),
-            "states a false equation in {student} of its right answers (its teacher in {reference})",
+            "states a false equation in {student} of its right answers (its teacher in "
+            "{reference})",
         ),
         _more(
             found.get(("risk_coverage", AVERAGE)),
@@ -144,8 +145,9 @@ def _shares(found: Mapping[tuple[str, str], Any]) -> str:
         if row is None or row.why:
             continue
         whose = "its" if told else "its teacher's"
+        above = " above guessing" if row.floor else ""
         bracket = f" ({ends(row)})" if ends(row) else ""
-        told.append(f"{value(row)} of {whose} {what}{bracket}")
+        told.append(f"{value(row)} of {whose} {what}{above}{bracket}")
     return f"keeps {', '.join(told)}" if told else ""
 
 
@@ -186,7 +188,7 @@ def _more(row: Any | None, form: str) -> str:
 
 def _unknown(means: Sequence[Any]) -> str:
     names = [_topic(r) for r in means if verdict(r) == UNKNOWN]
-    return f"With this many items no change can be told of {_listed(names)}." if names else ""
+    return f"Cannot be told from no change with so many items: {_listed(names)}." if names else ""
 
 
 def _gains(means: Sequence[Any]) -> str:

@@ -44,18 +44,18 @@ def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
         report(_of_report(plan, store, inputs, out))
 
 
-def data_from_store(plan: "Plan", store: "Store", elsewhere: Sequence[str] = ()) -> ReportData:
+def data_from_store(plan: "Plan", store: "Store", **chosen: Sequence[str]) -> ReportData:
     """Return what a report of whatever is finished is made from.
 
     Args:
         plan: The study.
         store: What is finished.
-        elsewhere: Benchmarks that a user says nobody trained for.
+        chosen: `elsewhere` and `students` of `ReportData`.
     """
     with _finished(plan, store) as inputs:
         read = _read(_of_report(plan, store, inputs, Path()))
     made = read.pop("provenance")
-    return ReportData(**read, made=made, elsewhere=elsewhere)
+    return ReportData(**read, made=made, **chosen)
 
 
 @contextlib.contextmanager
@@ -66,6 +66,9 @@ def _finished(plan: "Plan", store: "Store") -> Iterator[dict[str, Path]]:
         inputs = plan.stages[key].inputs
         return {role: path for role, k in inputs.items() if (path := store.get(k)) is not None}
 
+    if (whole := store.get(plan.results)) is not None:
+        yield there(plan.report) | RESULTS.at(whole)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = plan.stages[plan.results].config

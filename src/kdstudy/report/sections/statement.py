@@ -1,7 +1,7 @@
 """The loss statement: what each student kept of its teacher, and what it lost."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -9,15 +9,18 @@ import pandas as pd
 
 from kdstudy.analysis.losses import ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
-from kdstudy.measures import Loss, Unit, hacking
+from kdstudy.measures import Unit, hacking
 from kdstudy.report import loss_words as words
 from kdstudy.report.blocks import Block, Group, Listed, Section, Text
 from kdstudy.report.data import ReportData
 from kdstudy.report.plot import INK, ROWS, Figure, colours
 from kdstudy.report.sheet import Cell, Sheet
-from kdstudy.report.views import best_students, lines_in_order, short
+from kdstudy.report.views import best_students, lines_in_order, printed, short
 
 _ACROSS = 3
+_EACH = ("accuracy_kept", "text_kept", "forgetting")
+"""Lines that the table has for every benchmark; statement.csv has all."""
+_BOUNDS = ("lower", "upper")
 _SCOPES = {AVERAGE: "trained for", ELSEWHERE: "not trained for", HELD_OUT: "held-out text"}
 
 
@@ -26,30 +29,51 @@ def section(data: ReportData) -> Section:
     told = statements(data)
     if not told:
         return Section("statement", "What was kept and what was lost", [])
-    ranked = [s for s in best_students(data.seeds.means).system if any(s == k[0] for k in told)]
-    first = next((k for k in told if ranked and k[0] == ranked[0]), next(iter(told)))
-    finding, *more = told.pop(first)
-    others = [" ".join(s) for s in told.values()]
+    (finding, *more), *rest = told.values()
+    others = [" ".join(sentences) for sentences in rest]
     blocks: list[Block | None] = [
         Text(finding),
         Listed(more),
         Group([Listed(others)], title=f"The other {len(others)} students in sentences"),
         figure(data),
-        sheet(data.losses, data),
+        sheet(data.losses, data, note=READ),
         Group([Listed(notes(data))], title="What each measure is, and what it cannot tell"),
     ]
     return Section("statement", "What was kept and what was lost", blocks, short="Kept and lost")
 
 
 def statements(data: ReportData) -> dict[tuple[str, str], list[str]]:
-    """Return what is said of each student and teacher, the sentence that sums up first."""
+    """Return what is said of each student and teacher, the sentence that sums up first.
+
+    The student of the highest mean accuracy comes first.
+    """
     found = {}
-    for key, rows in data.losses.groupby(["system", "teacher"], sort=False):
+    groups = dict(iter(data.losses.groupby(["system", "teacher"], sort=False)))
+    ranked = [*best_students(data.seeds.means).system]
+    place = {key: ranked.index(key[0]) if key[0] in ranked else len(ranked) for key in groups}
+    for key in sorted(groups, key=place.__getitem__):
+        rows = groups[key]
         told = words.sentences(rows, data.courses.get(key[0], {}))
+        told.insert(1, _agreement(data, *key))
         if several := rows.teacher.iloc[0] if _taught_by_several(data.losses, key[0]) else "":
             told[0] = f"Against {several}: {told[0]}"
         found[key] = [sentence for sentence in told if sentence]
     return found
+
+
+def _agreement(data: ReportData, system: str, teacher: str) -> str:
+    """Say how often it gives its teacher's answer, and what of that the accuracies force."""
+    numbers = data.seeds.of_runs if system in data.students else data.seeds.numbers
+    teacher = teacher if system in data.students else data.seeds.names.get(teacher, teacher)
+    found = numbers.row(system, "agreement", AVERAGE, teacher)
+    ends = [numbers.row(system, f"agreement_{b}_bound", AVERAGE, teacher) for b in _BOUNDS]
+    if found is None or None in ends:
+        return ""
+    low, high = (f"{100 * end.value:.0f}" for end in ends)
+    return (
+        f"It gives its teacher's answer on {printed(found)} of items, where the two accuracies "
+        f"force {low}% and allow {high}%."
+    )
 
 
 def notes(data: ReportData) -> list[str]:
@@ -64,42 +88,56 @@ def notes(data: ReportData) -> list[str]:
     return told
 
 
-def sheet(rows: pd.DataFrame, data: ReportData, **page: Any) -> Sheet:
-    """Return every line of the statement; of means over several benchmarks also each one's.
+READ = (
+    "Kept, in percent: the student's number over its teacher's, both less what guessing scores. "
+    "Change, with a sign: the student's less its teacher's, in points or nats, or less its base's, "
+    "which is its model before training. Without a sign: a distance from its teacher. 95% "
+    "intervals in brackets, student and reference on the same items; lost and gained: where the "
+    "interval leaves no change out. Each interval stands alone: one in twenty is expected to miss. "
+    "Not trained for: of another domain than the corpus, where both are known or a user says so."
+)
+"""How to read the table."""
+
+
+def sheet(rows: pd.DataFrame, data: ReportData, name: str = "statement", **page: Any) -> Sheet:
+    """Return every line of the statement, its mean over benchmarks; some also by benchmark.
 
     Args:
         rows: Of `data.losses`.
         data: The study.
-        page: `open`.
+        name: File stem.
+        page: `note` and `open`.
     """
-    lines = [_line(r, several=data.losses.teacher.nunique() > 1) for r in rows.itertuples()]
-    note = (
-        "Kept: the student's number over its teacher's, both less what guessing scores. Change: the "
-        "student's less its teacher's (or its base's, its model before training). 95% intervals "
-        "in brackets, paired by item; lost and gained: where the interval leaves no change out. "
-        f"Each interval stands alone: of {max(20, len(lines)):,} one in twenty is expected to miss. "
-        "A domain is that of a known corpus or benchmark; not trained for: another than the corpus's."
-    )
+    alone = rows[["system", "teacher"]].drop_duplicates().shape[0] == 1
+    head = [] if alone else ["System"]
+    head += ["Teacher"] if not alone and data.losses.teacher.nunique() > 1 else []
+    apart = (data.losses.benchmark == ELSEWHERE).any()
+    shown = rows[rows.benchmark.isin([*_SCOPES]) | rows.measure.isin(_EACH)]
+    lines = [_line(r, head, apart) for r in shown.itertuples()]
     title = "The loss statement, number by number"
-    return Sheet.of("statement", title, lines, note=note, labels=3, **page)
+    return Sheet.of(name, title, lines, labels=len(head) + 2, **page)
 
 
-def _line(r: Any, several: bool) -> dict[str, Any]:
-    line = words.LINES[r.measure]
-    head = {"System": r.system} | ({"Teacher": short(r.teacher)} if several else {})
-    where = f"{r.of.count(', ') + 1} benchmarks, {_SCOPES[r.benchmark]}" if ", " in r.of else r.of
-    where = "held-out text" if r.benchmark == HELD_OUT else where
-    reference = words.number(r, "reference") if r.against else "–"
-    change = Cell(words.value(r), sd=words.spread(r), ends=words.ends(r))
-    undefined = Cell(f"– ({r.why})") if r.why else Cell("–")
-    return head | {
-        "What": line.title,
+def _line(r: Any, head: Sequence[str], apart: bool) -> dict[str, Any]:
+    """Return a row of the table.
+
+    Args:
+        r: A row of `data.losses`.
+        head: Its labels beside what was measured, and on what.
+        apart: Benchmarks that nobody trained for are told from the others.
+    """
+    names = {"System": r.system, "Teacher": short(r.teacher)}
+    where = f"{r.of.count(', ') + 1} benchmarks" if ", " in r.of else r.of
+    where = _SCOPES[HELD_OUT] if r.benchmark == HELD_OUT else where
+    if apart and r.benchmark in (AVERAGE, ELSEWHERE) and words.kept(r):
+        where += f" ({_SCOPES[r.benchmark]})"
+    value = Cell(words.value(r), sd=words.spread(r), ends=words.ends(r))
+    return {name: names[name] for name in head} | {
+        "What": words.LINES[r.measure].title,
         "On": where,
-        "Student": words.number(r, "student"),
-        "Its teacher": reference if r.against == "teacher" else "–",
-        "Its base": reference if r.against == "base" else "–",
-        "Kept": (undefined if r.why else change) if words.kept(r) else Cell("–"),
-        "Change": change if r.against and not words.kept(r) else Cell("–"),
+        "Student": words.number(r, "student") if r.against else "–",
+        "Compared with": f"{words.number(r, 'reference')} ({r.against})" if r.against else "–",
+        "Kept, or change": Cell(f"– ({r.why})") if r.why else value,
         "In words": words.verdict(r) or "–",
         "n": f"{r.n:,}",
     }
@@ -143,7 +181,7 @@ def _drawn(rows: pd.DataFrame, data: ReportData) -> pd.DataFrame:
     doubled = found.groupby(["measure", "benchmark"]).line.transform(lambda x: x.duplicated(False))
     found["line"] = found.line.where(~doubled, rows.system)
     of = [*rows.itertuples()]
-    found["panel"] = [_panel_title(r) for r in of]
+    found["panel"], found["unit"] = zip(*map(_panel_title, of), strict=True)
     found["verdict"] = [words.verdict(r) or words.KEPT for r in of]
     found["text"] = [
         f"{r.system}: {words.LINES[r.measure].title}, {_SCOPES[r.benchmark]}: {words.value(r)}"
@@ -153,16 +191,15 @@ def _drawn(rows: pd.DataFrame, data: ReportData) -> pd.DataFrame:
     scale = [1.0 if words.LINES[r.measure].unit is Unit.NATS else 100.0 for r in of]
     for column in ("value", "low", "high"):
         found[column] = found[column] * scale
-    found["none"] = [
-        math.nan if not r.against else 100.0 if words.kept(r) else 0.0 for r in of
-    ]
+    found["none"] = [math.nan if not r.against else 100.0 if words.kept(r) else 0.0 for r in of]
     order = {name: i for i, name in enumerate(words.LINES)}
     places = [(order[r.measure], list(_SCOPES).index(r.benchmark)) for r in of]
     found["place"] = places
     return found.sort_values("place", kind="stable").drop(columns="place")
 
 
-def _panel_title(r: Any) -> str:
+def _panel_title(r: Any) -> tuple[str, str]:
+    """Return what a small multiple shows, and in what it counts."""
     line = words.LINES[r.measure]
     title = {
         "risk_coverage": "Excess risk",
@@ -175,9 +212,10 @@ def _panel_title(r: Any) -> str:
     if r.benchmark == ELSEWHERE and r.measure != "forgetting":
         title += ", not trained for"
     if words.kept(r):
-        return f"{title}: % of the teacher's"
-    unit = "nats" if line.unit is Unit.NATS else "points"
-    return f"{title}: {unit}" if not r.against else f"{title}: {unit} from the {r.against}"
+        above = " above guessing" if r.floor else ""
+        return title, f"% of the teacher's{above}"
+    unit = "nats per token" if line.unit is Unit.NATS else "points"
+    return title, f"{unit} more than the {r.against}" if r.against else unit
 
 
 def _panel(
@@ -204,12 +242,8 @@ def _panel(
     colour = alt.Color("method:N", scale=colours(rows.method), legend=None)
     hollow = f"datum.verdict == '{words.UNKNOWN}'"
     return alt.layer(
-        base.mark_rule(color=INK, strokeWidth=1, opacity=0.5).encode(
-            x=alt.X("mean(none):Q", **x)
-        ),
-        base.mark_rule(strokeWidth=1.6).encode(
-            x=alt.X("low:Q", **x), x2="high", y=y, color=colour
-        ),
+        base.mark_rule(color=INK, strokeWidth=1, opacity=0.5).encode(x=alt.X("mean(none):Q", **x)),
+        base.mark_rule(strokeWidth=1.6).encode(x=alt.X("low:Q", **x), x2="high", y=y, color=colour),
         base.mark_point(filled=True, size=58, opacity=1, strokeWidth=1.8).encode(
             x=alt.X("value:Q", **x),
             y=y,
@@ -217,7 +251,13 @@ def _panel(
             fill=alt.condition(hollow, alt.value("transparent"), colour),
             description="text:N",
         ),
-    ).properties(width=190, height=height, title=rows.panel.iloc[0])
+    ).properties(
+        width=220,
+        height=height,
+        title=alt.Title(
+            rows.panel.iloc[0], subtitle=rows.unit.iloc[0], subtitleColor=INK, subtitleFontSize=11
+        ),
+    )
 
 
 def _taught_by_several(losses: pd.DataFrame, system: str) -> bool:
