@@ -365,9 +365,9 @@ def test_a_teacher_at_the_floor_has_nothing_to_keep_and_the_reason_is_said():
     row = one(found, "accuracy_kept")
     assert math.isnan(row.value) and math.isnan(row.low) and "guessing" in row.why
     none = table_of({"big": [score(i, False) for i in range(9)], "s": small[:9]})
-    assert one(none, "accuracy_kept").why == "the teacher itself is not above 0"
+    assert one(none, "accuracy_kept").why == "the teacher is not above 0"
     told = words.sentences(none, {})
-    assert told[0] == ("What s kept of accuracy cannot be said: the teacher itself is not above 0.")
+    assert told[0] == ("What s kept of accuracy cannot be said: the teacher is not above 0.")
 
 
 def test_benchmarks_of_one_size_are_drawn_apart():
@@ -542,8 +542,8 @@ def test_what_the_items_cannot_tell_is_said_and_not_summed_up():
     first, *more = (said for said in words.sentences(pd.DataFrame(rows), {}) if said)
     assert first == "s keeps 97% of its teacher's accuracy (93 to 101)."
     assert more == [
-        "Cannot be told from no change with so many items: accuracy and right answers that state a "
-        "false equation.",
+        "Cannot be told from no change with so many items: accuracy and false equations in right "
+        "answers.",
         "Better than what it is compared with: calibration error (−2.0, −3.0 to −1.0).",
         "Brackets are 95% intervals over up to 900 items and 3 seeds.",
     ]

@@ -250,7 +250,7 @@ def _compared(
         floor = float(np.mean([drawn.floor(loss, reference, b) for b in part]))
         above = theirs - floor
         if above[0] <= _NORMAL * above[1:].std():
-            why = "the teacher itself is not above " + ("guessing" if floor else "0")
+            why = "the teacher is not above " + ("guessing" if floor else "0")
         above = np.where((above > 0) & (not why), above, np.nan)
         compared = (students - floor) / above
     value, low, high, sd = over_items_and_seeds(compared, n - len(part))

@@ -56,7 +56,7 @@ def loss(responses: Iterable[str]) -> Loss:
 
     return Loss(
         name="copied",
-        title="Text that stands in the training responses",
+        title="Training text repeated",
         unit=Unit.SHARE,
         worse="more",
         how="change",

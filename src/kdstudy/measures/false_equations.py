@@ -52,7 +52,7 @@ def holds(step: Step) -> bool | None:
 
 LOSS = Loss(
     name="false_equations",
-    title="Right answers that state a false equation",
+    title="False equations in right answers",
     unit=Unit.SHARE,
     worse="more",
     how="change",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 LEAST_EVALUATIONS = 4
 """Of fewer points no course can be told."""
-MARGIN = 0.01
+MARGIN = 0.02
 """Both distances must change by this share of themselves; less is taken for noise (judgement)."""
 
 NOTE = (

@@ -44,7 +44,7 @@ def _of(cell: Cell) -> Draws:
 
 LOSS = Loss(
     name="risk_coverage",
-    title="Excess risk when answering only what it is sure of",
+    title="Excess risk, surest answers first",
     unit=Unit.SHARE,
     worse="more",
     how="change",

@@ -32,7 +32,7 @@ class TokenLoss:
     teacher: Sums | None = None
     note: str
     cannot: str
-    cost: str = "two models read the validation rows (`token_rows`)"
+    cost: str = "both models reading the validation rows (`token_rows`)"
 
 
 def _claimed_too_much(model: str) -> Sums:
@@ -70,19 +70,19 @@ TOKEN_LOSSES = (
     ),
     TokenLoss(
         name="recall_lost",
-        title="Misses of its teacher's distribution",
+        title="KL(teacher, student)",
         unit=Unit.NATS,
         student=lambda rows: rows.kl_teacher_student.to_numpy(float),
-        note="Misses of its teacher's distribution: KL(teacher, student), large where the student "
+        note="KL(teacher, student): large where the student "
         "finds unlikely what its teacher would say (recall).",
         cannot=_FORCED,
     ),
     TokenLoss(
         name="precision_lost",
-        title="Adds to its teacher's distribution",
+        title="KL(student, teacher)",
         unit=Unit.NATS,
         student=lambda rows: rows.kl_student_teacher.to_numpy(float),
-        note="Adds to its teacher's distribution: KL(student, teacher), large where the student "
+        note="KL(student, teacher): large where the student "
         "would say what its teacher finds unlikely (precision).",
         cannot=_FORCED,
     ),

@@ -202,7 +202,7 @@ def _moved(row: Any) -> str:
 
 def _topic(row: Any) -> str:
     title = LINES[row.measure].title
-    topic = title if title.startswith("ROUGE") else title[0].lower() + title[1:]
+    topic = title if title.startswith(("ROUGE", "KL")) else title[0].lower() + title[1:]
     apart = row.benchmark == ELSEWHERE and row.measure != "forgetting"
     return f"{topic} where nobody trained it" if apart else topic
 

@@ -34,12 +34,16 @@ def section(data: ReportData) -> Section:
     blocks: list[Block | None] = [
         Text(finding),
         Listed(more),
-        Group([Listed(others)], title=f"The other {len(others)} students in sentences"),
+        Group([Listed(others)], title=_others(len(others))),
         figure(data),
         sheet(data.losses, data, note=READ),
         Group([Listed(notes(data))], title="What each measure is, and what it cannot tell"),
     ]
     return Section("statement", "What was kept and what was lost", blocks, short="Kept and lost")
+
+
+def _others(count: int) -> str:
+    return "The other student in sentences" if count == 1 else f"The other {count} in sentences"
 
 
 def statements(data: ReportData) -> dict[tuple[str, str], list[str]]:
@@ -137,8 +141,8 @@ def _line(r: Any, head: Sequence[str], apart: bool) -> dict[str, Any]:
         "On": where,
         "Student": words.number(r, "student") if r.against else "–",
         "Compared with": f"{words.number(r, 'reference')} ({r.against})" if r.against else "–",
-        "Kept, or change": Cell(f"– ({r.why})") if r.why else value,
-        "In words": words.verdict(r) or "–",
+        "Kept, or change": Cell("–") if r.why else value,
+        "In words": r.why or words.verdict(r) or "–",
         "n": f"{r.n:,}",
     }
 
@@ -201,14 +205,7 @@ def _drawn(rows: pd.DataFrame, data: ReportData) -> pd.DataFrame:
 def _panel_title(r: Any) -> tuple[str, str]:
     """Return what a small multiple shows, and in what it counts."""
     line = words.LINES[r.measure]
-    title = {
-        "risk_coverage": "Excess risk",
-        "false_equations": "False equations, answer right",
-        "copied": "Training text repeated",
-        "token_overconfidence": "Overconfidence, next token",
-        "recall_lost": "KL(teacher, student)",
-        "precision_lost": "KL(student, teacher)",
-    }.get(r.measure, line.title)
+    title = line.title
     if r.benchmark == ELSEWHERE and r.measure != "forgetting":
         title += ", not trained for"
     if words.kept(r):
