@@ -6,6 +6,7 @@ number is the mean of the runs', and its interval covers items and seeds as `con
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -291,6 +292,7 @@ def _of_tokens(loss: TokenLoss, frames: Sequence[pd.DataFrame], bootstrap: Boots
     }
 
 
+@functools.lru_cache(maxsize=8)
 def _weights(bootstrap: Bootstrap, n: int) -> np.ndarray:
     """Return weight 1 for every item, and below it the draws, [1 + draws, items]."""
     return np.vstack([np.ones(n), bootstrap.weights(n)])

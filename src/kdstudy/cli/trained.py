@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.api import systems
+from kdstudy.api import studies, systems
 from kdstudy.api.studies import STORE
 from kdstudy.api.systems import from_here
 from kdstudy.cli.options import (
@@ -75,6 +75,8 @@ def statement(
         known = [*dict.fromkeys([*data.seeds.names.values(), *data.seeds.names])]
         students = tuple(systems.chosen(name, known) for name in system)
         data = dataclasses.replace(data, students=students)
+    if out is None:
+        studies.claim(planned, study, opened)
     folder = out or opened.output(planned.study.name) / "statement"
     path = page.write(folder, data, planned.study.name)
     for told in page.summaries(data):

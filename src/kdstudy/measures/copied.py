@@ -1,6 +1,6 @@
 """Memorised text: how much of what a system writes stands in the training responses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,26 +20,37 @@ class Runs:
     def __init__(self, texts: Iterable[str]):
         """Read the texts; words are apart by blanks, in any case."""
         self._numbers: dict[str, int] = {}
-        self._powers = np.cumprod(np.full(WORDS, _FACTOR), dtype=np.uint64)
-        parts = [self._hashed(text, learn=True) for text in texts]
-        self._known = np.unique(np.concatenate(parts)) if parts else np.array([], np.uint64)
-
-    def share(self, text: str) -> float:
-        """Return the share of a text's runs that these texts hold; NaN where it has none."""
-        found = self._hashed(text, learn=False)
-        return float(np.isin(found, self._known).mean()) if len(found) else np.nan
-
-    def _hashed(self, text: str, *, learn: bool) -> np.ndarray:
-        words = text.casefold().split()
-        if len(words) < WORDS:
-            return np.array([], np.uint64)
-        if learn:
+        parts = [text.casefold().split() for text in texts]
+        for words in parts:
             for word in words:
                 self._numbers.setdefault(word, len(self._numbers) + 1)
-        ids = np.array([self._numbers.get(word, 0) for word in words], dtype=np.uint64)
-        runs = np.lib.stride_tricks.sliding_window_view(ids, WORDS)
-        known = runs.all(axis=1)  # a run with a word that no training text has is in none
-        return np.where(known, (runs * self._powers).sum(axis=1, dtype=np.uint64), np.uint64(0))
+        self._known = np.unique(self._hashed(parts)[0])
+
+    def shares(self, texts: Iterable[str]) -> np.ndarray:
+        """Return of each text the share of its runs that these texts hold; NaN of no run."""
+        hashes, counts = self._hashed([text.casefold().split() for text in texts])
+        found = np.concatenate([[0], np.cumsum(np.isin(hashes, self._known))])
+        ends = np.cumsum(counts)
+        sums = found[ends] - found[ends - counts]
+        return np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+    def _hashed(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the hash of every run, one text after another, and how many each text has.
+
+        A run with a word that no text has is 0, which is no run's hash.
+        """
+        lengths = np.array([len(words) for words in texts], dtype=int)
+        counts = np.maximum(lengths - WORDS + 1, 0)
+        ids = np.array([self._numbers.get(w, 0) for words in texts for w in words], np.uint64)
+        # Of all places, those where a run ends in the text that it begins in.
+        starts = np.repeat(np.cumsum(lengths) - lengths - (np.cumsum(counts) - counts), counts)
+        starts += np.arange(len(starts))
+        hashes, whole = np.zeros(len(starts), np.uint64), np.ones(len(starts), bool)
+        for place in range(WORDS):
+            word = ids[starts + place]
+            hashes = hashes * _FACTOR + word
+            whole &= word > 0
+        return np.where(whole, hashes, np.uint64(0)), counts
 
 
 def loss(responses: Iterable[str]) -> Loss:
@@ -47,7 +58,7 @@ def loss(responses: Iterable[str]) -> Loss:
     trained = Runs(responses)
 
     def _of(cell: Cell) -> Draws:
-        shares = np.array([[trained.share(text) for text in item] for item in cell.completions])
+        shares = trained.shares(cell.completions.ravel()).reshape(cell.completions.shape)
         known = ~np.isnan(shares)
         counts = known.sum(axis=1)
         sums = np.where(known, shares, 0).sum(axis=1)
