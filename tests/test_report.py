@@ -112,7 +112,7 @@ def test_sections_come_in_the_order_of_the_law_and_open_with_a_finding(made):
         r'<section id="(\w+)".*?</h2>\s*<p class="finding"[^>]*>(.*?)</p>', text, re.S
     )
     assert [name for name, _ in sections] == [
-        *("answer", "generalization", "fidelity", "depends"),
+        *("answer", "statement", "generalization", "fidelity", "depends"),
         *("methods", "ablations", "collapse", "contamination", "text", "made"),
     ]
     for _, sentence in sections:
@@ -132,7 +132,7 @@ def test_every_figure_is_a_labelled_image_in_the_pages_colours(made):
     assert names == {
         *("accuracy", "gains", "flow", "scale", "agreement", "agreement-accuracy", "fidelity"),
         *("depends", "methods", "temperature", "noise", "base-teacher", "training", "steps"),
-        "measure-distinct_2",
+        *("measure-distinct_2", "statement"),
     }
     for path in folder.glob("*.svg"):
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
