@@ -393,6 +393,9 @@ def test_what_is_missing_is_left_out():
     big, small = ([score(i, r) for i, r in enumerate(x)] for x in ((1, 1, 0, 1), (1, 0, 0, 1)))
     assert set(table_of({"big": big, "s": small}).measure) == {"accuracy_kept"}
     assert table_of({"big": big}).empty and table_of({"s": small}).empty
+    table = table_of({"big": big, "s": big, "small": small})
+    assert set(table.measure) == {"accuracy_kept", "over_base"}
+    assert one(table, "over_base").value == 0.25
     found = table_of({"big": big, "s": small, "small": small}, elsewhere=["math"])
     assert set(zip(found.measure, found.benchmark, strict=True)) == {
         ("accuracy_kept", ELSEWHERE),
@@ -437,7 +440,7 @@ def test_benchmarks_of_another_domain_are_those_nobody_trained_for(corpus, wante
 ITEMS = 400
 FAULTS = {
     "none": set(),
-    "weak": {("accuracy_kept", AVERAGE), ("coverage_kept", AVERAGE)},
+    "weak": {("accuracy_kept", AVERAGE), ("coverage_kept", AVERAGE), ("over_base", AVERAGE)},
     "narrow": {("coverage_kept", AVERAGE)},
     "forgets": {("accuracy_kept", ELSEWHERE), ("forgetting", ELSEWHERE)},
     "overconfident": {("overconfidence", AVERAGE), ("calibration_error", AVERAGE)},

@@ -65,6 +65,7 @@ def test_every_student_of_the_main_grid_has_its_lines(whole):
         ("accuracy_kept", ELSEWHERE),
         ("text_kept", AVERAGE),
         ("forgetting", ELSEWHERE),
+        ("over_base", AVERAGE),
         ("false_equations", AVERAGE),
         ("copied", AVERAGE),
         *((m, HELD_OUT) for m in ("token_overconfidence", "likelihood_lost")),

@@ -222,13 +222,11 @@ def _of_loss(
         and any(drawn.of(loss, run, b) is not None for run in runs)
     )
     scopes = {AVERAGE: known}
-    if loss.how == "kept" or loss.where == "elsewhere":
+    if loss.how == "kept" or loss.where != "all":
         scopes = {
-            AVERAGE: [b for b in known if b not in elsewhere],
-            ELSEWHERE: [b for b in known if b in elsewhere],
+            AVERAGE: [b for b in known if b not in elsewhere and loss.where != "elsewhere"],
+            ELSEWHERE: [b for b in known if b in elsewhere and loss.where != "home"],
         }
-    if loss.where == "elsewhere":
-        del scopes[AVERAGE]
     for scope, benchmarks in scopes.items():
         for name, part in {scope: benchmarks, **{b: [b] for b in benchmarks}}.items():
             if part and (name == scope or len(benchmarks) > 1):

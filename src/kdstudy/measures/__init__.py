@@ -24,7 +24,7 @@ Lines of the loss statement (`LOSSES`), a student beside its teacher or its base
 
 kept.py            accuracy and ROUGE-L, as a share of the teacher's
 coverage.py        pass@k, as a share of the teacher's
-forgetting.py      accuracy of the base where nobody trained
+forgetting.py      accuracy beside the base's, where nobody trained and where somebody did
 confidence.py      how sure a system is of its answers
 overconfidence.py  how much more often it claims to be right than it is
 calibration.py     how far confidence is from accuracy
@@ -100,7 +100,7 @@ UNITS |= {name: measure.unit for name, measure in MEASURES.items()}
 """The unit of every `metric` of results.csv."""
 
 LOSSES = (
-    *(*kept.LOSSES, coverage.LOSS, forgetting.LOSS, overconfidence.LOSS, calibration.LOSS),
+    *(*kept.LOSSES, coverage.LOSS, *forgetting.LOSSES, overconfidence.LOSS, calibration.LOSS),
     *(risk_coverage.LOSS, false_equations.LOSS),
 )
 """Lines of the loss statement, in its order; `copied.loss` and `token_losses` come after them."""

@@ -95,7 +95,7 @@ class Loss:
         how: `kept`, the student's share of the reference's (of what is above `floor`), or `change`,
             the student's less the reference's.
         against: What the student is compared with; its `base` is its model before training.
-        where: Benchmarks it is of: all, or those of a domain that the corpus is not of.
+        where: Benchmarks it is of: all, `elsewhere` those that nobody trained for, `home` the rest.
         of: Makes `Draws` of a cell; NaN where a draw has no such number.
         defined_on: Whether a cell has it.
         floor: What nothing learned scores, from a cell and the benchmark's chance accuracy.
@@ -110,7 +110,7 @@ class Loss:
     worse: Literal["less", "more"]
     how: Literal["kept", "change"]
     against: Literal["teacher", "base"] = "teacher"
-    where: Literal["all", "elsewhere"] = "all"
+    where: Literal["all", "home", "elsewhere"] = "all"
     of: Callable[[Cell], Draws]
     defined_on: Callable[[Cell], bool]
     floor: Callable[[Cell, float], float] = lambda cell, chance: 0.0

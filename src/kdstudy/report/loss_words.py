@@ -107,7 +107,8 @@ def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
     """Return what stands in the sentence that sums up."""
     return [
         _shares(found),
-        _forgotten(found.get(("forgetting", ELSEWHERE))),
+        _forgotten(found.get(("forgetting", ELSEWHERE)), "forgets {} points elsewhere"),
+        _forgotten(found.get(("over_base", AVERAGE)), "falls {} points below its base"),
         _claims(found),
         _more(
             found.get(("false_equations", AVERAGE)),
@@ -151,11 +152,11 @@ def _shares(found: Mapping[tuple[str, str], Any]) -> str:
     return f"keeps {', '.join(told)}" if told else ""
 
 
-def _forgotten(row: Any | None) -> str:
+def _forgotten(row: Any | None, form: str) -> str:
     if row is None or verdict(row) != LOST:
         return ""
     low, high = points(-row.high, sign=False), points(-row.low, sign=False)
-    return f"forgets {points(-row.value, sign=False)} points elsewhere ({low} to {high})"
+    return f"{form.format(points(-row.value, sign=False))} ({low} to {high})"
 
 
 def _claims(found: Mapping[tuple[str, str], Any]) -> str:

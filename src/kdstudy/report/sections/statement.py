@@ -18,7 +18,7 @@ from kdstudy.report.sheet import Cell, Sheet
 from kdstudy.report.views import best_students, lines_in_order, printed, short
 
 _ACROSS = 3
-_EACH = ("accuracy_kept", "text_kept", "forgetting")
+_EACH = ("accuracy_kept", "text_kept", "forgetting", "over_base")
 """Lines that the table has for every benchmark; statement.csv has all."""
 _BOUNDS = ("lower", "upper")
 _SCOPES = {AVERAGE: "trained for", ELSEWHERE: "not trained for", HELD_OUT: "held-out text"}
@@ -117,25 +117,31 @@ def sheet(rows: pd.DataFrame, data: ReportData, name: str = "statement", **page:
     head += ["Teacher"] if not alone and data.losses.teacher.nunique() > 1 else []
     apart = (data.losses.benchmark == ELSEWHERE).any()
     shown = rows[rows.benchmark.isin([*_SCOPES]) | rows.measure.isin(_EACH)]
-    lines = [_line(r, head, apart) for r in shown.itertuples()]
+    seeds = data.losses.groupby("system").seeds.max()
+    lines = [_line(r, head, apart, seeds[r.system]) for r in shown.itertuples()]
     title = "The loss statement, number by number"
     return Sheet.of(name, title, lines, labels=len(head) + 2, **page)
 
 
-def _line(r: Any, head: Sequence[str], apart: bool) -> dict[str, Any]:
+def _line(r: Any, head: Sequence[str], apart: bool, seeds: int) -> dict[str, Any]:
     """Return a row of the table.
 
     Args:
         r: A row of `data.losses`.
         head: Its labels beside what was measured, and on what.
         apart: Benchmarks that nobody trained for are told from the others.
+        seeds: Most that a line of its system has.
     """
     names = {"System": r.system, "Teacher": short(r.teacher)}
     where = f"{r.of.count(', ') + 1} benchmarks" if ", " in r.of else r.of
     where = _SCOPES[HELD_OUT] if r.benchmark == HELD_OUT else where
-    if apart and r.benchmark in (AVERAGE, ELSEWHERE) and words.kept(r):
+    of_two = words.kept(r) or r.measure == "over_base"
+    if apart and r.benchmark in (AVERAGE, ELSEWHERE) and of_two:
         where += f" ({_SCOPES[r.benchmark]})"
-    value = Cell(words.value(r), sd=words.spread(r), ends=words.ends(r))
+    sd = words.spread(r)
+    if r.seeds < seeds:
+        sd = f"{sd or '–'} ({r.seeds} of {seeds} seeds)"
+    value = Cell(words.value(r), sd=sd, ends=words.ends(r))
     return {name: names[name] for name in head} | {
         "What": words.LINES[r.measure].title,
         "On": where,
