@@ -1,5 +1,6 @@
 """Memorised text: how much of what a system writes stands in the training responses."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from kdstudy.measures.units import Unit
 WORDS = 8
 """Length of a run of words."""
 
+_TOGETHER = 1024
+"""Training texts that are words at once; the words of a whole corpus would take gigabytes."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -20,11 +23,12 @@ class Runs:
     def __init__(self, texts: Iterable[str]):
         """Read the texts; words are apart by blanks, in any case."""
         self._numbers: dict[str, int] = {}
-        parts = [text.casefold().split() for text in texts]
-        for words in parts:
-            for word in words:
+        found, rest = [np.array([], np.uint64)], iter(texts)
+        while part := [text.casefold().split() for text in itertools.islice(rest, _TOGETHER)]:
+            for word in itertools.chain.from_iterable(part):
                 self._numbers.setdefault(word, len(self._numbers) + 1)
-        self._known = np.unique(self._hashed(parts)[0])
+            found.append(np.unique(self._hashed(part)[0]))
+        self._known = np.unique(np.concatenate(found))
 
     def shares(self, texts: Iterable[str]) -> np.ndarray:
         """Return of each text the share of its runs that these texts hold; NaN of no run."""

@@ -76,7 +76,8 @@ def _sections(data: ReportData) -> list[Section]:
     told, findings = statement.statements(data), summaries(data)
     figure = statement.figure(data)
     first: list[Block | None] = [*map(Text, findings)] if len(told) == 1 else [Listed(findings)]
-    found = [Section("sum", TITLE, [*first, figure], short="In a sentence each")]
+    sure = Text(next(iter(told.values()))[-1], style="note")
+    found = [Section("sum", TITLE, [*first, sure, figure], short="In a sentence each")]
     for i, ((system, teacher), (_, *more)) in enumerate(told.items()):
         rows = _of(data.losses, system, teacher)
         blocks = [Listed(more), statement.sheet(rows, data, name=f"statement-{i}", open=True)]
