@@ -67,7 +67,7 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
 
 
 LAYERS = (
-    *("errors", "records", "fields", "plugins", "artifacts", "stage"),
+    *("errors", "records", "fields", "plugins", "artifacts", "stage", "pairs"),
     *("methods", "answers", "data", "config"),
     *("models", "evaluation", "measures", "analysis", "distill", "plan", "engine", "report"),
     *("paper", "api", "doctor", "cli"),

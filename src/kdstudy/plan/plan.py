@@ -14,6 +14,7 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks, graders
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
+from kdstudy.pairs import compared_pairs
 from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
 from kdstudy.plan.grid import budgets, distilled, own_sft
 from kdstudy.plan.precision import settled
@@ -224,18 +225,12 @@ class _Planner:
         )
         before = self._train(sft, own_sft(self.study), self.study.train, model)
         for group in teachers:
-            for teacher in group:
-                self._compare(before, teacher)
-                self._token_fidelity(before, teacher)
+            self._compare([before, *group])
             by = [teacher.system for teacher in group]
             for run in distilled(self.study, model.name, by, seed, tail, ablated=ablated):
                 start = self._start(run.method, before, tail)
                 subject = self._train(run.system, run.method, run.train, model, start)
-                for label in run.system.teachers:
-                    self._compare(subject, self.subjects[label])
-                self._compare(subject, before)
-                for teacher in group:
-                    self._token_fidelity(subject, teacher)
+                self._compare([subject, before])
 
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
@@ -279,17 +274,16 @@ class _Planner:
             subject.label, inputs, self.scoring, any_texts="text" in self.kinds.values()
         )
 
-    def _compare(self, subject: Subject, reference: Subject) -> None:
-        pair = subject.label, reference.label
-        self.pairs[pair] = self.stages.compare(*pair, *(self.scored[label] for label in pair))
-
-    def _token_fidelity(self, subject: Subject, reference: Subject) -> None:
-        """Compare two systems of the main grid token by token, where they share a vocabulary."""
-        if not self.study.token_rows or subject.system.ablation:
-            return
-        if (subject.model.name, reference.model.name) in self.shared:
-            key = self.stages.token_fidelity(subject, reference)
-            self.tokens[subject.label, reference.label] = key
+    def _compare(self, subjects: Sequence[Subject]) -> None:
+        """Compare text by text; with teachers also token by token, as far as words are shared."""
+        new = [p for p in compared_pairs([s.system for s in subjects]) if p not in self.pairs]
+        for pair in new:
+            self.pairs[pair] = self.stages.compare(*pair, *(self.scored[label] for label in pair))
+        for pair in new if self.study.token_rows else ():
+            subject, reference = (self.subjects[label] for label in pair)
+            main = not subject.system.ablation and reference.system.kind != "sft"
+            if main and (subject.model.name, reference.model.name) in self.shared:
+                self.tokens[pair] = self.stages.token_fidelity(subject, reference)
 
     def _results(self) -> str:
         first = next(iter(self.benchmarks))
