@@ -17,7 +17,7 @@ from study_folder import model_folder, plan_of, write_folder
 import kdstudy
 from kdstudy.config.read import read_study
 from kdstudy.plan.plan import Plan, make_plan
-from kdstudy.stage import KINDS, Stage
+from kdstudy.stage import Stage, kinds
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.txt"
 METHODS = ["sft", "seqkd", "word_kd", {"type": "revkd", "start": "sft"}, "gkd", "onpolicy_revkl"]
@@ -122,7 +122,7 @@ def test_the_keys_of_whole_studies_are_the_golden_ones(tmp_path):
 
 
 def test_the_pinned_studies_have_every_kind_of_stage():
-    assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(KINDS)
+    assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(kinds())
 
 
 if __name__ == "__main__":
