@@ -27,5 +27,6 @@ unlike.py        systems that score alike and are unlike in fidelity
 losses.py        what each student kept and lost, as one table
 elsewhere.py     which benchmarks nobody trained for
 verdict.py       one test's result, and how its numbers are printed
+kinds.py         what its stage is told: results
 stages.py        the stage results
 """
