@@ -2,9 +2,8 @@
 
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned, with_texts
-from test_browser import BROWSER, DRIVER, browser, go_to, requests, visit
-from test_report import analysed
+from chromium import BROWSER, DRIVER, driven, go_to, requests, visit
+from fake_study import analysed, fake_study, planned, with_texts
 
 from kdstudy.answers.steps import similarity, steps
 from kdstudy.report import document
@@ -12,9 +11,14 @@ from kdstudy.report import document
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no chromium and chromedriver: apt install chromium-driver"
 )
-__all__ = ["browser"]
 RUN = "zoo-s/gkd/zoo-l-sft"
 KEYS = {"down": "\ue015", "up": "\ue013", "enter": "\ue007", "escape": "\ue00c"}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with driven(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

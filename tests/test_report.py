@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 from fake_study import STUDENTS, analysed, fake_study, items_frame
+from hostile_report import HOSTILE
 from report_parts import all_figures, all_sheets
 from scipy import stats
 
@@ -21,17 +22,6 @@ from kdstudy.report.data import ITEM_COLUMNS
 from kdstudy.report.plot import PALETTE, colours
 from kdstudy.report.sections import cost
 from kdstudy.report.views import with_sft
-
-HOSTILE = {
-    "script": "<script>alert(1)</script>",
-    "closing": "</script><script>alert(2)</script><!-- <img src=x onerror=alert(3)>",
-    "entity": "a & b &lt;i&gt; &amp;amp;",
-    "bidi": "\u202e\u0661\u0662 שלום \u2066abc\u2069",
-    "nul": "before\x00after",
-    "separators": "one\u2028two\u2029three",
-    "surrogate": "broken \ud83d half",
-    "long": "x" * 100_000,
-}
 
 
 class Page(HTMLParser):
