@@ -8,11 +8,19 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef
+from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef, Together
 from kdstudy.config.resources import Resources
-from kdstudy.fields import Strict
+from kdstudy.data.formats import TAG
+from kdstudy.fields import TAGS, Strict
 from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
 
 _LARGEST = 2**32
@@ -261,8 +269,15 @@ class Study(Strict):
     """Names the output folder: letters, digits, dot, dash, underscore."""
     protocol: Literal["corrected", "reference"] = "corrected"
     """Preset of the fields below; every field it sets can be set here too."""
-    teachers: list[ModelRef] = []
-    """Models to learn from; may be left out only when `methods` is [sft]."""
+    teachers: list[
+        Annotated[
+            Annotated[ModelRef, Tag(TAGS[0])] | Annotated[Together, Tag(TAGS[1])],
+            Discriminator(lambda value: TAGS[_is_several(value)]),
+        ]
+    ] = []
+    """Models to learn from, one after the other: each student learns from each. A list among them,
+    `[zoo-l, zoo-m]`, is several that a run has together. May be left out only when `methods` is
+    [sft]."""
     students: list[ModelRef] = Field(min_length=1)
     """Models that learn."""
     corpus: CorpusRef
@@ -306,17 +321,16 @@ class Study(Strict):
         """How teachers are fine-tuned."""
         return self.train.model_copy(update=self.teacher_train.model_dump(exclude_none=True))
 
-    @field_validator("teachers", mode="before")
-    @classmethod
-    def _one_by_one(cls, value: Any) -> Any:
-        named = value if isinstance(value, list) else []
-        together = [i for i, t in enumerate(named) if isinstance(t, list)]
-        if together:
-            raise ValueError(
-                f"teachers[{together[0]}]: is a list; no method learns from several teachers "
-                "together yet: list them one by one, and each student learns from each"
-            )
-        return value
+    @property
+    def teacher_models(self) -> list[ModelRef]:
+        """Every teacher, once, those that teach together too."""
+        found = [r for t in self.teachers for r in members(t)]
+        return list({_loaded(r): r for r in found}.values())
+
+    @property
+    def several(self) -> list[Together]:
+        """The teachers that teach together."""
+        return [t for t in self.teachers if _is_several(t)]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -374,10 +388,13 @@ class Study(Strict):
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
         _refuse_repeats("benchmarks", bare)
-        _refuse_repeats("teachers", [_loaded(t) for t in self.teachers])
+        alone = [t for t in self.teachers if not _is_several(t)]
+        _refuse_repeats("teachers", [_loaded(t) for t in alone])
+        self._several_make_sense()
         _refuse_repeats("students", [_loaded(s) for s in self.students])
         _refuse_repeats("students", [s.name for s in self.students if s.name])
-        for i, t in enumerate(self.teachers):
+        numbered = [(i, ref) for i, entry in enumerate(self.teachers) for ref in members(entry)]
+        for i, t in numbered:
             if t.cut is not None:
                 field = next(iter(t.cut.config()))
                 raise ValueError(
@@ -388,7 +405,7 @@ class Study(Strict):
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
-        for t in self.teachers:
+        for t in self.teacher_models:
             for s in self.students:
                 if _loaded(t) == _loaded(s):
                     raise ValueError(
@@ -401,6 +418,36 @@ class Study(Strict):
                 raise ValueError(f"{field}: {number:g} is no number that a run could use")
         return self
 
+    def _several_make_sense(self) -> None:
+        """Refuse teachers together that contradict each other, or that a method cannot use."""
+        every = [r for t in self.teachers for r in members(t)]
+        for ref in self.teacher_models:
+            if any(r != ref for r in every if _loaded(r) == _loaded(ref)):
+                raise ValueError(
+                    f"teachers: {ref.model} is written in two ways; a teacher is fine-tuned once: "
+                    "write its fields alike wherever it teaches"
+                )
+        named = [" + ".join([*sorted(map(_loaded, t.together)), t.called]) for t in self.several]
+        _refuse_repeats("teachers", named)
+        for t in self.several:
+            names = ", ".join(r.model for r in t.together)
+            for m in self.methods:
+                if m.teacher_gives == "text" and t.route is None:
+                    raise ValueError(
+                        f"teachers: {names} together: {m.type} learns a text, which one teacher "
+                        "writes; give them a route, list them one by one, or take the method out"
+                    )
+                if m.teacher_gives == "distribution" and m.recipe().extra is not None:
+                    raise ValueError(
+                        f"teachers: {names} together: {m.type} learns one teacher's hidden states; "
+                        "list them one by one, or take the method out"
+                    )
+            if t.route is not None and TAG not in self.corpus.columns:
+                raise ValueError(
+                    "teachers: a route goes by tags; say which column of the corpus holds them: "
+                    "corpus: {..., columns: {tag: topic}}"
+                )
+
     def _ablations_make_sense(self) -> None:
         have = {m.type for m in self.methods}
         for kind in ("temperature", "noise", "base_teacher"):
@@ -412,7 +459,7 @@ class Study(Strict):
                     "lack its main point; add it to methods or take it out here"
                 )
         self._varied_fields_make_sense()
-        if self.ablations.base_teacher and not any(t.finetune for t in self.teachers):
+        if self.ablations.base_teacher and not any(t.finetune for t in self.teacher_models):
             raise ValueError(
                 "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
                 "is task-unaware already; remove the ablation"
@@ -454,6 +501,18 @@ def _with(part: Any, path: str, value: Any) -> Any:
         value = _with(below, tail, value)
     whole = part.model_dump() | {head: value.model_dump() if isinstance(value, Strict) else value}
     return type(part).model_validate(whole)
+
+
+def _is_several(value: Any) -> bool:
+    """Whether an entry of `teachers` is several that teach together."""
+    return isinstance(value, list | Together) or (
+        isinstance(value, dict) and bool({"together", "route", "mixture", "weights"} & {*value})
+    )
+
+
+def members(entry: ModelRef | Together) -> list[ModelRef]:
+    """Return the teachers that an entry of `teachers` names."""
+    return entry.together if isinstance(entry, Together) else [entry]
 
 
 def _loaded(ref: ModelRef) -> str:

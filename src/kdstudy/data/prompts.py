@@ -119,12 +119,14 @@ class Encoded:
         prompt_length: How many of them come before the last response.
         truncated: The row was longer than the limit and its response was cut.
         spans: (start, stop) of every scored response; empty for the last alone.
+        tag: What says which of several teachers it learns from (`Example.tag`).
     """
 
     ids: tuple[int, ...]
     prompt_length: int
     truncated: bool = False
     spans: tuple[tuple[int, int], ...] = ()
+    tag: str = ""
 
     @property
     def scored(self) -> Sequence[int]:
@@ -172,10 +174,11 @@ def row_of(
     response, kind = written or (response, "")
     # Before these messages nothing is learnt: they are the prompt of a row that has one.
     given = json.loads(example.chat).get("prompt", 0) if example.chat else 0
-    return encode(
+    row = encode(
         tokenizer, template, response=response, max_length=max_length, given=given, written=kind,
         where=where or called(example, {}), **question,
     )  # fmt: skip
+    return row and dataclasses.replace(row, tag=example.tag)
 
 
 def render(

@@ -11,7 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import CORPUS, START, TEACHER_TEXT, Trained
+from kdstudy.artifacts import (
+    CORPUS,
+    EACH_TEACHER_TEXT,
+    START,
+    TEACHER_TEXT,
+    Generations,
+    Trained,
+)
 from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import placement, sample_monitor, trackers
@@ -19,6 +26,7 @@ from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
+from kdstudy.distill.together import Together, require_routes
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
@@ -35,9 +43,10 @@ def train(work: Work) -> str:
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
     `CORPUS`, `TEACHER` (its finished train stage; without it the teacher is used as it is),
     `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same student, whose weights are gone
-    on from). Aids: `TEACHER_CACHE`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the
-    fields of `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study,
-    label, folder}.
+    on from). Aids: `TEACHER_CACHE`. Several teachers are `teachers`, with `together`, which says
+    how they teach; then inputs and aids have a role for each. Local: `models` {role:
+    `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes; and,
+    where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -52,10 +61,13 @@ def train(work: Work) -> str:
     settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
     local = work.model("student")
     tokenizer = load.open_tokenizer(local)
+    route = work.config.get("together", {}).get("route")
+    if route is not None:
+        require_routes(work.read(CORPUS), route)
     corpus = _text(work, tokenizer, settings.max_length, None)
     text, written = corpus, None
     if recipe.source == "teacher":
-        written = _teacher_text(work)
+        written = _teacher_text(work, route)
         text = _text(work, tokenizer, settings.max_length, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
@@ -130,8 +142,17 @@ def _format(work: Work) -> PromptFormat:
     return PromptFormat.of({**work.config, **work.config.get("train", {})})
 
 
-def _teacher_text(work: Work) -> dict[str, Generation]:
-    found = work.read(TEACHER_TEXT).rows
+def _teacher_text(work: Work, route: Mapping[str, int] | None) -> dict[str, Generation]:
+    """Return the teacher's text by example id; with a route that of the row's own teacher."""
+    if route is None:
+        return _texts(work.read(TEACHER_TEXT))
+    each = {number: _texts(texts) for number, texts in work.each(EACH_TEACHER_TEXT).items()}
+    own = {e.id: each[str(route[e.tag])] for e in work.read(CORPUS).all_rows()}
+    return {name: texts[name] for name, texts in own.items() if name in texts}
+
+
+def _texts(generations: Generations) -> dict[str, Generation]:
+    found = generations.rows
     texts: dict[str, Generation] = {}
     for row in found.read():
         if row.example_id in texts:
@@ -177,7 +198,7 @@ def _models(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     text: Mapping[str, Rows],
-) -> tuple[parts.Model, Teacher | None, str]:
+) -> tuple[parts.Model, Teacher | Together | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
     start, note = work.find(START), ""
     whole = start if settings.lora is None else None
@@ -191,7 +212,7 @@ def _models(
             rows=[row for part in text.values() for row in part.rows],
             tokenizer=tokenizer,
             student=parts.head(student),
-        ).teacher()
+        ).teachers()
     if settings.lora is not None and start is not None:
         student = load.put_adapter(student, start.adapter, trainable=True)
     elif settings.lora is not None:

@@ -59,6 +59,7 @@ def distilled(
     tail: str,
     *,
     ablated: bool,
+    mixture: str = "",
 ) -> list[Run]:
     """Return the runs of one student under one teacher or several together.
 
@@ -71,6 +72,7 @@ def distilled(
         seed: Training seed.
         tail: What every label ends in, such as `/seed=1`.
         ablated: Whether the ablations are for this student.
+        mixture: How several teachers teach (`System.mixture`).
     """
     found: dict[str, Run] = {}
     tuned = tuple(t.label for t in teachers)
@@ -80,7 +82,7 @@ def distilled(
         method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
         suffix: str = "", by: tuple[str, ...] = tuned,
     ) -> None:  # fmt: skip
-        label = f"{student}/{method.name}/{joined(plain)}{suffix}{tail}"
+        label = f"{student}/{method.name}/{joined(plain, mixture)}{suffix}{tail}"
         system = System(
             label=label,
             kind="distilled",
@@ -92,6 +94,7 @@ def distilled(
             temperature=getattr(method, "temperature", 1.0),
             noise=getattr(method, "noise", 0.0),
             seed=seed,
+            mixture=mixture,
         )
         found.setdefault(label, Run(system=system, method=method, train=train))
 

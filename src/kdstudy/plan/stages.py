@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdstudy import artifacts, methods
+from kdstudy.artifacts import by_number
 from kdstudy.config import schema
+from kdstudy.config.refs import Together
 from kdstudy.data.chat import DATE
 from kdstudy.data.corpora import Source
 from kdstudy.models.resolve import Resolved
@@ -65,8 +67,12 @@ class Stages:
         model: Resolved,
         teachers: Sequence[Subject] = (),
         start: str | None = None,
+        several: Together | None = None,
     ) -> str:
-        """Train a system from its model, or from where the train stage `start` ended."""
+        """Train a system from its model, or from where the train stage `start` ended.
+
+        Several teachers come with what says how they teach.
+        """
         config = {
             "method": method.model_dump(exclude=method.OF_TRAINING),
             "train": train.model_dump(exclude=schema.NO_RESULT),
@@ -79,14 +85,20 @@ class Stages:
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start)
         inputs |= self._cut(model, "student")
         models, aids = {"student": _place(model)}, {}
-        for teacher in teachers:
-            if method.teacher_gives == "text":
-                inputs |= artifacts.TEACHER_TEXT.at(self._teacher_text(teacher, method))
-                continue
-            config["teacher"] = _identity(teacher.model)
-            models["teacher"] = teacher.model.local()
-            inputs |= artifacts.TEACHER.at(teacher.trained)
-            aids = artifacts.TEACHER_CACHE.at(self._teacher_cache(teacher, method, train))
+        if several is not None:
+            config["together"] = _together(several)
+        if method.teacher_gives == "text":
+            texts = [self._teacher_text(teacher, method) for teacher in teachers]
+            inputs |= _one_or_each(artifacts.TEACHER_TEXT, artifacts.EACH_TEACHER_TEXT, texts)
+        elif teachers:
+            named = [_identity(teacher.model) for teacher in teachers]
+            config |= {"teacher": named[0]} if several is None else {"teachers": named}
+            places = [teacher.model.local() for teacher in teachers]
+            models |= {"teacher": places[0]} if several is None else by_number(places)
+            trained = [teacher.trained for teacher in teachers]
+            inputs |= _one_or_each(artifacts.TEACHER, artifacts.EACH_TEACHER, trained)
+            caches = [self._teacher_cache(teacher, method, train) for teacher in teachers]
+            aids = _one_or_each(artifacts.TEACHER_CACHE, artifacts.EACH_TEACHER_CACHE, caches)
         local = {
             "models": models,
             "train": train.model_dump(include=schema.NO_RESULT),
@@ -285,6 +297,24 @@ class Stages:
         made = {"template": self.study.template, "template_date": DATE}
         given = self.study.template_arguments
         return made | ({"template_arguments": given} if given else {})
+
+
+def _together(several: Together) -> dict[str, Any]:
+    """Return how several teachers teach: a teacher's number by tag, or a mixture."""
+    if several.route is not None:
+        numbers = {ref.model: number for number, ref in enumerate(several.together)}
+        return {"route": {tag: numbers[model] for tag, model in several.route.items()}}
+    return {"mixture": several.mixture or "arithmetic", "weights": several.shares}
+
+
+def _one_or_each(
+    one: artifacts.Role, each: artifacts.Roles, stages: Sequence[str | None]
+) -> dict[str, str]:
+    """Return the stages of a run's teachers as inputs: of one, or of several by number."""
+    if len(stages) == 1:
+        return one.at(stages[0])
+    there = {number: stage for number, stage in by_number(stages).items() if stage is not None}
+    return each.at(there)
 
 
 def _identity(model: Resolved) -> dict[str, Any]:
