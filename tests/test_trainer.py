@@ -18,6 +18,7 @@ from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, onpolicy
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.distill.together import Together
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import heads, load, packing, parts
@@ -48,7 +49,9 @@ def make(
     rows = data or tiny.rows(40)
     trainer = DistillTrainer(
         student,
-        LiveTeacher(teacher or build(1, width=24), width),
+        teacher
+        if isinstance(teacher, Together)
+        else LiveTeacher(teacher or build(1, width=24), width),
         study_config(settings, method, rows, folder, seed),
         train_dataset=rows,
         eval_dataset=tiny.rows(10, seed=9),
