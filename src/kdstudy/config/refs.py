@@ -181,7 +181,8 @@ class Together(Strict):
         if self.weights == "per_row":
             return None
         given = self.weights if isinstance(self.weights, list) else [1.0] * len(self.together)
-        return tuple(w / sum(given) for w in given)
+        # Of 0.3 and 0.1 what it is of 3 and 1.
+        return tuple(round(w / sum(given), 12) for w in given)
 
     @property
     def called(self) -> str:

@@ -60,8 +60,10 @@ def training_disk(facts: StudyFacts) -> int:
     return max((copies * _trained(facts, s) for s in trains), default=0)
 
 
-def memory_needed(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts | None) -> int:
-    """Return the bytes of training a model, with a teacher beside it.
+def memory_needed(
+    facts: StudyFacts, student: ModelFacts, teachers: Sequence[ModelFacts] = ()
+) -> int:
+    """Return the bytes of training a model, with teachers beside it.
 
     Where a probe measured the peak it is that; else weights, gradients and AdamW's numbers alone,
     which is less than the truth.
@@ -74,7 +76,15 @@ def memory_needed(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts | 
     else:
         own = student.parameters * student.itemsize
         own += lora_numbers(facts, student) * _FLOAT32 * (1 + _CHECKPOINT)
-    return own + (teacher.parameters * teacher.itemsize if teacher else 0)
+    return own + sum(teacher.parameters * teacher.itemsize for teacher in teachers)
+
+
+def teachers_beside(facts: StudyFacts) -> list[list[ModelFacts]]:
+    """Return which teachers a run may have in memory together: each, and those of one run."""
+    stages = facts.plan.stages.values() if facts.plan else ()
+    together = [[t["name"] for t in s.config["teachers"]] for s in stages if "teachers" in s.config]
+    groups = [[facts.model(name) for name in names] for names in together]
+    return [[t] for t in facts.teachers()] + [[t for t in group if t] for group in groups]
 
 
 def needs_live_teacher(facts: StudyFacts) -> bool:
@@ -122,14 +132,19 @@ def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     if speed is None or text is None or corpus is None or not text.rows:
         return None
     row, evaluated = speed.train, speed.forward
-    if "teacher" in config:
-        teacher = facts.speeds.get(config["teacher"]["name"])
-        if teacher is None:
+    named = config.get("teachers") or [config[role] for role in ("teacher",) if role in config]
+    if named:
+        teachers = [facts.speeds.get(teacher["name"]) for teacher in named]
+        if None in teachers:
             return None
+        # With a route a row has one of them.
+        share = 1 / len(named) if "route" in config.get("together", {}) else 1.0
+        forward = share * sum(teacher.forward for teacher in teachers if teacher)
         live = config["method"].get("lmbda", 0.0)
         if facts.study.train.teacher_cache == "off":
-            live, evaluated = 1.0, evaluated + teacher.forward
-        row = speed.distil.get(config["teacher"]["name"], speed.train) + live * teacher.forward
+            live, evaluated = 1.0, evaluated + forward
+        steps = [speed.distil.get(teacher["name"], speed.train) for teacher in named]
+        row += share * sum(step - speed.train for step in steps) + live * forward
     # A student reads and writes a step's prompts before it trains on what it wrote.
     budget = facts.study.train.max_length - _mean(text.tokens - text.scored, text.rows)
     answer = max(0.0, budget) if long else _mean(text.scored, text.rows)

@@ -212,7 +212,7 @@ class _Gathering:
         """Find the models, one by one: one that is missing does not hide the others."""
         named = _names(plan) if plan else {}
         by_bytes: dict[str, _Model] = {}
-        refs = [("teacher", r) for r in self.study.teachers]
+        refs = [("teacher", r) for r in self.study.teacher_models]
         for role, ref in [*refs, *(("student", r) for r in self.study.students)]:
             found = self.limit.call(
                 f"{role} {ref.model}", 30, lambda r=ref: resolve(r, self.base, self.pins)
@@ -374,4 +374,5 @@ def _names(plan: Plan) -> dict[str, str]:
     """Return what the plan calls each model, by fingerprint."""
     stages = plan.stages.values()
     found = [stage.config.get(role) for stage in stages for role in ("student", "teacher", "model")]
+    found += [model for stage in stages for model in stage.config.get("teachers", ())]
     return {m["fingerprint"]: m["name"] for m in found if m}
