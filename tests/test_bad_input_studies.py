@@ -135,7 +135,7 @@ MISTAKES = [
     ("corpus", "corpus: math10k", "--data-dir"),
     ("teachers", "teachers: []", "every method but sft learns from one"),
     ("teachers", "teachers: [zoo-s]", "is its own teacher"),
-    ("teachers", "teachers: [[zoo-l]]", "line 6: teachers[0].together: should have at least 2"),
+    ("teachers", "teachers: [[zoo-l]]", "teachers[0].together: list should have at least 2"),
     ("teachers", "teachers: [[zoo-l, zoo-l]]", "zoo-l is listed twice"),
     ("teachers", "teachers: [[zoo-l, zoo-m], [zoo-m, zoo-l]]", "zoo-l + zoo-m"),
     ("teachers", "teachers: [[zoo-l, zoo-m]]", "seqkd learns a text, which one teacher writes"),
