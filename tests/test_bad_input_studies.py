@@ -134,7 +134,18 @@ MISTAKES = [
     ("corpus", "corpus:", "line 5: corpus: must be `key: value` pairs; got nothing"),
     ("corpus", "corpus: math10k", "--data-dir"),
     ("teachers", "teachers: []", "every method but sft learns from one"),
-    ("teachers", "teachers: [zoo-s]", "is its own teacher"),
+    ("teachers", "teachers: [{model: zoo-s, finetune: false}]", "is its own teacher"),
+    (
+        "teachers",
+        "teachers: [zoo-s]\nablations: {base_teacher: {}}",
+        "line 7: ablations.base_teacher: zoo-s is its own teacher",
+    ),
+    ("", "methods: [{type: word_kd, generations: 0}]", "greater than or equal to 1"),
+    (
+        "",
+        "methods: [word_kd]\nablations: [{vary: generations, values: [2], methods: [word_kd]}]",
+        "has a run for each already",
+    ),
     ("teachers", "teachers: [[zoo-l]]", "teachers[0].together: list should have at least 2"),
     ("teachers", "teachers: [[zoo-l, zoo-l]]", "zoo-l is listed twice"),
     ("teachers", "teachers: [[zoo-l, zoo-m], [zoo-m, zoo-l]]", "zoo-l + zoo-m"),
@@ -144,7 +155,11 @@ MISTAKES = [
         "teachers: [[zoo-l, zoo-m]]\nmethods: [hidden_kd]",
         "hidden_kd learns one teacher's hidden states",
     ),
-    ("teachers", "teachers: [[zoo-l, zoo-s]]\nmethods: [word_kd]", "is its own teacher"),
+    (
+        "teachers",
+        "teachers: [[zoo-l, {model: zoo-s, finetune: false}]]\nmethods: [word_kd]",
+        "is its own teacher",
+    ),
     (
         "teachers",
         "teachers: [{model: zoo-l, finetune: false}, [zoo-l, zoo-m]]\nmethods: [word_kd]",

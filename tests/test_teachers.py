@@ -194,3 +194,83 @@ def test_a_row_of_a_table_is_with_a_teacher_whichever_it_is():
 def test_a_card_names_every_teacher(teachers, said):
     origin = Origin(base="org/base", teachers=teachers, method={"method": "gkd"}, adapter=False)
     assert said in card(origin, "label", "repo", {}, [], [], license=None)
+
+
+CHAIN = {"type": "word_kd", "generations": 3, "start": "sft"}
+
+
+def test_each_generation_learns_from_the_one_before_in_a_stage_of_its_own(tmp_path):
+    write_folder(tmp_path)
+    plan, runs = together(tmp_path, "./big", methods=["sft", CHAIN], seeds=[0, 1])
+    for seed in (0, 1):
+        name, tail = "small/word_kd-from-sft/big", f"/seed={seed}"
+        labels = [f"{name}{part}{tail}" for part in ("", "/generation=2", "/generation=3")]
+        taught_by = [runs[label].inputs["teacher"] for label in labels]
+        assert taught_by == [plan.trained[s] for s in ("big/teacher", labels[0], labels[1])]
+        for label, teacher in zip(labels[1:], ("small", "small"), strict=True):
+            run = runs[label]
+            assert run.config["teacher"]["name"] == teacher == run.config["student"]["name"]
+            assert run.inputs["start"] == plan.trained[f"small/sft{tail}"]
+            cache = plan.stages[run.aids["teacher_cache"]]
+            assert cache.inputs["teacher"] == run.inputs["teacher"]
+        systems = [next(s for s in plan.systems if s.label == label) for label in labels]
+        assert {s.taught_by for s in systems} == {"big/teacher"}
+        assert [s.ablation for s in systems] == ["", "generations", "generations"]
+        assert [s.setting for s in systems] == [f"generations={n}" for n in (1, 2, 3)]
+    # What a chain is does not change its first run, nor how long it is the others.
+    _, plain = together(
+        tmp_path, "./big", methods=["sft", CHAIN | {"generations": 1}], seeds=[0, 1]
+    )
+    _, shorter = together(
+        tmp_path, "./big", methods=["sft", CHAIN | {"generations": 2}], seeds=[0, 1]
+    )
+    for label, run in (plain | shorter).items():
+        assert runs[label].key == run.key
+
+
+def test_a_born_again_network_learns_from_its_own_fine_tuning(tmp_path):
+    write_folder(tmp_path)
+    chain = [{"type": "word_kd", "generations": 2}, "seqkd"]
+    plan, runs = together(tmp_path, "./small", methods=["sft", *chain])
+    assert runs["small/word_kd/small"].inputs["teacher"] == plan.trained["small/teacher"]
+    # The teacher is the student's own sft run, which is trained once.
+    assert plan.trained["small/teacher"] == plan.trained["small/sft"]
+    own = runs["small/word_kd/small/generation=2"].inputs["teacher"]
+    assert own == plan.trained["small/word_kd/small"]
+
+
+@pytest.mark.parametrize(
+    "method", [{"start": "sft"}, {"hard_label_weight": 0.5}, {"noise": 1.0}, {"start": {"sft": 2}}]
+)
+def test_a_students_own_base_teaches_what_has_left_it(tmp_path, method):
+    base = {"model": "./small", "finetune": False}
+    method = {"type": "word_kd"} | method
+    plan, runs = together(write_folder(tmp_path), base, methods=["sft", method])
+    (run,) = runs.values()
+    assert "teacher" not in run.inputs and run.config["teacher"] == run.config["student"]
+    assert {s.kind for s in plan.systems if s.label == "small"} == {"teacher"}
+    with pytest.raises(InputError, match="is its own teacher, as it is"):
+        together(tmp_path, base, methods=["sft", "word_kd"])
+
+
+def test_a_cut_student_teaches_its_next_generation(tmp_path):
+    write_folder(tmp_path)
+    sizes = {"model_type": "qwen2", "num_hidden_layers": 4, "intermediate_size": 64}
+    (tmp_path / "big" / "config.json").write_text(json.dumps(sizes))
+    plan = plan_of(
+        tmp_path, teachers=["./medium"], students=[{"model": "./big", "layers": 2}],
+        methods=["sft", {"type": "gkd", "generations": 2}], ablations={},
+    )  # fmt: skip
+    run = plan.stages[plan.trained["big[2 layers]/gkd/medium/generation=2"]]
+    assert run.inputs["cut:teacher"] == run.inputs["cut:student"]
+    cache = plan.stages[run.aids["teacher_cache"]]
+    assert cache.inputs["cut:teacher"] == run.inputs["cut:student"]
+    assert run.local["models"]["teacher"]["folder"] is None
+
+
+def test_mixed_teachers_begin_a_chain(tmp_path):
+    method = {"type": "word_kd", "generations": 2}
+    plan, runs = together(write_folder(tmp_path), BOTH, methods=["sft", method])
+    later = runs["small/word_kd/big + medium/generation=2"]
+    assert later.inputs["teacher"] == plan.trained["small/word_kd/big + medium"]
+    assert "together" not in later.config

@@ -94,6 +94,8 @@ class Vary(Strict):
         head, _, tail = field.partition(".")
         if field in ("type", "start"):
             raise ValueError(f"{field} makes another method; list it under methods")
+        if field == "generations":
+            raise ValueError("generations has a run for each already; write it under methods")
         if field in ("temperature", "noise"):
             raise ValueError(f"{field} has an ablation of its own: write {field}: {{values: ...}}")
         if head == "train" and tail.partition(".")[0] in {*NO_RESULT, "probe_rows"}:
@@ -112,7 +114,7 @@ class Vary(Strict):
                 raise ValueError(f"{method.type} has its own {tail}, which overrides training's")
             return method, _with(train, tail, value)
         if self.vary not in type(method).model_fields:
-            own = sorted(set(type(method).model_fields) - {"type", "start"})
+            own = sorted(set(type(method).model_fields) - {"type", "start", "generations"})
             raise ValueError(
                 f"{method.type} has no field {self.vary}; it has {', '.join(own)}, and training "
                 "has train.learning_rate and the like"
@@ -405,18 +407,34 @@ class Study(Strict):
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
-        for t in self.teacher_models:
-            for s in self.students:
-                if _loaded(t) == _loaded(s):
-                    raise ValueError(
-                        f"{s.model} is its own teacher: every divergence would start at zero and "
-                        "stay there; take it out of one list, or give the teacher an adapter"
-                    )
+        self._refuse_idle_teachers()
         self._ablations_make_sense()
         for field, number in _numbers(self.model_dump()):
             if not abs(number) < _LARGEST:
                 raise ValueError(f"{field}: {number:g} is no number that a run could use")
         return self
+
+    def _refuse_idle_teachers(self) -> None:
+        """Refuse a student that learns from itself as it is: there is nothing to learn.
+
+        From itself fine-tuned it learns (a born-again network), from its own text too, and a start
+        from sft or a share of labels takes it away from what its base then holds it to.
+        """
+        ablation = self.ablations.base_teacher
+        again = ablation.methods if ablation else []
+        for t in self.teacher_models:
+            for s in self.students:
+                if _loaded(t) != _loaded(s):
+                    continue
+                for m in self.methods:
+                    if m.learns_nothing_at_first and (not t.finetune or m.type in again):
+                        where = "" if not t.finetune else "ablations.base_teacher: "
+                        raise ValueError(
+                            f"{where}{s.model} is its own teacher, as it is: the divergence of "
+                            f"{m.type} would start at zero and stay there; have the teacher "
+                            "fine-tuned (finetune: true), give the method a start (start: sft) or "
+                            "a hard_label_weight, or choose another teacher"
+                        )
 
     def _several_make_sense(self) -> None:
         """Refuse teachers together that contradict each other, or that a method cannot use."""

@@ -10,6 +10,9 @@ from kdstudy.config import schema
 from kdstudy.fields import Strict
 from kdstudy.records import System, joined
 
+CHAIN = "generations"
+"""The field of a born-again chain; its later generations are shown as an ablation over it."""
+
 
 def own_sft(study: schema.Study) -> methods.Sft:
     """Return how students are fine-tuned without a teacher, listed or not."""
@@ -44,11 +47,16 @@ def budgets(study: schema.Study) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A distilled run: what it is called, its method, and how it is trained."""
+    """A distilled run: what it is called, its method, and how it is trained.
+
+    Attributes:
+        after: Label of the run before it in a born-again chain, which is its teacher then.
+    """
 
     system: System
     method: methods.Method
     train: schema.Train
+    after: str | None = None
 
 
 def distilled(
@@ -63,7 +71,7 @@ def distilled(
 ) -> list[Run]:
     """Return the runs of one student under one teacher or several together.
 
-    The methods come first, then the ablations.
+    The methods come first, then the ablations and the later generations of born-again chains.
 
     Args:
         study: The study.
@@ -80,8 +88,8 @@ def distilled(
 
     def add(
         method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
-        suffix: str = "", by: tuple[str, ...] = tuned,
-    ) -> None:  # fmt: skip
+        suffix: str = "", by: tuple[str, ...] = tuned, after: str | None = None,
+    ) -> str:  # fmt: skip
         label = f"{student}/{method.name}/{joined(plain, mixture)}{suffix}{tail}"
         system = System(
             label=label,
@@ -96,16 +104,26 @@ def distilled(
             seed=seed,
             mixture=mixture,
         )
-        found.setdefault(label, Run(system=system, method=method, train=train))
+        found.setdefault(label, Run(system=system, method=method, train=train, after=after))
+        return label
 
     train, varied = study.train, study.ablations.vary
     listed: dict[str, list[methods.Method]] = {}
+    last: dict[str, str] = {}  # label of a chain's last run so far, by the method's name
     for method in study.methods:
         if method.type != "sft":
             listed.setdefault(method.type, []).append(method)
             own = [v for v in varied if ablated and method.type in v.methods]
             says = {v.vary: v.current(method, train) for v in own}
-            add(method, train, setting="; ".join(f"{k}={_short(v)}" for k, v in says.items()))
+            if getattr(method, CHAIN, 1) > 1:
+                says = {CHAIN: 1} | says
+            setting = "; ".join(f"{k}={_short(v)}" for k, v in says.items())
+            last[method.name] = add(method, train, setting=setting)
+    for method in study.methods:
+        for number in range(2, getattr(method, CHAIN, 1) + 1):
+            point = {"setting": f"{CHAIN}={number}", "suffix": f"/generation={number}"}
+            after = last[method.name]
+            last[method.name] = add(method, train, ablation=CHAIN, after=after, **point)
     if not ablated:
         return list(found.values())
     for field, method, value in _named(study.ablations, listed):

@@ -263,8 +263,11 @@ class _Planner:
             made = {"ablated": ablated, "mixture": how}
             for run in distilled(self.study, model.name, by, seed, tail, **made):
                 start = self._start(run.method, before, tail)
-                own = (run.system, run.method, run.train, model)
-                subject = self._train(*own, start, group.several)
+                own = (run.system, run.method, run.train, model, start)
+                if run.after is None:
+                    subject = self._train(*own, group.several)
+                else:
+                    subject = self._train(*own, by=[self.subjects[run.after]])
                 for label in run.system.teachers:
                     self._compare(subject, self.subjects[label])
                 self._compare(subject, before)
@@ -274,10 +277,12 @@ class _Planner:
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
         start: str | None = None, several: Together | None = None,
+        by: Sequence[Subject] | None = None,
     ) -> Subject:  # fmt: skip
+        """Train a system from its teachers, or from the run before it in a chain."""
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
-        teachers = [self.subjects[label] for label in system.teachers]
+        teachers = by or [self.subjects[label] for label in system.teachers]
         key = self.stages.train(system, method, train, model, teachers, start, several)
         subject = Subject(system=system, model=model, trained=key)
         self._measure(subject)

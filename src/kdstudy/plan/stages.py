@@ -93,10 +93,12 @@ class Stages:
         elif teachers:
             named = [_identity(teacher.model) for teacher in teachers]
             config |= {"teacher": named[0]} if several is None else {"teachers": named}
-            places = [teacher.model.local() for teacher in teachers]
+            places = [_place(teacher.model) for teacher in teachers]
             models |= {"teacher": places[0]} if several is None else by_number(places)
             trained = [teacher.trained for teacher in teachers]
             inputs |= _one_or_each(artifacts.TEACHER, artifacts.EACH_TEACHER, trained)
+            if len(teachers) == 1:  # a cut one is the student before in a chain
+                inputs |= self._cut(teachers[0].model, "teacher")
             caches = [self._teacher_cache(teacher, method, train) for teacher in teachers]
             aids = _one_or_each(artifacts.TEACHER_CACHE, artifacts.EACH_TEACHER_CACHE, caches)
         local = {
@@ -188,6 +190,9 @@ class Stages:
         for benchmark in found["benchmarks"]:
             if benchmark["scoring"] is None:
                 del benchmark["scoring"]
+        for method in found["methods"]:
+            if method.get("generations") == 1:
+                del method["generations"]
         return found
 
     @property
@@ -264,8 +269,9 @@ class Stages:
             "mode": train.teacher_cache,
         }
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.TEACHER.at(teacher.trained)
+        inputs |= self._cut(teacher.model, "teacher")
         local = {
-            "models": {"teacher": teacher.model.local()},
+            "models": {"teacher": _place(teacher.model)},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
         return self._add("teacher_cache", f"{teacher.label} on corpus", config, inputs, local)
