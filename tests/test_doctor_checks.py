@@ -10,10 +10,12 @@ from rich.console import Console
 from study_facts import (
     GIB,
     VOCABULARY,
+    cached,
     changed,
     generate,
     healthy,
     model,
+    named,
     on,
     plan_of,
     speed,
@@ -21,6 +23,7 @@ from study_facts import (
     train,
 )
 
+from kdstudy.distill.kinds import TrainConfig
 from kdstudy.doctor import cost
 from kdstudy.doctor.checks import CHECKS, check
 from kdstudy.doctor.facts import (
@@ -35,6 +38,7 @@ from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
 from kdstudy.doctor.view import document, show
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models.checkpoint import Room
+from kdstudy.models.kinds import named_in
 from kdstudy.stage import Stage
 
 OTHER = VOCABULARY | {"b": 3, "c": 2}
@@ -208,8 +212,7 @@ def test_a_pair_that_only_exchanges_text_may_differ_in_vocabulary():
 
 
 def test_a_cache_that_does_not_fit_is_a_note_unless_it_is_demanded():
-    cached = train("word_kd", teacher="big")
-    stage = dataclasses.replace(cached, kind="teacher_cache", label="c")
+    stage = cached("big")
     # Tokens scored x hidden width x bytes, over both parts of the corpus.
     needed = 18_000 // 900 * 1000 * 8 * 4
     for mode, level in (("auto", "note"), ("disk", "error")):
@@ -262,15 +265,15 @@ def test_a_teacher_beside_the_student_needs_its_memory_only_where_it_must_be_the
 
 
 def test_several_teachers_of_a_run_cost_what_each_adds_and_lie_in_memory_together():
-    names = ("big", "other")
-    config = train("gkd", lmbda=0.5).config | {"teachers": [{"name": n} for n in names]}
+    config = TrainConfig.of(train("gkd", lmbda=0.5).config)
+    config = dataclasses.replace(config, teachers=(named("big"), named("other")))
     speeds = {"small": speed(distil={"big": 0.012, "other": 0.015}), "big": speed()}
     speeds["other"] = speed(forward=0.005)
-    both = dict.fromkeys(("mixture", "weights"))
     seconds = {}
     for how in ("mixture", "route"):
-        stage = Stage(kind="train", label="x", config=config | {"together": {how: both}})
-        facts = healthy(todo=(stage,), speeds=speeds)
+        own = dataclasses.replace(config, together={how: "x"})
+        one = Stage(kind="train", label="x", config=own.hashed())
+        facts = healthy(todo=(one,), speeds=speeds)
         (found,) = cost.costs(facts)
         seconds[how] = found.seconds
     # 0.002 and 0.005 s more a row from the cache; half the steps ask both and have the student
@@ -280,7 +283,8 @@ def test_several_teachers_of_a_run_cost_what_each_adds_and_lie_in_memory_togethe
     assert seconds["mixture"] == pytest.approx(0.5 + 2 * 900 * row + 5 * 100 * 0.002)
     row = 0.01 + 0.0035 + 0.5 * 0.0035 + written
     assert seconds["route"] == pytest.approx(0.5 + 2 * 900 * row + 5 * 100 * 0.002)
-    planned = plan_of([stage], facts.study)
+    planned = plan_of([one], facts.study)
+    assert [m.name for m in named_in(one)] == ["small", "big", "other"]
     models = (*facts.models, model("other", "teacher", parameters=7000))
     groups = cost.teachers_beside(dataclasses.replace(facts, plan=planned, models=models))
     assert [[m.name for m in group] for group in groups] == [["big"], ["other"], ["big", "other"]]

@@ -398,7 +398,7 @@ class Study(Strict):
         numbered = [(i, ref) for i, entry in enumerate(self.teachers) for ref in members(entry)]
         for i, t in numbered:
             if t.cut is not None:
-                field = next(iter(t.cut.config()))
+                field = "intermediate" if t.cut.layers is None else "layers"
                 raise ValueError(
                     f"teachers[{i}].{field}: students are cut, teachers are used whole; to have a "
                     "cut model teach, save it and give its folder"
