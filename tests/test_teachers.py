@@ -218,6 +218,8 @@ def test_each_generation_learns_from_the_one_before_in_a_stage_of_its_own(tmp_pa
         assert {s.taught_by for s in systems} == {"big/teacher"}
         assert [s.ablation for s in systems] == ["", "generations", "generations"]
         assert [s.setting for s in systems] == [f"generations={n}" for n in (1, 2, 3)]
+        assert [s.own_teachers for s in systems] == [("big/teacher",), *((x,) for x in labels[:2])]
+        assert [System.of(json.loads(json.dumps(s.row))) for s in systems] == systems
     # What a chain is does not change its first run, nor how long it is the others.
     _, plain = together(
         tmp_path, "./big", methods=["sft", CHAIN | {"generations": 1}], seeds=[0, 1]
@@ -275,3 +277,40 @@ def test_mixed_teachers_begin_a_chain(tmp_path):
     later = runs["small/word_kd/big + medium/generation=2"]
     assert later.inputs["teacher"] == plan.trained["small/word_kd/big + medium"]
     assert "together" not in later.config
+
+
+CONTEXT = "{instruction}\n\nA worked answer:\n{response}\n\nNow answer in your own words."
+TOLD = {"model": "./small", "finetune": False, "context": CONTEXT}
+
+
+def test_a_context_is_the_teachers_alone_and_has_a_cache_of_its_own(tmp_path):
+    base = {"model": "./big", "finetune": False}
+    write_folder(tmp_path)
+    _, plain = together(tmp_path, base)
+    plan, runs = together(tmp_path, base | {"context": CONTEXT})
+    one, told = plain["small/word_kd/big"], runs["small/word_kd/big"]
+    assert told.config == one.config | {"context": CONTEXT}
+    cache = plan.stages[told.aids["teacher_cache"]]
+    assert cache.config["context"] == CONTEXT
+    assert cache.key != one.aids["teacher_cache"]
+    assert plan.stages[plan.trained["small/sft"]].config.get("context") is None
+    # Who is told more can teach itself, as it is.
+    _, runs = together(tmp_path, TOLD, methods=["sft", "gkd"])
+    assert runs["small/gkd/small"].config["context"] == CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"teachers": [TOLD | {"context": "{instruction}"}]}, r"context: has no \{response\} in"),
+        ({"teachers": [TOLD | {"context": "x"}]}, r"no \{instruction\} and no \{response\}"),
+        ({"teachers": ["./big"], "students": [TOLD]}, "students: ./small has a context"),
+        ({"teachers": [["./big", TOLD]], "students": ["./medium"]}, "several together has a cont"),
+        ({"teachers": [TOLD], "train": {"loss_tokens": "all"}}, "all scores tokens of the prompt"),
+        ({"teachers": [TOLD], "methods": ["seqkd"]}, "seqkd learns a text that the teacher writes"),
+    ],
+)
+def test_a_context_that_nobody_could_read_is_refused(tmp_path, fields, said):
+    given = {"methods": ["gkd"], "students": ["./small"], "ablations": {}} | fields
+    with pytest.raises(InputError, match=said):
+        plan_of(write_folder(tmp_path), **given)

@@ -242,6 +242,8 @@ class System:
         seed: Training seed.
         mixture: How several teachers teach it, where that is not the arithmetic mixture with equal
             weights: `geometric`, `arithmetic, weights 0.7 0.3`, `by tag`.
+        after: Label of the run before it in a born-again chain, which taught it; `teachers` are
+            then those of the chain's first run.
     """
 
     label: str
@@ -255,6 +257,7 @@ class System:
     noise: float = 0.0
     seed: int = 0
     mixture: str = _optional("")
+    after: str = _optional("")
 
     @property
     def taught_by(self) -> str:
@@ -262,12 +265,18 @@ class System:
         return joined(self.teachers, self.mixture)
 
     @property
+    def own_teachers(self) -> tuple[str, ...]:
+        """Who taught it: its teachers, or in a chain the run before it."""
+        return (self.after,) if self.after else self.teachers
+
+    @property
     def row(self) -> dict[str, Any]:
         """Its fields as JSON has them: `teacher`, a label or none, or a list of several."""
         fields = dataclasses.asdict(self)
         labels = fields.pop("teachers")
-        if not fields["mixture"]:
-            del fields["mixture"]
+        for name in ("mixture", "after"):
+            if not fields[name]:
+                del fields[name]
         return fields | {"teacher": [*labels] if len(labels) > 1 else "".join(labels)}
 
     @classmethod

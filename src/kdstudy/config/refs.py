@@ -50,6 +50,9 @@ class ModelRef(Strict):
     """Folder of a PEFT adapter to put on the model before anything else."""
     finetune: bool = True
     """Teachers only: fine-tune on the corpus first, as the paper does."""
+    context: str | None = None
+    """Teachers only: what the teacher reads in the instruction's place, a text with {instruction}
+    and {response} in it, the row's own answer (SDFT, OPSD). The student never reads it."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
     layers: (
@@ -79,6 +82,14 @@ class ModelRef(Strict):
                 f"write {{model: {value['name']}}}; name is what a cut student is called"
             )
         return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("context")
+    @classmethod
+    def _tells_more(cls, value: str | None) -> str | None:
+        missing = [p for p in ("{instruction}", "{response}") if p not in (value or p)]
+        if missing:
+            raise ValueError(f"context: has no {' and no '.join(missing)} in it; write it in")
+        return value
 
     @field_validator("layers")
     @classmethod

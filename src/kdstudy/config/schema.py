@@ -408,11 +408,40 @@ class Study(Strict):
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
         self._refuse_idle_teachers()
+        self._contexts_make_sense()
         self._ablations_make_sense()
         for field, number in _numbers(self.model_dump()):
             if not abs(number) < _LARGEST:
                 raise ValueError(f"{field}: {number:g} is no number that a run could use")
         return self
+
+    def _contexts_make_sense(self) -> None:
+        """Refuse a context that nobody could read, or that would be learnt as a text."""
+        for ref in self.students:
+            if ref.context is not None:
+                raise ValueError(
+                    f"students: {ref.model} has a context; it is what a teacher is told and its "
+                    "student is not: give it to the teacher"
+                )
+        told = [ref for ref in self.teacher_models if ref.context is not None]
+        if not told:
+            return
+        if any(ref.context is not None for t in self.several for ref in t.together):
+            raise ValueError(
+                "teachers: one of several together has a context; list it alone: a mixture is of "
+                "distributions after one prompt"
+            )
+        if self.train.loss_tokens != "response":
+            raise ValueError(
+                f"train.loss_tokens: {self.train.loss_tokens} scores tokens of the prompt, and a "
+                "teacher with a context has another prompt; write response"
+            )
+        texts = [m.type for m in self.methods if m.teacher_gives == "text"]
+        if texts:
+            raise ValueError(
+                f"teachers: {told[0].model} has a context, and {', '.join(texts)} learns a text "
+                "that the teacher writes: told the answer it would copy it; take the method out"
+            )
 
     def _refuse_idle_teachers(self) -> None:
         """Refuse a student that learns from itself as it is: there is nothing to learn.
@@ -424,7 +453,7 @@ class Study(Strict):
         again = ablation.methods if ablation else []
         for t in self.teacher_models:
             for s in self.students:
-                if _loaded(t) != _loaded(s):
+                if _loaded(t) != _loaded(s) or t.context is not None:
                     continue
                 for m in self.methods:
                     if m.learns_nothing_at_first and (not t.finetune or m.type in again):

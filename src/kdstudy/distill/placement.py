@@ -27,7 +27,7 @@ from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
-from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.distill.teacher import LiveTeacher, ToldTeacher
 from kdstudy.distill.together import Mixing, Routing, Together
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
@@ -134,7 +134,7 @@ class Run:
         number: Which of the stage's several teachers; None where it has one.
         settings: How to train.
         method: What the teacher is for.
-        rows: All text of the run that the student does not write.
+        rows: All text of the run that the student does not write, as its teacher reads it.
         tokenizer: The student's.
         student: The student's head.
     """
@@ -156,7 +156,9 @@ class Run:
         """
         config = self._config
         if not config.teachers:
-            return self.teacher()
+            teacher, note = self.teacher()
+            told = ToldTeacher(teacher, self.settings.loss_tokens) if config.context else teacher
+            return told, note
         numbers, how = by_number(config.teachers), config.together
         found = [dataclasses.replace(self, number=number).teacher() for number in numbers]
         notes = "".join(dict.fromkeys(note for _, note in found))
@@ -225,6 +227,9 @@ class Run:
 
     def _live(self) -> LiveTeacher:
         model = _model(self._local, self._precision, self._finished)
+        longest = max((len(row.ids) for row in self.rows), default=0)
+        if self._config.context:  # longer than what the student has room for
+            parts.require_room(model, longest, 0)
         return LiveTeacher(model, self._width(parts.head(model)))
 
     def _width(self, head: parts.Head) -> int:

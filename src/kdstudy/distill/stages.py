@@ -65,11 +65,12 @@ def train(work: Work) -> str:
     route = config.together.get("route")
     if route is not None:
         require_routes(work.read(CORPUS), route)
-    corpus = _text(work, tokenizer, prompts, settings.max_length, None)
+    asked = (work, tokenizer, prompts, settings.max_length)
+    corpus = _text(*asked, None, config.context)
     text, written = corpus, None
     if recipe.source == "teacher":
         written = _teacher_text(work, route)
-        text = _text(work, tokenizer, prompts, settings.max_length, written)
+        text = _text(*asked, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
     student, teacher, note = _models(work, settings, recipe, tokenizer, text)
@@ -114,8 +115,10 @@ def teacher_cache(work: Work) -> str:
     """
     config = TeacherCacheConfig.of(work.config)
     tokenizer = load.open_tokenizer(work.model("teacher"))
-    text = _text(work, tokenizer, config.format(config.loss_turns), config.max_length, None)
-    return placement.cache_teacher(work, [row for part in text.values() for row in part.rows])
+    asked = (work, tokenizer, config.format(config.loss_turns), config.max_length)
+    text = _text(*asked, None, config.context)
+    rows = [row.to_teacher for part in text.values() for row in part.rows]
+    return placement.cache_teacher(work, rows)
 
 
 def _text(
@@ -124,6 +127,7 @@ def _text(
     prompts: PromptFormat,
     max_length: int,
     teacher_text: Mapping[str, Generation] | None,
+    context: str = "",
 ) -> dict[str, Rows]:
     corpus = work.read(CORPUS)
     return {
@@ -134,6 +138,7 @@ def _text(
             max_length,
             teacher_text,
             corpus.places,
+            context,
         )
         for part in ("train", "validation")
     }
@@ -207,7 +212,7 @@ def _models(
             work=work,
             settings=settings,
             method=recipe,
-            rows=[row for part in text.values() for row in part.rows],
+            rows=[row.to_teacher for part in text.values() for row in part.rows],
             tokenizer=tokenizer,
             student=parts.head(student),
         ).teachers()

@@ -47,16 +47,11 @@ def budgets(study: schema.Study) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A distilled run: what it is called, its method, and how it is trained.
-
-    Attributes:
-        after: Label of the run before it in a born-again chain, which is its teacher then.
-    """
+    """A distilled run: what it is called, its method, and how it is trained."""
 
     system: System
     method: methods.Method
     train: schema.Train
-    after: str | None = None
 
 
 def distilled(
@@ -88,7 +83,7 @@ def distilled(
 
     def add(
         method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
-        suffix: str = "", by: tuple[str, ...] = tuned, after: str | None = None,
+        suffix: str = "", by: tuple[str, ...] = tuned, after: str = "",
     ) -> str:  # fmt: skip
         label = f"{student}/{method.name}/{joined(plain, mixture)}{suffix}{tail}"
         system = System(
@@ -103,8 +98,9 @@ def distilled(
             noise=getattr(method, "noise", 0.0),
             seed=seed,
             mixture=mixture,
+            after=after,
         )
-        found.setdefault(label, Run(system=system, method=method, train=train, after=after))
+        found.setdefault(label, Run(system=system, method=method, train=train))
         return label
 
     train, varied = study.train, study.ablations.vary

@@ -152,6 +152,10 @@ class Measuring:
         for method in found["methods"]:
             if method.get(CHAIN) == 1:
                 del method[CHAIN]
+        refs = [r for t in found["teachers"] for r in t.get("together", [t])]
+        for ref in (*refs, *found["students"]):
+            if ref["context"] is None:
+                del ref["context"]
         return found
 
     def _benchmark(self, ref: schema.BenchmarkRef) -> None:

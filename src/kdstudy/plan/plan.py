@@ -85,10 +85,11 @@ def make_plan(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What runs learn from: one teacher, or several together, and then how."""
+    """What runs learn from: one teacher and what it is told, or several together and how."""
 
     by: tuple[Subject, ...]
     several: Together | None
+    context: str
 
     @property
     def mixture(self) -> str:
@@ -131,6 +132,7 @@ class _Planner:
             Taught(
                 by=tuple(ready[refs.index(ref)] for ref in schema.members(entry)),
                 several=entry if isinstance(entry, Together) else None,
+                context=schema.members(entry)[0].context or "",
             )
             for entry in self.study.teachers
         ]
@@ -204,22 +206,18 @@ class _Planner:
             for run in distilled(self.study, model.name, by, seed, tail, **made):
                 start = self._start(run.method, before, tail)
                 own = (run.system, run.method, run.train, model, start)
-                if run.after is None:
-                    subject = self._train(*own, group.several)
-                else:
-                    subject = self._train(*own, by=[self.measured.subjects[run.after]])
+                several = None if run.system.after else group.several
+                subject = self._train(*own, several, group.context)
                 self.measured.compare([subject, before])
 
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
-        start: str | None = None, several: Together | None = None,
-        by: Sequence[Subject] | None = None,
+        start: str | None = None, several: Together | None = None, context: str = "",
     ) -> Subject:  # fmt: skip
-        """Train a system from its teachers, or from the run before it in a chain."""
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
-        teachers = by or [self.measured.subjects[label] for label in system.teachers]
-        key = self.stages.train(system, method, train, model, teachers, start, several)
+        teachers = [self.measured.subjects[label] for label in system.own_teachers]
+        key = self.stages.train(system, method, train, model, teachers, start, several, context)
         subject = Subject(system=system, model=model, trained=key)
         self.measured.add(subject)
         return subject

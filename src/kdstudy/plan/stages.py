@@ -60,10 +60,11 @@ class Stages:
         teachers: Sequence[Subject] = (),
         start: str | None = None,
         several: Together | None = None,
+        context: str = "",
     ) -> str:
         """Train a system from its model, or from where the train stage `start` ended.
 
-        Several teachers come with what says how they teach.
+        Several teachers come with what says how they teach, one teacher perhaps with a context.
         """
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start)
         inputs |= self.cut(model, "student")
@@ -80,7 +81,8 @@ class Stages:
             inputs |= _one_or_each(artifacts.TEACHER, artifacts.EACH_TEACHER, trained)
             if several is None:  # a cut one is the student before in a chain
                 inputs |= self.cut(teachers[0].model, "teacher")
-            caches = [self._teacher_cache(teacher, method, train) for teacher in teachers]
+            told = (method, train, context)
+            caches = [self._teacher_cache(teacher, *told) for teacher in teachers]
             aids = _one_or_each(artifacts.TEACHER_CACHE, artifacts.EACH_TEACHER_CACHE, caches)
         config = TrainConfig(
             method=method.model_dump(exclude=method.OF_TRAINING),
@@ -90,6 +92,7 @@ class Stages:
             student=named(model),
             **scored,
             together=_together(several) if several else {},
+            context=context if scored else "",
             package=methods.ORIGINS.get(method.type, ""),
         )
         local = {
@@ -178,7 +181,7 @@ class Stages:
         return self.add("importance", label, config, artifacts.CORPUS.at(self.corpus), local)
 
     def _teacher_cache(
-        self, teacher: Subject, method: methods.Method, train: schema.Train
+        self, teacher: Subject, method: methods.Method, train: schema.Train, context: str
     ) -> str | None:
         """Cache a teacher on the corpus, where a run can use it."""
         # Text that the student writes at every step is never the corpus.
@@ -192,6 +195,7 @@ class Stages:
             loss_tokens=train.loss_tokens,
             precision=train.precision,
             mode=train.teacher_cache,
+            context=context,
         )
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.TEACHER.at(teacher.trained)
         inputs |= self.cut(teacher.model, "teacher")
@@ -199,7 +203,8 @@ class Stages:
             "models": {"teacher": place(teacher.model)},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
-        return self.add("teacher_cache", f"{teacher.label} on corpus", config, inputs, local)
+        label = f"{teacher.label} on corpus{' with its context' * bool(context)}"
+        return self.add("teacher_cache", label, config, inputs, local)
 
     def _teacher_text(self, teacher: Subject, method: methods.Method) -> str:
         """Have a teacher answer the corpus's prompts."""
