@@ -318,3 +318,67 @@ def test_finished_shards_count_as_room(tmp_path):
     assert placement.disk_room(1, tmp_path).enough
     assert not placement.disk_room(2**60, tmp_path).enough
     assert placement.memory_room(1).enough and not placement.memory_room(2**60).enough
+
+
+def two(place: Path, out: str, how: dict, mode: str, aids: dict[str, Path]) -> Work:
+    """A train stage with the trained teacher and, as its second, an untrained one."""
+    one = work(place, out, methods.GKD(temperature=2), using(mode))
+    config = {k: v for k, v in one.config.items() if k != "teacher"}
+    named = [{"name": n, "fingerprint": f} for n, f in (("teacher", "t"), ("student", "s"))]
+    where = models(place)
+    places = {"0": where["teacher"], "1": where["student"], "student": where["student"]}
+    return dataclasses.replace(
+        one,
+        config=config | {"teachers": named, "together": how},
+        inputs={"corpus": place / "corpus", "teacher:0": place / "taught"},
+        local=one.local | {"models": places},
+        aids=aids,
+    )
+
+
+def untrained(place: Path) -> Path:
+    """The teacher_cache stage of the second."""
+    given = work(place, "cache1", methods.WordKD())
+    stages.teacher_cache(
+        dataclasses.replace(
+            given,
+            config={
+                "teacher": {"name": "student", "fingerprint": "s"},
+                "template": tiny.TEMPLATE,
+                "template_date": DATE,
+                "mode": "disk",
+                **TRAIN.model_dump(
+                    include={"max_length", "loss_tokens", "loss_turns", "precision"}
+                ),
+            },
+            inputs={"corpus": place / "corpus"},
+            local={"models": {"teacher": models(place)["student"]}, "rows_per_pass": 6},
+        )
+    )
+    return place / "cache1"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mixture": "geometric", "weights": [0.25, 0.75]},
+        {"mixture": "arithmetic", "weights": None},
+        {"route": {"even": 0, "odd": 1}},
+    ],
+)
+def test_several_teachers_from_every_place_give_the_same_student(place, how):
+    for part, seed, count in (("train", 0, 40), ("validation", 1, 8)):
+        rows = [
+            dataclasses.replace(row, tag=("even", "odd")[i % 2])
+            for i, row in enumerate(examples(count, seed))
+        ]
+        write_records(place / "corpus" / f"{part}.parquet", rows, Example)
+    aids = {"teacher_cache:0": cached(place), "teacher_cache:1": untrained(place)}
+    for mode in ("off", "memory", "disk"):
+        stages.train(two(place, mode, how, mode, aids if mode == "disk" else {}))
+    for mode in ("memory", "disk"):
+        assert numbers(place / mode) == pytest.approx(numbers(place / "off"), rel=1e-6)
+    # Mixed up, they are refused: each cache says whose it is.
+    swapped = dict(zip(aids, reversed(aids.values()), strict=True))
+    with pytest.raises(StageError, match="made from something else"):
+        stages.train(two(place, "swapped", how, "disk", swapped))
