@@ -185,3 +185,25 @@ def test_a_study_that_has_measured_nothing_yet_has_no_section(whole, tmp_path):
     with pytest.raises(InputError, match="no distilled student has been measured beside its"):
         page.write(tmp_path / "none", nothing, "zoo-demo")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_students_name_is_text_on_the_page(whole, tmp_path):
+    name = "<img src=x onerror=document.title='run'>|`"
+    run = "zoo-s/gkd/zoo-l-sft"
+
+    def renamed(frame):
+        return frame.replace({c: {run: name} for c in ("system", "reference") if c in frame})
+
+    data = dataclasses.replace(
+        whole,
+        table=renamed(whole.table),
+        items=renamed(whole.items),
+        pairs=renamed(whole.pairs),
+        systems=[
+            dataclasses.replace(s, label=name) if s.label == run else s for s in whole.systems
+        ],
+        tests=(),
+        students=(name,),
+    )
+    html = page.write(tmp_path, data, "<b>study</b>").read_text("utf-8")
+    assert "&lt;img src=x" in html and "<img" not in html and "<b>" not in html
