@@ -161,6 +161,9 @@ def test_a_seed_of_a_student_can_be_told_of_alone():
     assert sum(singles) / 2 == pytest.approx(mean)
     assert [set(t.system) for t in each] == [{run} for run in runs] and name not in runs
     assert set(each[0].seeds) == {1} and set(data.losses.seeds) == {2}
+    for students in ((), (name,), (runs[0],)):
+        (told,) = statement.statements(dataclasses.replace(data, students=students)).values()
+        assert "gives its teacher's answer on" in told[1]
 
 
 def test_a_student_of_several_teachers_is_set_beside_each():
