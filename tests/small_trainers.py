@@ -10,6 +10,7 @@ from kdstudy import methods
 from kdstudy.config import schema
 from kdstudy.distill.schedule import Schedule, study_config
 from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.distill.together import Together
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.models import load
 from kdstudy.stage import silent
@@ -38,7 +39,9 @@ def make(
     rows = data or tiny.rows(40)
     trainer = DistillTrainer(
         student,
-        LiveTeacher(teacher or build(1, width=24), width),
+        teacher
+        if isinstance(teacher, Together)
+        else LiveTeacher(teacher or build(1, width=24), width),
         study_config(settings, method, rows, folder, seed),
         train_dataset=rows,
         eval_dataset=tiny.rows(10, seed=9),

@@ -271,6 +271,43 @@ def seeded(tmp_path_factory):
     return path, table
 
 
+def test_a_tables_head_sorts_it_and_runs_stay_with_their_system(browser, seeded):
+    visit(browser, seeded[0].as_uri())
+    read = (
+        "return [...document.querySelectorAll('#table-systems tbody')].map((body) => ["
+        "  body.rows[0].cells[0].textContent, body.rows.length,"
+        "  ...[...body.rows[0].cells].map("
+        "    (cell) => (cell.querySelector('a') ?? cell).firstChild?.textContent)])"
+    )
+    before = browser.execute_script(read)
+    heads = browser.find_elements("css selector", "#table-systems thead th")
+    names = [head.get_attribute("textContent") for head in heads]
+
+    def sorted_by(place):
+        browser.execute_script("arguments[0].querySelector('button').click()", heads[place])
+        return browser.execute_script(read), heads[place].get_attribute("aria-sort")
+
+    def numbers(rows, place):
+        size = {"k": 1e3, "M": 1e6}
+        texts = [row[2 + place].strip().rstrip("%") for row in rows]
+        given = [t for t in texts if t != "–"]
+        assert texts == given + ["–"] * (len(texts) - len(given)), "what has no value comes last"
+        return [float(t.rstrip("kM").replace(",", "")) * size.get(t[-1], 1) for t in given]
+
+    for name in ("Accuracy", "Agrees", "Parameters"):
+        place = names.index(name)
+        fell, how = sorted_by(place)
+        assert how == "descending" and len(numbers(fell, place)) > 1
+        assert numbers(fell, place) == sorted(numbers(fell, place), reverse=True)
+        rose, how = sorted_by(place)
+        assert how == "ascending" and numbers(rose, place) == sorted(numbers(rose, place))
+        assert sorted(map(str, rose)) == sorted(map(str, before)), "rows are whole"
+        assert sorted_by(place) == (before, None)
+    assert max(row[1] for row in before) == 4, "runs are in their system's part"
+    fell, _ = sorted_by(0)
+    assert [row[0] for row in fell] == sorted((row[0] for row in before), reverse=True)
+
+
 @pytest.mark.parametrize("width", [1280, 420])
 def test_the_number_of_seeds_opens_the_runs_and_a_mean_all_their_rows(browser, seeded, width):
     path, table = seeded

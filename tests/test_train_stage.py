@@ -202,3 +202,32 @@ def test_a_teacher_with_another_tokenizer_is_refused(place):
     tiny.tokenizer("!").save_pretrained(place / "teacher")
     with pytest.raises(InputError, match="different tokenizers"):
         stages.train(work(place, "out", methods.WordKD()))
+
+
+def test_with_a_route_each_row_has_its_own_teachers_text(place, monkeypatch):
+    import dataclasses
+
+    tags, seen = ("even", "odd"), []
+    for part, seed, count in (("train", 0, 40), ("validation", 1, 8)):
+        rows = [
+            dataclasses.replace(row, tag=tags[i % 2]) for i, row in enumerate(examples(count, seed))
+        ]
+        write_records(place / "corpus" / f"{part}.parquet", rows, Example)
+    texts = {}
+    for number, word in enumerate(("seven", "eight")):
+        folder = write_teacher_text(
+            place, lambda rows, w=word: [dataclasses.replace(r, completion=w) for r in rows]
+        )
+        texts[f"teacher_text:{number}"] = folder.rename(place / f"text{number}")
+    done = work(place, "out", methods.SeqKD(), **texts)
+    how = {"together": {"route": {"even": 1, "odd": 0}}}
+    done = dataclasses.replace(done, config=done.config | how)
+    own = stages.encode_rows
+
+    def watched(examples, *rest):
+        seen.extend((e.tag, rest[3][e.id].completion) for e in examples if rest[3])
+        return own(examples, *rest)
+
+    monkeypatch.setattr(stages, "encode_rows", watched)
+    stages.train(done)
+    assert len(seen) == 48 and {*seen} == {("even", "eight"), ("odd", "seven")}

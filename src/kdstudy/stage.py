@@ -53,14 +53,22 @@ class Config:
             if field.default_factory is not dataclasses.MISSING:
                 left_out = field.default_factory()
             if value != left_out:
-                found[field.name] = value.hashed() if isinstance(value, Config) else value
+                found[field.name] = _hashed(value)
         return found
 
 
+def _hashed(value: Any) -> Any:
+    if isinstance(value, tuple) and any(isinstance(part, Config) for part in value):
+        return [part.hashed() for part in value]
+    return value.hashed() if isinstance(value, Config) else value
+
+
 def _read(hint: Any, value: Any) -> Any:
-    """Return a field's value, itself a `Config` where the field's type is one."""
+    """Return a field's value, a `Config` or a tuple of them where the field's type is that."""
     parts = [t for t in (hint, *typing.get_args(hint)) if isinstance(t, type)]
     own = next((t for t in parts if issubclass(t, Config)), None)
+    if own is not None and isinstance(value, list):
+        return tuple(own.of(part) for part in value)
     return own.of(value) if own is not None and isinstance(value, Mapping) else value
 
 

@@ -53,8 +53,9 @@ class CutConfig(Config):
 def named_in(stage: Stage) -> list[Named]:
     """Return the models that a stage is told of under a name."""
     config = kinds()[stage.kind].config.of(stage.config)
-    values = (getattr(config, field.name) for field in dataclasses.fields(config))
-    return [value for value in values if isinstance(value, Named)]
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    several = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [one for value in several for one in value if isinstance(one, Named)]
 
 
 KINDS = {
