@@ -30,6 +30,11 @@ def content_id(*parts: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _optional(default: Any) -> Any:
+    """Return a field that a file has only where a row has another value than the default."""
+    return dataclasses.field(default=default, metadata={"optional": True})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One row of a corpus or of a benchmark.
@@ -70,8 +75,10 @@ class Generation:
         example_id: `Example.id`.
         sample: 0 for greedy decoding, else the number of the draw.
         completion: The text, without the end-of-sequence token.
-        stop: `eos` when the model ended it, `length` when the token budget did.
-        tokens: Number of generated tokens, the end-of-sequence token included.
+        stop: `eos` when the model or a stop string ended it, `length` when the token budget did.
+        tokens: Number of generated tokens, those of the end included.
+        thought: How many of them a thought takes, its mark included; all where it is not closed; -1
+            where nobody tells thoughts apart.
     """
 
     benchmark: str
@@ -80,6 +87,7 @@ class Generation:
     completion: str
     stop: Literal["eos", "length"]
     tokens: int
+    thought: int = _optional(-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +107,6 @@ class OptionLikelihoods:
     sample: int = 0
 
 
-def _optional(default: Any) -> Any:
-    """Return a field that a file has only where a row has another value than the default."""
-    return dataclasses.field(default=default, metadata={"optional": True})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """One graded generation with exactly one outcome; or one choice by likelihood.
@@ -120,6 +123,9 @@ class Score:
         option_characters: Length of each option in characters, for `acc_norm`.
         option_bytes: In bytes of UTF-8, for `acc_bytes`.
         target: Which option is right, from 0; -1 where a text was generated.
+        thought: As in `Generation`.
+        by_filter: Of a grader of published filters, whether the answer is right (1) or not (0) by
+            each of `graders.filters.FILTERS`.
     """
 
     benchmark: str
@@ -135,6 +141,8 @@ class Score:
     option_characters: tuple[int, ...] = _optional(())
     option_bytes: tuple[int, ...] = _optional(())
     target: int = _optional(-1)
+    thought: int = _optional(-1)
+    by_filter: tuple[int, ...] = _optional(())
 
     @property
     def is_text(self) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,6 +54,35 @@ Scoring = Annotated[
         "What is usual with the answers' kind if left out.",
     ),
 ]
+Shots = Annotated[
+    int | None, typer.Option(help="Exemplars, with their answers, before every item.")
+]
+Exemplars = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Rows that exemplars are taken from, the first ones."),
+]
+
+
+class ShotsAsName(StrEnum):
+    """How exemplars stand in a prompt."""
+
+    turns = "turns"
+    text = "text"
+    bare = "bare"
+
+
+ShotsAs = Annotated[
+    ShotsAsName | None,
+    typer.Option(help="Exemplars as turns, as text in the prompt, or as text without a prompt."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="A text that ends an answer; may be given several times."),
+]
+Thinking = Annotated[
+    str | None,
+    typer.Option(metavar="MARK", help="What ends a thought, such as `</think>`: no answer before."),
+]
 OfStudy = Annotated[
     Path | None, typer.Option("--study", metavar="FILE", help="A study, whose benchmarks to use.")
 ]
@@ -68,6 +97,7 @@ def chosen(
     labels: str | None,
     study: Path | None,
     scoring: str | None = None,
+    **more: Any,
 ) -> list["BenchmarkRef"]:
     """Return the benchmarks that a verb's options name, with absolute paths, each once.
 
@@ -77,6 +107,7 @@ def chosen(
         labels: `--labels`.
         study: `--study`.
         scoring: `--scoring`; None for what the study says.
+        more: Other fields of a benchmark; None, or an empty list, for what the study says.
 
     Raises:
         InputError: A name or a file is not there, or options contradict each other.
@@ -85,7 +116,7 @@ def chosen(
         if kind is not None or labels is not None:
             raise InputError("--kind and --labels: a study says them of its own files",
                              remedy="leave them out, or leave --study out")  # fmt: skip
-        return _scored_by(scoring, _of_study(study, names))
+        return _with(_of_study(study, names), scoring=scoring, **more)
     asked = _parts(names)
     files = [part for part in asked if _is_file(part)]
     if not files and (kind is not None or labels is not None):
@@ -95,13 +126,28 @@ def chosen(
             remedy="leave it out, or give --benchmark FILE.jsonl",
         )
     found = {ref.name: ref for ref in map(_named, (p for p in asked if p not in files))}
-    return _scored_by(scoring, [*found.values(), *_own(files, kind, labels)])
+    return _with([*found.values(), *_own(files, kind, labels)], scoring=scoring, **more)
 
 
-def _scored_by(scoring: str | None, references: list["BenchmarkRef"]) -> list["BenchmarkRef"]:
-    if scoring is None:
+def _with(references: list["BenchmarkRef"], **fields: Any) -> list["BenchmarkRef"]:
+    """Return benchmarks with what options say of them.
+
+    Raises:
+        InputError: They contradict each other or the study.
+    """
+    given = {name: value for name, value in fields.items() if value not in (None, [])}
+    if not given:
         return references
-    return [reference.model_copy(update={"scoring": scoring}) for reference in references]
+    from pydantic import ValidationError
+
+    try:
+        return [
+            type(r).model_validate(r.model_dump(exclude_unset=True) | given) for r in references
+        ]
+    except ValidationError as e:
+        error = e.errors()[0]
+        where = "".join(f"--{str(name).replace('_', '-')}: " for name in error["loc"][:1])
+        raise InputError(where + error["msg"].removeprefix("Value error, ")) from e
 
 
 def one(references: Sequence["BenchmarkRef"], study: Path | None) -> "BenchmarkRef":
@@ -145,8 +191,13 @@ def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
     base = study.absolute().parent
     have = {}
     for ref in read_study(study).benchmarks:
-        path = None if ref.path is None else os.path.abspath(base / Path(ref.path).expanduser())
-        have[_bare(ref.name)] = ref.model_copy(update={"path": path})
+        given = {"path": ref.path, "exemplars": ref.exemplars}
+        found = {
+            field: os.path.abspath(base / Path(path).expanduser())
+            for field, path in given.items()
+            if path is not None
+        }
+        have[_bare(ref.name)] = ref.model_copy(update=found)
     if names is None:
         return list(have.values())
     asked = _parts(names)

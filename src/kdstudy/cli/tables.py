@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdstudy.config.schema import BenchmarkRef
     from kdstudy.data.audit import Audit, Row
     from kdstudy.data.corpora import Source
+    from kdstudy.evaluation.asking import Endings
     from kdstudy.evaluation.benchmarks import Benchmark
     from kdstudy.evaluation.completions import Account
     from kdstudy.evaluation.graders import Grader
@@ -69,6 +70,8 @@ def score(
     labels: sets.Labels = None,
     study: sets.OfStudy = None,
     scoring: sets.Scoring = None,
+    stop: sets.Stop = None,
+    thinking: sets.Thinking = None,
     rule: Annotated[
         RuleName, typer.Option(help="How answers are found and graded.")
     ] = RuleName.corrected,
@@ -80,17 +83,20 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score completions made by any system; with --against, difference, agreement, fidelity."""
+    from kdstudy.evaluation.asking import Endings
     from kdstudy.evaluation.completions import compare
     from kdstudy.evaluation.graders import chosen
 
-    reference = sets.one(sets.chosen(benchmark, kind, labels, study, scoring), study)
+    asked = sets.chosen(benchmark, kind, labels, study, scoring, stop=stop, thinking=thinking)
+    reference = sets.one(asked, study)
     items, words = sets.load(reference, data_dir), rouge_tokenizer.value
     grader = chosen(reference.scoring, items.name, items.kind, items.labels)
-    scores, found = _scored(generations, items, rule.value, words, grader)
+    endings = Endings(stop=tuple(reference.stop), thinking=reference.thinking or "")
+    scores, found = _scored(generations, items, rule.value, words, grader, endings)
     document = {"benchmark": items.name, **found}
     pairs = None
     if against is not None:
-        others, document["against"] = _scored(against, items, rule.value, words, grader)
+        others, document["against"] = _scored(against, items, rule.value, words, grader, endings)
         mine, theirs, pairs = compare(scores, others, words)
         document |= _compared(mine, theirs, pairs, items, words)
     if out is not None:
@@ -150,15 +156,20 @@ def audit(
 
 
 def _scored(
-    path: Path, benchmark: "Benchmark", rule: Any, words: Any, grader: "Grader"
+    path: Path,
+    benchmark: "Benchmark",
+    rule: Any,
+    words: Any,
+    grader: "Grader",
+    endings: "Endings",
 ) -> tuple[list["Score"], dict[str, Any]]:
     """Return a file's scores, and what they come to."""
     from kdstudy.analysis.scores import Graded, levels
     from kdstudy.evaluation.completions import grade, read
     from kdstudy.evaluation.score import summary
 
-    generations, account = read(path, benchmark, grader)
-    scores = grade(generations, benchmark, rule, words, grader)
+    generations, account = read(path, benchmark, grader, endings)
+    scores = grade(generations, benchmark, rule, words, grader, endings.thinking)
     _note(path, account, len(benchmark.examples))
     (level,) = levels(Graded(system=str(path), scores=scores))
     return scores, {
@@ -274,6 +285,9 @@ def _print_system(found: dict[str, Any]) -> None:
     for name in ("acc_norm", "acc_bytes"):
         if name in found:
             _line(name, _percent(found[name]))
+    if "by_filter" in found:
+        said = (f"{name} {_percent(value)}" for name, value in found["by_filter"].items())
+        _line("by filter", ", ".join(said))
     if "parse_rate" in found:
         ended = found["n"] - found["outcomes"]["truncated"]
         _line(

@@ -16,11 +16,15 @@ graders/            what becomes of answers: right, wrong, a score; a file a gra
   base.py           what a grader is
   number.py         numbers
   letter.py         letters of options
+  filters.py        what GSM8K's published filters have in common
+  strict.py         the number behind ####
+  flexible.py       the last number
   label.py          labels of options
   text.py           free texts
   likelihood.py     the likeliest option
 options.py          what is asked of a model that chooses by likelihood
 likelihoods.py      log-probabilities of options, contexts read once
+asking.py           exemplars before items, where answers end
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration

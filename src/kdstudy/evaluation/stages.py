@@ -34,6 +34,7 @@ from kdstudy.config.schema import RougeTokenizer
 from kdstudy.data.prompts import PromptFormat, called, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluation import benchmarks, graders
+from kdstudy.evaluation.asking import Asking
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.evaluation.score import score as grade
 from kdstudy.evaluation.score import summary
@@ -82,8 +83,16 @@ def benchmark_facts(found: benchmarks.Benchmark, of: int) -> dict[str, Any]:
 
 
 def generate(work: Work) -> str:
-    """Answer every item of a benchmark: `Generations`."""
-    return _generate(work, work.read(ITEMS).examples.read())
+    """Answer every item of a benchmark: `Generations`.
+
+    Config: as `_generate` reads it, and `asking` (`Asking.config`) where a study says something.
+
+    Raises:
+        InputError: An exemplar is one of the items.
+    """
+    items, asking = work.read(ITEMS).examples.read(), Asking.of(work.config.get("asking"))
+    asking.require_apart(work.config["items"], items)
+    return _generate(work, [asking.put(item) for item in items], asking=asking)
 
 
 def teacher_text(work: Work) -> str:
@@ -139,7 +148,9 @@ def score(work: Work) -> str:
     for name, items in work.each(EACH_ITEMS).items():
         found = _pinned(items)
         grader = graders.of_config(work.config.get("scoring", {}).get(name), found)
-        rows += grade(answers[name].rows.read(), found, work.config["rule"], _rouge(work), grader)
+        mark = work.config.get("thinking", {}).get(name, "")
+        made = answers[name].rows.read()
+        rows += grade(made, found, work.config["rule"], _rouge(work), grader, mark)
     Scores(work.out).rows.write(rows)
     chosen = [row for row in rows if row.option_logprobs]
     texts = [row for row in rows if row.is_text]
@@ -288,6 +299,7 @@ def _pinned(items: Items) -> benchmarks.Benchmark:
     return benchmarks.Benchmark(**known, examples=tuple(items.examples.read()))
 
 
+_AS_IT_IS = Asking()
 _SLOWER = {
     "padded": "; decoded with padding on the left: its attention counts columns",
     "kept": "; finished rows stayed in their batch: its cache cannot drop them",
@@ -295,7 +307,12 @@ _SLOWER = {
 }
 
 
-def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | None = None) -> str:
+def _generate(
+    work: Work,
+    examples: list[Example],
+    known: Mapping[str, str] | None = None,
+    asking: Asking = _AS_IT_IS,
+) -> str:
     from kdstudy.config import schema
     from kdstudy.evaluation.generate import generate_to
     from kdstudy.models.load import open_tokenizer
@@ -308,8 +325,9 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
             model,
             open_tokenizer(work.model("model")),
             [(work.config["items"], example) for example in examples],
-            PromptFormat.of(work.config),
+            asking.format(PromptFormat.of(work.config)),
             settings,
+            endings=asking.endings,
             progress=work.progress,
             places=known,
         )

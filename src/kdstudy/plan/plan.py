@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks, graders
+from kdstudy.evaluation.asking import Asking, asking
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
 from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
 from kdstudy.plan.grid import budgets, distilled, own_sft
 from kdstudy.plan.precision import settled
 from kdstudy.plan.stages import Stages, Subject
-from kdstudy.records import System
+from kdstudy.records import Example, System
 from kdstudy.stage import Stage
 
 
@@ -108,6 +110,7 @@ class _Planner:
         self.kinds: dict[str, str] = {}
         self.graders: dict[str, graders.Grader] = {}
         self.scoring: dict[str, dict[str, Any]] = {}  # name -> what is not usual with its kind
+        self.asking: dict[str, Asking] = {}
         self.audited: dict[str, str] = {}  # name -> key of its contamination stage
 
     def plan(self) -> Plan:
@@ -167,6 +170,9 @@ class _Planner:
         name, kind, config, local = self._source(ref)
         self.benchmarks[name] = self.stages.benchmark(name, config, local)
         self.kinds[name], self.graders[name] = kind, self._grader(ref, name, config)
+        self.asking[name] = asking(ref, self.base, self.data_dir)
+        if self.asking[name].shots and (items := self._at_hand(ref)):
+            self.asking[name].require_apart(name, items)
         self.audited[name] = self.stages.contamination(name, self.benchmarks[name])
 
     def _source(self, ref: schema.BenchmarkRef) -> tuple[str, str, dict, dict]:
@@ -182,6 +188,17 @@ class _Planner:
         source.load(None)  # a malformed row is met here, not once its stage runs
         fingerprint, local = source.fingerprint(None), {"path": str(path)}
         return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
+
+    def _at_hand(self, ref: schema.BenchmarkRef) -> Sequence[Example]:
+        """Return a benchmark's items; none where its stage will download them."""
+        if ref.path is None and benchmarks.overview(ref.name, self.data_dir).items is None:
+            return ()
+        path = ref.path and str(self.base / Path(ref.path).expanduser())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", benchmarks.EditedBenchmark)
+            return (
+                benchmarks.meant(ref.model_copy(update={"path": path})).load(self.data_dir).examples
+            )
 
     def _grader(
         self, ref: schema.BenchmarkRef, name: str, config: dict[str, Any]
@@ -270,13 +287,18 @@ class _Planner:
                 likely[name] = self.stages.likelihood(subject, name, items, self.scoring[name])
                 continue
             settings = texts if self.kinds[name] == "text" else answers
-            written[name] = self.stages.generate(subject, name, items, settings)
+            more = self.asking[name].config()
+            written[name] = self.stages.generate(subject, name, items, settings, more)
         self.subjects[subject.label] = subject
         self.answered[subject.label] = written | likely
         inputs = artifacts.EACH_ITEMS.at(self.benchmarks)
         inputs |= artifacts.EACH_GENERATIONS.at(written) | artifacts.EACH_LIKELIHOODS.at(likely)
         self.scored[subject.label] = self.stages.score(
-            subject.label, inputs, self.scoring, any_texts="text" in self.kinds.values()
+            subject.label,
+            inputs,
+            self.scoring,
+            {name: a.endings.thinking for name, a in self.asking.items() if a.endings.thinking},
+            any_texts="text" in self.kinds.values(),
         )
 
     def _compare(self, subject: Subject, reference: Subject) -> None:

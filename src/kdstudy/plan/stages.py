@@ -95,10 +95,16 @@ class Stages:
         return self._add("train", system.label, config, inputs, local, aids)
 
     def generate(
-        self, answering: Subject, name: str, items: str, settings: schema.Generation
+        self,
+        answering: Subject,
+        name: str,
+        items: str,
+        settings: schema.Generation,
+        asking: Mapping[str, Any],
     ) -> str:
-        """Answer a benchmark."""
-        return self._written("generate", answering, name, artifacts.ITEMS.at(items), settings)
+        """Answer a benchmark; `asking` says what is asked beside the study's prompt."""
+        more = {"asking": asking} if asking else {}
+        return self._written("generate", answering, name, artifacts.ITEMS.at(items), settings, more)
 
     def likelihood(
         self, answering: Subject, name: str, items: str, scoring: Mapping[str, Any]
@@ -120,12 +126,17 @@ class Stages:
         label: str,
         inputs: Mapping[str, str],
         scoring: Mapping[str, Any],
+        thinking: Mapping[str, str],
         *,
         any_texts: bool,
     ) -> str:
-        """Grade a system's answers, in the usual way but where `scoring` says how."""
+        """Grade a system's answers, in the usual way but where `scoring` says how.
+
+        `thinking` has the mark of a thought's end, by benchmark.
+        """
         config = {"rule": self.study.extraction} | (self.rouge if any_texts else {})
         config |= {"scoring": scoring} if scoring else {}
+        config |= {"thinking": thinking} if thinking else {}
         return self._add("score", label, config, inputs)
 
     def compare(self, label: str, reference: str, system: str, other: str) -> str:
@@ -173,9 +184,10 @@ class Stages:
         """Return the study without what changes no result and what older keys did not have."""
         plain = set() if self.rouge else {"rouge_tokenizer"}
         found = self.study.model_dump(mode="json", exclude={"resources", *plain})
-        for benchmark in found["benchmarks"]:
-            if benchmark["scoring"] is None:
-                del benchmark["scoring"]
+        for benchmark, ref in zip(found["benchmarks"], self.study.benchmarks, strict=True):
+            for field in {*benchmark} - {"name", "path", "kind", "labels"}:
+                if getattr(ref, field) == type(ref).model_fields[field].default:
+                    del benchmark[field]
         return found
 
     @property
@@ -267,14 +279,16 @@ class Stages:
         return self._written("teacher_text", teacher, "corpus", asked, settings)
 
     def _written(
-        self, kind: str, by: Subject, items: str, asked: dict[str, str], settings: schema.Generation
-    ) -> str:
+        self, kind: str, by: Subject, items: str, asked: dict[str, str],
+        settings: schema.Generation, more: Mapping[str, Any] | None = None,
+    ) -> str:  # fmt: skip
         config = {
             "model": _identity(by.model),
             "items": items,
             "generation": settings.model_dump(exclude=_GENERATION_KNOBS),
             **self._format(),
             "precision": self.study.train.precision,
+            **(more or {}),
         }
         inputs = asked | artifacts.TRAINED.at(by.trained) | self._cut(by.model, "model")
         local = {"models": {"model": _place(by.model)}, "batch_size": settings.batch_size}

@@ -3,11 +3,13 @@
 import difflib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 from kdstudy.config.refs import BenchmarkRef
+from kdstudy.data import files, formats
 from kdstudy.data.download import Progress
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
@@ -33,6 +35,7 @@ __all__ = [
     "names",
     "overview",
     "published",
+    "training_rows",
 ]
 
 _FILES: tuple[FileSource, ...] = (*math.SOURCES, *commonsense.SOURCES, *instruct.SOURCES)
@@ -180,6 +183,32 @@ def meant(reference: BenchmarkRef) -> Source:
         return _source(reference.name)
     path = Path(reference.path).expanduser()
     return from_file(reference.name, path, reference.kind or "text", reference.labels)
+
+
+def training_rows(
+    ref: BenchmarkRef, data_dir: Path | None
+) -> tuple[Iterator[tuple[str, Any]], str]:
+    """Return training rows of a known benchmark with their places, and where they are from.
+
+    They are those of `train.jsonl` or `train.json` beside the set's file in the data folder; of
+    synthetic sets, of their generator.
+
+    Raises:
+        InputError: There are none.
+    """
+    source = _source(ref.name)
+    if isinstance(source, synthetic.SyntheticSource):
+        return source.training_rows(), f"{source.name}'s generator"
+    path = source.training_file(data_dir) if isinstance(source, FileSource) else None
+    if path is None:
+        beside = "; or put train.jsonl beside the set's file in the data folder"
+        raise InputError(
+            f"{source.name}: shots: no training rows are at hand",
+            why="exemplars are never taken from test items",
+            remedy="give exemplars: FILE, rows with a question and its answer"
+            + (beside if isinstance(source, FileSource) else ""),
+        )
+    return files.read(path, formats.COLUMNS), str(path)
 
 
 def published(name: str, fingerprint: str) -> bool | None:
