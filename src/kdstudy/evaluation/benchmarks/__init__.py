@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdstudy.config.refs import BenchmarkRef
-from kdstudy.data import files, formats
+from kdstudy.data import files as rows_of_files
+from kdstudy.data import formats
 from kdstudy.data.download import Progress
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
@@ -208,7 +209,7 @@ def training_rows(
             remedy="give exemplars: FILE, rows with a question and its answer"
             + (beside if isinstance(source, FileSource) else ""),
         )
-    return files.read(path, formats.COLUMNS), str(path)
+    return rows_of_files.read(path, formats.COLUMNS), str(path)
 
 
 def published(name: str, fingerprint: str) -> bool | None:
