@@ -50,6 +50,8 @@ class Example:
             last message (see `data.conversations.as_text`); then instruction and response are the
             last texts of user and assistant. Empty for other rows. A row with neither instruction
             nor chat is text without a prompt.
+        request: Of an item of lm-evaluation-harness what it asks, as JSON: {"options": [[context,
+            continuation, option], ...]} or {"prompt": text}. Empty for other items.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Example:
     answer: str = ""
     references: tuple[str, ...] = ()
     chat: str = ""
+    request: str = _optional("")
 
     @property
     def question(self) -> str:

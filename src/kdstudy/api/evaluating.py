@@ -226,11 +226,13 @@ def _answered(
     with warnings.catch_warnings(record=True) as heard, writing(model) as writer:
         warnings.simplefilter("always", benchmarks.EditedBenchmark)
         for reference in study.benchmarks:
-            whole = benchmarks.meant(reference).load(data_dir)
+            source = benchmarks.meant(reference)
+            whole = source.load(data_dir)
             chosen = tuple(limited(whole.examples, study.limit))
             some = dataclasses.replace(whole, examples=chosen)
-            grader = graders.chosen(reference.scoring, whole.name, whole.kind, whole.labels)
-            how = asking(reference, data_dir=data_dir)
+            grader = graders.of_benchmark(reference.scoring, whole)
+            task = source if isinstance(source, benchmarks.HarnessTask) else None
+            how = asking(reference, data_dir=data_dir, task=task)
             if grader.needs == "options":
                 rows = of_benchmark(writer, tokenizer, some, grader)
             else:

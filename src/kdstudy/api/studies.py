@@ -148,7 +148,7 @@ def edited(plan: "Plan") -> list[str]:
         "(docs/data.md)"
         for stage in plan.stages.values()
         if stage.kind == "benchmark"
-        and "path" not in stage.local
+        and "data_dir" in stage.local
         and benchmarks.published(stage.config["name"], stage.config["fingerprint"]) is False
     ]
 

@@ -33,8 +33,9 @@ Names = Annotated[
         "--benchmark",
         "--benchmarks",
         metavar="NAMES",
-        help="`kdstudy ls benchmarks` names them; or files of your own with --kind; or names of "
-        "those of --study. Several with commas between.",
+        help="`kdstudy ls benchmarks` names them; or files of your own with --kind; or tasks of "
+        "lm-evaluation-harness as harness:NAME or FILE.yaml; or names of those of --study. Several "
+        "with commas between.",
     ),
 ]
 Kind = Annotated[
@@ -88,6 +89,7 @@ OfStudy = Annotated[
 ]
 
 # What is not JSON is refused by its reader, with what to give instead.
+_TASK = "harness:"
 _FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".yaml", ".yml")
 
 
@@ -118,14 +120,16 @@ def chosen(
                              remedy="leave them out, or leave --study out")  # fmt: skip
         return _with(_of_study(study, names), scoring=scoring, **more)
     asked = _parts(names)
-    files = [part for part in asked if _is_file(part)]
+    tasks = [part for part in asked if _task_of(part)]
+    files = [part for part in asked if _is_file(part) and part not in tasks]
     if not files and (kind is not None or labels is not None):
         raise InputError(
             f"--{'kind' if kind else 'labels'}: is for a file of your own, and "
             f"{names or 'no benchmark'} is none",
             remedy="leave it out, or give --benchmark FILE.jsonl",
         )
-    found = {ref.name: ref for ref in map(_named, (p for p in asked if p not in files))}
+    others = (p for p in asked if p not in files and p not in tasks)
+    found = {ref.name: ref for ref in [*map(_named, others), *map(_of_harness, tasks)]}
     return _with([*found.values(), *_own(files, kind, labels)], scoring=scoring, **more)
 
 
@@ -191,7 +195,8 @@ def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
     base = study.absolute().parent
     have = {}
     for ref in read_study(study).benchmarks:
-        given = {"path": ref.path, "exemplars": ref.exemplars}
+        task = ref.harness if Path(ref.harness or "").suffix in (".yaml", ".yml") else None
+        given = {"path": ref.path, "exemplars": ref.exemplars, "harness": task}
         found = {
             field: os.path.abspath(base / Path(path).expanduser())
             for field, path in given.items()
@@ -225,6 +230,22 @@ def _named(name: str) -> "BenchmarkRef":
     from kdstudy.evaluation import benchmarks
 
     return BenchmarkRef(name=benchmarks.canonical(name))
+
+
+def _task_of(part: str) -> str:
+    """Return the task of the harness that a part names: `harness:NAME`, or a YAML file."""
+    if part.startswith(_TASK):
+        return part.removeprefix(_TASK)
+    return part if part.lower().endswith((".yaml", ".yml")) else ""
+
+
+def _of_harness(part: str) -> "BenchmarkRef":
+    from kdstudy.config.refs import BenchmarkRef
+
+    task = _task_of(part)
+    is_file = Path(task).suffix in (".yaml", ".yml")
+    whole = os.path.abspath(Path(task).expanduser()) if is_file else task
+    return BenchmarkRef.model_validate({"harness": whole})
 
 
 def _own(files: list[str], kind: KindName | None, labels: str | None) -> list["BenchmarkRef"]:

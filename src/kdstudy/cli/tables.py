@@ -85,12 +85,12 @@ def score(
     """Score completions made by any system; with --against, difference, agreement, fidelity."""
     from kdstudy.evaluation.asking import Endings
     from kdstudy.evaluation.completions import compare
-    from kdstudy.evaluation.graders import chosen
+    from kdstudy.evaluation.graders import of_benchmark
 
     asked = sets.chosen(benchmark, kind, labels, study, scoring, stop=stop, thinking=thinking)
     reference = sets.one(asked, study)
     items, words = sets.load(reference, data_dir), rouge_tokenizer.value
-    grader = chosen(reference.scoring, items.name, items.kind, items.labels)
+    grader = of_benchmark(reference.scoring, items)
     endings = Endings(stop=tuple(reference.stop), thinking=reference.thinking or "")
     scores, found = _scored(generations, items, rule.value, words, grader, endings)
     document = {"benchmark": items.name, **found}

@@ -176,10 +176,14 @@ THOUGHT_END = "</think>"
 
 
 class BenchmarkRef(Strict):
-    """A test set: one that kdstudy knows by name, or a file of one's own."""
+    """A test set: one that kdstudy knows by name, a file of one's own, or a task of the harness."""
 
     name: str = Field(min_length=1)
-    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file, what reports call it."""
+    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file or a task, what reports call it; of a
+    task `harness-TASK` if left out."""
+    harness: PathText | None = None
+    """A task of lm-evaluation-harness, by name or by its YAML file: its words, few shots and stop
+    strings. Options are scored by likelihood, texts by the task's own filters (`[harness]`)."""
     path: PathText | None = None
     """JSON Lines or a JSON list of {question, answer}, of {question, references} for texts."""
     kind: Literal["number", "choice", "text"] | None = None
@@ -212,6 +216,8 @@ class BenchmarkRef(Strict):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("harness") and "name" not in value:
+            return {**value, "name": f"harness-{Path(str(value['harness'])).stem}"}
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("thinking", mode="before")
@@ -244,7 +250,27 @@ class BenchmarkRef(Strict):
         return self
 
     @model_validator(mode="after")
+    def _task_alone(self) -> BenchmarkRef:
+        if self.harness is None:
+            return self
+        if self.path is not None:
+            raise ValueError(f"{self.name}: give harness or path, not both")
+        given = [f for f in ("exemplars", "question") if getattr(self, f) is not None]
+        if given:
+            raise ValueError(
+                f"{self.name}: {given[0]}: exemplars and words of a task are its own; leave it out"
+            )
+        if self.shots_as == "turns" and "shots_as" in self.model_fields_set:
+            raise ValueError(
+                f"{self.name}: shots_as: a task's prompt is one text; write bare, or text for the "
+                "study's prompt around it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shots_or_none(self) -> BenchmarkRef:
+        if self.harness is not None:
+            return self
         more = {"exemplars", "shots_as", "question"} & self.model_fields_set
         given = [f for f in sorted(more) if getattr(self, f) != type(self).model_fields[f].default]
         if given and not self.shots:

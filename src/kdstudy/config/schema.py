@@ -374,7 +374,9 @@ class Study(Strict):
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
         _refuse_repeats("benchmarks", bare)
-        turns = [b.name for b in self.benchmarks if b.shots and b.shots_as == "turns"]
+        turns = [
+            b.name for b in self.benchmarks if b.shots and b.shots_as == "turns" and not b.harness
+        ]
         if turns and self.template not in ("auto", "chat", "alpaca"):
             raise ValueError(
                 f"benchmarks: {turns[0]}: template has no place for shots_as: turns; write "

@@ -176,6 +176,10 @@ class _Gathering:
         )
 
     def _benchmark(self, ref: BenchmarkRef) -> BenchmarkFacts:
+        if ref.harness is not None:
+            whole = benchmarks.harness_task(ref, self.base).load(None)
+            self.items[ref.name] = whole.examples
+            return self._benchmark_facts(ref.name, whole.kind, "lm-evaluation-harness")
         if ref.path is not None:
             path = self.base / Path(ref.path).expanduser()
             source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)

@@ -10,6 +10,7 @@ benchmarks/         test sets by name
   instruct.py       five instruction sets
   synthetic.py      four synthetic sets
   own.py            a user's file or package
+  harness.py        tasks of lm-evaluation-harness
   overview.py       items, chance, licence and place of one, for `ls benchmarks`
 graders/            what becomes of answers: right, wrong, a score; a file a grader
   __init__.py       the registry
@@ -22,6 +23,7 @@ graders/            what becomes of answers: right, wrong, a score; a file a gra
   label.py          labels of options
   text.py           free texts
   likelihood.py     the likeliest option
+  harness.py        texts by a harness task's own filters
 options.py          what is asked of a model that chooses by likelihood
 likelihoods.py      log-probabilities of options, contexts read once
 asking.py           exemplars before items, where answers end

@@ -18,6 +18,7 @@ from kdstudy.data.audit import normalised
 from kdstudy.data.prompts import BARE, PromptFormat
 from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.benchmarks.harness import HarnessTask
 from kdstudy.records import Example
 
 _WORDED = "Question: {question}\nAnswer:"
@@ -100,8 +101,9 @@ class Asking:
         """Return it for a stage's key; {} where a study says nothing."""
         found: dict[str, Any] = {}
         if self.shots:
-            found["shots"] = [[*shot] for shot in self.shots]
-            found |= {"shots_as": self.shots_as, "question": self.question}
+            found = {"shots": [[*shot] for shot in self.shots], "question": self.question}
+        if self.shots or self.shots_as != "turns":
+            found["shots_as"] = self.shots_as
         found |= {"stop": [*self.endings.stop]} if self.endings.stop else {}
         return found | ({"thinking": self.endings.thinking} if self.endings.thinking else {})
 
@@ -122,7 +124,10 @@ class Asking:
                 )
 
     def put(self, item: Example) -> Example:
-        """Return an item with the exemplars before it."""
+        """Return an item with the exemplars before it; one of the harness as it asks it."""
+        if item.request:
+            prompt = json.loads(item.request)["prompt"]
+            return dataclasses.replace(item, instruction=prompt, context="")
         if not self.shots:
             return item
         if self.shots_as == "turns":
@@ -142,25 +147,34 @@ class Asking:
 
     def format(self, made: PromptFormat) -> PromptFormat:
         """Return the study's prompt, or none around a text that stands alone."""
-        bare = self.shots and self.shots_as == "bare"
+        bare = self.shots_as == "bare"
         return dataclasses.replace(made, template=BARE) if bare else made
 
     def _worded(self, question: str) -> str:
         return self.question.replace("{question}", question)
 
 
-def asking(ref: BenchmarkRef, base: Path = Path(), data_dir: Path | None = None) -> Asking:
+def asking(
+    ref: BenchmarkRef,
+    base: Path = Path(),
+    data_dir: Path | None = None,
+    task: HarnessTask | None = None,
+) -> Asking:
     """Return what a study says of asking a benchmark, its exemplars read.
 
     Args:
         ref: The benchmark.
         base: Folder that relative paths start from.
         data_dir: Folder of benchmark files.
+        task: The task of lm-evaluation-harness that it is, if it is one.
 
     Raises:
-        InputError: Exemplars are nowhere, too few, or no question and answer.
+        InputError: Exemplars are nowhere, too few, or no question and answer; or the study says how
+            texts end, and the task has none written.
     """
     endings = Endings(stop=tuple(ref.stop), thinking=ref.thinking or "")
+    if task is not None:
+        return _of_task(ref, task, endings)
     if not ref.shots:
         return Asking(endings=endings)
     default = "{question}" if ref.shots_as == "turns" else _WORDED
@@ -170,6 +184,19 @@ def asking(ref: BenchmarkRef, base: Path = Path(), data_dir: Path | None = None)
         question=ref.question or default,
         endings=endings,
     )
+
+
+def _of_task(ref: BenchmarkRef, task: HarnessTask, endings: Endings) -> Asking:
+    if not task.chooses:
+        ends = dataclasses.replace(endings, stop=(*task.stop, *endings.stop))
+        return Asking(shots_as="text" if ref.shots_as == "text" else "bare", endings=ends)
+    if endings != Endings() or ref.shots_as != "turns":
+        raise InputError(
+            f"{ref.name}: stop, thinking and shots_as are of generated answers",
+            why="the task scores options by likelihood",
+            remedy="leave them out",
+        )
+    return Asking()
 
 
 def _shots(ref: BenchmarkRef, base: Path, data_dir: Path | None) -> list[Shot]:

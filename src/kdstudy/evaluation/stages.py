@@ -46,7 +46,8 @@ def benchmark(work: Work) -> str:
     """Pin a benchmark: its `Items`.
 
     Config: `name`, `limit` (how many items to use, None for all) and, of a file of the user's own,
-    `kind` and `labels`. Local: `data_dir`, or `path` of that file.
+    `kind` and `labels`. Local: `data_dir`; or `path` of that file; or `task` and `shots` of
+    lm-evaluation-harness.
     """
     whole = _load(work)
     found = whole
@@ -56,7 +57,8 @@ def benchmark(work: Work) -> str:
     made = Items(work.out)
     made.examples.write(found.examples)
     # False: the file is not the published one; None: there is none to compare with.
-    published = None if "path" in work.local else _as_published(work.config)
+    ours = "data_dir" in work.local
+    published = _as_published(work.config) if ours else None
     facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
     made.facts.write(facts)
     guess = (
@@ -147,6 +149,8 @@ def score(work: Work) -> str:
     rows: list[Score] = []
     for name, items in work.each(EACH_ITEMS).items():
         found = _pinned(items)
+        if name in work.local.get("tasks", {}):
+            found = _with_its_grader(found, work.local["tasks"][name])
         grader = graders.of_config(work.config.get("scoring", {}).get(name), found)
         mark = work.config.get("thinking", {}).get(name, "")
         made = answers[name].rows.read()
@@ -176,6 +180,22 @@ def score(work: Work) -> str:
             f"{100 * facts['truncated_rate']:.1f}% of texts cut"
         )
     return "; ".join(parts)
+
+
+def _with_its_grader(items: benchmarks.Benchmark, local: Mapping[str, Any]) -> benchmarks.Benchmark:
+    """Return pinned items of a task of lm-evaluation-harness with what grades its texts.
+
+    Raises:
+        StageError: The task is another one by now.
+    """
+    task = benchmarks.HarnessTask(items.name, **local)
+    known = {(e.id, e.request) for e in task.load(None).examples}
+    if any((e.id, e.request) not in known for e in items.examples):
+        raise StageError(
+            f"{items.name}: the task {local['task']} has changed since the study was planned",
+            remedy="run the study again: it will be planned with the task as it is now",
+        )
+    return dataclasses.replace(items, graded=task.load(None).graded)
 
 
 def mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float], str]:
@@ -251,7 +271,10 @@ def _rouge(work: Work) -> RougeTokenizer:
 
 def _load(work: Work) -> benchmarks.Benchmark:
     config, local = work.config, work.local
-    if "path" in local:
+    if "task" in local:
+        source = benchmarks.HarnessTask(config["name"], **local)
+        fingerprint, load, folder = source.fingerprint, source.load, None
+    elif "path" in local:
         source = benchmarks.from_file(
             config["name"], Path(local["path"]), config["kind"], config["labels"]
         )

@@ -111,6 +111,7 @@ class _Planner:
         self.graders: dict[str, graders.Grader] = {}
         self.scoring: dict[str, dict[str, Any]] = {}  # name -> what is not usual with its kind
         self.asking: dict[str, Asking] = {}
+        self.tasks: dict[str, dict[str, Any]] = {}  # name -> where what grades its texts is
         self.audited: dict[str, str] = {}  # name -> key of its contamination stage
 
     def plan(self) -> Plan:
@@ -167,12 +168,30 @@ class _Planner:
         }
 
     def _benchmark(self, ref: schema.BenchmarkRef) -> None:
+        if ref.harness is not None:
+            self._harness_task(ref)
+            return
         name, kind, config, local = self._source(ref)
         self.benchmarks[name] = self.stages.benchmark(name, config, local)
         self.kinds[name], self.graders[name] = kind, self._grader(ref, name, config)
         self.asking[name] = asking(ref, self.base, self.data_dir)
         if self.asking[name].shots and (items := self._at_hand(ref)):
             self.asking[name].require_apart(name, items)
+        self.audited[name] = self.stages.contamination(name, self.benchmarks[name])
+
+    def _harness_task(self, ref: schema.BenchmarkRef) -> None:
+        task, name = benchmarks.harness_task(ref, self.base), ref.name
+        whole = task.load(None)
+        known = {"name": name, "kind": whole.kind, "labels": ()}
+        local = {"task": task.task, "shots": task.shots}
+        config = known | {"fingerprint": task.fingerprint(None)}
+        self.benchmarks[name] = self.stages.benchmark(name, config, local)
+        grader = graders.of_benchmark(ref.scoring, whole)
+        self.kinds[name], self.graders[name] = whole.kind, grader
+        self.scoring[name] = graders.as_config(grader)
+        self.asking[name] = asking(ref, task=task)
+        if whole.graded is not None:
+            self.tasks[name] = local
         self.audited[name] = self.stages.contamination(name, self.benchmarks[name])
 
     def _source(self, ref: schema.BenchmarkRef) -> tuple[str, str, dict, dict]:
@@ -298,6 +317,7 @@ class _Planner:
             inputs,
             self.scoring,
             {name: a.endings.thinking for name, a in self.asking.items() if a.endings.thinking},
+            self.tasks,
             any_texts="text" in self.kinds.values(),
         )
 

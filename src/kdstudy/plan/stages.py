@@ -127,17 +127,19 @@ class Stages:
         inputs: Mapping[str, str],
         scoring: Mapping[str, Any],
         thinking: Mapping[str, str],
+        tasks: Mapping[str, Mapping[str, Any]],
         *,
         any_texts: bool,
     ) -> str:
         """Grade a system's answers, in the usual way but where `scoring` says how.
 
-        `thinking` has the mark of a thought's end, by benchmark.
+        `thinking` has the mark of a thought's end, by benchmark; `tasks` say where those of
+        lm-evaluation-harness are whose texts it grades itself.
         """
         config = {"rule": self.study.extraction} | (self.rouge if any_texts else {})
         config |= {"scoring": scoring} if scoring else {}
         config |= {"thinking": thinking} if thinking else {}
-        return self._add("score", label, config, inputs)
+        return self._add("score", label, config, inputs, {"tasks": tasks} if tasks else {})
 
     def compare(self, label: str, reference: str, system: str, other: str) -> str:
         """Compare a system with a reference, given the score stages of both."""

@@ -1,6 +1,7 @@
 """Benchmarks by name. A new one is an entry in its family's SOURCES, or a package's own."""
 
 import difflib
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,14 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind, Source
 from kdstudy.evaluation.benchmarks.files import EditedBenchmark, FileSource
+from kdstudy.evaluation.benchmarks.harness import HarnessTask
 from kdstudy.evaluation.benchmarks.overview import Overview, overview_of
 from kdstudy.evaluation.benchmarks.rows import from_rows
 
 __all__ = [
     "Benchmark",
     "EditedBenchmark",
+    "HarnessTask",
     "Overview",
     "Source",
     "canonical",
@@ -29,6 +32,7 @@ __all__ = [
     "fingerprint",
     "from_file",
     "from_rows",
+    "harness_task",
     "kind",
     "labels",
     "load",
@@ -180,10 +184,31 @@ def meant(reference: BenchmarkRef) -> Source:
     Raises:
         InputError: There is none, or as `from_file` does.
     """
+    if reference.harness is not None:
+        return harness_task(reference)
     if reference.path is None:
         return _source(reference.name)
     path = Path(reference.path).expanduser()
     return from_file(reference.name, path, reference.kind or "text", reference.labels)
+
+
+def harness_task(reference: BenchmarkRef, base: Path = Path()) -> HarnessTask:
+    """Return the task of lm-evaluation-harness that a reference means; its file starts at `base`.
+
+    Raises:
+        InputError: Its name cannot be used.
+    """
+    own.require_name(reference.name)
+    if _bare(reference.name) in _ours():
+        raise InputError(
+            f"{reference.name}: is the name of a known benchmark",
+            why="scores under one name must be of one set",
+            remedy="choose another name for the task",
+        )
+    task = str(reference.harness)
+    if Path(task).suffix in (".yaml", ".yml"):
+        task = os.path.abspath(base / Path(task).expanduser())
+    return HarnessTask(reference.name, task, reference.shots)
 
 
 def training_rows(
