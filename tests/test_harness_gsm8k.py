@@ -1,4 +1,4 @@
-"""GSM8K as lm-evaluation-harness runs it: prompts, texts, and what both of its filters make of them.
+"""GSM8K as lm-evaluation-harness runs it: prompts, texts, and what both filters make of them.
 
 `python tests/test_harness_gsm8k.py`, with its 0.4.13 installed beside kdstudy, writes what it finds
 anew. Questions are invented; the harness runs its own task file on them.
@@ -40,7 +40,7 @@ CHAT = (
     "{% if add_generation_prompt %}{{ '<assistant>\\n' }}{% endif %}"
 )
 MODES = {"bare": (False, False), "text": (True, False), "turns": (True, True)}
-"""Exemplars as kdstudy calls it; --apply_chat_template and --fewshot_as_multiturn of the harness."""
+"""`shots_as`; --apply_chat_template and --fewshot_as_multiturn of the harness."""
 TOKENS, SHOTS = 40, 2
 
 
@@ -65,10 +65,11 @@ def harness(folder: Path, scratch: Path) -> dict:
 
     write(scratch)
     own = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
+    files = {part: str(scratch / f"{part}.jsonl") for part in ("train", "test")}
     until = "".join(f"    - {json.dumps(stop)}\n" for stop in STOPS)
     (scratch / "task.yaml").write_text(
         f"include: {own}\ntask: kdstudy_gsm8k\ndataset_path: json\ndataset_name: null\ntag: null\n"
-        f"dataset_kwargs: {{data_files: {{train: {scratch}/train.jsonl, test: {scratch}/test.jsonl}}}}\n"
+        f"dataset_kwargs: {{data_files: {json.dumps(files)}}}\n"
         f"num_fewshot: {SHOTS}\nfewshot_config: {{sampler: first_n}}\n"
         f"generation_kwargs:\n  until:\n{until}  do_sample: false\n  max_gen_toks: {TOKENS}\n"
     )

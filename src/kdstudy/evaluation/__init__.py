@@ -32,6 +32,7 @@ vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration
 completion_rows.py  files of completions, however made, as rows
 completions.py      those rows matched with a benchmark's items and graded
+harness_logs.py     what lm-evaluation-harness logged, as scores
 score.py            every item once, graded; counts and rates
 agreement.py        same answer, its bounds and kappa
 fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps

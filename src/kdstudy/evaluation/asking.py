@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdstudy.config.refs import THOUGHT_END, BenchmarkRef, ShotsAs
+from kdstudy.config.refs import BenchmarkRef, ShotsAs
 from kdstudy.data import files, formats
 from kdstudy.data.audit import normalised
 from kdstudy.data.prompts import BARE, PromptFormat
@@ -231,6 +231,3 @@ def _shot(example: Example, place: str) -> Shot:
             "prompt",
         )
     return Shot(example.question.strip(), example.response.strip())
-
-
-__all__ = ["THOUGHT_END", "Asking", "Endings", "Shot", "asking", "said"]

@@ -150,7 +150,8 @@ def score(work: Work) -> str:
     for name, items in work.each(EACH_ITEMS).items():
         found = _pinned(items)
         if name in work.local.get("tasks", {}):
-            found = _with_its_grader(found, work.local["tasks"][name])
+            task = benchmarks.HarnessTask(name, **work.local["tasks"][name])
+            found = task.with_grader(found)
         grader = graders.of_config(work.config.get("scoring", {}).get(name), found)
         mark = work.config.get("thinking", {}).get(name, "")
         made = answers[name].rows.read()
@@ -180,22 +181,6 @@ def score(work: Work) -> str:
             f"{100 * facts['truncated_rate']:.1f}% of texts cut"
         )
     return "; ".join(parts)
-
-
-def _with_its_grader(items: benchmarks.Benchmark, local: Mapping[str, Any]) -> benchmarks.Benchmark:
-    """Return pinned items of a task of lm-evaluation-harness with what grades its texts.
-
-    Raises:
-        StageError: The task is another one by now.
-    """
-    task = benchmarks.HarnessTask(items.name, **local)
-    known = {(e.id, e.request) for e in task.load(None).examples}
-    if any((e.id, e.request) not in known for e in items.examples):
-        raise StageError(
-            f"{items.name}: the task {local['task']} has changed since the study was planned",
-            remedy="run the study again: it will be planned with the task as it is now",
-        )
-    return dataclasses.replace(items, graded=task.load(None).graded)
 
 
 def mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float], str]:

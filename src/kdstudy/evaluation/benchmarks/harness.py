@@ -5,6 +5,7 @@ by the harness itself, zero- or few-shot, with the seeds of its `simple_evaluate
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,6 +15,7 @@ import random
 import re
 import statistics
 import string
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,12 +24,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdstudy.errors import InputError
+from kdstudy.errors import InputError, StageError
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind, Stated
 from kdstudy.records import Example
 
 _ABOVE = re.compile(r"^\s*(?:Question|Q):\s*")
 _BELOW = re.compile(r"\s*\n\s*(?:Answer|A):\s*$")
+_GRADING = ("output_type", "metric_list", "filter_list", "process_results", "generation_kwargs")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # Of `lm_eval.simple_evaluate`: documents of some tasks are shuffled when they are loaded.
 _SEED, _NUMPY_SEED, _SHOTS_SEED = 0, 1234, 1234
 
@@ -69,12 +73,8 @@ class HarnessTask:
                     manager = TaskManager(include_path=str(folder), include_defaults=False)
                 else:
                     manager, name = TaskManager(), self.task
-                if name not in manager.all_tasks:
-                    raise InputError(
-                        f"{self.name}: lm-evaluation-harness has no task {name}",
-                        remedy="`lm_eval ls tasks` lists them; or give the path of a task's file",
-                    )
-                (task,) = self._single(get_task_dict([name], manager))
+                self._require_task(name, manager)
+                (task,) = get_task_dict([name], manager).values()
                 self._require_usable(task)
                 if self.shots is not None:
                     task.set_config("num_fewshot", self.shots)
@@ -104,9 +104,10 @@ class HarnessTask:
         return tuple([until] if isinstance(until, str) else until)
 
     def fingerprint(self, data_dir: Path | None = None) -> str:
-        """Return a hash of all that the task asks and of how it grades."""
-        told = json.dumps(self.opened.dump_config(), sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode())
+        """Return a hash of all that the task asks and of how it grades, wherever its files are."""
+        config = self.opened.dump_config()
+        told = json.dumps({key: config.get(key) for key in _GRADING}, sort_keys=True, default=str)
+        digest = hashlib.sha256(_ADDRESS.sub("", told).encode())
         for example in self.load(None).examples:
             digest.update(f"{example.id}{example.answer}{example.request}".encode())
         return digest.hexdigest()
@@ -118,6 +119,20 @@ class HarnessTask:
             InputError: As `opened` does, or an item has no one right option.
         """
         return self._loaded
+
+    def with_grader(self, items: Benchmark) -> Benchmark:
+        """Return items of this task, pinned before, with what grades their texts.
+
+        Raises:
+            StageError: The task has other items by now.
+        """
+        known = {(e.id, e.request) for e in self._loaded.examples}
+        if any((e.id, e.request) not in known for e in items.examples):
+            raise StageError(
+                f"{self.name}: the task {self.task} has changed since the study was planned",
+                remedy="run the study again: it will be planned with the task as it is now",
+            )
+        return dataclasses.replace(items, graded=self._loaded.graded)
 
     @functools.cached_property
     def _loaded(self) -> Benchmark:
@@ -188,14 +203,18 @@ class HarnessTask:
             )
         return name
 
-    def _single(self, found: dict[Any, Any]) -> list[Any]:
-        tasks = [task for task in found.values() if not isinstance(task, dict)]
-        if len(found) != 1 or len(tasks) != 1:
+    def _require_task(self, name: str, manager: Any) -> None:
+        if name in manager.all_subtasks:
+            return
+        if name in manager.all_tasks:
             raise InputError(
-                f"{self.name}: {self.task} is a group of tasks",
+                f"{self.name}: {name} is a group of tasks",
                 remedy="list the tasks that you want one by one",
             )
-        return tasks
+        raise InputError(
+            f"{self.name}: lm-evaluation-harness has no task {name}",
+            remedy="`lm_eval ls tasks` lists them; or give the path of a task's file",
+        )
 
     def _require_usable(self, task: Any) -> None:
         kind, config = task.OUTPUT_TYPE, task.config
@@ -293,7 +312,9 @@ def _quiet() -> Iterator[None]:
         before = logging.root.manager.disable
         logging.disable(logging.ERROR)
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
         finally:
             logging.disable(before)
 
