@@ -182,6 +182,16 @@ def test_stop_strings_end_generation_and_not_only_the_text(monkeypatch):
     assert lengths == [r.tokens for r in rows.values()]
 
 
+def test_texts_that_nothing_ended_are_cut_all_the_same(monkeypatch):
+    """As where vLLM writes, or where a stop string is met too late."""
+    from kdstudy.evaluation import generate as module
+
+    endings = Endings(stop=("e", "qa"), thinking="1")
+    ended = run(endings)
+    monkeypatch.setattr(module, "_stopping", lambda tokenizer, endings: None)
+    assert run(endings) == ended
+
+
 def test_batches_change_nothing_of_it():
     endings = Endings(stop=("e", "qa"), thinking="1")
     one = run(endings, DRAWN.model_copy(update={"batch_size": 1}))
