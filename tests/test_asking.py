@@ -11,7 +11,9 @@ from study_folder import plan_of, write_folder
 from kdstudy import evaluate
 from kdstudy.config.refs import BenchmarkRef
 from kdstudy.config.schema import Generation as Settings
+from kdstudy.config.schema import Study
 from kdstudy.data.prompts import PromptFormat, asked, encode_prompt, render
+from kdstudy.doctor import text as doctor_text
 from kdstudy.errors import InputError
 from kdstudy.evaluation.asking import Asking, Endings, Shot, asking, said
 from kdstudy.evaluation.benchmarks import from_rows
@@ -431,6 +433,21 @@ def test_a_study_plans_it_and_only_its_own_stages_change(tmp_path):
     )
     marks = [s.config.get("thinking") for s in thinks.stages.values() if s.kind == "score"]
     assert marks and all(mark == {"synth_addsub": "</think>"} for mark in marks)
+
+
+def test_doctor_counts_prompts_with_their_exemplars():
+    """One token is one character."""
+    tokenizer = tiny.tokenizer("".join(map(chr, range(33, 127))))
+    items = [ITEM, Example(id="j", instruction="x", request=json.dumps({"options": [
+        ["one", " a", "a"], ["two", " longer", "longer"]]}))]  # fmt: skip
+    study = Study(name="s", students=["zoo-xs"], corpus="synthetic", methods=["sft"],
+                  benchmarks=["synth_addsub"], template="Q: {instruction}\nA: ")  # fmt: skip
+    how = Asking(shots=SHOTS, shots_as="text", question="{question}")
+    told = {"plain": items[:1], "few": items[:1], "options": items[1:]}
+    found = doctor_text.read(study, tokenizer, ["m"], [], told, {}, {"few": how})
+    before = sum(len(f"{q} {a}\n\n") for q, a in SHOTS)
+    assert found.prompts["few"][0] == found.prompts["plain"][0] + before
+    assert found.prompts["options"] == (len("two longer"),)
 
 
 def test_a_study_with_a_test_item_among_its_exemplars_is_not_planned(tmp_path):
