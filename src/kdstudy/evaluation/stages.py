@@ -136,7 +136,8 @@ def likelihood(work: Work) -> str:
     items, local = _pinned(work.read(ITEMS)), work.model("model")
     grader, trained = graders.of_config(config.scoring, items), work.find(TRAINED)
     model, unmerged = opened_to_write(lambda: open_model(local, config.precision, trained))
-    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress)
+    journal = work.scratch / "likelihoods.jsonl"
+    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress, journal)
     made = Likelihoods(work.out)
     made.rows.write(rows)
     facts = {"parameters": parts.count(model)} | ({"unmerged": unmerged} if unmerged else {})
