@@ -390,6 +390,14 @@ class Study(Strict):
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
         _refuse_repeats("benchmarks", bare)
+        turns = [
+            b.name for b in self.benchmarks if b.shots and b.shots_as == "turns" and not b.harness
+        ]
+        if turns and self.template not in ("auto", "chat", "alpaca"):
+            raise ValueError(
+                f"benchmarks: {turns[0]}: template has no place for shots_as: turns; write "
+                "shots_as: text, or template: auto"
+            )
         _refuse_repeats("teachers", [called(t) for t in self.teachers])
         _refuse_repeats("students", [loaded(s) for s in self.students])
         _refuse_repeats("students", [s.name for s in self.students if s.name])
