@@ -171,7 +171,7 @@ def _teacher_logits(teacher: TeacherSide | None, at: slice) -> Tensor | None:
     logits_CV = _raw_logits(teacher.hidden[at], teacher.head)
     if teacher.disturb is None:
         return logits_CV
-    finished_CV, _ = _finished(logits_CV, teacher.head.scale, teacher.head.softcap)
+    finished_CV, _ = finished(logits_CV, teacher.head.scale, teacher.head.softcap)
     return teacher.disturb(finished_CV, at)
 
 
@@ -190,7 +190,7 @@ def _scored(
     if done is not None:
         return done
     pieces = [
-        score(*(None if part is None else part[at] for part in rows)) for at in _blocks(student_CV)
+        score(*(None if part is None else part[at] for part in rows)) for at in blocks(student_CV)
     ]
     losses, entropies = zip(*pieces, strict=True)
     return torch.cat(losses), torch.cat(entropies)
@@ -232,11 +232,11 @@ def _score(
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `_scored`; compiled on a GPU, where it is a few passes over the memory."""
-    logits_CV, slope_CV = _finished(student_CV, *student_caps)
+    logits_CV, slope_CV = finished(student_CV, *student_caps)
     losses_C = entropies_C = logits_CV.new_zeros(len(logits_CV))
     grad_CV: Tensor | float = 0.0
     if terms is not None:
-        other_CV, _ = _finished(teacher_CV, *teacher_caps)
+        other_CV, _ = finished(teacher_CV, *teacher_caps)
         s_CV = torch.log_softmax(logits_CV / temperature, -1)
         t_CV = torch.log_softmax(other_CV / temperature, -1)
         told = () if hard_C is None else (targets_C, hard_C)
@@ -282,15 +282,15 @@ def _of_rows(
     found = [hidden_NH.new_zeros(0, dtype=torch.promote_types(hidden_NH.dtype, torch.float32))]
     for at in _chunks(len(hidden_NH), _rows(head.weight)):
         raw_CV = _raw_logits(hidden_NH[at].detach(), head)
-        for inner in _blocks(raw_CV):
-            logits_CV, _ = _finished(raw_CV[inner], head.scale, head.softcap)
+        for inner in blocks(raw_CV):
+            logits_CV, _ = finished(raw_CV[inner], head.scale, head.softcap)
             logs_CV = torch.log_softmax(logits_CV / temperature, -1)
             first = at.start + inner.start
             found.append(statistic(logs_CV, slice(first, first + len(logs_CV))))
     return torch.cat(found)
 
 
-def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | float]:
+def finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | float]:
     """Return scaled and capped logits in float32, and their slope in the raw ones."""
     # A bfloat16 log-softmax over a large vocabulary is off by several percent.
     logits_CV = raw_CV.to(torch.promote_types(raw_CV.dtype, torch.float32))
@@ -307,7 +307,8 @@ def _rows(weight_VH: Tensor) -> int:
     return max(1, budget // len(weight_VH))
 
 
-def _blocks(logits_CV: Tensor) -> list[slice]:
+def blocks(logits_CV: Tensor) -> list[slice]:
+    """Return slices of rows whose temporaries stay in the processor's cache."""
     return _chunks(len(logits_CV), max(1, _BLOCK // logits_CV.shape[1]))
 
 
