@@ -7,9 +7,10 @@ that is too long.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kdstudy.config.schema import Study
+from kdstudy.config.schema import Study, Train
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
+from kdstudy.methods import Method
 from kdstudy.models import vocabulary
 from kdstudy.models.resolve import Resolved
 
@@ -66,6 +67,35 @@ def require_shared_vocabulary(study: Study, student: Any, teacher: Any) -> None:
         names = f"{student.name} and {teacher.name}"
         ours, theirs = student.vocabulary, teacher.vocabulary
         vocabulary.require_same(ours, theirs, names, f"distributions in {', '.join(compared)}")
+
+
+def require_alignable(run: str, method: Method, train: Train, teachers: int) -> None:
+    """Refuse a run whose teacher's tokens could not be aligned with its student's.
+
+    Args:
+        run: Its label.
+        method: Its method.
+        train: How it is trained.
+        teachers: How many it learns from together.
+
+    Raises:
+        InputError: Prompts are scored too, or there are several teachers.
+    """
+    if method.teacher_gives != "spans":
+        return
+    if train.loss_tokens != "response":
+        raise InputError(
+            f"{run}: {method.type} with train.loss_tokens: {train.loss_tokens}",
+            why="student and teacher read unlike prompts, each in its own template; only answers "
+            "are one text",
+            remedy="set train.loss_tokens to response",
+        )
+    if teachers > 1:
+        raise InputError(
+            f"{run}: {method.type} with {teachers} teachers together",
+            why="their distributions are over unlike vocabularies, and have no mixture",
+            remedy="list the teachers one by one",
+        )
 
 
 def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:
