@@ -104,6 +104,8 @@ class AlignedTeacher:
         width: Entries of the student's output layer that stand for tokens.
         head: The teacher's head.
         vocabularies: Which entries both share.
+
+    Its methods raise a StageError for a row that was not aligned.
     """
 
     def __init__(
@@ -119,12 +121,34 @@ class AlignedTeacher:
         both = () if method.objective.divergence is None else tokenizers.shared()
         self.vocabularies = _vocabularies(both, ours, theirs, method, teacher.head.weight.device)
 
-    def rows(self, batch: Batch) -> list[Pair]:
-        """Return a batch's rows as both read them.
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the teacher's final hidden states at its own scored positions, [M, K]."""
+        theirs = self._theirs(batch)
+        if theirs is None:
+            weight = self.head.weight
+            return weight.new_zeros(0, weight.shape[1])
+        return self._teacher.hidden(theirs)
 
-        Raises:
-            StageError: A row is another than those that were aligned.
-        """
+    def sides(self, batch: Batch) -> tuple[Side, Side, Tensor]:
+        """Return both sides of a batch's spans, and the weight of each span, [G]."""
+        theirs, spans = self._theirs(batch), []
+        a = b = 0
+        for row, pair in zip(batch.texts, self._rows(batch), strict=True):
+            spans += [span.moved(a, b) for span in pair.alignment.compared]
+            a += len(row.scored)
+            b += 0 if pair.teacher is None else len(pair.teacher.scored)
+        merge = self._method.spans.merge
+        student = _side([span.student for span in spans], batch.targets_N, merge)
+        targets_M = batch.targets_N[:0] if theirs is None else theirs.targets_N
+        teacher = _side([span.teacher for span in spans], targets_M, merge)
+        return student, teacher, batch.weights_N[student.at_G]
+
+    def _theirs(self, batch: Batch) -> Batch | None:
+        """Return the batch in the teacher's tokens, rows without room left out."""
+        rows = [pair.teacher for pair in self._rows(batch) if pair.teacher is not None]
+        return batches.collate(rows, Weighing(), batch.ids_T.device) if rows else None
+
+    def _rows(self, batch: Batch) -> list[Pair]:
         lost = [row for row in batch.texts if row not in self._pairs]
         if lost:
             raise StageError(
@@ -133,32 +157,6 @@ class AlignedTeacher:
                 remedy="give the trainer the rows that the teacher was aligned on",
             )
         return [self._pairs[row] for row in batch.texts]
-
-    def theirs(self, batch: Batch) -> Batch:
-        """Return the batch in the teacher's tokens, rows without room left out."""
-        rows = [pair.teacher for pair in self.rows(batch) if pair.teacher is not None]
-        return batches.collate(rows, Weighing(), batch.ids_T.device)
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """Return the teacher's final hidden states at its own scored positions, [M, K]."""
-        theirs = self.theirs(batch)
-        if not theirs.texts:
-            weight = self.head.weight
-            return weight.new_zeros(0, weight.shape[1])
-        return self._teacher.hidden(theirs)
-
-    def sides(self, batch: Batch) -> tuple[Side, Side, Tensor]:
-        """Return both sides of a batch's spans, and the weight of each span, [G]."""
-        theirs, spans = self.theirs(batch), []
-        a = b = 0
-        for row, pair in zip(batch.texts, self.rows(batch), strict=True):
-            spans += [span.moved(a, b) for span in pair.alignment.compared]
-            a += len(row.scored)
-            b += 0 if pair.teacher is None else len(pair.teacher.scored)
-        merge = self._method.spans.merge
-        student = _side([span.student for span in spans], batch.targets_N, merge)
-        teacher = _side([span.teacher for span in spans], theirs.targets_N, merge)
-        return student, teacher, batch.weights_N[student.at_G]
 
 
 def _side(ranges: list[tuple[int, int]], targets_N: Tensor, merge: str) -> Side:
