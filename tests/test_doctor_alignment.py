@@ -134,12 +134,3 @@ def test_a_study_of_unlike_tokenizers_is_planned_looked_over_run_and_reported(
     told = [json.loads(p.read_text()) for p in (finished / "store").glob("stages/*/manifest.json")]
     (line,) = [m["summary"] for m in told if (m["kind"], m["label"]) == TRAINED]
     assert "100.0% of the text compared, in spans of 1." in line
-
-
-def test_a_word_level_method_beside_them_is_refused_and_told_what_to_use(finished, monkeypatch):
-    monkeypatch.chdir(finished)
-    study = yaml.safe_load((finished / "study.yaml").read_text()) | {"methods": ["word_kd"]}
-    (finished / "word.yaml").write_text(yaml.safe_dump(study))
-    planned = run(finished, "plan", "word.yaml")
-    assert planned.exit_code == 2
-    assert "use method gold or uld" in " ".join(planned.output.split())
