@@ -21,6 +21,7 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError, StageError
 from kdstudy.methods.gold import GOLD
 from kdstudy.methods.uld import ULD
+from kdstudy.plan.fit import require_alignable
 from kdstudy.records import Example
 from kdstudy.stage import silent
 
@@ -286,6 +287,9 @@ def test_what_cannot_be_aligned_is_refused_when_it_is_planned(unlike):
         plan_of(unlike, **(fields | {"ablations": varied}))
     with pytest.raises(InputError, match="ablations"):
         plan_of(unlike, **(fields | {"ablations": {"noise": {"methods": ["gold"]}}}))
+    with pytest.raises(InputError, match="gold with 2 teachers together"):
+        require_alignable("run", GOLD(), SETTINGS, 2)
+    require_alignable("run", methods.WordKD(), SETTINGS, 2)
     curve = {"temperature": {"methods": ["gold"], "values": [1, 2]}}
     plan = plan_of(unlike, **(fields | {"ablations": curve}))
     assert "small/gold/other/tau=2" in plan.trained

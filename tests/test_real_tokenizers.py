@@ -30,7 +30,7 @@ from kdstudy.cli import app
 from kdstudy.config.read import read_study
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import batches
-from kdstudy.distill.aligned import AlignedTeacher, Tokenizers, said_of
+from kdstudy.distill.aligned import Tokenizers, said_of
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.engine.store import Store
@@ -313,9 +313,7 @@ def test_real_pairs_with_unlike_tokenizers_meet_and_take_a_step(names, method, r
         for t in (ours, theirs)
     )
     live = LiveTeacher(teacher, len(teacher.lm_head.weight))
-    model = DistillModel(
-        student, method.recipe(), AlignedTeacher(live, pairs, both, method.recipe())
-    )
+    model = DistillModel(student, method.recipe(), both.aligned(live, pairs, method.recipe()))
     batch = batches.collate(list(pairs), batches.Weighing(), torch.device("cpu"))
     (loss,) = model(batch, batch.targets_N.numel())
     loss.backward()

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import cache
-from kdstudy.distill.aligned import AlignedTeacher, Tokenizers
+from kdstudy.distill.aligned import Tokenizers
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.records import Example
 
@@ -53,4 +53,4 @@ def teacher(method, both=None, *, seed=1, dtype=torch.float64, texts=None, state
         theirs = [pair.teacher for pair in pairs.values()]
         held = cache.in_memory(inner, theirs, "response", rows_per_pass=3)
         inner = cache.CachedTeacher(held, inner.head, width, "response")
-    return AlignedTeacher(inner, pairs, both, method.recipe()), list(pairs), model
+    return both.aligned(inner, pairs, method.recipe()), list(pairs), model

@@ -81,6 +81,27 @@ class Tokenizers:
         """What the tokens of both stand for."""
         return spelling(self.student), spelling(self.teacher)
 
+    def aligned(
+        self, teacher: Teacher, pairs: Mapping[Encoded, Pair], method: Recipe
+    ) -> "AlignedTeacher":
+        """Return the teacher as a student learns from it.
+
+        Args:
+            teacher: The teacher over its own vocabulary, live or from its cache.
+            pairs: From `pairs`.
+            method: Says how spans are compared.
+        """
+        ours, theirs = self.spellings
+        both = () if method.objective.divergence is None else self.shared()
+        device = teacher.head.weight.device
+        return AlignedTeacher(
+            teacher,
+            pairs,
+            width=ours.entries,
+            vocabularies=_vocabularies(both, ours, theirs, method, device),
+            merge=method.spans.merge,
+        )
+
     def shared(self) -> tuple[tuple[int, int], ...]:
         """Return (student's id, teacher's id) of every token that both have."""
         # What ends an answer is asked of a row: a template may have a token of its own.
@@ -97,13 +118,12 @@ class AlignedTeacher:
     Args:
         teacher: The teacher over its own vocabulary, live or from its cache.
         pairs: Rows as both read them.
-        tokenizers: Of both.
-        method: Says how spans are compared.
+        width: Entries of the student's output layer that stand for tokens.
+        vocabularies: Which entries both share.
+        merge: What masses a span of several tokens has (`objective.Spans`).
 
     Attributes:
-        width: Entries of the student's output layer that stand for tokens.
         head: The teacher's head.
-        vocabularies: Which entries both share.
 
     Its methods raise a StageError for a row that was not aligned.
     """
@@ -112,14 +132,13 @@ class AlignedTeacher:
         self,
         teacher: Teacher,
         pairs: Mapping[Encoded, Pair],
-        tokenizers: Tokenizers,
-        method: Recipe,
+        *,
+        width: int,
+        vocabularies: Vocabularies,
+        merge: str,
     ):
-        self._teacher, self._pairs, self._method = teacher, pairs, method
-        ours, theirs = tokenizers.spellings
-        self.width, self.head = ours.entries, teacher.head
-        both = () if method.objective.divergence is None else tokenizers.shared()
-        self.vocabularies = _vocabularies(both, ours, theirs, method, teacher.head.weight.device)
+        self._teacher, self._pairs, self._merge = teacher, pairs, merge
+        self.head, self.width, self.vocabularies = teacher.head, width, vocabularies
 
     def hidden(self, batch: Batch) -> Tensor:
         """Return the teacher's final hidden states at its own scored positions, [M, K]."""
@@ -137,10 +156,9 @@ class AlignedTeacher:
             spans += [span.moved(a, b) for span in pair.alignment.compared]
             a += len(row.scored)
             b += 0 if pair.teacher is None else len(pair.teacher.scored)
-        merge = self._method.spans.merge
-        student = _side([span.student for span in spans], batch.targets_N, merge)
+        student = _side([span.student for span in spans], batch.targets_N, self._merge)
         targets_M = batch.targets_N[:0] if theirs is None else theirs.targets_N
-        teacher = _side([span.teacher for span in spans], targets_M, merge)
+        teacher = _side([span.teacher for span in spans], targets_M, self._merge)
         return student, teacher, batch.weights_N[student.at_G]
 
     def _theirs(self, batch: Batch) -> Batch | None:

@@ -171,7 +171,9 @@ def _chunk(
     teacher_CW = _raw_logits(job.teacher_GK[at], job.teacher_head)
     rows = student_CV, teacher_CW, job.student_G[at], job.teacher_G[at]
     wider = max(student_CV, teacher_CW, key=lambda logits: logits.shape[1])
-    pieces = [_charged(*(part[inner] for part in rows), job) for inner in blocks(wider)]
+    # A GPU has no cache that blocks would stay in.
+    inner = [slice(None)] if wider.is_cuda else blocks(wider)
+    pieces = [_charged(*(part[block] for part in rows), job) for block in inner]
     losses, worth = zip(*pieces, strict=True)
     # From here on student_CV holds the gradient of each span's loss, weights left out.
     weights_C1 = job.weights[at, None].to(_wide(hidden_GH))

@@ -217,7 +217,7 @@ def _aligned(run: placement.Run) -> tuple[Teacher, str]:
     theirs = [pair.teacher for pair in pairs.values() if pair.teacher is not None]
     of_its_own = dataclasses.replace(run, rows=theirs, tokenizer=both.teacher, student=None)
     teacher, note = of_its_own.teacher()
-    return aligned.AlignedTeacher(teacher, pairs, both, run.method), note + aligned.said_of(pairs)
+    return both.aligned(teacher, pairs, run.method), note + aligned.said_of(pairs)
 
 
 def _precision(settings: schema.Train) -> str:

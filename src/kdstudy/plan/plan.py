@@ -160,9 +160,11 @@ class _Planner:
         if self.study.template != "auto":
             return {}
         names = {True: "chat", False: "alpaca"}
+        own = [m.type for m in self.study.methods if m.teacher_gives == "spans"]
+        asks = f"{', '.join(['seqkd', *own])} ask it " if own else "seqkd asks it "
         return {
             f"{s.name} and {t.name} differ": f"{names[s.chat]} and {names[t.chat]}; word-level "
-            "methods score the teacher on the student's prompt, seqkd asks it in its own (write "
+            f"methods score the teacher on the student's prompt, {asks}in its own (write "
             "template: alpaca for one prompt)"
             for s in self.students
             for t in self.teachers
