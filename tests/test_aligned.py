@@ -1,9 +1,11 @@
 """Training with a teacher of another tokenizer, from rows to weights, against dense float64."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
+import test_train_stage
 import tiny_models as tiny
 import torch
 from study_folder import model_folder, plan_of, write_folder
@@ -13,7 +15,7 @@ from unlike_pair import WIDTH, examples, merged, teacher, tokenizers
 
 from kdstudy import DistillConfig, DistillTrainer, methods
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import batches
+from kdstudy.distill import batches, stages
 from kdstudy.distill.aligned import said_of
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.schedule import Schedule, study_config
@@ -293,3 +295,36 @@ def test_what_cannot_be_aligned_is_refused_when_it_is_planned(unlike):
     curve = {"temperature": {"methods": ["gold"], "values": [1, 2]}}
     plan = plan_of(unlike, **(fields | {"ablations": curve}))
     assert "small/gold/other/tau=2" in plan.trained
+
+
+def furnished(folder, tokenizer):
+    """Return files of a student, of a teacher with that tokenizer, and of a corpus."""
+    place = test_train_stage.furnish(folder)
+    shutil.rmtree(place / "teacher")
+    model = tiny.llama(1, width=WIDTH, vocabulary=len(tokenizer))
+    tiny.save(place / "teacher", model, tokenizer)
+    return place
+
+
+@pytest.mark.parametrize("method", [GOLD(), ULD()], ids=lambda m: m.type)
+def test_a_stage_makes_the_same_student_again_and_from_memory(tmp_path, method):
+    place, made = furnished(tmp_path, merged()), []
+    for out, where in (("one", "off"), ("two", "off"), ("three", "memory")):
+        train = test_train_stage.TRAIN.model_copy(update={"teacher_cache": where})
+        work = test_train_stage.work(place, out, method, train)
+        line = stages.train(work)
+        assert "; 100.0% of the text compared, in spans of 1." in line
+        made.append((work.out / "adapter" / "adapter_model.safetensors", work.out))
+    first, again, cached = made
+    assert first[0].read_bytes() == again[0].read_bytes()
+    curves = [
+        json.loads((out / "training.json").read_text())["curve"] for _, out in (first, cached)
+    ]
+    for one, other in zip(*curves, strict=True):
+        assert one["eval_loss"] == pytest.approx(other["eval_loss"], rel=1e-5)
+
+
+def test_a_stage_refuses_a_teacher_that_knows_less_than_half_of_the_text(tmp_path):
+    place = furnished(tmp_path, merged(signs="0123456789"))
+    with pytest.raises(InputError, match=r"student and teacher: [0-9]+% of the text is the same"):
+        stages.train(test_train_stage.work(place, "out", GOLD()))

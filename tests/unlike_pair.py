@@ -14,15 +14,15 @@ from kdstudy.distill.aligned import Tokenizers
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.records import Example
 
-MERGES = ["it", " i", " is", "1 ", "12", "so", " it"]
+PAIRS = [("i", "t"), (" ", "i"), (" i", "s"), ("1", " "), ("1", "2"), ("s", "o"), (" ", "it")]
 WIDTH = 24
 
 
-def merged() -> PreTrainedTokenizerFast:
-    """The tiny tokenizer's characters in another order, and some of them together."""
-    signs = ["<end>", *reversed(tiny.CHARACTERS)]
-    pairs = [("i", "t"), (" ", "i"), (" i", "s"), ("1", " "), ("1", "2"), ("s", "o"), (" ", "it")]
-    inner = Tokenizer(BPE({t: i for i, t in enumerate([*signs, *MERGES])}, pairs))
+def merged(signs: str = tiny.CHARACTERS) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer's characters in another order, or some of them, and some together."""
+    pairs = [pair for pair in PAIRS if set("".join(pair)) <= set(signs)]
+    tokens = ["<end>", *reversed(signs), *map("".join, pairs)]
+    inner = Tokenizer(BPE({t: i for i, t in enumerate(tokens)}, pairs))
     inner.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>")
 
