@@ -5,11 +5,11 @@ import json
 import shutil
 
 import pytest
-import test_train_stage
 import tiny_models as tiny
 import torch
+import train_stage
+from small_trainers import SETTINGS, micro, weights
 from study_folder import model_folder, plan_of, write_folder
-from test_trainer import SETTINGS, micro, weights
 from transformers.trainer_callback import PrinterCallback
 from unlike_pair import WIDTH, examples, merged, teacher, tokenizers
 
@@ -23,7 +23,6 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError, StageError
 from kdstudy.methods.gold import GOLD
 from kdstudy.methods.uld import ULD
-from kdstudy.plan.fit import require_alignable
 from kdstudy.records import Example
 from kdstudy.stage import silent
 
@@ -289,9 +288,12 @@ def test_what_cannot_be_aligned_is_refused_when_it_is_planned(unlike):
         plan_of(unlike, **(fields | {"ablations": varied}))
     with pytest.raises(InputError, match="ablations"):
         plan_of(unlike, **(fields | {"ablations": {"noise": {"methods": ["gold"]}}}))
-    with pytest.raises(InputError, match="gold with 2 teachers together"):
-        require_alignable("run", GOLD(), SETTINGS, 2)
-    require_alignable("run", methods.WordKD(), SETTINGS, 2)
+    together = {"teachers": [["./other", "./big"]]}
+    with pytest.raises(InputError, match="gold with several teachers together"):
+        plan_of(unlike, **(fields | together))
+    told = [{"model": "./other", "context": "{instruction} ({response})"}]
+    with pytest.raises(InputError, match="gold with a teacher's context"):
+        plan_of(unlike, **(fields | {"teachers": told}))
     curve = {"temperature": {"methods": ["gold"], "values": [1, 2]}}
     plan = plan_of(unlike, **(fields | {"ablations": curve}))
     assert "small/gold/other/tau=2" in plan.trained
@@ -299,7 +301,7 @@ def test_what_cannot_be_aligned_is_refused_when_it_is_planned(unlike):
 
 def furnished(folder, tokenizer):
     """Return files of a student, of a teacher with that tokenizer, and of a corpus."""
-    place = test_train_stage.furnish(folder)
+    place = train_stage.furnish(folder)
     shutil.rmtree(place / "teacher")
     model = tiny.llama(1, width=WIDTH, vocabulary=len(tokenizer))
     tiny.save(place / "teacher", model, tokenizer)
@@ -310,8 +312,8 @@ def furnished(folder, tokenizer):
 def test_a_stage_makes_the_same_student_again_and_from_memory(tmp_path, method):
     place, made = furnished(tmp_path, merged()), []
     for out, where in (("one", "off"), ("two", "off"), ("three", "memory")):
-        train = test_train_stage.TRAIN.model_copy(update={"teacher_cache": where})
-        work = test_train_stage.work(place, out, method, train)
+        train = train_stage.TRAIN.model_copy(update={"teacher_cache": where})
+        work = train_stage.work(place, out, method, train)
         line = stages.train(work)
         assert "; 100.0% of the text compared, in spans of 1." in line
         made.append((work.out / "adapter" / "adapter_model.safetensors", work.out))
@@ -327,4 +329,4 @@ def test_a_stage_makes_the_same_student_again_and_from_memory(tmp_path, method):
 def test_a_stage_refuses_a_teacher_that_knows_less_than_half_of_the_text(tmp_path):
     place = furnished(tmp_path, merged(signs="0123456789"))
     with pytest.raises(InputError, match=r"student and teacher: [0-9]+% of the text is the same"):
-        stages.train(test_train_stage.work(place, "out", GOLD()))
+        stages.train(train_stage.work(place, "out", GOLD()))

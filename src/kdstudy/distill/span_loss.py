@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdstudy.distill.fused import blocks, finished, head_loss
+from kdstudy.distill.fused import TeacherSide, blocks, finished, head_loss, log_of_target
 from kdstudy.methods.objective import CROSS_ENTROPY, Objective
 from kdstudy.models.parts import Head
 
@@ -42,7 +42,9 @@ class Side:
 
     def log_factors(self, hidden_NH: Tensor, head: Head) -> Tensor:
         """Return the sum of the log-probabilities of each span's other tokens, [G]."""
-        logs_R = _log_probabilities(hidden_NH[self.rest_R], head, self.targets_R)
+        tokens = TeacherSide(hidden=hidden_NH[self.rest_R], head=head)
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            logs_R = log_of_target(tokens, self.targets_R)
         return logs_R.new_zeros(len(self.at_G)).index_add(0, self.spans_R, logs_R)
 
 
@@ -231,16 +233,6 @@ def by_rank(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     apart = mine - other
     signs = apart[:, : student.shape[1]].sign()
     return apart.abs().sum(-1), torch.zeros_like(student).scatter(-1, order, signs)
-
-
-@torch.no_grad()
-def _log_probabilities(hidden_RH: Tensor, head: Head, targets_R: Tensor) -> Tensor:
-    found = [hidden_RH.new_zeros(0, dtype=_wide(hidden_RH))]
-    with torch.autocast(hidden_RH.device.type, enabled=False):
-        for at in _chunks(len(hidden_RH), _rows(head)):
-            logits_CV, _ = finished(_raw_logits(hidden_RH[at], head), head.scale, head.softcap)
-            found.append(-functional.cross_entropy(logits_CV, targets_R[at], reduction="none"))
-    return torch.cat(found)
 
 
 def _softened(head: Head, temperature: float) -> Head:
