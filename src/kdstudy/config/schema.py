@@ -42,8 +42,9 @@ Tracker = Literal[
 """What transformers.Trainer can report to."""
 RougeTokenizer = Literal["rouge-score", "unicode"]
 """What ROUGE-L takes for words."""
-Taught = Literal[*giving("text"), *giving("distribution")]
+Taught = Literal[*giving("text"), *giving("distribution"), *giving("spans")]
 WithDistribution = Literal[*giving("distribution")]
+WithTemperature = Literal[*giving("distribution"), *giving("spans")]
 
 
 NO_RESULT = frozenset(
@@ -55,7 +56,7 @@ NO_RESULT = frozenset(
 class TemperatureAblation(Strict):
     """Repeat methods at several loss temperatures."""
 
-    methods: list[WithDistribution] = ["word_kd", "revkd"]
+    methods: list[WithTemperature] = ["word_kd", "revkd"]
     """Methods to repeat; each must be among the study's methods."""
     values: list[Annotated[float, Field(gt=0)]] = Field(default=[1, 2, 5], min_length=1)
     """Temperatures."""

@@ -9,7 +9,9 @@ rows.py              a corpus, or a dataset in TRL's formats -> training rows
 batches.py           rows -> tensors; the one place that shifts, weighs and counts
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk
+span_loss.py         the same over unlike vocabularies, span by span
 teacher.py           the live teacher
+aligned.py           a teacher with another tokenizer
 together.py          several teachers of one run: mixtures, and one for each row
 token_selection.py   the tokens of a row that are charged, where not all are
 token_difficulty.py  easy tokens and hard ones, by the teacher's doubts

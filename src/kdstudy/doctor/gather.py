@@ -1,6 +1,7 @@
 """Look a study over: everything that the checks need, each call under a time limit."""
 
 import dataclasses
+import itertools
 import os
 import tempfile
 import warnings
@@ -13,9 +14,10 @@ from kdstudy.artifacts import Scores
 from kdstudy.config.read import read_study
 from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
-from kdstudy.doctor import machine, models, text
+from kdstudy.doctor import alignment, machine, models, text
 from kdstudy.doctor.facts import (
     Accuracy,
+    AlignmentFacts,
     BenchmarkFacts,
     CorpusFacts,
     MachineFacts,
@@ -119,7 +121,7 @@ class _Gathering:
         held = call("contamination", 15, self._contamination) or {}
         self._resolve(plan)
         device = self._machine()
-        texts = self._texts()
+        texts, aligned = self._texts(), self._alignments()
         facts = StudyFacts(
             study=self.study,
             plan=plan,
@@ -127,6 +129,7 @@ class _Gathering:
             models=tuple(self._facts()),
             corpus=corpus,
             texts=tuple(texts),
+            alignments=tuple(aligned),
             benchmarks=tuple(
                 dataclasses.replace(b, contaminated=held.get(b.name, {})) for b in known
             ),
@@ -294,6 +297,25 @@ class _Gathering:
         items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
         rows, places = self.rows[0], self.places
         return text.read(self.study, tokenizer, names, rows, items, places, self.asking)
+
+    def _alignments(self) -> list[AlignmentFacts]:
+        """Align students and teachers, where a method compares what both cut alike."""
+        if not any(m.teacher_gives == "spans" for m in self.study.methods) or not self.rows[0]:
+            return []
+        students, teachers = (
+            [m for m in self.models if m.facts and role in m.roles]
+            for role in ("student", "teacher")
+        )
+        found = []
+        for student, teacher in itertools.product(students, teachers):
+            named = [(m.resolved.name, m.tokenizer) for m in (student, teacher)]
+            read = self.limit.call(
+                f"alignment of {named[0][0]} and {named[1][0]}", 20,
+                lambda n=named: alignment.read(self.study, *n, self.rows[0], self.places),
+                "alignment",
+            )  # fmt: skip
+            found += [read] if read else []
+        return found
 
     def _probed(self, facts: StudyFacts, clock: TimeLimit) -> StudyFacts:
         """Measure every model that fits into memory, the teachers first."""

@@ -13,6 +13,7 @@ from kdstudy.errors import InputError
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.fit import (
     notes,
+    require_alignable,
     require_fit,
     require_one_vocabulary,
     require_routes,
@@ -165,9 +166,11 @@ class _Planner:
         if self.study.template != "auto":
             return {}
         names = {True: "chat", False: "alpaca"}
+        own = [m.type for m in self.study.methods if m.teacher_gives == "spans"]
+        asks = f"{', '.join(['seqkd', *own])} ask it " if own else "seqkd asks it "
         return {
             f"{s.name} and {t.name} differ": f"{names[s.chat]} and {names[t.chat]}; word-level "
-            "methods score the teacher on the student's prompt, seqkd asks it in its own (write "
+            f"methods score the teacher on the student's prompt, {asks}in its own (write "
             "template: alpaca for one prompt)"
             for s in self.students
             for t in self.teachers
@@ -218,6 +221,8 @@ class _Planner:
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
         teachers = [self.measured.subjects[label] for label in system.own_teachers]
+        told = {"several": several is not None, "context": bool(context)}
+        require_alignable(system.label, method, train, **told)
         key = self.stages.train(system, method, train, model, teachers, start, several, context)
         subject = Subject(system=system, model=model, trained=key)
         self.measured.add(subject)
