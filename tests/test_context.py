@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import tiny_models as tiny
 import torch
-from test_placement import TRAIN, examples, models, numbers, using, work
-from test_train_stage import furnish
+from placed_teachers import TRAIN, examples, models, numbers, using, work
+from train_stage import furnish
 
 from kdstudy import methods
 from kdstudy.data.prompts import Encoded, encode, encode_prompt, told

@@ -5,7 +5,7 @@ import math
 import pytest
 import tiny_models as tiny
 import torch
-from test_trainer import SETTINGS, make, micro, weights
+from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
 from kdstudy.distill import batches, cache

@@ -131,20 +131,21 @@ class Kind:
     """A kind of stage.
 
     Attributes:
-        entry: `module:function`, imported when the stage runs, so that planning needs no torch.
         config: What it is told.
         version: Raised when the function's output changes for the same input; part of the key.
         writes: What it leaves.
         needs_model: It runs a model: on a GPU where there is one, and for more than seconds.
         distributed: All processes of a launch join it.
+        entry: `module:function`, imported when the stage runs, so that planning needs no torch;
+            where it is left out, the function of the kind's name in its room's `stages.py`.
     """
 
-    entry: str
     config: type[Config] = Config
     version: int = 1
     writes: type[Artifact] = Artifact
     needs_model: bool = False
     distributed: bool = False
+    entry: str = ""
 
     def function(self) -> Callable[[Work], str]:
         """Import and return the stage function: it fills `out` and returns a summary line."""
@@ -158,8 +159,12 @@ _ROOMS = ("data", "models", "distill", "evaluation", "analysis", "report")
 @functools.cache
 def kinds() -> dict[str, Kind]:
     """Return every kind of stage by its name, as the rooms' `kinds.py` declare them."""
-    rooms = (importlib.import_module(f"{__package__}.{room}.kinds") for room in _ROOMS)
-    return {name: kind for room in rooms for name, kind in room.KINDS.items()}
+    found = {}
+    for room in _ROOMS:
+        for name, kind in importlib.import_module(f"{__package__}.{room}.kinds").KINDS.items():
+            entry = kind.entry or f"{__package__}.{room}.stages:{name}"
+            found[name] = dataclasses.replace(kind, entry=entry)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,13 @@ def names() -> list[str]:
     return [*_SYNTHETIC, *_FILES]
 
 
+def domain(name: str) -> str:
+    """Return what a corpus known by name is of, as benchmarks have it; "" for any other."""
+    if name in _SYNTHETIC:
+        return "math"
+    return _FILES[name].partition("/")[0] if name in _FILES else ""
+
+
 def locate(ref: Reference, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Source:
     """Find a corpus and pin its bytes, reading a file once and the network at most once.
 

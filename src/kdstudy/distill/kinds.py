@@ -61,18 +61,9 @@ class TeacherCacheConfig(Prompted):
 
 KINDS = {
     "train": Kind(
-        entry="kdstudy.distill.stages:train",
-        config=TrainConfig,
-        version=7,
-        writes=Trained,
-        needs_model=True,
-        distributed=True,
+        config=TrainConfig, version=7, writes=Trained, needs_model=True, distributed=True
     ),
     "teacher_cache": Kind(
-        entry="kdstudy.distill.stages:teacher_cache",
-        config=TeacherCacheConfig,
-        version=5,
-        writes=TeacherCache,
-        needs_model=True,
+        config=TeacherCacheConfig, version=5, writes=TeacherCache, needs_model=True
     ),
 }

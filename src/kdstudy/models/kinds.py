@@ -59,13 +59,6 @@ def named_in(stage: Stage) -> list[Named]:
 
 
 KINDS = {
-    "importance": Kind(
-        entry="kdstudy.models.stages:importance",
-        config=ImportanceConfig,
-        writes=Importance,
-        needs_model=True,
-    ),
-    "cut": Kind(
-        entry="kdstudy.models.stages:cut", config=CutConfig, writes=CutModel, needs_model=True
-    ),
+    "importance": Kind(config=ImportanceConfig, writes=Importance, needs_model=True),
+    "cut": Kind(config=CutConfig, writes=CutModel, needs_model=True),
 }

@@ -39,6 +39,7 @@ def section(data: ReportData) -> Section:
         kept_sheet(kept, seeds.names, runs),
         cost.cost_sheet(seeds, seconds, data.made),
         cost.scale(seeds),
+        cost.pace(seeds, seconds),
     ]
     return Section("answer", "The answer", blocks, short="Answer")
 
