@@ -27,6 +27,7 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.methods.atkd import ATKD
+from kdstudy.methods.minillm import MiniLLM
 from kdstudy.methods.selective_kd import SelectiveKD
 from kdstudy.methods.taid import TAID
 from kdstudy.models import load
@@ -59,6 +60,7 @@ CASES = {
     "taid": Case(method=TAID(step_size=0.3, momentum=0.5), cached=True, dtype=torch.float64),
     "atkd": Case(method=ATKD(), cached=True, dtype=torch.float64),
     "selective": Case(method=SelectiveKD(share=0.5), cached=True, dtype=torch.float64),
+    "minillm": Case(method=MiniLLM(teacher_share=0), dtype=torch.float64),
     "bfloat16": Case(method=methods.WordKD(), dtype=torch.bfloat16),
 }
 

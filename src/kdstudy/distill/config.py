@@ -124,8 +124,8 @@ class DistillConfig(TrainingArguments):
         alpha: skew_kl, skew_revkl, distillm2: weight in the mixture. alpha_beta: power of the
             teacher.
         mixture: gkd: `paper` or `released`.
-        lmbda: gkd, onpolicy_revkl, distillm2: probability of a step on text that the student
-            samples.
+        lmbda: gkd, onpolicy_revkl, distillm2, minillm: probability of a step on text that the
+            student samples.
         sampling_temperature: Of that sampling.
         on_policy_text: `ids` or `retokenised`.
         max_length: Most tokens of prompt and completion; also bounds sampled text.

@@ -54,7 +54,7 @@ def head_loss(
     objective: Objective,
     teacher: TeacherSide | None = None,
     *,
-    hard_N: Tensor | None = None,
+    told_N: Tensor | None = None,
     labels: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -70,21 +70,25 @@ def head_loss(
         weights_N: Weight of each token in both sums.
         objective: What a token is charged.
         teacher: Needed by an objective with a divergence.
-        hard_N: Which tokens the teacher is unsure of, for an objective with an `easy_weight`.
+        told_N: What the divergence is handed beside the text's tokens, [N] or [N, 2], where the
+            objective `asks`: which tokens the teacher is unsure of, or `returns.told`.
         labels: Also measure the cross-entropy; it has no gradient. Otherwise it is 0.
         chunk: Rows per chunk; None chooses.
     """
     if (objective.divergence is None) != (teacher is None):
         raise ValueError("an objective with a divergence needs a teacher, and no other does")
-    if (objective.easy_weight is None) != (hard_N is None):
-        raise ValueError("an objective with an easy_weight needs to know which tokens are hard")
+    if objective.asks != (told_N is not None):
+        raise ValueError(
+            "an objective with an easy_weight needs to know which tokens are hard, "
+            "one with returns what they are, and no other is told"
+        )
     narrow = min(hidden_NH.dtype, head.weight.dtype, key=lambda d: torch.finfo(d).bits)
     job = _Job(
         targets=targets_N,
         weights=weights_N,
         objective=objective,
         teacher=teacher,
-        hard=hard_N,
+        told=told_N,
         labels=labels,
         chunk=chunk or _rows(head.weight),
         gradient=torch.is_grad_enabled(),
@@ -103,7 +107,7 @@ class _Job:
     weights: Tensor
     objective: Objective
     teacher: TeacherSide | None
-    hard: Tensor | None
+    told: Tensor | None
     labels: bool
     chunk: int
     gradient: bool
@@ -144,8 +148,8 @@ def _chunk(hidden_NH: Tensor, at: slice, job: _Job, grads: list[Tensor | None]) 
     weights_C1 = job.weights[at, None].to(torch.promote_types(hidden_NH.dtype, torch.float32))
     student_CV = _raw_logits(hidden_CH, job.head)
     teacher_CV = _teacher_logits(job.teacher, at)
-    hard_C = None if job.hard is None else job.hard[at]
-    text = job.targets[at], hard_C
+    told_C = None if job.told is None else job.told[at]
+    text = job.targets[at], told_C
     losses_C, entropies_C = _scored(student_CV, teacher_CV, *text, job, gradient)
     # From here on student_CV holds the gradient of each token's loss, weights left out: products
     # in a narrow type keep their precision, and the weights are applied to H numbers a row, not V.
@@ -179,13 +183,13 @@ def _scored(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     targets_C: Tensor,
-    hard_C: Tensor | None,
+    told_C: Tensor | None,
     job: _Job,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
     score = _with_settings(job, gradient)
-    rows = student_CV, teacher_CV, targets_C, hard_C
+    rows = student_CV, teacher_CV, targets_C, told_C
     done = compiled.attempt(score.func, *rows, **score.keywords)
     if done is not None:
         return done
@@ -219,7 +223,7 @@ def _score(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     targets_C: Tensor,
-    hard_C: Tensor | None,
+    told_C: Tensor | None,
     *,
     terms: Terms | None,
     parameter: Parameter,
@@ -239,7 +243,7 @@ def _score(
         other_CV, _ = _finished(teacher_CV, *teacher_caps)
         s_CV = torch.log_softmax(logits_CV / temperature, -1)
         t_CV = torch.log_softmax(other_CV / temperature, -1)
-        told = () if hard_C is None else (targets_C, hard_C)
+        told = () if told_C is None else (targets_C, told_C)
         value_CV, slopes_CV = terms(s_CV, t_CV, parameter, *told)
         losses_C = value_CV.sum(-1) * scale
         through_CV = slopes_CV - s_CV.exp() * slopes_CV.sum(-1, keepdim=True)
@@ -270,13 +274,32 @@ def log_of_rest(hidden_NH: Tensor, head: Head, targets_N: Tensor, temperature: f
     return _of_rows(hidden_NH, head, temperature, rest)
 
 
+def log_of_target(
+    hidden_NH: Tensor,
+    head: Head,
+    targets_N: Tensor,
+    temperature: float,
+    disturb: Callable[[Tensor, slice], Tensor] | None = None,
+) -> Tensor:
+    """Return log P(target) of each token, [N]; of entry 0 where there is no target."""
+
+    def target(logs_CV: Tensor, at: slice) -> Tensor:
+        return logs_CV.gather(-1, targets_N[at, None].clamp_min(0))[:, 0]
+
+    return _of_rows(hidden_NH, head, temperature, target, disturb)
+
+
 def entropies(hidden_NH: Tensor, head: Head) -> Tensor:
     """Return the entropy of each token's distribution at temperature 1, in nats, [N]."""
     return _of_rows(hidden_NH, head, 1.0, lambda logs_CV, _: -(logs_CV.exp() * logs_CV).sum(-1))
 
 
 def _of_rows(
-    hidden_NH: Tensor, head: Head, temperature: float, statistic: Callable[[Tensor, slice], Tensor]
+    hidden_NH: Tensor,
+    head: Head,
+    temperature: float,
+    statistic: Callable[[Tensor, slice], Tensor],
+    disturb: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Tensor:
     """Return a statistic of each token's log-probabilities; nothing of it has a gradient."""
     found = [hidden_NH.new_zeros(0, dtype=torch.promote_types(hidden_NH.dtype, torch.float32))]
@@ -284,9 +307,11 @@ def _of_rows(
         raw_CV = _raw_logits(hidden_NH[at].detach(), head)
         for inner in _blocks(raw_CV):
             logits_CV, _ = _finished(raw_CV[inner], head.scale, head.softcap)
-            logs_CV = torch.log_softmax(logits_CV / temperature, -1)
             first = at.start + inner.start
-            found.append(statistic(logs_CV, slice(first, first + len(logs_CV))))
+            tokens = slice(first, first + len(logits_CV))
+            if disturb is not None:
+                logits_CV = disturb(logits_CV, tokens)
+            found.append(statistic(torch.log_softmax(logits_CV / temperature, -1), tokens))
     return torch.cat(found)
 
 

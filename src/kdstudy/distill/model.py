@@ -9,7 +9,7 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
-from kdstudy.distill import sharded
+from kdstudy.distill import returns, sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
@@ -128,6 +128,9 @@ class DistillModel(nn.Module):
         if self.method.selection is not None:
             kept, weights = chosen(self.method.selection, batch, hidden_NH, head, teacher)
             hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], of_teacher(teacher, kept)
+        told = batch.hard_N
+        if objective.returns is not None:
+            targets, told = returns.told(objective, batch, hidden_NH, head, teacher)
         return head_loss(
             hidden_NH,
             head,
@@ -135,7 +138,7 @@ class DistillModel(nn.Module):
             weights,
             objective.unlabelled if batch.sampled else objective,
             teacher,
-            hard_N=batch.hard_N,
+            told_N=told,
             labels=labels,
         )
 
