@@ -386,6 +386,8 @@ TEACHER, START = Role("teacher", Trained), Role("start", Trained)
 TRAINED = Role("trained", Trained)
 TUNED_SYSTEM, TUNED_REFERENCE = Role("system", Trained), Role("reference", Trained)
 TEACHER_TEXT = Role("teacher_text", Generations)
+# What a run's start wrote, of `train` and `teacher_cache`.
+ROLLOUTS = Role("rollouts", Generations)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
 # Of `compare`.
 SYSTEM, REFERENCE = Role("system", Scores), Role("reference", Scores)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import CORPUS, START, TEACHER_TEXT, Trained
+from kdstudy.artifacts import CORPUS, ROLLOUTS, START, TEACHER_TEXT, Generations, Role, Trained
 from kdstudy.config import schema
-from kdstudy.data.prompts import PromptFormat
+from kdstudy.data.prompts import Encoded, PromptFormat
 from kdstudy.distill import placement, sample_monitor, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
@@ -35,9 +35,9 @@ def train(work: Work) -> str:
     `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
     `CORPUS`, `TEACHER` (its finished train stage; without it the teacher is used as it is),
     `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same student, whose weights are gone
-    on from). Aids: `TEACHER_CACHE`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the
-    fields of `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study,
-    label, folder}.
+    on from), `ROLLOUTS` (what that wrote, for offline_opd). Aids: `TEACHER_CACHE`. Local: `models`
+    {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes;
+    and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -54,15 +54,19 @@ def train(work: Work) -> str:
     tokenizer = load.open_tokenizer(local)
     corpus = _text(work, tokenizer, settings.max_length, None)
     text, written = corpus, None
-    if recipe.source == "teacher":
-        written = _teacher_text(work)
+    if recipe.written_before:
+        written = _written_before(work, TEACHER_TEXT if recipe.source == "teacher" else ROLLOUTS)
         text = _text(work, tokenizer, settings.max_length, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
-    student, teacher, note = _models(work, settings, recipe, tokenizer, text)
+    # Validation measures the cross-entropy of the corpus's own rows too.
+    asked = [*_rows(text), *([] if text is corpus else corpus["validation"].rows)]
+    student, teacher, note = _models(work, settings, recipe, tokenizer, asked)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, work.config["seed"]
-    watch = _monitor(work, settings, tokenizer, written)
+    # What the student wrote itself is no measure of what its answers should be.
+    expected = written if recipe.source == "teacher" else None
+    watch = _monitor(work, settings, tokenizer, expected)
     args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
@@ -79,7 +83,8 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     facts = _written(trainer, work, text, watch, settings)
-    after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
+    before = "its start" if recipe.source == "start" else "sft"
+    after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}{after}{sample_monitor.summary(facts['probe'])}"
@@ -91,7 +96,8 @@ def teacher_cache(work: Work) -> str:
 
     Config: `teacher` {name, fingerprint}, `template` and what goes with it as for `train`,
     `max_length`, `loss_tokens`, `loss_turns`, `precision`, `mode` (`auto` or `disk`). Inputs:
-    `CORPUS`, and `TEACHER` as for `train`. Local: `models` as for `train`, and `rows_per_pass`.
+    `CORPUS`, `TEACHER` as for `train`, and `ROLLOUTS` where that is the text that is read. Local:
+    `models` as for `train`, and `rows_per_pass`.
 
     Returns:
         A line with the sizes.
@@ -101,8 +107,13 @@ def teacher_cache(work: Work) -> str:
         StageError: Mode `disk`, and it does not fit.
     """
     local = work.model("teacher")
-    text = _text(work, load.open_tokenizer(local), work.config["max_length"], None)
-    return placement.cache_teacher(work, [row for part in text.values() for row in part.rows])
+    tokenizer, limit = load.open_tokenizer(local), work.config["max_length"]
+    text = _text(work, tokenizer, limit, None)
+    rows = _rows(text)
+    if work.find(ROLLOUTS) is not None:
+        rollouts = _text(work, tokenizer, limit, _written_before(work, ROLLOUTS))
+        rows = [*_rows(rollouts), *text["validation"].rows]
+    return placement.cache_teacher(work, rows)
 
 
 def _text(
@@ -130,8 +141,12 @@ def _format(work: Work) -> PromptFormat:
     return PromptFormat.of({**work.config, **work.config.get("train", {})})
 
 
-def _teacher_text(work: Work) -> dict[str, Generation]:
-    found = work.read(TEACHER_TEXT).rows
+def _rows(text: Mapping[str, Rows]) -> list[Encoded]:
+    return [row for part in text.values() for row in part.rows]
+
+
+def _written_before(work: Work, role: Role[Generations]) -> dict[str, Generation]:
+    found = work.read(role).rows
     texts: dict[str, Generation] = {}
     for row in found.read():
         if row.example_id in texts:
@@ -176,9 +191,12 @@ def _models(
     settings: schema.Train,
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    text: Mapping[str, Rows],
+    asked: Sequence[Encoded],
 ) -> tuple[parts.Model, Teacher | None, str]:
-    """Return student and teacher, and what there is to say about the teacher."""
+    """Return student and teacher, and what there is to say about the teacher.
+
+    The teacher is `asked` about these rows.
+    """
     start, note = work.find(START), ""
     whole = start if settings.lora is None else None
     student = load.open_model(work.model("student"), _precision(settings), whole)
@@ -188,7 +206,7 @@ def _models(
             work=work,
             settings=settings,
             method=recipe,
-            rows=[row for part in text.values() for row in part.rows],
+            rows=asked,
             tokenizer=tokenizer,
             student=parts.head(student),
         ).teacher()

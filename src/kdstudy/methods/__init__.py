@@ -23,6 +23,7 @@ selective_kd.py    forward KL at the tokens of highest entropy
 hidden_kd.py       forward KL, and final hidden states
 hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples
+offline_opd.py     reverse KL on text that the student's start wrote
 minillm.py         reverse KL of whole texts, by policy gradient
 """
 

@@ -138,7 +138,8 @@ class Recipe:
     """What a trainer needs to know of a method.
 
     Attributes:
-        source: Who writes the tokens that are trained on.
+        source: Who writes the tokens that are trained on; `start`: whoever the student was when
+            its training began.
         objective: What a token is charged; in validation alone, where there is a pace.
         pace: Makes a run's pace, which says what a token is charged at each training step.
         selection: Which tokens are charged; None for all.
@@ -155,7 +156,7 @@ class Recipe:
             parameters are trained with the student's and saved in checkpoints alone.
     """
 
-    source: Literal["corpus", "teacher", "student"]
+    source: Literal["corpus", "teacher", "student", "start"]
     objective: Objective = CROSS_ENTROPY
     pace: Callable[[], Pace] | None = None
     selection: Selection | None = None
@@ -166,6 +167,11 @@ class Recipe:
     retokenised: bool = False
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
     extra: Callable[[int, int], nn.Module] | None = None
+
+    @property
+    def written_before(self) -> bool:
+        """Somebody answers the corpus's prompts before the run begins."""
+        return self.source in ("teacher", "start")
 
     @property
     def needs_teacher(self) -> bool:

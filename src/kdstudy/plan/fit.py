@@ -86,7 +86,7 @@ def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:
 def _budgets(study: Study, kinds: Iterable[str]) -> list[tuple[str, int]]:
     """Return the fields that say how long answers may be, and their values, where they are used."""
     used, found = set(kinds), []
-    if used - {"text"} or any(m.teacher_gives == "text" for m in study.methods):
+    if used - {"text"} or any(m.recipe().written_before for m in study.methods):
         found.append(("generation.max_new_tokens", study.generation.max_new_tokens))
     if "text" in used:
         found.append(("text_generation.max_new_tokens", study.text_generation.max_new_tokens))

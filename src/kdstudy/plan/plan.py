@@ -15,10 +15,10 @@ from kdstudy.evaluation import benchmarks, graders
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
 from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
-from kdstudy.plan.grid import budgets, distilled, own_sft
+from kdstudy.plan.grid import Run, budgets, distilled, own_seqkd, own_sft
 from kdstudy.plan.precision import settled
 from kdstudy.plan.stages import Stages, Subject
-from kdstudy.records import System
+from kdstudy.records import System, joined
 from kdstudy.stage import Stage
 
 
@@ -229,7 +229,7 @@ class _Planner:
                 self._token_fidelity(before, teacher)
             by = [teacher.system for teacher in group]
             for run in distilled(self.study, model.name, by, seed, tail, ablated=ablated):
-                start = self._start(run.method, before, tail)
+                start = self._start(run, before, tail)
                 subject = self._train(run.system, run.method, run.train, model, start)
                 for label in run.system.teachers:
                     self._compare(subject, self.subjects[label])
@@ -239,7 +239,7 @@ class _Planner:
 
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
-        start: str | None = None,
+        start: Subject | None = None,
     ) -> Subject:  # fmt: skip
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
@@ -249,17 +249,35 @@ class _Planner:
         self._measure(subject)
         return subject
 
-    def _start(self, method: methods.Method, sft: Subject, tail: str) -> str | None:
-        """Return the train stage whose weights a run goes on from, where it has one."""
-        start = getattr(method, "start", "base")
+    def _start(self, run: Run, sft: Subject, tail: str) -> Subject | None:
+        """Return the system whose weights a run goes on from, where it has one."""
+        start = getattr(run.method, "start", "base")
         if start == "base":
             return None
         if start == "sft":
-            return sft.trained
+            return sft
+        if start == "seqkd":
+            return self._taught_start(run, sft, tail)
         label = f"{sft.model.name}/sft for {start.sft:g} epochs{tail}"
         own = dataclasses.replace(sft.system, label=label)
         train = self.study.train.model_copy(update={"epochs": start.sft})
-        return self.stages.train(own, methods.Sft(), train, sft.model)
+        trained = self.stages.train(own, methods.Sft(), train, sft.model)
+        return Subject(system=own, model=sft.model, trained=trained)
+
+    def _taught_start(self, run: Run, sft: Subject, tail: str) -> Subject:
+        """Return a seqkd run from a run's own teachers: the study's, where it lists one."""
+        before = dataclasses.replace(run, method=own_seqkd(self.study), train=self.study.train)
+        teachers = [self.subjects[label] for label in run.system.teachers]
+        label = f"{sft.model.name}/{before.method.name}/{joined([t.model.name for t in teachers])}"
+        if run.system.ablation == "base_teacher":
+            label += "/base-teacher"
+        own = dataclasses.replace(run.system, label=label + tail, method=before.method.name)
+        train = before.train
+        if before.method.epochs is not None:
+            train = train.model_copy(update={"epochs": before.method.epochs})
+        start = self._start(before, sft, tail)
+        trained = self.stages.train(own, before.method, train, sft.model, teachers, start)
+        return Subject(system=own, model=sft.model, trained=trained)
 
     def _measure(self, subject: Subject) -> None:
         """Answer every benchmark and score."""

@@ -64,9 +64,9 @@ class Stages:
         train: schema.Train,
         model: Resolved,
         teachers: Sequence[Subject] = (),
-        start: str | None = None,
+        start: Subject | None = None,
     ) -> str:
-        """Train a system from its model, or from where the train stage `start` ended."""
+        """Train a system from its model, or from where the train stage of `start` ended."""
         config = {
             "method": method.model_dump(exclude=method.OF_TRAINING),
             "train": train.model_dump(exclude=schema.NO_RESULT),
@@ -76,17 +76,20 @@ class Stages:
         }
         if method.type in methods.ORIGINS:
             config["package"] = methods.ORIGINS[method.type]
-        inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start)
+        inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start and start.trained)
         inputs |= self._cut(model, "student")
+        writer = start if method.recipe().source == "start" else None
+        inputs |= self._rollouts(writer, method)
         models, aids = {"student": _place(model)}, {}
         for teacher in teachers:
             if method.teacher_gives == "text":
-                inputs |= artifacts.TEACHER_TEXT.at(self._teacher_text(teacher, method))
+                inputs |= artifacts.TEACHER_TEXT.at(self._text_of(teacher, method))
                 continue
             config["teacher"] = _identity(teacher.model)
             models["teacher"] = teacher.model.local()
             inputs |= artifacts.TEACHER.at(teacher.trained)
-            aids = artifacts.TEACHER_CACHE.at(self._teacher_cache(teacher, method, train))
+            cached = self._teacher_cache(teacher, method, train, writer)
+            aids = artifacts.TEACHER_CACHE.at(cached)
         local = {
             "models": models,
             "train": train.model_dump(include=schema.NO_RESULT),
@@ -236,9 +239,9 @@ class Stages:
         return self._add("importance", label, config, artifacts.CORPUS.at(self.corpus), local)
 
     def _teacher_cache(
-        self, teacher: Subject, method: methods.Method, train: schema.Train
+        self, teacher: Subject, method: methods.Method, train: schema.Train, writer: Subject | None
     ) -> str | None:
-        """Cache a teacher on the corpus, where a run can use it."""
+        """Cache a teacher on the corpus, or on a start's text, where a run can use it."""
         # Text that the student writes at every step is never the corpus.
         if train.teacher_cache not in ("auto", "disk") or method.on_policy_share == 1:
             return None
@@ -252,19 +255,25 @@ class Stages:
             "mode": train.teacher_cache,
         }
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.TEACHER.at(teacher.trained)
+        inputs |= self._rollouts(writer, method)
         local = {
             "models": {"teacher": teacher.model.local()},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
-        return self._add("teacher_cache", f"{teacher.label} on corpus", config, inputs, local)
+        read = f"text of {writer.label}" if writer else "corpus"
+        return self._add("teacher_cache", f"{teacher.label} on {read}", config, inputs, local)
 
-    def _teacher_text(self, teacher: Subject, method: Any) -> str:
-        """Have a teacher answer the corpus's prompts."""
+    def _rollouts(self, writer: Subject | None, method: methods.Method) -> dict[str, str]:
+        """Have a run's start answer the corpus's prompts, where it is to."""
+        return artifacts.ROLLOUTS.at(self._text_of(writer, method) if writer else None)
+
+    def _text_of(self, writer: Subject, method: Any) -> str:
+        """Have a teacher, or a run's start, answer the corpus's prompts."""
         settings = self.study.generation.model_copy(
             update={"temperature": method.sampling_temperature, "samples": 1, "top_p": 1.0}
         )
         asked = artifacts.PROMPTS.at(self.corpus)
-        return self._written("teacher_text", teacher, "corpus", asked, settings)
+        return self._written("teacher_text", writer, "corpus", asked, settings)
 
     def _written(
         self, kind: str, by: Subject, items: str, asked: dict[str, str], settings: schema.Generation
