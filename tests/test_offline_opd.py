@@ -109,8 +109,10 @@ def test_each_teacher_seed_and_ablation_has_a_start_of_its_own(tmp_path):
     folder = write_folder(tmp_path)
     plan = plan_of(
         folder, methods=["sft", "offline_opd"], students=["./small"],
-        teachers=["./big", "./medium"], seeds=[1, 2], ablations={"base_teacher": {"methods": ["offline_opd"]},
-        "vary": [{"vary": "sampling_temperature", "values": [0.5], "methods": ["offline_opd"]}]},
+        teachers=["./big", "./medium"], seeds=[1, 2], ablations={
+            "base_teacher": {"methods": ["offline_opd"]},
+            "vary": [{"vary": "sampling_temperature", "values": [0.5], "methods": ["offline_opd"]}],
+        },
     )  # fmt: skip
     trains = found(plan, "train")
     runs = {label: s for label, s in trains.items() if "offline_opd" in label}

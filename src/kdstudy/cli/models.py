@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from kdstudy import methods
 from kdstudy.api import evaluating, studies
 from kdstudy.api.studies import STORE
 from kdstudy.cli import sets
@@ -77,6 +76,7 @@ def distill(
     store: StorePath = STORE,
 ) -> None:
     """Distil one student without a study file; the result loads in peft or transformers."""
+    from kdstudy import methods
     from kdstudy.cli.exporting import hand_over, new_folder, require_new, trained
 
     out = out.expanduser()

@@ -99,7 +99,7 @@ def teacher(
         return model
     width = heads.common_width(tokenizer, theirs, parts.head(learner), parts.head(model))
     live = LiveTeacher(model.to(args.device), width)
-    if args.teacher_cache == "off" or method.lmbda == 1:
+    if args.teacher_cache == "off" or method.asks_anew:
         return live
     tokens = args.weighing(method).loss_tokens
     states = cache.in_memory(live, rows, tokens, rows_per_pass=args.per_device_eval_batch_size)

@@ -81,7 +81,7 @@ def needs_live_teacher(facts: StudyFacts) -> bool:
     """Whether some run asks a teacher about text that nobody could cache."""
     off = facts.study.train.teacher_cache == "off"
     methods = [m for m in facts.study.methods if m.teacher_gives == "distribution"]
-    return any(off or m.on_policy_share for m in methods)
+    return any(off or m.on_policy_share or m.recipe().asks_anew for m in methods)
 
 
 def lora_numbers(facts: StudyFacts, model: ModelFacts) -> int:
@@ -127,7 +127,8 @@ def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         if teacher is None:
             return None
         live = config["method"].get("lmbda", 0.0)
-        if facts.study.train.teacher_cache == "off":
+        # A cache holds no states of inner layers.
+        if facts.study.train.teacher_cache == "off" or "layers" in config["method"]:
             live, evaluated = 1.0, evaluated + teacher.forward
         row = speed.distil.get(config["teacher"]["name"], speed.train) + live * teacher.forward
     # A student reads and writes a step's prompts before it trains on what it wrote.

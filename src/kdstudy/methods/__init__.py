@@ -20,7 +20,7 @@ taid.py            a teacher that begins near the student
 atkd.py            the text's token and its rivals apart, easy tokens and hard ones apart
 distillm2.py       skewed KLs, one for the corpus and one for student text
 selective_kd.py    forward KL at the tokens of highest entropy
-hidden_kd.py       forward KL, and final hidden states
+hidden_kd.py       forward KL, and hidden states of the last layer or others
 hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples
 offline_opd.py     reverse KL on text that the student's start wrote

@@ -154,6 +154,9 @@ class Recipe:
             student and teacher. It is called with both states, [N, H_S] and [N, H_T], and the
             tokens' weights, [N], and returns a weighted sum that is added to the loss. Its
             parameters are trained with the student's and saved in checkpoints alone.
+        layers: Pairs of layers, the student's and the teacher's counted from 0, whose states
+            `extra` is called with in the place of the final ones: a module for each pair, and the
+            mean of what they return. `even`: pairs evenly spaced. None: the final states alone.
     """
 
     source: Literal["corpus", "teacher", "student", "start"]
@@ -167,6 +170,12 @@ class Recipe:
     retokenised: bool = False
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
     extra: Callable[[int, int], nn.Module] | None = None
+    layers: Literal["even"] | tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def asks_anew(self) -> bool:
+        """Every step asks the teacher's body: no cache holds what it is asked for."""
+        return self.lmbda == 1 or self.layers is not None
 
     @property
     def written_before(self) -> bool:

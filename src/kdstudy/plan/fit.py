@@ -10,7 +10,8 @@ from typing import Any
 from kdstudy.config.schema import Study
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
-from kdstudy.models import vocabulary
+from kdstudy.methods import Method
+from kdstudy.models import layers, vocabulary
 from kdstudy.models.resolve import Resolved
 
 
@@ -66,6 +67,18 @@ def require_shared_vocabulary(study: Study, student: Any, teacher: Any) -> None:
         names = f"{student.name} and {teacher.name}"
         ours, theirs = student.vocabulary, teacher.vocabulary
         vocabulary.require_same(ours, theirs, names, f"distributions in {', '.join(compared)}")
+
+
+def require_layers(method: Method, student: Resolved, teachers: Iterable[Resolved]) -> None:
+    """Refuse pairs of layers that the models do not have, as far as their files tell.
+
+    Raises:
+        InputError: Names the pair.
+    """
+    which = method.recipe().layers
+    for teacher in teachers:
+        if which is not None and student.layers is not None and teacher.layers is not None:
+            layers.paired(which, student.layers, teacher.layers)
 
 
 def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:

@@ -14,7 +14,13 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks, graders
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.models.vocabulary import may_be_same
-from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
+from kdstudy.plan.fit import (
+    notes,
+    require_fit,
+    require_layers,
+    require_shared_vocabulary,
+    require_usable,
+)
 from kdstudy.plan.grid import Run, budgets, distilled, own_seqkd, own_sft
 from kdstudy.plan.precision import settled
 from kdstudy.plan.stages import Stages, Subject
@@ -244,6 +250,7 @@ class _Planner:
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
         teachers = [self.subjects[label] for label in system.teachers]
+        require_layers(method, model, [t.model for t in teachers])
         key = self.stages.train(system, method, train, model, teachers, start)
         subject = Subject(system=system, model=model, trained=key)
         self._measure(subject)

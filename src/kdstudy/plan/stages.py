@@ -242,8 +242,9 @@ class Stages:
         self, teacher: Subject, method: methods.Method, train: schema.Train, writer: Subject | None
     ) -> str | None:
         """Cache a teacher on the corpus, or on a start's text, where a run can use it."""
-        # Text that the student writes at every step is never the corpus.
-        if train.teacher_cache not in ("auto", "disk") or method.on_policy_share == 1:
+        # Text that the student writes at every step is never the corpus, and states of inner
+        # layers are in no cache.
+        if train.teacher_cache not in ("auto", "disk") or method.recipe().asks_anew:
             return None
         config = {
             "teacher": _identity(teacher.model),
