@@ -41,11 +41,13 @@ def told(
     if not (asked.weight or asked.teacher_share):
         return targets_N, torch.stack([weights_N, returns_N], 1)
     ours_N = fused.log_of_target(student_NH, head, targets_N, objective.temperature)
-    clean = teacher.hidden, teacher.head, targets_N, objective.temperature
+    theirs = teacher.hidden, teacher.head, targets_N, objective.temperature
+    rewards_N = (fused.log_of_target(*theirs, teacher.disturb) - ours_N).double()
     if asked.teacher_share:
-        apart_N = (fused.log_of_target(*clean) - ours_N).double()
+        apart_N = rewards_N
+        if teacher.disturb is not None:
+            apart_N = (fused.log_of_target(*theirs) - ours_N).double()
         weights_N /= 1 - asked.teacher_share + asked.teacher_share * apart_N.exp()
-    rewards_N = (fused.log_of_target(*clean, teacher.disturb) - ours_N).double()
     if asked.clip is not None:
         rewards_N = rewards_N.clamp(-asked.clip, asked.clip)
     parts_of_rows = (x.split(counts) for x in (rewards_N, drawn_N, returns_N))
