@@ -46,7 +46,8 @@ test: .venv/installed-dev lint
 test-fast: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST:%=tests/test_%.py)
 
-# Kills, signals, full and broken disks, damaged files, clocks that jump (docs/reliability.md).
+# Kills, signals, full and broken disks, damaged files, clocks that jump, 200 drawn runs stopped
+# anywhere and resumed (docs/reliability.md).
 test-faults: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 

@@ -1,6 +1,7 @@
 """Fixtures of the library's tests, and which files are begun first."""
 
 import functools
+import os
 
 import pytest
 
@@ -27,6 +28,11 @@ def make(place, tmp_path):
     import library_runs
 
     return functools.partial(library_runs.trainer, place, tmp_path)
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are processors: programs of the tests wait, for each other and clocks."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
 
 
 def pytest_collection_modifyitems(items):

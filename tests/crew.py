@@ -11,7 +11,7 @@ from pathlib import Path
 from kdstudy.cli import main
 from kdstudy.engine import ranks
 from kdstudy.errors import StageError
-from kdstudy.stage import KINDS, Kind, Stage, Work
+from kdstudy.stage import Kind, Stage, Work, kinds
 
 OUT, CASE = Path(sys.argv[1]), sys.argv[2]
 RANK = int(os.environ["RANK"])
@@ -50,6 +50,6 @@ def command(**_) -> None:
 
 
 if __name__ == "__main__":
-    KINDS |= {"train": Entry(entry="", distributed=True), "score": Entry(entry="")}
+    kinds().update({"train": Entry(entry="", distributed=True), "score": Entry(entry="")})
     sys.modules["kdstudy.cli"].app = command
     main()

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analysis.intervals import Bootstrap
-from kdstudy.analysis.results import collect, own_sft, required_pairs
+from kdstudy.analysis.results import collect
 from kdstudy.analysis.stats import Test, study_tests
 from kdstudy.config.schema import Study
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.measures import MEASURES, Measure, PairMeasure
+from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import PairScore, Score, System
 
@@ -130,7 +131,7 @@ def fake_study(
             for i in range(n):
                 rows.append(_score(system, benchmark, i, level, luck, questions, rng))
         scores[system.label] = rows
-    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in required_pairs(systems)}
+    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in compared_pairs(systems)}
     overlaps = {
         b: {q["id"]: _overlap(q["id"]) for q in questions[b]} for b in ("one_step", "two_step")
     }

@@ -3,6 +3,7 @@
 import dataclasses
 
 from kdstudy.config.schema import Study
+from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.doctor.facts import (
     BenchmarkFacts,
     CorpusFacts,
@@ -14,11 +15,14 @@ from kdstudy.doctor.facts import (
     TextFacts,
 )
 from kdstudy.doctor.findings import Shown, Span
+from kdstudy.evaluation.kinds import GenerateConfig, ScoreConfig
 from kdstudy.models.checkpoint import Room
+from kdstudy.models.kinds import Named
 from kdstudy.plan.plan import Plan
-from kdstudy.stage import Stage
+from kdstudy.stage import Config, Stage
 
 GIB = 2**30
+PROMPTS = {"template": "alpaca", "template_date": "2024-07-26"}
 VOCABULARY = {"</s>": 0, "a": 1, "b": 2, "c": 3}
 LINEAR = {
     f"model.layers.{i}.self_attn.{n}": (6, 8)
@@ -60,19 +64,36 @@ def model(name: str, role: str, **fields) -> ModelFacts:
     return ModelFacts(**facts | fields)
 
 
-def stage(kind: str, **config) -> Stage:
-    return Stage(kind=kind, label=str(sorted(config)), config=config)
+def stage(kind: str, config: Config) -> Stage:
+    return Stage(kind=kind, label=str(config), config=config.hashed())
+
+
+def named(name: str) -> Named:
+    return Named(name=name, fingerprint=name)
 
 
 def train(method: str, student: str = "small", teacher: str = "", **more) -> Stage:
-    config = {"method": {"type": method, **more}, "student": {"name": student},
-              "train": {"epochs": 2.0, "evaluations": 5}}  # fmt: skip
-    return stage("train", **config, **({"teacher": {"name": teacher}} if teacher else {}))
+    config = TrainConfig(
+        method={"type": method, **more}, student=named(student), seed=0, **PROMPTS,
+        train={"epochs": 2.0, "evaluations": 5}, teacher=named(teacher) if teacher else None,
+    )  # fmt: skip
+    return stage("train", config)
+
+
+def cached(teacher: str) -> Stage:
+    config = TeacherCacheConfig(
+        teacher=named(teacher), max_length=64, loss_turns="all", loss_tokens="response",
+        precision="float32", mode="auto", **PROMPTS,
+    )  # fmt: skip
+    return stage("teacher_cache", config)
 
 
 def generate(name: str, items: str = "synth_addsub", samples: int = 1) -> Stage:
-    generation = {"max_new_tokens": 256, "samples": samples}
-    return stage("generate", model={"name": name}, items=items, generation=generation)
+    config = GenerateConfig(
+        model=named(name), items=items, precision="float32", **PROMPTS,
+        generation={"max_new_tokens": 256, "samples": samples},
+    )  # fmt: skip
+    return stage("generate", config)
 
 
 def plan_of(stages, given) -> Plan:
@@ -90,7 +111,8 @@ def speed(**fields) -> Speed:
 
 def healthy(**fields) -> StudyFacts:
     """Return a facts of whom every check says ok, but for what `fields` say."""
-    todo = (train("sft"), train("word_kd", teacher="big"), generate("small"), stage("score"))
+    score = stage("score", ScoreConfig(rule="corrected"))
+    todo = (train("sft"), train("word_kd", teacher="big"), generate("small"), score)
     mask = Shown(title="row", spans=(Span(part="scored", text="a</s>", tokens=2),))
     prompt = Shown(title="p", spans=(Span(part="prompt", text="a", tokens=1),), ids=(1,))
     given = {

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from forked import kdstudy
@@ -107,13 +108,23 @@ def test_the_schema_is_json():
     assert json.loads(kdstudy("schema").stdout)["title"] == "Study"
 
 
-def test_a_terminal_of_another_encoding_gets_the_whole_output():
+ENCODED = """
+import sys
+sys.stdout.reconfigure(encoding=sys.argv[1])  # as PYTHONIOENCODING and a terminal's locale do
+sys.argv = ["kdstudy", "paper"]
+from kdstudy.cli import main
+main()
+"""
+
+
+def test_a_terminal_of_another_encoding_gets_the_whole_output(tmp_path):
+    (tmp_path / "encoded.py").write_text(ENCODED)
+
     def paper(encoding):
-        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-        call = [sys.executable, "-m", "kdstudy", "paper"]
-        done = subprocess.run(call, env=environment, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode(encoding)
+        running = forked.Running([encoding], tmp_path, None, tmp_path / "encoded.py")
+        running.process.join()
+        assert running.process.exitcode == 0, running.err.read_text()
+        return running.out.read_bytes().decode(encoding)
 
     text = paper("utf-8")
     assert "−" in text  # U+2212, which no other here has

@@ -24,7 +24,7 @@ from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare
 from kdstudy.report.compare.match import StudyRows
 from kdstudy.report.compare.page import write
-from kdstudy.stage import KINDS
+from kdstudy.stage import kinds
 
 BETTER, WORSE = "zoo-m/gkd/zoo-l-sft", "zoo-s/revkd/zoo-l-sft"
 
@@ -237,8 +237,8 @@ def folder(tmp_path_factory):
     folder = write_folder(tmp_path_factory.mktemp("two"))
     with pytest.MonkeyPatch.context() as patch:
         for kind, name in STUBS.items():
-            stub = dataclasses.replace(KINDS[kind], entry=f"{__name__}:{name}")
-            patch.setitem(KINDS, kind, stub)
+            stub = dataclasses.replace(kinds()[kind], entry=f"{__name__}:{name}")
+            patch.setitem(kinds(), kind, stub)
         build(folder, "slow", 0.0001)
         build(folder, "fast", 0.3, skip={("score", "medium/gkd/big"), ("score", "big/teacher")})
     return folder

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from study_facts import GIB, VOCABULARY, changed, generate, healthy, model, on, study, train
+from study_facts import (
+    GIB,
+    VOCABULARY,
+    cached,
+    changed,
+    generate,
+    healthy,
+    model,
+    on,
+    study,
+    train,
+)
 
 from kdstudy.doctor import cost
 from kdstudy.doctor.checks import CHECKS, check
@@ -195,8 +206,7 @@ def test_a_pair_that_only_exchanges_text_may_differ_in_vocabulary():
 
 
 def test_a_cache_that_does_not_fit_is_a_note_unless_it_is_demanded():
-    cached = train("word_kd", teacher="big")
-    stage = dataclasses.replace(cached, kind="teacher_cache", label="c")
+    stage = cached("big")
     # Tokens scored x hidden width x bytes, over both parts of the corpus.
     needed = 18_000 // 900 * 1000 * 8 * 4
     for mode, level in (("auto", "note"), ("disk", "error")):

@@ -21,7 +21,7 @@ from kdstudy.engine.execute import inline, missing, reason
 from kdstudy.engine.store import Store
 from kdstudy.engine.view import StudyView, duration
 from kdstudy.errors import InputError, StageError
-from kdstudy.stage import KINDS, Kind, Stage
+from kdstudy.stage import Kind, Stage, kinds
 
 CALLS = []
 BEHAVIOUR = {}
@@ -43,7 +43,7 @@ def work(work):
 
 @pytest.fixture(autouse=True)
 def fake_kind(monkeypatch):
-    monkeypatch.setitem(KINDS, "toy", Kind(entry="test_execute:work"))
+    monkeypatch.setitem(kinds(), "toy", Kind(entry="test_execute:work"))
     CALLS.clear()
     BEHAVIOUR.clear()
 

@@ -6,14 +6,16 @@ import pytest
 from study_folder import plan_of, write_folder
 
 from kdstudy.errors import InputError
-from kdstudy.models import checkpoint
+from kdstudy.models import checkpoint, precision
 
 TABLE = {"model_type": "gpt2", "n_positions": 200}
 ROTARY = {"model_type": "llama", "max_position_embeddings": 200}
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    # Measuring takes seconds a shape, and is not what these plans are about.
+    monkeypatch.setattr(precision, "gain", lambda folder: None)
     return write_folder(tmp_path)
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdstudy.config import schema
+from kdstudy.data.chat import DATE
 from kdstudy.data.prompts import encode_prompt
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluation import benchmarks, stages, vllm
@@ -49,6 +50,7 @@ def work(tmp_path):
         "items": "toy",
         "generation": GENERATION,
         "template": tiny.TEMPLATE,
+        "template_date": DATE,
         "precision": "float32",
     }
     return Work(

@@ -27,6 +27,7 @@ from transformers import (
 
 from kdstudy.artifacts import Importance
 from kdstudy.config import schema
+from kdstudy.data.chat import DATE
 from kdstudy.doctor import cost
 from kdstudy.doctor import models as doctor_models
 from kdstudy.doctor.facts import CorpusFacts, Speed, StudyFacts
@@ -214,7 +215,8 @@ def test_stages_measure_training_rows_and_cut_by_them(tmp_path):
             layer.mlp.down_proj.weight[:, some] = 0
     tiny.save(tmp_path / "whole", whole)
     rows = corpus(tmp_path / "corpus")
-    asked = {"template": tiny.TEMPLATE, "max_length": 64, "rows": 5, "neurons": True}
+    asked = {"template": tiny.TEMPLATE, "template_date": DATE, "max_length": 64, "rows": 5}
+    asked |= {"neurons": True}
     first = staged(tmp_path / "measured", tmp_path / "whole", asked, corpus=rows)
     said = stages.importance(first)
     facts = Importance(first.out).facts.read()

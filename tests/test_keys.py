@@ -5,6 +5,7 @@ labels and keys. After a change that is meant to move some (a stage's version, t
 the synthetic generator): `python tests/test_keys.py`, and say why in the commit.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,12 +13,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from study_folder import model_folder, plan_of, write_folder
 
 import kdstudy
 from kdstudy.config.read import read_study
+from kdstudy.evaluation.kinds import LikelihoodConfig
+from kdstudy.models.kinds import Named
 from kdstudy.plan.plan import Plan, make_plan
-from kdstudy.stage import KINDS, Stage
+from kdstudy.stage import Stage, kinds
 
 GOLDEN = Path(__file__).parent / "golden" / "keys.txt"
 METHODS = ["sft", "seqkd", "word_kd", {"type": "revkd", "start": "sft"}, "gkd", "onpolicy_revkl"]
@@ -122,7 +126,30 @@ def test_the_keys_of_whole_studies_are_the_golden_ones(tmp_path):
 
 
 def test_the_pinned_studies_have_every_kind_of_stage():
-    assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(KINDS)
+    assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(kinds())
+
+
+@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood"])
+def test_a_stage_reads_what_its_key_hashes_and_no_other_name(tmp_path, name):
+    for stage in {s.kind: s for s in STUDIES[name](tmp_path).stages.values()}.values():
+        told = json.loads(json.dumps(stage.config))  # as a manifest or another process has it
+        config = kinds()[stage.kind].config
+        assert json.loads(json.dumps(config.of(told).hashed())) == told
+        with pytest.raises(TypeError, match="unexpected keyword argument 'sead'"):
+            config.of(told | {"sead": 1})
+        for field in dataclasses.fields(config):
+            needed = {field.default, field.default_factory} == {dataclasses.MISSING}
+            with pytest.raises(TypeError) if needed else contextlib.nullcontext():
+                config.of({k: v for k, v in told.items() if k != field.name})
+
+
+def test_a_field_with_a_default_is_in_no_key_until_it_has_another_value():
+    model = Named(name="a", fingerprint="1")
+    assert model.hashed() == {"name": "a", "fingerprint": "1"}
+    own = dataclasses.replace(model, trust_remote_code=True)
+    assert own.hashed() == model.hashed() | {"trust_remote_code": True}
+    said = LikelihoodConfig(model=own, items="b", scoring={}, precision="float32").hashed()
+    assert said["model"] == own.hashed() and LikelihoodConfig.of(said).model == own
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from kdstudy import methods
 from kdstudy.config import schema
+from kdstudy.data.chat import DATE
 from kdstudy.distill import cache, placement, stages
 from kdstudy.distill.cache import CachedTeacher
+from kdstudy.distill.kinds import TrainConfig
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
 from kdstudy.models import load, parts
@@ -65,12 +67,13 @@ def models(place: Path) -> dict:
 def cached(place: Path, mode: str = "disk", train=TRAIN, out: str = "cache") -> Path:
     """Run the teacher_cache stage."""
     (place / out).mkdir()
-    fields = {"max_length", "loss_tokens", "precision"}
+    fields = {"max_length", "loss_tokens", "loss_turns", "precision"}
     stages.teacher_cache(
         Work(
             config={
                 "teacher": {"name": "teacher", "fingerprint": "t"},
                 "template": tiny.TEMPLATE,
+                "template_date": DATE,
                 "mode": mode,
                 **train.model_dump(include=fields),
             },
@@ -89,6 +92,7 @@ def work(place: Path, out: str, method, train=TRAIN, aid: Path | None = None) ->
             "method": method.model_dump(),
             "train": train.model_dump(exclude=KNOBS),
             "template": tiny.TEMPLATE,
+            "template_date": DATE,
             "seed": 4,
             "student": {"name": "student", "fingerprint": "s"},
             "teacher": {"name": "teacher", "fingerprint": "t"},
@@ -113,7 +117,8 @@ def run_of(work: Work) -> placement.Run:
     """What the train stage asks for its teacher."""
     settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
     tokenizer = load.open_tokenizer(work.local["models"]["student"])
-    text = stages._text(work, tokenizer, settings.max_length, None)
+    prompts = TrainConfig.of(work.config).format(settings.loss_turns)
+    text = stages._text(work, tokenizer, prompts, settings.max_length, None)
     return placement.Run(
         work=work,
         settings=settings,

@@ -45,7 +45,8 @@ def placed(tmp_path, name, write, columns=None):
     out = tmp_path / "out"
     out.mkdir()
     fields = {k: getattr(source, k) for k in ("name", "fingerprint", "path", "kind")}
-    config = {"columns": {}, "rows": None, "validation_rows": 1, "seed": 0, "name": source.name}
+    config = {k: fields[k] for k in ("name", "fingerprint", "kind")}
+    config |= {"columns": {}, "rows": None, "validation_rows": 1, "seed": 0}
     corpus(Work(config=config, inputs={}, local={"source": fields}, out=out))
     examples = [e for part in ("train", "validation")
                 for e in read_records(out / f"{part}.parquet", Example)]  # fmt: skip

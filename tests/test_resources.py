@@ -13,7 +13,7 @@ from kdstudy.config.resources import Needs, Resources
 from kdstudy.engine.nodes import Nodes
 from kdstudy.engine.worker import Site, unfit
 from kdstudy.errors import InputError
-from kdstudy.stage import KINDS, Stage
+from kdstudy.stage import Stage, kinds
 
 GIB = 2**30
 
@@ -29,7 +29,7 @@ class FakeRay:
 
 
 def test_every_kind_of_stage_can_be_given_resources():
-    assert set(Resources.model_fields) == set(KINDS)
+    assert set(Resources.model_fields) == set(kinds())
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from scipy import stats
 from kdstudy.analysis import results
 from kdstudy.analysis.analysis import analyze
 from kdstudy.analysis.intervals import Bootstrap, difference, mover, wilson
-from kdstudy.analysis.results import AVERAGE, collect, own_sft, required_pairs, write_csv
+from kdstudy.analysis.results import AVERAGE, collect, write_csv
 from kdstudy.analysis.runs import read_runs
 from kdstudy.analysis.stats import study_tests
 from kdstudy.errors import InputError
+from kdstudy.pairs import compared_pairs, own_sft
 
 
 def gather(study, **changes):
@@ -290,11 +291,11 @@ def test_plain_fine_tuning_alone_is_still_compared_with_its_teacher(study):
     pairs = {k: v for k, v in study.pairs.items() if set(k) <= labels}
     students = {s.label for s in systems if s.kind == "sft"}
     teachers = {s.label for s in systems if s.kind == "teacher"}
-    assert set(required_pairs(systems)) == {(s, t) for s in students for t in teachers}
+    assert set(compared_pairs(systems)) == {(s, t) for s in students for t in teachers}
     alone = gather(study, systems=systems, scores=scores, pairs=pairs)
     rows = alone[(alone.metric == "agreement") & (alone.benchmark != AVERAGE)]
     found = set(zip(rows.system, rows.reference, strict=True))
-    assert found == set(required_pairs(systems))
+    assert found == set(compared_pairs(systems))
 
 
 def test_an_sft_run_of_another_seed_serves_where_there_is_none_of_the_same(study):

@@ -12,6 +12,7 @@ from test_train_stage import TRAIN, examples, furnish, local, work
 from kdstudy import methods
 from kdstudy.analysis.collapse import Signs
 from kdstudy.data import synthetic
+from kdstudy.data.chat import DATE
 from kdstudy.data.corpora import to_example
 from kdstudy.data.prompts import ALPACA
 from kdstudy.distill import sample_monitor, stages
@@ -170,6 +171,7 @@ def real(folder, out: str, **train) -> Work:
             "method": methods.Sft().model_dump(),
             "train": settings,
             "template": ALPACA,
+            "template_date": DATE,
             "seed": 0,
             "student": {"name": "student", "fingerprint": "s"},
         },

@@ -17,7 +17,7 @@ from study_folder import STUDY, model_folder, write_folder
 import kdstudy
 from kdstudy.errors import InputError
 from kdstudy.models import zoo
-from kdstudy.stage import KINDS, Kind
+from kdstudy.stage import Kind, kinds
 
 SECRETS = {
     name: f"secret-of-{name}-4711"
@@ -182,7 +182,7 @@ def test_secrets_are_in_no_file_and_in_no_output(tmp_path, monkeypatch):
     study.write_text(yaml.safe_dump(STUDY))
     store = ("--store", tmp_path / "store")
     shown = [call("run", study, *store)]
-    monkeypatch.setitem(KINDS, "generate", Kind(entry="test_security:fails"))
+    monkeypatch.setitem(kinds(), "generate", Kind(entry="test_security:fails"))
     shown += [call("run", study, *store), call("plan", study, *store, "--json")]
     shown += [call("report", study, *store), call("ls", "runs", *store, "--json")]
     reports = list((tmp_path / "store").glob("logs/*.txt"))

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from study_folder import plan_of, write_folder
 
-from kdstudy.analysis.results import required_pairs, with_teacher
+from kdstudy.analysis.results import with_teacher
 from kdstudy.distill.hub import Origin, card
 from kdstudy.errors import InputError
+from kdstudy.pairs import compared_pairs
 from kdstudy.plan.grid import distilled
 from kdstudy.records import System, joined, parted
 
@@ -52,9 +53,9 @@ def test_a_run_is_compared_with_each_of_its_teachers_and_so_is_its_sft_run():
     run = System(label="r", kind="distilled", model="s", teachers=("a/teacher", "b/teacher"))
     expected = {("r", "a/teacher"), ("r", "b/teacher"), ("r", "s/sft")}
     expected |= {("s/sft", "a/teacher"), ("s/sft", "b/teacher")}
-    assert set(required_pairs([A, B, SFT, run])) == expected
+    assert set(compared_pairs([A, B, SFT, run])) == expected
     ablated = dataclasses.replace(run, ablation="noise")
-    assert set(required_pairs([A, B, SFT, ablated])) == {
+    assert set(compared_pairs([A, B, SFT, ablated])) == {
         ("r", "a/teacher"), ("r", "b/teacher"), ("r", "s/sft"),
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch
 from scipy.special import rel_entr
 
 from kdstudy.config import schema
+from kdstudy.data.chat import DATE
 from kdstudy.data.prompts import Encoded, encode
 from kdstudy.errors import InputError
 from kdstudy.evaluation import tokens
@@ -136,7 +137,9 @@ CONFIG = {
     "model": {"name": "s", "fingerprint": "1"},
     "reference_model": {"name": "t", "fingerprint": "2"},
     "template": tiny.TEMPLATE,
+    "template_date": DATE,
     "max_length": 20,
+    "loss_turns": "all",
     "precision": "float32",
     "rows": 5,
 }

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from kdstudy import methods
 from kdstudy.artifacts import Trained
 from kdstudy.config import schema
+from kdstudy.data.chat import DATE
 from kdstudy.distill import stages
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
@@ -69,6 +70,7 @@ def work(place, out, method, train=TRAIN, adapter=None, **inputs) -> Work:
             "method": method.model_dump(),
             "train": train.model_dump(exclude=knobs),
             "template": tiny.TEMPLATE,
+            "template_date": DATE,
             "seed": 4,
             "student": {"name": "student", "fingerprint": "s"},
             "teacher": {"name": "teacher", "fingerprint": "t"},

@@ -67,12 +67,15 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
 
 
 LAYERS = (
-    *("errors", "records", "fields", "plugins", "artifacts", "stage"),
+    *("errors", "records", "fields", "plugins", "artifacts", "stage", "pairs"),
     *("methods", "answers", "data", "config"),
     *("models", "evaluation", "measures", "analysis", "distill", "plan", "engine", "report"),
     *("paper", "api", "doctor", "cli"),
 )
-"""Files and rooms from the ground up: each imports what stands before it, and nothing behind."""
+"""Files and rooms from the ground up: each imports what stands before it, and nothing behind.
+
+A room's `kinds.py`, its stages' declarations, stands on the ground: whoever plans may read it.
+"""
 
 
 def test_no_import_runs_back_up():
@@ -87,14 +90,32 @@ def test_no_import_runs_back_up():
             ):
                 continue
             room = node.module.split(".")[1:2] or [a.name for a in node.names]
+            if node.module.endswith(".kinds"):
+                continue
             for name in set(room) & set(LAYERS):
                 assert LAYERS.index(name) <= LAYERS.index(own), f"{path} imports {name}"
+
+
+def test_declarations_of_stages_import_types_alone():
+    """They are read for every key, by `--help` too."""
+    allowed = {"artifacts", "stage", "config.cuts", "data.prompts", "models.kinds"}
+    for path in SOURCE.glob("*/kinds.py"):
+        ours = {n.removeprefix("kdstudy.") for n in imports(path) if n.startswith("kdstudy")}
+        assert ours <= allowed, path
+
+
+def test_a_stages_configuration_is_read_as_its_kinds_type():
+    for path in SOURCE.rglob("*.py"):
+        untyped = r"\b(work|stage|s|answering|training)\.config(\[|\.get\()"
+        found = re.search(untyped, path.read_text())
+        assert found is None, f"{path}: {found and found[0]}"
 
 
 def test_distill_and_evaluate_never_import_each_other():
     for room, other in (("distill", "evaluation"), ("evaluation", "distill")):
         for path in (SOURCE / room).rglob("*.py"):
-            assert not [n for n in imports(path) if n.startswith(f"kdstudy.{other}")], path
+            found = {n for n in imports(path) if n.startswith(f"kdstudy.{other}")}
+            assert not found - {f"kdstudy.{other}.kinds"}, path
 
 
 def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():

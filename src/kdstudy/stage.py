@@ -1,35 +1,16 @@
-"""What a stage is: its key, the work it is handed, and which function does which kind of work."""
+"""What a stage is: its key, its settings, the work it is handed, and what kinds there are."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from kdstudy.artifacts import (
-    CUT,
-    Artifact,
-    Contaminations,
-    Corpus,
-    CutModel,
-    Found,
-    Generations,
-    Importance,
-    Items,
-    Likelihoods,
-    Name,
-    Pairs,
-    Report,
-    Results,
-    Role,
-    Roles,
-    Scores,
-    TeacherCache,
-    Tokens,
-    Trained,
-)
+from kdstudy.artifacts import CUT, Artifact, CutModel, Found, Name, Role, Roles
 
 SCRATCH = "scratch"
 """Name of the folder, inside a stage's, of `Work.scratch`."""
@@ -46,11 +27,49 @@ def silent(done: int, total: int, unit: str, **numbers: float) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What can change the bytes of a kind of stage: a plan makes it, the stage reads it.
+
+    A field with a default is left out of the key where it has that value: a field that is added
+    later, with what was the case before, leaves older keys as they are.
+    """
+
+    @classmethod
+    def of(cls, hashed: Mapping[str, Any]) -> Self:
+        """Return the configuration that `hashed` made.
+
+        Raises:
+            TypeError: A name is unknown, or one without a default is missing.
+        """
+        types = typing.get_type_hints(cls)
+        return cls(**{name: _read(types.get(name), value) for name, value in hashed.items()})
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what a key hashes and a store records."""
+        found = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            left_out = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                left_out = field.default_factory()
+            if value != left_out:
+                found[field.name] = value.hashed() if isinstance(value, Config) else value
+        return found
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """Return a field's value, itself a `Config` where the field's type is one."""
+    parts = [t for t in (hint, *typing.get_args(hint)) if isinstance(t, type)]
+    own = next((t for t in parts if issubclass(t, Config)), None)
+    return own.of(value) if own is not None and isinstance(value, Mapping) else value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
     """Everything a stage function sees.
 
     Attributes:
-        config: What can change bytes; hashed into the stage's key.
+        config: What can change bytes, as the stage's key hashes it; `Config.of` reads it.
         inputs: Finished folders of upstream stages, by role.
         aids: Finished folders of stages that save work and change no result, by role; a role is
             missing where its stage is not there.
@@ -105,6 +124,7 @@ class Kind:
 
     Attributes:
         entry: `module:function`, imported when the stage runs, so that planning needs no torch.
+        config: What it is told.
         version: Raised when the function's output changes for the same input; part of the key.
         writes: What it leaves.
         needs_model: It runs a model: on a GPU where there is one, and for more than seconds.
@@ -112,6 +132,7 @@ class Kind:
     """
 
     entry: str
+    config: type[Config] = Config
     version: int = 1
     writes: type[Artifact] = Artifact
     needs_model: bool = False
@@ -123,50 +144,14 @@ class Kind:
         return getattr(importlib.import_module(module), name)
 
 
-KINDS: dict[str, Kind] = {
-    "corpus": Kind(entry="kdstudy.data.stages:corpus", version=4, writes=Corpus),
-    "benchmark": Kind(entry="kdstudy.evaluation.stages:benchmark", version=3, writes=Items),
-    "importance": Kind(
-        entry="kdstudy.models.stages:importance", writes=Importance, needs_model=True
-    ),
-    "cut": Kind(entry="kdstudy.models.stages:cut", writes=CutModel, needs_model=True),
-    "train": Kind(
-        entry="kdstudy.distill.stages:train",
-        version=7,
-        writes=Trained,
-        needs_model=True,
-        distributed=True,
-    ),
-    "teacher_cache": Kind(
-        entry="kdstudy.distill.stages:teacher_cache",
-        version=5,
-        writes=TeacherCache,
-        needs_model=True,
-    ),
-    "teacher_text": Kind(
-        entry="kdstudy.evaluation.stages:teacher_text",
-        version=5,
-        writes=Generations,
-        needs_model=True,
-    ),
-    "generate": Kind(
-        entry="kdstudy.evaluation.stages:generate", version=5, writes=Generations, needs_model=True
-    ),
-    "likelihood": Kind(
-        entry="kdstudy.evaluation.stages:likelihood", writes=Likelihoods, needs_model=True
-    ),
-    "contamination": Kind(entry="kdstudy.data.stages:contamination", writes=Contaminations),
-    "token_fidelity": Kind(
-        entry="kdstudy.evaluation.stages:token_fidelity",
-        version=5,
-        writes=Tokens,
-        needs_model=True,
-    ),
-    "score": Kind(entry="kdstudy.evaluation.stages:score", version=5, writes=Scores),
-    "compare": Kind(entry="kdstudy.evaluation.stages:compare", version=4, writes=Pairs),
-    "results": Kind(entry="kdstudy.analysis.stages:results", version=8, writes=Results),
-    "report": Kind(entry="kdstudy.report.stages:report", version=7, writes=Report),
-}
+_ROOMS = ("data", "models", "distill", "evaluation", "analysis", "report")
+
+
+@functools.cache
+def kinds() -> dict[str, Kind]:
+    """Return every kind of stage by its name, as the rooms' `kinds.py` declare them."""
+    rooms = (importlib.import_module(f"{__package__}.{room}.kinds") for room in _ROOMS)
+    return {name: kind for room in rooms for name, kind in room.KINDS.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +159,7 @@ class Stage:
     """One piece of work.
 
     Attributes:
-        kind: A name in `KINDS`.
+        kind: A name in `kinds()`.
         label: What people call it, such as `zoo-s/word_kd/zoo-l`.
         config: What can change bytes.
         inputs: Upstream keys by role; the role is part of the key, so teacher and student differ.
@@ -195,7 +180,7 @@ class Stage:
         """32 hexadecimal digits: hash of kind, version, config and inputs by role."""
         parts = {
             "kind": self.kind,
-            "version": KINDS[self.kind].version,
+            "version": kinds()[self.kind].version,
             "config": self.config,
             "inputs": self.inputs,
         }

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from kdstudy.errors import InputError
-from kdstudy.stage import KINDS, Kind, Stage, Work
+from kdstudy.stage import Kind, Stage, Work, kinds
 
-KINDS["toy"] = Kind(entry="toys:work")
+kinds()["toy"] = Kind(entry="toys:work")
 
 
 class Toy(Stage):

@@ -25,5 +25,6 @@ pooled.py        the paper's tests, every run for itself
 families.py      Holm and BH within a declared family
 unlike.py        systems that score alike and are unlike in fidelity
 verdict.py       one test's result, and how its numbers are printed
+kinds.py         what its stage is told: results
 stages.py        the stage results
 """

@@ -24,6 +24,7 @@ from kdstudy.analysis.measures import (
 from kdstudy.errors import InputError
 from kdstudy.evaluation.agreement import chance as chance_agreement
 from kdstudy.measures.cell import Cell, cells_of
+from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.records import Overlap, PairScore, Score, System, parted
 
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]
@@ -78,7 +79,7 @@ def collect(
     Args:
         systems: Every system of the study.
         scores: Graded generations by system label.
-        pairs: Pair scores by (system label, reference label), for the pairs of `required_pairs`.
+        pairs: Pair scores by (system label, reference label), for the pairs of `compared_pairs`.
         parameters: Number of parameters by model name; unknown models get a missing value.
         study: Name of the study.
         overlaps: How each item occurs in the corpus, by benchmark and item; None if not looked at.
@@ -158,55 +159,10 @@ def typed(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
         raise InputError(f"{path}: is not a table of results ({e})") from e
 
 
-def own_sft(system: System, systems: Sequence[System]) -> System | None:
-    """Return the SFT run that a distilled system is compared with item by item.
-
-    That of its student and seed, else the first seed of its student's. Means over seeds are
-    compared with the mean over all of SFT's (`contrasts`, `report.seeds`).
-
-    Raises:
-        InputError: Two SFT runs of a student have one seed.
-    """
-    if system.kind != "distilled":
-        return None
-    fits = [s for s in systems if s.kind == "sft" and s.model == system.model]
-    found = [s for s in fits if s.seed == system.seed]
-    if not found and fits:
-        first = min(s.seed for s in fits)
-        found = [s for s in fits if s.seed == first]
-    if len(found) > 1:
-        raise InputError(
-            f"{system.label}: {len(found)} SFT runs could be its baseline",
-            remedy="give each SFT run of a student its own seed",
-        )
-    return found[0] if found else None
-
-
 def with_teacher(rows: pd.DataFrame) -> pd.Series:
     """Say of each row whether its `reference` is one of its run's teachers."""
     both = zip(rows.reference, rows.teacher, strict=True)
     return pd.Series([r in parted(t) for r, t in both], index=rows.index, dtype=bool)
-
-
-def required_pairs(systems: Sequence[System]) -> list[tuple[str, str]]:
-    """Return the pairs a study compares: SFT-teacher, distilled-teacher and distilled-SFT.
-
-    The SFT student is compared with the teachers of the main grid only (paper, Figures 3 and 4);
-    where nothing is distilled, with every fine-tuned teacher.
-    """
-    wanted: dict[tuple[str, str], None] = {}
-    for system in systems:
-        if system.kind != "distilled":
-            continue
-        wanted |= dict.fromkeys((system.label, teacher) for teacher in system.teachers)
-        if sft := own_sft(system, systems):
-            wanted[system.label, sft.label] = None
-            if not system.ablation:
-                wanted |= dict.fromkeys((sft.label, teacher) for teacher in system.teachers)
-    if not wanted:
-        of = {kind: [s.label for s in systems if s.kind == kind] for kind in ("sft", "teacher")}
-        wanted = dict.fromkeys((s, t) for s in of["sft"] for t in of["teacher"])
-    return list(wanted)
 
 
 def names_of(table: pd.DataFrame) -> dict[str, str]:
@@ -297,7 +253,7 @@ def _pairs_of(
     sft = own_sft(system, systems)
     # A teacher that was not fine-tuned is known by what was compared with it.
     given = [pair for pair in pairs if system.kind == "sft" and pair[0] == system.label]
-    for pair in dict.fromkeys([*required_pairs(systems), *sorted(given)]):
+    for pair in dict.fromkeys([*compared_pairs(systems), *sorted(given)]):
         if pair[0] != system.label:
             continue
         compared = _by_benchmark(pairs.get(pair, ()))

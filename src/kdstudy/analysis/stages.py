@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from kdstudy.analysis.kinds import ResultsConfig
 from kdstudy.analysis.results import collect, write_csv
 from kdstudy.analysis.stats import study_tests
 from kdstudy.artifacts import (
@@ -22,7 +23,8 @@ from kdstudy.stage import Work
 
 def results(work: Work) -> str:
     """Join what was measured: `Results`, the table and the rows behind it."""
-    systems = [System.of(row) for row in work.config["systems"]]
+    config = ResultsConfig.of(work.config)
+    systems = [System.of(row) for row in config.systems]
     scores = {label: found.rows.read() for label, found in work.each(EACH_SCORES).items()}
     pairs = {pair: found.rows.read() for pair, found in work.each(EACH_PAIR).items()}
     tokens = {pair: found.table.read() for pair, found in work.each(EACH_TOKENS).items()}
@@ -41,7 +43,7 @@ def results(work: Work) -> str:
         scores,
         pairs,
         parameters,
-        work.config["study"],
+        config.study,
         overlaps=overlaps,
         tokens=tokens,
         chance=chance,
@@ -53,7 +55,7 @@ def results(work: Work) -> str:
     made.items.write(item_rows(scores, examples, overlaps))
     made.pairs.write(_pair_rows(pairs))
     made.tests.write([dataclasses.asdict(t) for t in tests])
-    made.systems.write(work.config["systems"])
+    made.systems.write([*config.systems])
     return f"{len(scores)} systems, {len(table)} results, {len(tests)} tests"
 
 

@@ -16,6 +16,7 @@ from kdstudy.analysis.contrasts import Contrast, Group, Run, contrast
 from kdstudy.analysis.families import corrected
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.verdict import Test, format_p, points
+from kdstudy.pairs import compared_pairs
 from kdstudy.records import PairScore, System
 
 ALIKE = 0.05
@@ -77,13 +78,13 @@ def _by_teacher(
 ) -> dict[tuple[str, str], dict[str, list[_Drawn]]]:
     """Return the runs by student and teacher, and by the system that they are draws of."""
     known = {s.label: s for s in systems}
-    main = [s for s in systems if s.kind == "distilled" and not s.ablation]
-    teachers = {teacher for s in main for teacher in s.teachers}
+    tuned = {s.label for s in systems if s.kind == "sft"}
+    main = compared_pairs([s for s in systems if not s.ablation])
+    of_teachers = {(system, other) for system, other in main if other not in tuned}
     found: dict[tuple[str, str], dict[str, list[_Drawn]]] = {}
     for (label, reference), compared in sorted(pairs.items()):
         s, rows = known[label], [p for p in compared if p.outcome_a != "rated"]
-        taught = s.kind == "distilled" and not s.ablation and reference in s.teachers
-        if rows and (taught or (s.kind == "sft" and reference in teachers)):
+        if rows and (label, reference) in of_teachers:
             of_student = found.setdefault((s.model, reference), {})
             drawn = _drawn(rows, tokens.get((label, reference)))
             of_student.setdefault(names.get(label, label), []).append(drawn)

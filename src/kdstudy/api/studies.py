@@ -142,14 +142,14 @@ def planned(
 def edited(plan: "Plan") -> list[str]:
     """Return sentences that name every benchmark file that is not the published one."""
     from kdstudy.evaluation import benchmarks
+    from kdstudy.evaluation.kinds import BenchmarkConfig
 
+    stages = [s for s in plan.stages.values() if s.kind == "benchmark" and "path" not in s.local]
     return [
-        f"{stage.label}: its file is not the published one: scores on it compare with nobody's "
+        f"{c.name}: its file is not the published one: scores on it compare with nobody's "
         "(docs/data.md)"
-        for stage in plan.stages.values()
-        if stage.kind == "benchmark"
-        and "path" not in stage.local
-        and benchmarks.published(stage.config["name"], stage.config["fingerprint"]) is False
+        for c in (BenchmarkConfig.of(stage.config) for stage in stages)
+        if benchmarks.published(c.name, c.fingerprint) is False
     ]
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdstudy.artifacts import (
@@ -15,6 +15,7 @@ from kdstudy.artifacts import (
     Trained,
 )
 from kdstudy.errors import InputError
+from kdstudy.models.kinds import CutConfig
 from kdstudy.records import System
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def origin(system: System, planned: "Plan") -> str:
     """Say where a model that the study uses as it is comes from."""
     stage, cut = answering(system, planned)[0], ""
     if (shrinking := cutting(system, planned)) is not None:
-        stage, cut = shrinking, f"\ncut to {_kept(shrinking.config)}"
+        stage, cut = shrinking, f"\ncut to {_kept(CutConfig.of(shrinking.config))}"
     (local,) = stage.local["models"].values()
     adapter = f"\nwith the adapter {from_here(local['adapter'])}" if local["adapter"] else ""
     if local["hub_id"]:
@@ -140,16 +141,16 @@ def origin(system: System, planned: "Plan") -> str:
     return f"it is the model in {from_here(local['folder'])}{adapter}{cut}"
 
 
-def _kept(config: Mapping[str, Any]) -> str:
+def _kept(config: CutConfig) -> str:
     """Say what a stage keeps of a model."""
-    layers, by = config.get("layers"), config.get("by")
     said = []
-    if isinstance(layers, int):
-        said.append(f"{layers} layers" + (f" by {by}" if by else ""))
-    elif layers is not None:
-        said.append(f"layers {', '.join(map(str, layers))}")
-    if (neurons := config.get("intermediate")) is not None:
-        said.append(f"{neurons} neurons of each MLP")
+    if isinstance(config.layers, int):
+        by = "" if config.by == "spacing" else f" by {config.by}"
+        said.append(f"{config.layers} layers{by}")
+    elif config.layers is not None:
+        said.append(f"layers {', '.join(map(str, config.layers))}")
+    if config.intermediate is not None:
+        said.append(f"{config.intermediate} neurons of each MLP")
     return ", ".join(said)
 
 

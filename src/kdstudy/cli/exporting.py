@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from kdstudy.api.systems import answering, cutting
 from kdstudy.artifacts import ITEMS, TRAINED, CutModel, Generations, Items, Trained
+from kdstudy.distill.kinds import TrainConfig
 from kdstudy.errors import InputError, StageError
+from kdstudy.evaluation.kinds import GenerateConfig
 from kdstudy.records import Example, System
-from kdstudy.stage import KINDS, Work, located
+from kdstudy.stage import Work, kinds, located
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
@@ -51,7 +53,7 @@ def trained(planned: "Plan", store: "Store", system: System) -> TrainedModel | N
     finished = store.get(planned.trained[system.label])
     if finished is None:
         return None
-    stages = [s for s in answering(system, planned) if "generation" in s.config]
+    stages = [s for s in answering(system, planned) if s.kind == "generate"]
     if not stages:
         raise InputError(
             f"{system.label}: the study generated no answers (scoring: likelihood throughout)",
@@ -60,7 +62,7 @@ def trained(planned: "Plan", store: "Store", system: System) -> TrainedModel | N
             remedy="add a benchmark that is answered in text",
         )
     # Answers to questions come before free texts, which are drawn and long.
-    stage = min(stages, key=lambda s: s.config["generation"]["samples"])
+    stage = min(stages, key=lambda s: GenerateConfig.of(s.config).generation["samples"])
     local = stage.local["models"]["model"]
     found = {"local": local, "source": local}
     if (shrinking := cutting(system, planned)) is not None:
@@ -146,7 +148,8 @@ def hand_over(
             why="nobody else has that base; on the whole model the adapter would be another one",
             remedy="add --merge: base and adapter become one whole model",
         )
-    evaluated = str(load.dtype(model.answering.config["precision"])).removeprefix("torch.")
+    config = GenerateConfig.of(model.answering.config)
+    evaluated = str(load.dtype(config.precision)).removeprefix("torch.")
     precision = precision or evaluated
     tokenizer = export.write(
         model.local,
@@ -154,7 +157,7 @@ def hand_over(
         out,
         merge=merge,
         precision=precision,
-        decoding=model.answering.config["generation"] if store is not None else None,
+        decoding=config.generation if store is not None else None,
     )
     whole = not (out / "adapter_config.json").is_file()
     said = ""
@@ -217,11 +220,9 @@ def _texts(
     """
     stage = model.answering
     (role,) = stage.local["models"]
-    config = {
-        **stage.config,
-        "precision": precision,
-        "generation": {**stage.config["generation"], "samples": 1, "engine": "transformers"},
-    }
+    config = GenerateConfig.of(stage.config)
+    alone = {**config.generation, "samples": 1, "engine": "transformers"}
+    config = dataclasses.replace(config, precision=precision, generation=alone)
     local = {**model.local}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -237,12 +238,12 @@ def _texts(
             local |= {"folder": str(written), "adapter": None, "hub_id": None, "files": {}}
             trained = None
         work = Work(
-            config=config,
+            config=config.hashed(),
             inputs=ITEMS.at(items) | TRAINED.at(trained),
             local={**stage.local, "models": {role: local}, "batch_size": None},
             out=made,
         )
-        KINDS["generate"].function()(work)
+        kinds()["generate"].function()(work)
         texts = {g.example_id: g.completion for g in Generations(made).rows.read()}
     return [texts[e.id] for e in examples]
 
@@ -264,13 +265,14 @@ def _card(
     from kdstudy.models.export import licence
     from kdstudy.models.fetch import fetch
 
-    local, system, config = model.source, model.system, model.training.config
+    local, system = model.source, model.system
+    config = TrainConfig.of(model.training.config)
     facts = model.finished.facts.read()
-    method = {k: v for k, v in config["method"].items() if k != "type" and v is not None}
+    method = {k: v for k, v in config.method.items() if k != "type" and v is not None}
     origin = hub.Origin(
         base=_origin(model),
         teachers=system.teachers,
-        method={"method": config["method"]["type"], **method},
+        method={"method": config.method["type"], **method},
         adapter=not precision,
     )
     told = {
@@ -282,8 +284,8 @@ def _card(
         **({"steps of sft before": facts["start"]["steps"]} if "start" in facts else {}),
         "scored tokens": facts["tokens"],
         "best validation loss": f"{facts['best_loss']:.4f} at step {facts['best_step']}",
-        "learning rate": config["train"]["learning_rate"],
-        "training seed": config["seed"],
+        "learning rate": config.train["learning_rate"],
+        "training seed": config.seed,
         **({"weights": precision} if precision else {}),
         "kdstudy": __version__,
     }
@@ -299,13 +301,13 @@ def _card(
 
 
 def _notes(model: TrainedModel, measured: list[dict[str, Any]], said: str) -> list[str]:
-    from kdstudy.data.prompts import TEMPLATES, PromptFormat
+    from kdstudy.data.prompts import TEMPLATES
     from kdstudy.models.export import shown_prompts
     from kdstudy.models.load import open_tokenizer
 
-    config = model.answering.config
-    decoding = config["generation"]
-    tokenizer, made = open_tokenizer(model.local), PromptFormat.of(config)
+    config = GenerateConfig.of(model.answering.config)
+    decoding = config.generation
+    tokenizer, made = open_tokenizer(model.local), config.format()
     template = made.chosen(tokenizer)
     notes = []
     if not model.source["hub_id"]:

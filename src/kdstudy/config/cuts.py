@@ -1,7 +1,7 @@
 """What a study keeps of a model that it cuts a student out of."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 By = Literal["spacing", "influence"]
 
@@ -25,12 +25,6 @@ class Cut:
     def measured(self) -> bool:
         """Whether the model has to be measured on training rows first."""
         return self.by == "influence" or self.intermediate is not None
-
-    def config(self) -> dict[str, Any]:
-        """Return what a stage's key says of it; a field that is not used is left out."""
-        found: dict[str, Any] = {} if self.layers is None else {"layers": self.layers}
-        found |= {} if self.by == "spacing" else {"by": self.by}
-        return found | ({} if self.intermediate is None else {"intermediate": self.intermediate})
 
     @property
     def mark(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import Field, create_model, model_validator
 
 from kdstudy.fields import Strict
-from kdstudy.stage import KINDS
+from kdstudy.stage import kinds
 
 _SMALLEST = 1e-4  # Ray counts in these
 
@@ -36,7 +36,7 @@ class Needs(Strict):
             kind: The stage's kind.
             any_gpu: Whether any node has a GPU.
         """
-        gpus = float(any_gpu and KINDS[kind].needs_model) if self.gpus is None else self.gpus
+        gpus = float(any_gpu and kinds()[kind].needs_model) if self.gpus is None else self.gpus
         memory = int((self.memory_gib or 0) * 2**30)
         asked = {"CPU": round(self.cpus, 4), "GPU": round(gpus, 4), "memory": memory}
         return {name: amount for name, amount in asked.items() if amount}
@@ -44,7 +44,7 @@ class Needs(Strict):
 
 _FIELDS: dict[str, Any] = {
     kind: (Needs, Field(default=Needs(), description=f"Needs of a `{kind}` stage."))
-    for kind in KINDS
+    for kind in kinds()
 }
 Resources = create_model(
     "Resources", __base__=Strict, __doc__="What stages ask of a cluster, by their kind.", **_FIELDS

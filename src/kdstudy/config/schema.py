@@ -379,7 +379,7 @@ class Study(Strict):
         _refuse_repeats("students", [s.name for s in self.students if s.name])
         for i, t in enumerate(self.teachers):
             if t.cut is not None:
-                field = next(iter(t.cut.config()))
+                field = "intermediate" if t.cut.layers is None else "layers"
                 raise ValueError(
                     f"teachers[{i}].{field}: students are cut, teachers are used whole; to have a "
                     "cut model teach, save it and give its folder"

@@ -13,5 +13,6 @@ synthetic.py          seeded word problems: the demo's corpus and benchmarks
 synthetic_wording.py  their templates and word lists
 download.py           one pinned file: resumed, checked, renamed
 audit.py              contamination: test items that a corpus holds
-stages.py             the corpus stage
+kinds.py              what its stages are told: corpus, contamination
+stages.py             the stages corpus and contamination
 """

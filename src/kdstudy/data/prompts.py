@@ -11,6 +11,7 @@ from kdstudy.data import chat, contract
 from kdstudy.data.tokenise import Reading, behind, ids_of
 from kdstudy.errors import InputError
 from kdstudy.records import Example
+from kdstudy.stage import Config
 
 ALPACA = (
     "Below is an instruction that describes a task. "
@@ -68,13 +69,6 @@ class PromptFormat:
     date: str = chat.DATE
     loss_turns: LossTurns = "all"
 
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "PromptFormat":
-        """Return what a stage's configuration says; what it leaves out is the default."""
-        names = {"template": "template", "template_arguments": "arguments",
-                 "template_date": "date", "loss_turns": "loss_turns"}  # fmt: skip
-        return cls(**{ours: config[name] for name, ours in names.items() if name in config})
-
     def chosen(self, tokenizer: Any) -> str:
         """Return the template in use: what `auto` means for this tokenizer."""
         if self.template != "auto":
@@ -97,6 +91,24 @@ class PromptFormat:
             f"template {name!r} has no place for a conversation",
             why="it is written around one instruction",
             remedy="write template: auto, which takes the tokenizer's chat template",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompted(Config):
+    """What stages are told that put text into prompts; see `PromptFormat`."""
+
+    template: str
+    template_date: str
+    template_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def format(self, loss_turns: LossTurns = "all") -> PromptFormat:
+        """Return the format."""
+        return PromptFormat(
+            template=self.template,
+            arguments=self.template_arguments,
+            date=self.template_date,
+            loss_turns=loss_turns,
         )
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from kdstudy.artifacts import CORPUS, ITEMS, Contaminations, Corpus
 from kdstudy.data.audit import overlaps
 from kdstudy.data.corpora import Source, is_unchanged, load
+from kdstudy.data.kinds import ContaminationConfig, CorpusConfig
 from kdstudy.errors import StageError
 from kdstudy.records import Contamination
 from kdstudy.stage import Work
@@ -16,13 +17,14 @@ def corpus(work: Work) -> str:
     Raises:
         StageError: The file is not the one that the study was planned with.
     """
-    source = Source(**work.local["source"], columns=work.config["columns"])
+    config = CorpusConfig.of(work.config)
+    source = Source(**work.local["source"], columns=config.columns)
     _require_unchanged(source)
     data = load(
         source,
-        rows=work.config["rows"],
-        validation_rows=work.config["validation_rows"],
-        seed=work.config["seed"],
+        rows=config.rows,
+        validation_rows=config.validation_rows,
+        seed=config.seed,
     )
     _require_unchanged(source)  # it may have been replaced while it was read
     made = Corpus(work.out)
@@ -30,7 +32,7 @@ def corpus(work: Work) -> str:
     made.validation.write(data.validation)
     made.places_file.write(data.places)
     account = {
-        "name": work.config["name"],
+        "name": config.name,
         "read": data.read,
         "kept": len(data.train) + len(data.validation),
         "train": len(data.train),
@@ -63,7 +65,7 @@ def contamination(work: Work) -> str:
     Validation rows count as well: checkpoints are chosen on them.
     """
     corpus, items = work.read(CORPUS).all_rows(), work.read(ITEMS).examples.read()
-    name = work.config["benchmark"]
+    name = ContaminationConfig.of(work.config).benchmark
     rows = [
         Contamination(benchmark=name, example_id=item, overlap=overlap, row=row)
         for item, overlap, row in overlaps(corpus, items)

@@ -28,6 +28,7 @@ onpolicy.py          the responses that the student writes while it trains
 epochs.py            which rows a device takes at which step
 sharded.py           FSDP2: what is refused, what must be whole, checkpoints
 schedule.py          a study's training in transformers' words
+kinds.py             what its stages are told: train, teacher_cache
 stages.py            the stages train and teacher_cache
 trackers.py          whether they are here, and one of their runs per training
 """

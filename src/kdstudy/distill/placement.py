@@ -17,6 +17,7 @@ from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
+from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import StageError
@@ -79,18 +80,18 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
     Raises:
         StageError: Mode `disk`, and it does not fit.
     """
-    config, finished = work.config, work.find(TEACHER)
+    config, finished = TeacherCacheConfig.of(work.config), work.find(TEACHER)
     local = work.model("teacher")
     # The head alone tells a state's size: nothing big is loaded for what does not fit.
-    head = heads.load_head(local, config["precision"], finished)
-    needed = cache.bytes_needed(rows, config["loss_tokens"], head)
+    head = heads.load_head(local, config.precision, finished)
+    needed = cache.bytes_needed(rows, config.loss_tokens, head)
     del head
     disk, memory = disk_room(needed, work.out), memory_room(needed)
-    if config["mode"] == "disk":
+    if config.mode == "disk":
         require_fits(disk)
     where = "memory" if memory.enough else "off"
     if disk.enough:
-        model = _model(local, config["precision"], finished)
+        model = _model(local, config.precision, finished)
         try:
             cache.build(
                 work.out,
@@ -103,7 +104,7 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
             where = "disk"
         except OSError as e:
             # Somebody else filled the disk meanwhile.
-            if config["mode"] == "disk" or e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if config.mode == "disk" or e.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             cache.clear(work.out)
     facts = {"where": where, "bytes": needed, "disk": str(disk), "memory": str(memory)}
@@ -201,7 +202,7 @@ class Run:
         return heads.common_width(self.tokenizer, theirs, self.student, head)
 
     def _origin(self) -> Origin:
-        return _origin(self.work.config, self.settings.model_dump(), self._finished)
+        return _origin(TrainConfig.of(self.work.config), self.settings, self._finished)
 
     @property
     def _local(self) -> Mapping[str, Any]:
@@ -225,23 +226,21 @@ def _model(local: Mapping[str, Any], precision: str, finished: Trained | None) -
 
 
 def _origin(
-    config: Mapping[str, Any], settings: Mapping[str, Any], finished: Trained | None
+    config: TrainConfig | TeacherCacheConfig,
+    settings: schema.Train | TeacherCacheConfig,
+    finished: Trained | None,
 ) -> Origin:
+    """Return what a teacher's states are made from; a cache has its settings in its config."""
+    # All that decides how a row is put into ids, as one text.
+    more = [config.template_arguments, config.template_date, settings.loss_turns]
     return Origin(
-        teacher=config["teacher"]["fingerprint"],
+        teacher=config.teacher.fingerprint if config.teacher else "",
         finetuned=_weights(finished) if finished else "",
-        template=_template(config),
-        max_length=settings["max_length"],
-        loss_tokens=settings["loss_tokens"],
-        dtype=str(load.dtype(settings["precision"])),
+        template=json.dumps([config.template, *more], sort_keys=True),
+        max_length=settings.max_length,
+        loss_tokens=settings.loss_tokens,
+        dtype=str(load.dtype(settings.precision)),
     )
-
-
-def _template(config: Mapping[str, Any]) -> str:
-    """Return all that decides how a row is put into ids, as one text."""
-    turns = config.get("loss_turns") or config.get("train", {}).get("loss_turns", "all")
-    more = [config.get("template_arguments", {}), config.get("template_date", ""), turns]
-    return json.dumps([config["template"], *more], sort_keys=True)
 
 
 def _weights(finished: Trained) -> str:

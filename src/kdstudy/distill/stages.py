@@ -16,6 +16,7 @@ from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded, PromptFormat
 from kdstudy.distill import placement, sample_monitor, trackers
 from kdstudy.distill.config import DistillConfig
+from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -31,13 +32,12 @@ from kdstudy.stage import Work
 def train(work: Work) -> str:
     """Train one student: `Trained` holds an adapter (LoRA) or a model (full).
 
-    Config: `method`, `train`, `template`, `template_date` and perhaps `template_arguments`, `seed`,
-    `student` {name, fingerprint}, and `teacher` {name, fingerprint} for a method with one. Inputs:
-    `CORPUS`, `TEACHER` (its finished train stage; without it the teacher is used as it is),
-    `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same student, whose weights are gone
-    on from), `ROLLOUTS` (what that wrote, for offline_opd). Aids: `TEACHER_CACHE`. Local: `models`
-    {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes;
-    and, where there are trackers, `tracking` {study, label, folder}.
+    Config: `TrainConfig`. Inputs: `CORPUS`, `TEACHER` (its finished train stage; without it the
+    teacher is used as it is), `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same
+    student, whose weights are gone on from), `ROLLOUTS` (what that wrote, for offline_opd). Aids:
+    `TEACHER_CACHE`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
+    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
+    folder}.
 
     Returns:
         A line that says how it went.
@@ -47,26 +47,28 @@ def train(work: Work) -> str:
         StageError: The loss is no longer a finite number, or the texts look collapsed and the
             study says to stop then.
     """
-    method = methods.named(work.config["method"])
+    config = TrainConfig.of(work.config)
+    method = methods.named(config.method)
     recipe = method.recipe()
-    settings = schema.Train.model_validate({**work.config["train"], **work.local["train"]})
+    settings = schema.Train.model_validate({**config.train, **work.local["train"]})
+    prompts = config.format(settings.loss_turns)
     local = work.model("student")
     tokenizer = load.open_tokenizer(local)
-    corpus = _text(work, tokenizer, settings.max_length, None)
+    corpus = _text(work, tokenizer, prompts, settings.max_length, None)
     text, written = corpus, None
     if recipe.written_before:
         written = _written_before(work, TEACHER_TEXT if recipe.source == "teacher" else ROLLOUTS)
-        text = _text(work, tokenizer, settings.max_length, written)
+        text = _text(work, tokenizer, prompts, settings.max_length, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
     # Validation measures the cross-entropy of the corpus's own rows too.
     asked = [*_rows(text), *([] if text is corpus else corpus["validation"].rows)]
     student, teacher, note = _models(work, settings, recipe, tokenizer, asked)
     checkpoints = work.scratch / "checkpoints"
-    rows, seed = text["train"].rows, work.config["seed"]
+    rows, seed = text["train"].rows, config.seed
     # What the student wrote itself is no measure of what its answers should be.
     expected = written if recipe.source == "teacher" else None
-    watch = _monitor(work, settings, tokenizer, expected)
+    watch = _monitor(work, settings, tokenizer, prompts, expected)
     args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
@@ -94,10 +96,8 @@ def train(work: Work) -> str:
 def teacher_cache(work: Work) -> str:
     """Cache a teacher on the corpus, or find that it does not fit: a `TeacherCache` says which.
 
-    Config: `teacher` {name, fingerprint}, `template` and what goes with it as for `train`,
-    `max_length`, `loss_tokens`, `loss_turns`, `precision`, `mode` (`auto` or `disk`). Inputs:
-    `CORPUS`, `TEACHER` as for `train`, and `ROLLOUTS` where that is the text that is read. Local:
-    `models` as for `train`, and `rows_per_pass`.
+    Config: `TeacherCacheConfig`. Inputs: `CORPUS`, `TEACHER` as for `train`, and `ROLLOUTS` where
+    that is the text that is read. Local: `models` as for `train`, and `rows_per_pass`.
 
     Returns:
         A line with the sizes.
@@ -106,12 +106,13 @@ def teacher_cache(work: Work) -> str:
         InputError: A folder is no model.
         StageError: Mode `disk`, and it does not fit.
     """
-    local = work.model("teacher")
-    tokenizer, limit = load.open_tokenizer(local), work.config["max_length"]
-    text = _text(work, tokenizer, limit, None)
+    config = TeacherCacheConfig.of(work.config)
+    tokenizer = load.open_tokenizer(work.model("teacher"))
+    read = (work, tokenizer, config.format(config.loss_turns), config.max_length)
+    text = _text(*read, None)
     rows = _rows(text)
     if work.find(ROLLOUTS) is not None:
-        rollouts = _text(work, tokenizer, limit, _written_before(work, ROLLOUTS))
+        rollouts = _text(*read, _written_before(work, ROLLOUTS))
         rows = [*_rows(rollouts), *text["validation"].rows]
     return placement.cache_teacher(work, rows)
 
@@ -119,6 +120,7 @@ def teacher_cache(work: Work) -> str:
 def _text(
     work: Work,
     tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptFormat,
     max_length: int,
     teacher_text: Mapping[str, Generation] | None,
 ) -> dict[str, Rows]:
@@ -127,18 +129,13 @@ def _text(
         part: encode_rows(
             corpus.part(part).read(),
             tokenizer,
-            _format(work),
+            prompts,
             max_length,
             teacher_text,
             corpus.places,
         )
         for part in ("train", "validation")
     }
-
-
-def _format(work: Work) -> PromptFormat:
-    # The turns that are learnt are a field of training; a cache, which has no other, names it.
-    return PromptFormat.of({**work.config, **work.config.get("train", {})})
 
 
 def _rows(text: Mapping[str, Rows]) -> list[Encoded]:
@@ -173,12 +170,13 @@ def _monitor(
     work: Work,
     settings: schema.Train,
     tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptFormat,
     written: Mapping[str, Generation] | None,
 ) -> sample_monitor.SampleMonitor:
     rows = sample_monitor.choose(
         work.read(CORPUS).validation.read(),
         tokenizer,
-        _format(work),
+        prompts,
         settings.max_length,
         written,
         settings.probe_rows,
@@ -213,7 +211,8 @@ def _models(
     if settings.lora is not None and start is not None:
         student = load.put_adapter(student, start.adapter, trainable=True)
     elif settings.lora is not None:
-        student = load.add_adapter(student, settings.lora, seed_of("lora", work.config["seed"]))
+        seed = TrainConfig.of(work.config).seed
+        student = load.add_adapter(student, settings.lora, seed_of("lora", seed))
     return student, teacher, note
 
 

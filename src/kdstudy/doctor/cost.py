@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdstudy.artifacts import IMPORTANCE, TRAINED
+from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.doctor.facts import ModelFacts, StudyFacts
-from kdstudy.stage import KINDS, Stage
+from kdstudy.evaluation.kinds import GenerateConfig, LikelihoodConfig, TokenFidelityConfig
+from kdstudy.models.kinds import ImportanceConfig, named_in
+from kdstudy.stage import Stage, kinds
 
 _FLOAT32 = 4
 # AdamW keeps two numbers for each that it trains; a checkpoint holds all three.
@@ -37,7 +40,7 @@ def costs(facts: StudyFacts) -> list[Cost]:
     """Return the cost of what is missing, by kind of stage, in the plan's order."""
     found: dict[str, Cost] = {}
     for stage in facts.todo:
-        if not KINDS[stage.kind].needs_model:
+        if not kinds()[stage.kind].needs_model:
             continue  # it takes seconds
         before = found.get(stage.kind, Cost(kind=stage.kind))
         times = [_seconds(facts, stage, long) for long in (False, True)]
@@ -116,41 +119,41 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
 
 
 def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
-    config, corpus = stage.config, facts.corpus
-    speed = facts.speeds.get(config["student"]["name"])
-    text = facts.reader(config["student"]["name"])
+    config, corpus = TrainConfig.of(stage.config), facts.corpus
+    speed = facts.speeds.get(config.student.name)
+    text = facts.reader(config.student.name)
     if speed is None or text is None or corpus is None or not text.rows:
         return None
     row, evaluated = speed.train, speed.forward
-    if "teacher" in config:
-        teacher = facts.speeds.get(config["teacher"]["name"])
+    if config.teacher is not None:
+        teacher = facts.speeds.get(config.teacher.name)
         if teacher is None:
             return None
-        live = config["method"].get("lmbda", 0.0)
+        live = config.method.get("lmbda", 0.0)
         # A cache holds no states of inner layers.
-        if facts.study.train.teacher_cache == "off" or "layers" in config["method"]:
+        if facts.study.train.teacher_cache == "off" or "layers" in config.method:
             live, evaluated = 1.0, evaluated + teacher.forward
-        row = speed.distil.get(config["teacher"]["name"], speed.train) + live * teacher.forward
+        row = speed.distil.get(config.teacher.name, speed.train) + live * teacher.forward
     # A student reads and writes a step's prompts before it trains on what it wrote.
     budget = facts.study.train.max_length - _mean(text.tokens - text.scored, text.rows)
     answer = max(0.0, budget) if long else _mean(text.scored, text.rows)
-    row += config["method"].get("lmbda", 0.0) * (speed.prompt + answer * speed.token)
+    row += config.method.get("lmbda", 0.0) * (speed.prompt + answer * speed.token)
     fit = 1 - text.dropped / text.rows
-    evaluations = config["train"]["evaluations"] * corpus.validation * evaluated
-    return speed.load + fit * (corpus.train * config["train"]["epochs"] * row + evaluations)
+    evaluations = config.train["evaluations"] * corpus.validation * evaluated
+    return speed.load + fit * (corpus.train * config.train["epochs"] * row + evaluations)
 
 
 def _importance(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     """Return the seconds of a model's passes over rows; of one that is cut of it where need be."""
     stages = facts.plan.stages.values() if facts.plan else ()
-    source = stage.config["source"]["fingerprint"]
-    named = [s.config.get(role) for s in stages for role in ("teacher", "model")]
-    names = [m["name"] for m in named if m and m["fingerprint"] == source]
+    config = ImportanceConfig.of(stage.config)
+    named = [m for s in stages for m in named_in(s)]
+    names = [m.name for m in named if m.fingerprint == config.source.fingerprint]
     names += [s.label for s in stages if IMPORTANCE.find(s.inputs) == stage.key]
     speed = next((facts.speeds[name] for name in names if name in facts.speeds), None)
     if speed is None or facts.corpus is None:
         return None
-    return speed.load + min(stage.config["rows"], facts.corpus.train) * speed.forward
+    return speed.load + min(config.rows, facts.corpus.train) * speed.forward
 
 
 def _cut(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
@@ -160,14 +163,14 @@ def _cut(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
 
 
 def _cache(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
-    speed = facts.speeds.get(stage.config["teacher"]["name"])
+    speed = facts.speeds.get(TeacherCacheConfig.of(stage.config).teacher.name)
     if speed is None or facts.corpus is None:
         return None
     return speed.load + (facts.corpus.train + facts.corpus.validation) * speed.forward
 
 
 def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
-    speed = facts.speeds.get(stage.config["model"]["name"])
+    speed = facts.speeds.get(GenerateConfig.of(stage.config).model.name)
     answers, length = _answers(facts, stage, long)
     if speed is None or answers is None:
         return None
@@ -176,33 +179,35 @@ def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
 
 def _choose(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     """Return the seconds of reading questions with their options: about two prompts an item."""
-    speed = facts.speeds.get(stage.config["model"]["name"])
-    count = {b.name: b.items for b in facts.benchmarks}.get(stage.config["items"])
+    config = LikelihoodConfig.of(stage.config)
+    speed = facts.speeds.get(config.model.name)
+    count = {b.name: b.items for b in facts.benchmarks}.get(config.items)
     return None if speed is None or count is None else speed.load + count * 2 * speed.prompt
 
 
 def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int | None, float]:
     """Return how many answers a stage writes, and of how many tokens."""
-    config = stage.config
-    text = facts.reader(config["model"]["name"])
+    config = GenerateConfig.of(stage.config)
+    text = facts.reader(config.model.name)
     items = {b.name: b.items for b in facts.benchmarks}
     if facts.corpus is not None:
         items["corpus"] = facts.corpus.train + facts.corpus.validation
-    count = items.get(config["items"])
-    budget = config["generation"]["max_new_tokens"]
+    count = items.get(config.items)
+    budget = config.generation["max_new_tokens"]
     if count is None or text is None:
         return None, budget
     # A model that was not trained on the corpus knows nothing of how long its answers are.
     trained = TRAINED.find(stage.inputs) is not None
     likely = min(budget, _mean(text.scored, text.rows)) if trained else budget
-    return count * config["generation"]["samples"], budget if long else likely
+    return count * config.generation["samples"], budget if long else likely
 
 
 def _tokens(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
-    found = [facts.speeds.get(stage.config[m]["name"]) for m in ("model", "reference_model")]
+    config = TokenFidelityConfig.of(stage.config)
+    found = [facts.speeds.get(m.name) for m in (config.model, config.reference_model)]
     if None in found or facts.corpus is None:
         return None
-    rows = min(stage.config["rows"], facts.corpus.validation)
+    rows = min(config.rows, facts.corpus.validation)
     return sum(speed.load + rows * speed.forward for speed in found if speed)
 
 
@@ -213,7 +218,7 @@ def _disk(facts: StudyFacts, stage: Stage) -> int:
         model = facts.model(stage.label)
         return model.stored if model else 0
     if stage.kind == "teacher_cache":
-        teacher = facts.model(stage.config["teacher"]["name"])
+        teacher = facts.model(TeacherCacheConfig.of(stage.config).teacher.name)
         return cache_bytes(facts, teacher) if teacher else 0
     if stage.kind in ("teacher_text", "generate"):
         answers, length = _answers(facts, stage)
@@ -222,7 +227,7 @@ def _disk(facts: StudyFacts, stage: Stage) -> int:
 
 
 def _trained(facts: StudyFacts, stage: Stage) -> int:
-    model = facts.model(stage.config["student"]["name"])
+    model = facts.model(TrainConfig.of(stage.config).student.name)
     if model is None:
         return 0
     full = facts.study.train.lora is None

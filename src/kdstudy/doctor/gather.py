@@ -30,6 +30,7 @@ from kdstudy.evaluation import benchmarks
 from kdstudy.evaluation.rouge import is_latin
 from kdstudy.evaluation.stages import limited, mean_of_benchmarks
 from kdstudy.models.hub import require_reachable
+from kdstudy.models.kinds import named_in
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.plan import Plan, make_plan
 from kdstudy.records import Example
@@ -372,6 +373,4 @@ def _import_libraries() -> None:
 
 def _names(plan: Plan) -> dict[str, str]:
     """Return what the plan calls each model, by fingerprint."""
-    stages = plan.stages.values()
-    found = [stage.config.get(role) for stage in stages for role in ("student", "teacher", "model")]
-    return {m["fingerprint"]: m["name"] for m in found if m}
+    return {m.fingerprint: m.name for stage in plan.stages.values() for m in named_in(stage)}

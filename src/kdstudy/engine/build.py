@@ -15,7 +15,7 @@ from kdstudy.engine.log import StageLog, spent
 from kdstudy.engine.ranks import call
 from kdstudy.engine.store import RUNS, Store
 from kdstudy.errors import InputError, KdstudyError, StageError
-from kdstudy.stage import KINDS, Stage, Work
+from kdstudy.stage import Stage, Work, kinds
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _PROBE_BYTES = 2**20
@@ -159,7 +159,7 @@ def _facts(stage: Stage, store: Store) -> dict[str, Any]:
     aids = {role: store.manifest(key) for role, key in stage.aids.items() if store.get(key)}
     return {
         "kind": stage.kind,
-        "version": KINDS[stage.kind].version,
+        "version": kinds()[stage.kind].version,
         "label": stage.label,
         "config": dict(stage.config),
         "inputs": dict(stage.inputs),
@@ -173,7 +173,7 @@ def _settings(stage: Stage) -> dict[str, Any]:
     """Return what tells a run from others of its label, for whoever reads the log."""
     if stage.kind != "train":
         return {}
-    version = KINDS[stage.kind].version
+    version = kinds()[stage.kind].version
     return {"config": dict(stage.config), "inputs": dict(stage.inputs), "version": version}
 
 

@@ -21,7 +21,7 @@ from kdstudy.engine.nodes import Nodes, amounts, check_address, connected, first
 from kdstudy.engine.store import Store
 from kdstudy.engine.worker import Outcome, Site, build_on_node
 from kdstudy.errors import InputError, StageError
-from kdstudy.stage import KINDS, Stage
+from kdstudy.stage import Stage, kinds
 
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between looks at which nodes there are, and at what others build
@@ -171,7 +171,7 @@ class _Run:
 
     def _submit(self, key: str, stage: Stage) -> None:
         asked = self.nodes.asked(stage.kind)
-        task = self.once if self.nodes.any_gpu and KINDS[stage.kind].needs_model else self.task
+        task = self.once if self.nodes.any_gpu and kinds()[stage.kind].needs_model else self.task
         ref = task.options(
             num_cpus=asked["CPU"], num_gpus=asked.get("GPU", 0), memory=asked.get("memory")
         ).remote(stage, key, self.site, asked.get("GPU", 0))

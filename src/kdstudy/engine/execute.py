@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from kdstudy.engine.build import View, build_stage
 from kdstudy.engine.store import Store
-from kdstudy.stage import KINDS, Stage
+from kdstudy.stage import Stage, kinds
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds
 
@@ -114,8 +114,8 @@ def reason(stage: Stage, store: Store, rebuilt: Mapping[str, Stage]) -> str:
         return "never built"
     if last["key"] == stage.key:
         return "removed"
-    if last["version"] != KINDS[stage.kind].version:
-        return f"stage version {last['version']} -> {KINDS[stage.kind].version}"
+    if last["version"] != kinds()[stage.kind].version:
+        return f"stage version {last['version']} -> {kinds()[stage.kind].version}"
     changed = list(_changes(last["config"], stage.config))
     for role, key in stage.inputs.items():
         if last["inputs"].get(role) != key:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdstudy.errors import KdstudyError, StageError
-from kdstudy.stage import KINDS, Stage, Work
+from kdstudy.stage import Stage, Work, kinds
 
 _PAUSE = 0.05  # seconds between looks; a signal is heard between them
 _COLLECTIVE = datetime.timedelta(minutes=30)  # that one process may be behind another in training
@@ -32,8 +32,8 @@ def call(stage: Stage, work: Work) -> str:
     Raises:
         SystemExit: It failed in another process, which has said so.
     """
-    if _crew is None or not KINDS[stage.kind].distributed:
-        return KINDS[stage.kind].function()(work)
+    if _crew is None or not kinds()[stage.kind].distributed:
+        return kinds()[stage.kind].function()(work)
     return _crew.lead(stage, work)
 
 
@@ -123,7 +123,7 @@ class _Crew:
     def _join(self, kind: str, label: str, work: Work) -> str:
         self.broken = True
         try:
-            summary = KINDS[kind].function()(work)
+            summary = kinds()[kind].function()(work)
             # Nobody writes any more once the first process goes on.
             self._dist.barrier(self._line)
         except (Exception, KeyboardInterrupt) as e:

@@ -30,5 +30,6 @@ score.py            every item once, graded; counts and rates
 agreement.py        same answer, its bounds and kappa
 fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps
 rouge.py            ROUGE-L of a text with its references
+kinds.py            what its stages are told
 stages.py           its stages, from benchmark to compare and token_fidelity
 """

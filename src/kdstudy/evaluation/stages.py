@@ -30,11 +30,18 @@ from kdstudy.artifacts import (
     Tokens,
     Trained,
 )
-from kdstudy.config.schema import RougeTokenizer
-from kdstudy.data.prompts import PromptFormat, called, row_of
+from kdstudy.data.prompts import called, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluation import benchmarks, graders
 from kdstudy.evaluation.fidelity import pair
+from kdstudy.evaluation.kinds import (
+    BenchmarkConfig,
+    CompareConfig,
+    GenerateConfig,
+    LikelihoodConfig,
+    ScoreConfig,
+    TokenFidelityConfig,
+)
 from kdstudy.evaluation.score import score as grade
 from kdstudy.evaluation.score import summary
 from kdstudy.records import Example, PairScore, Score, content_id
@@ -44,18 +51,15 @@ from kdstudy.stage import Work
 def benchmark(work: Work) -> str:
     """Pin a benchmark: its `Items`.
 
-    Config: `name`, `limit` (how many items to use, None for all) and, of a file of the user's own,
-    `kind` and `labels`. Local: `data_dir`, or `path` of that file.
+    Config: `BenchmarkConfig`. Local: `data_dir`, or `path` of that file.
     """
-    whole = _load(work)
-    found = whole
-    if work.config["limit"] is not None:
-        chosen = limited(whole.examples, work.config["limit"])
-        found = dataclasses.replace(whole, examples=tuple(chosen))
+    config = BenchmarkConfig.of(work.config)
+    whole = _load(work, config)
+    found = dataclasses.replace(whole, examples=tuple(limited(whole.examples, config.limit)))
     made = Items(work.out)
     made.examples.write(found.examples)
     # False: the file is not the published one; None: there is none to compare with.
-    published = None if "path" in work.local else _as_published(work.config)
+    published = None if "path" in work.local else _as_published(config)
     facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
     made.facts.write(facts)
     guess = (
@@ -107,8 +111,7 @@ def teacher_text(work: Work) -> str:
 def likelihood(work: Work) -> str:
     """Score the options of a benchmark's items: `Likelihoods`.
 
-    Config: `model` {name, fingerprint}, `items` (the benchmark's name), `scoring`
-    (`graders.as_config`) and `precision`. Inputs: `ITEMS`, and `TRAINED` as for `generate`.
+    Config: `LikelihoodConfig`. Inputs: `ITEMS`, and `TRAINED` as for `generate`.
 
     Raises:
         InputError: Options cannot be told from a question, or the model cannot score them.
@@ -118,10 +121,10 @@ def likelihood(work: Work) -> str:
     from kdstudy.models.load import open_model, open_tokenizer
     from kdstudy.models.writing import opened_to_write
 
+    config = LikelihoodConfig.of(work.config)
     items, local = _pinned(work.read(ITEMS)), work.model("model")
-    grader = graders.of_config(work.config["scoring"], items)
-    precision, trained = work.config["precision"], work.find(TRAINED)
-    model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
+    grader, trained = graders.of_config(config.scoring, items), work.find(TRAINED)
+    model, unmerged = opened_to_write(lambda: open_model(local, config.precision, trained))
     rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress)
     made = Likelihoods(work.out)
     made.rows.write(rows)
@@ -135,11 +138,13 @@ def score(work: Work) -> str:
     """Grade one system on every benchmark: `Scores`."""
     answers: dict[str, Generations | Likelihoods] = work.each(EACH_GENERATIONS)
     answers |= work.each(EACH_LIKELIHOODS)
+    config = ScoreConfig.of(work.config)
     rows: list[Score] = []
     for name, items in work.each(EACH_ITEMS).items():
         found = _pinned(items)
-        grader = graders.of_config(work.config.get("scoring", {}).get(name), found)
-        rows += grade(answers[name].rows.read(), found, work.config["rule"], _rouge(work), grader)
+        grader = graders.of_config(config.scoring.get(name), found)
+        given = answers[name].rows.read()
+        rows += grade(given, found, config.rule, config.rouge_tokenizer, grader)
     Scores(work.out).rows.write(rows)
     chosen = [row for row in rows if row.option_logprobs]
     texts = [row for row in rows if row.is_text]
@@ -180,7 +185,7 @@ def mean_of_benchmarks(rows: list[Score], *names: str) -> tuple[dict[str, float]
 def compare(work: Work) -> str:
     """Compare two systems item by item: `Pairs`."""
     system, reference = (work.read(role).rows.read() for role in (SYSTEM, REFERENCE))
-    rows = pair(system, reference, _rouge(work))
+    rows = pair(system, reference, CompareConfig.of(work.config).rouge_tokenizer)
     Pairs(work.out).rows.write(rows)
     return _agreed(rows, {s.benchmark for s in system if s.is_text})
 
@@ -201,10 +206,8 @@ def _agreed(rows: list[PairScore], texts: set[str]) -> str:
 def token_fidelity(work: Work) -> str:
     """Compare two systems token by token on validation rows: `Tokens`.
 
-    Config: `model` and `reference_model` {name, fingerprint}, `template` and what goes with it as
-    for `train`, `max_length`, `loss_turns`, `precision`, and `rows`, how many validation rows to
-    read (None for all). Inputs: `CORPUS`, and `TUNED_SYSTEM` and `TUNED_REFERENCE`, finished
-    train stages; without one the model is used as it is. Local: `models` {role:
+    Config: `TokenFidelityConfig`. Inputs: `CORPUS`, and `TUNED_SYSTEM` and `TUNED_REFERENCE`,
+    finished train stages; without one the model is used as it is. Local: `models` {role:
     `resolve.Resolved.local`}.
 
     Raises:
@@ -212,10 +215,11 @@ def token_fidelity(work: Work) -> str:
     """
     from kdstudy.evaluation import tokens
 
-    student, tokenizer = _opened(work, "model", TUNED_SYSTEM)
-    teacher, theirs = _opened(work, "reference_model", TUNED_REFERENCE)
+    config = TokenFidelityConfig.of(work.config)
+    student, tokenizer = _opened(work, "model", config.precision, TUNED_SYSTEM)
+    teacher, theirs = _opened(work, "reference_model", config.precision, TUNED_REFERENCE)
     width = _common_width(tokenizer, theirs, student, teacher)
-    rows, dropped = _validation(work, tokenizer)
+    rows, dropped = _validation(work, config, tokenizer)
     found = tokens.compare(student, teacher, rows, width, work.progress)
     made = Tokens(work.out)
     made.rows.write(found)
@@ -234,26 +238,20 @@ def token_fidelity(work: Work) -> str:
     )
 
 
-def _rouge(work: Work) -> RougeTokenizer:
-    return work.config.get("rouge_tokenizer", "rouge-score")
-
-
-def _load(work: Work) -> benchmarks.Benchmark:
-    config, local = work.config, work.local
+def _load(work: Work, config: BenchmarkConfig) -> benchmarks.Benchmark:
+    name, local = config.name, work.local
     if "path" in local:
-        source = benchmarks.from_file(
-            config["name"], Path(local["path"]), config["kind"], config["labels"]
-        )
+        source = benchmarks.from_file(name, Path(local["path"]), config.kind, config.labels)
         fingerprint, load = source.fingerprint, source.load
         folder = None
     else:
-        name, folder = config["name"], Path(local["data_dir"]) if local["data_dir"] else None
+        folder = Path(local["data_dir"]) if local["data_dir"] else None
         fingerprint = functools.partial(benchmarks.fingerprint, name)
         load = functools.partial(benchmarks.load, name)
         benchmarks.fetch(name, folder, lambda done, of: work.progress(done, of or done, "bytes"))
-    if fingerprint(folder) != config["fingerprint"]:
+    if fingerprint(folder) != config.fingerprint:
         raise StageError(
-            f"{config['name']}: its file has changed since the study was planned",
+            f"{name}: its file has changed since the study was planned",
             remedy="run the study again: it will be planned with the file as it is now",
         )
     with warnings.catch_warnings():
@@ -262,8 +260,8 @@ def _load(work: Work) -> benchmarks.Benchmark:
         return load(folder)
 
 
-def _as_published(config: Mapping[str, Any]) -> bool | None:
-    return benchmarks.published(config["name"], config["fingerprint"])
+def _as_published(config: BenchmarkConfig) -> bool | None:
+    return benchmarks.published(config.name, config.fingerprint)
 
 
 def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
@@ -300,15 +298,16 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
     from kdstudy.evaluation.generate import generate_to
     from kdstudy.models.load import open_tokenizer
 
-    settings = schema.Generation(**work.config["generation"], batch_size=work.local["batch_size"])
-    with _answering(work, settings.engine) as (model, facts):
+    config = GenerateConfig.of(work.config)
+    settings = schema.Generation(**config.generation, batch_size=work.local["batch_size"])
+    with _answering(work, config.precision, settings.engine) as (model, facts):
         generate_to(
             work.out,
             work.scratch,
             model,
             open_tokenizer(work.model("model")),
-            [(work.config["items"], example) for example in examples],
-            PromptFormat.of(work.config),
+            [(config.items, example) for example in examples],
+            config.format(),
             settings,
             progress=work.progress,
             places=known,
@@ -325,15 +324,14 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
 
 
 @contextlib.contextmanager
-def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _answering(work: Work, precision: str, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Give what writes the answers, and its facts: parameters without adapter, how it decodes."""
     from kdstudy.evaluation import vllm
     from kdstudy.models import parts, selfcheck
     from kdstudy.models.load import open_model
     from kdstudy.models.writing import opened_to_write
 
-    local = work.model("model")
-    precision, trained = work.config["precision"], work.find(TRAINED)
+    local, trained = work.model("model"), work.find(TRAINED)
     if engine == "transformers":
         model, unmerged = opened_to_write(lambda: open_model(local, precision, trained))
         facts = {"parameters": parts.count(model), "decoding": selfcheck.decoding(model)}
@@ -347,20 +345,22 @@ def _answering(work: Work, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
             writer.close()
 
 
-def _opened(work: Work, model: str, role: Role[Trained]) -> tuple[Any, Any]:
+def _opened(work: Work, model: str, precision: str, role: Role[Trained]) -> tuple[Any, Any]:
     """Return a model of a `token_fidelity` stage, ready to be asked, and its tokenizer."""
     from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
 
     local = work.model(model)
-    opened = open_model(local, work.config["precision"], work.find(role))
+    opened = open_model(local, precision, work.find(role))
     return ready_to_answer(opened), open_tokenizer(local)
 
 
-def _validation(work: Work, tokenizer: Any) -> tuple[list[tuple[str, Any]], int]:
+def _validation(
+    work: Work, config: TokenFidelityConfig, tokenizer: Any
+) -> tuple[list[tuple[str, Any]], int]:
     """Return validation rows by id, encoded as for training, and how many leave no response."""
-    made, limit = PromptFormat.of(work.config), work.config["max_length"]
+    made, limit = config.format(config.loss_turns), config.max_length
     corpus = work.read(CORPUS)
-    examples, known = corpus.validation.read()[: work.config["rows"]], corpus.places
+    examples, known = corpus.validation.read()[: config.rows], corpus.places
     texts = [row_of(tokenizer, made, e, limit, where=called(e, known)) for e in examples]
     rows = [(e.id, text) for e, text in zip(examples, texts, strict=True) if text is not None]
     if not rows:

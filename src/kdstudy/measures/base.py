@@ -57,7 +57,7 @@ class Measure:
 class PairMeasure:
     """A measure of two systems' answers to one benchmark, item by item: system and reference.
 
-    It is computed for every pair that a study compares (`results.required_pairs`). Attributes are
+    It is computed for every pair that a study compares (`pairs.compared_pairs`). Attributes are
     `Measure`'s; `per_item` has both, [items].
     """
 

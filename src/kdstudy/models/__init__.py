@@ -15,6 +15,7 @@ layers.py       what of a model is kept, and which layers
 importance.py   what each layer changes, and each neuron adds, on training rows
 cut.py          a model with some of its layers, and a configuration that says so
 narrow.py       the same of the neurons of its MLPs
+kinds.py        what its stages are told: importance, cut
 stages.py       the stages importance and cut
 parts.py        a causal LM as body and head
 vocabulary.py   whether tokenizers and models speak of the same tokens

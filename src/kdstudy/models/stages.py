@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from kdstudy.artifacts import CORPUS, IMPORTANCE, CutModel, Importance
-from kdstudy.data.prompts import PromptFormat, called, row_of
+from kdstudy.data.prompts import called, row_of
 from kdstudy.errors import InputError
 from kdstudy.models import load
 from kdstudy.models.adapters import quiet
 from kdstudy.models.fetch import fetch, read_files
 from kdstudy.models.importance import measure
+from kdstudy.models.kinds import CutConfig, ImportanceConfig
 from kdstudy.models.layers import chosen, influential
 from kdstudy.models.narrow import narrow, strongest
 from kdstudy.stage import Work
@@ -27,20 +28,19 @@ _ANEW = ("config.json", "*.safetensors", "*.safetensors.index.json")
 def importance(work: Work) -> str:
     """Measure a model's layers and neurons on training rows: an `Importance`.
 
-    Config: `source` {fingerprint}, `rows` how many, `neurons` whether MLPs are measured, how rows
-    become text, `max_length`. Inputs: `corpus`, of which the training split alone is read. Local:
+    Config: `ImportanceConfig`. Inputs: `corpus`, of which the training split alone is read. Local:
     `models` {source: `resolve.Resolved.local`}. An adapter of the source is merged first; what is
     computed is float32.
 
     Raises:
         InputError: No row leaves room for a response, or the model cannot be measured.
     """
-    local, config = work.local["models"]["source"], work.config
-    rows = _training_rows(work, load.open_tokenizer(local))
+    local, config = work.local["models"]["source"], ImportanceConfig.of(work.config)
+    rows = _training_rows(work, config, load.open_tokenizer(local))
     model = load.open_model({**local, "layers": None, "intermediate": None}, "float32")
-    found = measure(model, rows, neurons=config["neurons"], progress=work.progress)
+    found = measure(model, rows, neurons=config.neurons, progress=work.progress)
     made = Importance(work.out)
-    if config["neurons"]:
+    if config.neurons:
         named = {f"layer.{i}": numbers_I for i, numbers_I in enumerate(found.neurons_I)}
         save_file(named, made.neurons)
     facts = {"rows": len(rows), "tokens": found.tokens, "influence": found.influence}
@@ -52,14 +52,13 @@ def importance(work: Work) -> str:
     )
 
 
-def _training_rows(work: Work, tokenizer: Any) -> list[tuple[int, ...]]:
+def _training_rows(work: Work, config: ImportanceConfig, tokenizer: Any) -> list[tuple[int, ...]]:
     """Return the ids of the first training rows that leave room for a response."""
-    made, limit = PromptFormat.of(work.config), work.config["max_length"]
+    made, limit = config.format(), config.max_length
     corpus = work.read(CORPUS)
     known, examples = corpus.places, corpus.train.read()
     rows = [
-        row_of(tokenizer, made, e, limit, where=called(e, known))
-        for e in examples[: work.config["rows"]]
+        row_of(tokenizer, made, e, limit, where=called(e, known)) for e in examples[: config.rows]
     ]
     if not any(rows):
         raise InputError(
@@ -72,7 +71,7 @@ def _training_rows(work: Work, tokenizer: Any) -> list[tuple[int, ...]]:
 def cut(work: Work) -> str:
     """Keep some layers and neurons of a model: a `CutModel`.
 
-    Config: `source` {fingerprint} and what `layers.Cut.config` says. Inputs: `importance` where the
+    Config: `CutConfig`. Inputs: `importance` where the
     cut is by measured importance. Local: `models` {source: `resolve.Resolved.local`}. An adapter of
     the source is merged first. Tokenizer, chat template and generation settings are the source's;
     weights keep the type that they are stored in.
@@ -108,23 +107,23 @@ def _shrunk(
     work: Work, model: PreTrainedModel, called: str
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return the model cut as the configuration says, and what was kept."""
-    config, of = work.config, model.config.num_hidden_layers
+    config, of = CutConfig.of(work.config), model.config.num_hidden_layers
     measured: Mapping[str, Any] = {}
     if (before := work.find(IMPORTANCE)) is not None:
         measured = before.facts.read()
     kept: Sequence[int] = range(of)
-    if "layers" in config:
-        kept = chosen(config["layers"], of, called)
-        if config.get("by") == "influence":
-            kept = influential(config["layers"], measured["influence"])
+    if config.layers is not None:
+        kept = chosen(config.layers, of, called)
+        if config.by == "influence":
+            kept = influential(config.layers, measured["influence"])
         model = load.cut(model, kept)
     facts: dict[str, Any] = {"of": of, "kept": [*kept]}
-    facts |= {"measured": measured | {"by": config.get("by", "spacing")}} if measured else {}
-    if "intermediate" in config:
+    facts |= {"measured": measured | {"by": config.by}} if measured else {}
+    if config.intermediate is not None:
         found = load_file(work.read(IMPORTANCE).neurons)
-        most_I = [strongest(config["intermediate"], found[f"layer.{i}"]) for i in kept]
+        most_I = [strongest(config.intermediate, found[f"layer.{i}"]) for i in kept]
         facts |= {
-            "intermediate": config["intermediate"],
+            "intermediate": config.intermediate,
             "intermediate_before": len(found["layer.0"]),
         }
         model = narrow(model, most_I)

@@ -1,7 +1,8 @@
 """What to do: a study as stages whose keys are known before anything runs.
 
-plan.py       Study -> DAG of stages with keys: who is trained, measured and compared
-stages.py     each kind of stage: its config, inputs, and what it is told beside
+plan.py       Study -> DAG of stages with keys: who is trained on what
+stages.py     the stages that make systems
+measuring.py  the stages that measure and compare them, results and report
 grid.py       which distilled runs a study has
 fit.py        whether its texts and tokenizers fit its models
 precision.py  what train.precision: auto is, settled once in a store

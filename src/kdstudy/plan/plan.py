@@ -1,19 +1,14 @@
 """Study -> DAG of stages with keys known before anything runs; pure once the outside is pinned."""
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from kdstudy import artifacts, methods
+from kdstudy import methods
 from kdstudy.config import schema
-from kdstudy.config.protocols import differences
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
-from kdstudy.evaluation import benchmarks, graders
 from kdstudy.models.resolve import Resolved, resolve, told_apart
-from kdstudy.models.vocabulary import may_be_same
 from kdstudy.plan.fit import (
     notes,
     require_fit,
@@ -21,7 +16,8 @@ from kdstudy.plan.fit import (
     require_shared_vocabulary,
     require_usable,
 )
-from kdstudy.plan.grid import Run, budgets, distilled, own_seqkd, own_sft
+from kdstudy.plan.grid import Run, distilled, own_seqkd, own_sft
+from kdstudy.plan.measuring import Measuring
 from kdstudy.plan.precision import settled
 from kdstudy.plan.stages import Stages, Subject
 from kdstudy.records import System, joined
@@ -90,7 +86,6 @@ class _Planner:
         self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str],
         unreached: dict[str, str] | None,
     ):  # fmt: skip
-        self.base, self.data_dir = base, data_dir
         refs = (*study.students, *study.teachers)
         found = told_apart([resolve(r, base, pins, unreached) for r in refs])
         self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
@@ -100,30 +95,14 @@ class _Planner:
         if (found := corpora.contents(source, pins)) is not None:
             require_usable(source, found, study)
         self.stages = Stages(self.study, source)
-        self.subjects: dict[str, Subject] = {}  # by system label
-        self.answered: dict[str, dict[str, str]] = {}  # system label -> benchmark -> key
-        self.scored: dict[str, str] = {}  # system label -> key of its score stage
-        self.pairs: dict[tuple[str, str], str] = {}
-        self.tokens: dict[tuple[str, str], str] = {}
-        pairs = [(s, t) for s in self.students for t in self.teachers]
-        # Once a pair: they are long.
-        self.shared = {
-            (s.name, t.name) for s, t in pairs if may_be_same(s.vocabulary, t.vocabulary)
-        }
-        self.benchmarks: dict[str, str] = {}  # name -> key of its items
-        self.kinds: dict[str, str] = {}
-        self.graders: dict[str, graders.Grader] = {}
-        self.scoring: dict[str, dict[str, Any]] = {}  # name -> what is not usual with its kind
-        self.audited: dict[str, str] = {}  # name -> key of its contamination stage
+        self.measured = Measuring(self.stages, base, data_dir)
 
     def plan(self) -> Plan:
-        for ref in self.study.benchmarks:
-            self._benchmark(ref)
-        kinds = [k for name, k in self.kinds.items() if self.graders[name].needs == "text"]
+        kinds = self.measured.kinds_of_text
         for model in self._models():
             require_fit(self.study, model, kinds, student=model in self.students)
             base = System(label=model.name, kind="base", model=model.name)
-            self._measure(Subject(system=base, model=model))
+            self.measured.add(Subject(system=base, model=model))
         for student in self.students:
             for teacher in self.teachers:
                 require_shared_vocabulary(self.study, student, teacher)
@@ -135,25 +114,23 @@ class _Planner:
                 chosen = self.study.ablations.students
                 ablated = chosen is None or not {ref.model, ref.called}.isdisjoint(chosen)
                 self._student(student, teachers, seed, ablated)
-        results = self._results()
+        results, trained = self.measured.results(), self._trained()
         return Plan(
             study=self.study,
             stages=self.stages.by_key,
-            systems=self._systems(),
-            trained=self._trained(),
-            scored=self.scored,
+            systems=self.measured.systems,
+            trained=trained,
+            scored=self.measured.scored,
             results=results,
-            report=self._report(results),
+            report=self._report(results, trained.values()),
             prompts={m.name: _prompts(self.study.template, m) for m in self._models()}
             | self._prompts_apart(),
             notes=self.said + tuple(n for m in self._models() for n in notes(self.study, m, kinds)),
         )
 
-    def _systems(self) -> tuple[System, ...]:
-        return tuple(subject.system for subject in self.subjects.values())
-
     def _trained(self) -> dict[str, str]:
-        return {label: s.trained for label, s in self.subjects.items() if s.trained is not None}
+        subjects = self.measured.subjects.items()
+        return {label: s.trained for label, s in subjects if s.trained is not None}
 
     def _prompts_apart(self) -> dict[str, str]:
         """Return, by pair, that a student and its teacher are asked in different prompts."""
@@ -169,49 +146,15 @@ class _Planner:
             if None not in (s.chat, t.chat) and s.chat != t.chat
         }
 
-    def _benchmark(self, ref: schema.BenchmarkRef) -> None:
-        name, kind, config, local = self._source(ref)
-        self.benchmarks[name] = self.stages.benchmark(name, config, local)
-        self.kinds[name], self.graders[name] = kind, self._grader(ref, name, config)
-        self.audited[name] = self.stages.contamination(name, self.benchmarks[name])
-
-    def _source(self, ref: schema.BenchmarkRef) -> tuple[str, str, dict, dict]:
-        """Return a benchmark's name, kind, and what its stage's key and its stage need to know."""
-        if ref.path is None:
-            name = benchmarks.canonical(ref.name)
-            config = {"name": name, "fingerprint": benchmarks.fingerprint(name, self.data_dir)}
-            local = {"data_dir": str(self.data_dir.absolute()) if self.data_dir else None}
-            return name, benchmarks.kind(name), config, local
-        path = Path(os.path.abspath(self.base / Path(ref.path).expanduser()))
-        own = {"name": ref.name, "kind": ref.kind, "labels": tuple(ref.labels)}
-        source = benchmarks.from_file(path=path, **own)
-        source.load(None)  # a malformed row is met here, not once its stage runs
-        fingerprint, local = source.fingerprint(None), {"path": str(path)}
-        return ref.name, ref.kind or "", own | {"fingerprint": fingerprint}, local
-
-    def _grader(
-        self, ref: schema.BenchmarkRef, name: str, config: dict[str, Any]
-    ) -> graders.Grader:
-        """Return what grades a benchmark; of a user's file, tried on every item."""
-        labels = config["labels"] if ref.path else benchmarks.labels(name)
-        kind = ref.kind if ref.path else benchmarks.kind(name)
-        grader = graders.chosen(ref.scoring, name, kind, labels)
-        if grader != graders.usual(kind, labels):
-            self.scoring[name] = graders.as_config(grader)
-        if ref.path and grader.needs == "options":
-            path = self.base / Path(ref.path).expanduser()
-            grader.require(benchmarks.from_file(name, path, kind, labels).load(None))
-        return grader
-
     def _models(self) -> list[Resolved]:
         return list({m.name: m for m in (*self.students, *self.teachers)}.values())
 
     def _teacher(self, model: Resolved, ref: schema.ModelRef) -> Subject:
         if not ref.finetune:
-            base = self.subjects[model.name]
+            base = self.measured.subjects[model.name]
             own = dataclasses.replace(base.system, kind="teacher")
-            self.subjects[model.name] = dataclasses.replace(base, system=own)
-            return self.subjects[model.name]
+            self.measured.subjects[model.name] = dataclasses.replace(base, system=own)
+            return self.measured.subjects[model.name]
         system = System(
             label=f"{model.name}/teacher",
             kind="teacher",
@@ -230,18 +173,12 @@ class _Planner:
         )
         before = self._train(sft, own_sft(self.study), self.study.train, model)
         for group in teachers:
-            for teacher in group:
-                self._compare(before, teacher)
-                self._token_fidelity(before, teacher)
+            self.measured.compare([before, *group])
             by = [teacher.system for teacher in group]
             for run in distilled(self.study, model.name, by, seed, tail, ablated=ablated):
                 start = self._start(run, before, tail)
                 subject = self._train(run.system, run.method, run.train, model, start)
-                for label in run.system.teachers:
-                    self._compare(subject, self.subjects[label])
-                self._compare(subject, before)
-                for teacher in group:
-                    self._token_fidelity(subject, teacher)
+                self.measured.compare([subject, before])
 
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
@@ -249,11 +186,11 @@ class _Planner:
     ) -> Subject:  # fmt: skip
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
-        teachers = [self.subjects[label] for label in system.teachers]
+        teachers = [self.measured.subjects[label] for label in system.teachers]
         require_layers(method, model, [t.model for t in teachers])
         key = self.stages.train(system, method, train, model, teachers, start)
         subject = Subject(system=system, model=model, trained=key)
-        self._measure(subject)
+        self.measured.add(subject)
         return subject
 
     def _start(self, run: Run, sft: Subject, tail: str) -> Subject | None:
@@ -274,7 +211,7 @@ class _Planner:
     def _taught_start(self, run: Run, sft: Subject, tail: str) -> Subject:
         """Return a seqkd run from a run's own teachers: the study's, where it lists one."""
         before = dataclasses.replace(run, method=own_seqkd(self.study), train=self.study.train)
-        teachers = [self.subjects[label] for label in run.system.teachers]
+        teachers = [self.measured.subjects[label] for label in run.system.teachers]
         label = f"{sft.model.name}/{before.method.name}/{joined([t.model.name for t in teachers])}"
         if run.system.ablation == "base_teacher":
             label += "/base-teacher"
@@ -286,60 +223,11 @@ class _Planner:
         trained = self.stages.train(own, before.method, train, sft.model, teachers, start)
         return Subject(system=own, model=sft.model, trained=trained)
 
-    def _measure(self, subject: Subject) -> None:
-        """Answer every benchmark and score."""
-        texts, answers = self.study.text_generation, self.study.generation
-        written, likely = {}, {}
-        for name, items in self.benchmarks.items():
-            if self.graders[name].needs == "options":
-                likely[name] = self.stages.likelihood(subject, name, items, self.scoring[name])
-                continue
-            settings = texts if self.kinds[name] == "text" else answers
-            written[name] = self.stages.generate(subject, name, items, settings)
-        self.subjects[subject.label] = subject
-        self.answered[subject.label] = written | likely
-        inputs = artifacts.EACH_ITEMS.at(self.benchmarks)
-        inputs |= artifacts.EACH_GENERATIONS.at(written) | artifacts.EACH_LIKELIHOODS.at(likely)
-        self.scored[subject.label] = self.stages.score(
-            subject.label, inputs, self.scoring, any_texts="text" in self.kinds.values()
-        )
-
-    def _compare(self, subject: Subject, reference: Subject) -> None:
-        pair = subject.label, reference.label
-        self.pairs[pair] = self.stages.compare(*pair, *(self.scored[label] for label in pair))
-
-    def _token_fidelity(self, subject: Subject, reference: Subject) -> None:
-        """Compare two systems of the main grid token by token, where they share a vocabulary."""
-        if not self.study.token_rows or subject.system.ablation:
-            return
-        if (subject.model.name, reference.model.name) in self.shared:
-            key = self.stages.token_fidelity(subject, reference)
-            self.tokens[subject.label, reference.label] = key
-
-    def _results(self) -> str:
-        first = next(iter(self.benchmarks))
-        writers = {label: keys[first] for label, keys in self.answered.items()}
-        inputs = {
-            **artifacts.EACH_ITEMS.at(self.benchmarks),
-            **artifacts.EACH_SCORES.at(self.scored),
-            **artifacts.EACH_PAIR.at(self.pairs),
-            **artifacts.EACH_TOKENS.at(self.tokens),
-            **artifacts.EACH_CONTAMINATION.at(self.audited),
-            **artifacts.EACH_WRITER.at(writers),
-        }
-        return self.stages.results(self._systems(), inputs)
-
-    def _report(self, results: str) -> str:
-        config: dict[str, Any] = {"protocol_differences": differences(self.study)}
-        if said := budgets(self.study):
-            trained = {key for key, s in self.stages.by_key.items() if s.kind == "train"}
-            starts = sorted(trained.difference(self._trained().values()))
-            config |= {"epochs": said, "only_starts": starts}
-        if read := {m.name: m.origin for m in self._models() if m.origin}:
-            config["origins"] = read
-        if apart := self._prompts_apart():
-            config["prompts_apart"] = apart
-        return self.stages.report(config, results)
+    def _report(self, results: str, systems: Collection[str]) -> str:
+        trained = {key for key, s in self.stages.by_key.items() if s.kind == "train"}
+        origins = {m.name: m.origin for m in self._models() if m.origin}
+        starts = sorted(trained.difference(systems))
+        return self.measured.report(results, starts, origins, self._prompts_apart())
 
 
 def _require_distinct(students: list[Resolved]) -> None:

@@ -39,5 +39,6 @@ compare/            two studies side by side
   words.py          its sentences and tables
   figures.py        its figures
   page.py           from the store to its sections
+kinds.py            what its stage is told
 stages.py           the stage report
 """

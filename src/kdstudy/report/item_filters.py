@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdstudy.analysis.results import own_sft, required_pairs
 from kdstudy.evaluation.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
 from kdstudy.measures.cell import GROUPS
+from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.records import OUTCOMES, System
 
 KINDS = {
@@ -90,7 +90,7 @@ def measure(
     place = np.full((len(keys), len(index)), -1)
     row = known.get_indexer(pd.MultiIndex.from_frame(items[KEY]))
     place[row, items.system.map(index).to_numpy(int)] = np.arange(len(items))
-    compared = {pair for pair in required_pairs(systems) if index.keys() >= {*pair}}
+    compared = {pair for pair in compared_pairs(systems) if index.keys() >= {*pair}}
     inside = [pair in compared for pair in zip(pairs.system, pairs.reference, strict=True)]
     pairs = pairs[np.array(inside, dtype=bool)].reset_index(drop=True)
     row = known.get_indexer(pd.MultiIndex.from_frame(pairs[KEY]))

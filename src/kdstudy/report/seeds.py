@@ -28,7 +28,7 @@ GAINS = {
 }
 """What each gain is a difference of.
 
-A run's gain is over the SFT run of its seed (`analysis.results.own_sft`), item by item. A system's
+A run's gain is over the SFT run of its seed (`pairs.own_sft`), item by item. A system's
 is its mean over seeds less the mean over the seeds of its student's SFT: the same number wherever
 both have the same seeds.
 """

@@ -21,7 +21,8 @@ from kdstudy.artifacts import (
 )
 from kdstudy.records import System
 from kdstudy.report import document
-from kdstudy.stage import KINDS, Work
+from kdstudy.report.kinds import ReportConfig
+from kdstudy.stage import Work, kinds
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
@@ -79,7 +80,7 @@ def _provenance(work: Work) -> dict[str, Any]:
     """Gather how it was made from the manifests of the stages."""
     stages, trained, benchmarks, aids, cuts = [], {}, {}, {}, {}
     corpus: dict[str, Any] = {}
-    environments = []
+    environments, config = [], ReportConfig.of(work.config)
     for (_, label), found in work.each(EACH_STAGE).items():
         manifest = found.manifest
         # Another study may have built the stage, and calls it otherwise.
@@ -89,7 +90,7 @@ def _provenance(work: Work) -> dict[str, Any]:
         keys = ("key", "kind", "label", "seconds", "started", "summary", "pace")
         stages.append({k: getattr(manifest, k) for k in keys} | {"status": "done"})
         aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.aids.values()}
-        match KINDS[manifest.kind].writes(found.folder):
+        match kinds()[manifest.kind].writes(found.folder):
             case Corpus() as opened:
                 corpus = opened.account.read()
             case Items() as opened:
@@ -100,19 +101,19 @@ def _provenance(work: Work) -> dict[str, Any]:
             case Trained() as opened:
                 trained[manifest.key] = (opened, manifest)
     return {
-        "study": work.config["study"],
-        "protocol_differences": work.config["protocol_differences"],
-        "epochs": work.config.get("epochs", {}),
-        "origins": work.config.get("origins", {}),
+        "study": config.study,
+        "protocol_differences": config.protocol_differences,
+        "epochs": config.epochs,
+        "origins": config.origins,
         "cuts": cuts,
-        "prompts_apart": work.config.get("prompts_apart", {}),
+        "prompts_apart": config.prompts_apart,
         "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
         "benchmarks": benchmarks,
         "training": [
             _training(opened, manifest, trained)
             for opened, manifest in trained.values()
-            if manifest.key not in work.config.get("only_starts", ())
+            if manifest.key not in (config.only_starts or ())
         ],
         "versions": _merged(e["versions"] for e in environments),
         "hardware": _merged(e["hardware"] for e in environments),

@@ -9,12 +9,14 @@ import pandas as pd
 from kdstudy.analysis.results import read_csv, write_csv
 from kdstudy.analysis.stages import results
 from kdstudy.artifacts import EACH_GENERATIONS, EACH_LIKELIHOODS, Answers, Results
+from kdstudy.evaluation.kinds import ScoreConfig
+from kdstudy.models.kinds import named_in
 from kdstudy.report.blocks import Group, Listed, Section, Text, write_page
 from kdstudy.report.compare import words
 from kdstudy.report.compare.differences import compare, systems_only
 from kdstudy.report.compare.figures import FIGURES, all_figures
 from kdstudy.report.compare.match import PAIR, StudyRows, study_differences, unmatched
-from kdstudy.stage import KINDS, Work
+from kdstudy.stage import Work, kinds
 
 if TYPE_CHECKING:
     from kdstudy.engine.store import Store
@@ -58,8 +60,8 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         found = Results(folder)
         table, items = read_csv(found.table), found.items.read(_READ)
         pairs = found.pairs.read(PAIR)
-    answered = [s for s in plan.stages.values() if issubclass(KINDS[s.kind].writes, Answers)]
-    used = [s.config["model"] for s in answered]
+    answered = [s for s in plan.stages.values() if issubclass(kinds()[s.kind].writes, Answers)]
+    used = [m for s in answered for m in named_in(s)]
     return StudyRows(
         name=name,
         study=plan.study.model_dump(mode="json"),
@@ -67,7 +69,7 @@ def rows_from_store(plan: "Plan", store: "Store", name: str) -> StudyRows:
         table=table,
         items=items,
         runs=_runs(plan),
-        models={m["name"]: m["fingerprint"] for m in used},
+        models={m.name: m.fingerprint for m in used},
         pairs=pairs,
     )
 
@@ -140,5 +142,5 @@ def _runs(plan: "Plan") -> dict[tuple[str, str], str]:
         stage = plan.stages[key]
         answered = EACH_GENERATIONS.find(stage.inputs) | EACH_LIKELIHOODS.find(stage.inputs)
         for benchmark, key in answered.items():
-            found[label, benchmark] = f"{key}|{stage.config['rule']}"
+            found[label, benchmark] = f"{key}|{ScoreConfig.of(stage.config).rule}"
     return found
