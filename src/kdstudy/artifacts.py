@@ -391,6 +391,8 @@ TEACHER, START = Role("teacher", Trained), Role("start", Trained)
 TRAINED = Role("trained", Trained)
 TUNED_SYSTEM, TUNED_REFERENCE = Role("system", Trained), Role("reference", Trained)
 TEACHER_TEXT = Role("teacher_text", Generations)
+# What a run's start wrote, of `train` and `teacher_cache`.
+ROLLOUTS = Role("rollouts", Generations)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
 # The same of a `train` stage with several teachers, as `by_number` has them.
 EACH_TEACHER = Roles[str, Trained]("teacher", Trained)

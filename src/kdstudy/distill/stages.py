@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from kdstudy import methods
 from kdstudy.artifacts import (
     CORPUS,
     EACH_TEACHER_TEXT,
+    ROLLOUTS,
     START,
     TEACHER_TEXT,
     Generations,
     Trained,
 )
 from kdstudy.config import schema
-from kdstudy.data.prompts import PromptFormat
+from kdstudy.data.prompts import Encoded, PromptFormat
 from kdstudy.distill import aligned, placement, sample_monitor, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
@@ -43,10 +44,10 @@ def train(work: Work) -> str:
 
     Config: `TrainConfig`. Inputs: `CORPUS`, `TEACHER` (its finished train stage; without it the
     teacher is used as it is), `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same
-    student, whose weights are gone on from). Aids: `TEACHER_CACHE`. Several teachers have each a
-    role of its own (`EACH_TEACHER` and its kin). Local: `models` {role: `resolve.Resolved.local`},
-    `train`, the fields of `schema.Train` that change no bytes; and, where there are trackers,
-    `tracking` {study, label, folder}.
+    student, whose weights are gone on from), `ROLLOUTS` (what that wrote, for offline_opd). Aids:
+    `TEACHER_CACHE`. Several teachers have each a role of its own (`EACH_TEACHER` and its kin).
+    Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that
+    change no bytes; and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -69,15 +70,21 @@ def train(work: Work) -> str:
     asked = (work, tokenizer, prompts, settings.max_length)
     corpus = _text(*asked, None, config.context)
     text, written = corpus, None
-    if recipe.source == "teacher":
-        written = _teacher_text(work, route)
+    if recipe.written_before:
+        taught = recipe.source == "teacher"
+        written = _teacher_text(work, route) if taught else _texts(work.read(ROLLOUTS))
         text = _text(*asked, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
-    student, teacher, note = _models(work, settings, recipe, tokenizer, text)
+    # Validation measures the cross-entropy of the corpus's own rows too.
+    others = {} if text is corpus else {"validation": corpus["validation"]}
+    read = [*_rows(text), *_rows(others)]
+    student, teacher, note = _models(work, settings, recipe, tokenizer, read)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, config.seed
-    watch = _monitor(work, settings, tokenizer, prompts, written)
+    # What the student wrote itself is no measure of what its answers should be.
+    expected = written if recipe.source == "teacher" else None
+    watch = _monitor(work, settings, tokenizer, prompts, expected)
     args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
@@ -94,7 +101,8 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     facts = _written(trainer, work, text, watch, settings)
-    after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
+    before = "its start" if recipe.source == "start" else "sft"
+    after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}{after}{sample_monitor.summary(facts['probe'])}"
@@ -104,8 +112,8 @@ def train(work: Work) -> str:
 def teacher_cache(work: Work) -> str:
     """Cache a teacher on the corpus, or find that it does not fit: a `TeacherCache` says which.
 
-    Config: `TeacherCacheConfig`. Inputs: `CORPUS`, and `TEACHER` as for `train`. Local: `models` as
-    for `train`, and `rows_per_pass`.
+    Config: `TeacherCacheConfig`. Inputs: `CORPUS`, `TEACHER` as for `train`, and `ROLLOUTS` where
+    that is the text that is read. Local: `models` as for `train`, and `rows_per_pass`.
 
     Returns:
         A line with the sizes.
@@ -118,7 +126,10 @@ def teacher_cache(work: Work) -> str:
     tokenizer = load.open_tokenizer(work.model("teacher"))
     asked = (work, tokenizer, config.format(config.loss_turns), config.max_length)
     text = _text(*asked, None, config.context)
-    rows = [row.to_teacher for part in text.values() for row in part.rows]
+    rows = _rows(text)
+    if work.find(ROLLOUTS) is not None:
+        rollouts = _text(*asked, _texts(work.read(ROLLOUTS)))
+        rows = [*_rows(rollouts), *_rows({"validation": text["validation"]})]
     return placement.cache_teacher(work, rows)
 
 
@@ -143,6 +154,11 @@ def _text(
         )
         for part in ("train", "validation")
     }
+
+
+def _rows(text: Mapping[str, Rows]) -> list[Encoded]:
+    """Return rows as their teacher reads them."""
+    return [row.to_teacher for part in text.values() for row in part.rows]
 
 
 def _teacher_text(work: Work, route: Mapping[str, int] | None) -> dict[str, Generation]:
@@ -201,9 +217,12 @@ def _models(
     settings: schema.Train,
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    text: Mapping[str, Rows],
+    asked: Sequence[Encoded],
 ) -> tuple[parts.Model, Teacher | Together | None, str]:
-    """Return student and teacher, and what there is to say about the teacher."""
+    """Return student and teacher, and what there is to say about the teacher.
+
+    The teacher is `asked` about these rows.
+    """
     start, note = work.find(START), ""
     whole = start if settings.lora is None else None
     student = load.open_model(work.model("student"), _precision(settings), whole)
@@ -213,7 +232,7 @@ def _models(
             work=work,
             settings=settings,
             method=recipe,
-            rows=[row.to_teacher for part in text.values() for row in part.rows],
+            rows=asked,
             tokenizer=tokenizer,
             student=parts.head(student),
         )
