@@ -244,7 +244,8 @@ def test_the_harness_itself_finds_the_same(tmp_path, opened):
 def test_shots_of_a_study_take_the_place_of_the_tasks(tmp_path):
     pytest.importorskip("lm_eval", reason=NEEDED)
     path = str(write(tmp_path, "few"))
-    none, two = HarnessTask("few", path, 0), HarnessTask("few", path)
+    none = benchmarks.meant(BenchmarkRef.model_validate({"harness": path, "shots": 0}))
+    two = HarnessTask("few", path)
     asked = [json.loads(e.request)["options"][0][0] for e in none.load(None).examples]
     assert asked == [f"Question: {row['question']}\nAnswer:" for row in CHOICES]
     assert none.fingerprint() != two.fingerprint() == HarnessTask("few", path).fingerprint()
