@@ -64,11 +64,13 @@ class Contents:
         rows: How many rows can be learnt from.
         unprompted: How many of them are text without a prompt.
         chats: How many of them are conversations.
+        tags: Where the first row of each tag stands; empty where no column says tags.
     """
 
     rows: int
     unprompted: int
     chats: int
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,13 @@ class Reference(Protocol):
 def names() -> list[str]:
     """Return the corpora known by name."""
     return [*_SYNTHETIC, *_FILES]
+
+
+def domain(name: str) -> str:
+    """Return what a corpus known by name is of, as benchmarks have it; "" for any other."""
+    if name in _SYNTHETIC:
+        return "math"
+    return _FILES[name].partition("/")[0] if name in _FILES else ""
 
 
 def locate(ref: Reference, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Source:
@@ -191,16 +200,19 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
         return Contents(**json.loads(pins[key]))
     except (KeyError, ValueError, TypeError):
         pass
-    counts, dropped = Counter[str](), Counter[str]()
-    for _, example, reason in read(source):
+    counts, dropped, tags = Counter[str](), Counter[str](), {}
+    for number, example, reason in read(source):
         if example is None:
             dropped[reason] += 1
             continue
         counts.update(rows=1, chats=bool(example.chat))
         counts["unprompted"] += not (example.instruction or example.chat)
+        if example.tag:
+            tags.setdefault(example.tag, f"row {number}")
     require_rows(source, counts["rows"], dropped)
-    found = Contents(**{f.name: counts[f.name] for f in dataclasses.fields(Contents)})
-    pins[key] = json.dumps(dataclasses.asdict(found))
+    numbers = {name: counts[name] for name in ("rows", "unprompted", "chats")}
+    found = Contents(**numbers, tags=tags)
+    pins[key] = json.dumps(numbers | ({"tags": tags} if tags else {}))
     return found
 
 

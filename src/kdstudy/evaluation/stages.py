@@ -61,7 +61,8 @@ def benchmark(work: Work) -> str:
     made = Items(work.out)
     made.examples.write(found.examples)
     # False: the file is not the published one; None: there is none to compare with.
-    published = _as_published(config) if "data_dir" in work.local else None
+    known = "data_dir" in work.local
+    published = benchmarks.published(config.name, config.fingerprint) if known else None
     facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
     made.facts.write(facts)
     guess = (
@@ -276,10 +277,6 @@ def _load(work: Work, config: BenchmarkConfig) -> benchmarks.Benchmark:
         # Said when the study is planned; here `published` records it.
         warnings.simplefilter("ignore", benchmarks.EditedBenchmark)
         return load(folder)
-
-
-def _as_published(config: BenchmarkConfig) -> bool | None:
-    return benchmarks.published(config.name, config.fingerprint)
 
 
 def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
