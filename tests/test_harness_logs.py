@@ -197,8 +197,8 @@ def test_a_call_that_names_no_file_is_refused():
 
 def test_a_log_that_the_harness_wrote_pairs_with_the_tasks_items(tmp_path):
     pytest.importorskip("lm_eval", reason="lm_eval is not here: pip install 'kdstudy[harness]'")
+    import harness_tasks as tasks
     import lm_eval
-    import test_harness_tasks as tasks
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
