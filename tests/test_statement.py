@@ -5,9 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 from fake_study import analysed, fake_study, planned, with_texts
-from report_parts import all_figures, all_sheets
-from test_report_few import only
-from test_report_snapshot import Words
+from report_parts import Words, all_figures, all_sheets, only
 
 from kdstudy.analysis.losses import COLUMNS, ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT

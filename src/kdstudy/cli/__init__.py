@@ -111,7 +111,7 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
         signal.signal(signal.SIGHUP, _terminate)
     try:
-        with ranks.crew() as first:
+        with ranks.launch() as first:
             # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
             if first and app(standalone_mode=False) == _INTERRUPTED:
                 raise KeyboardInterrupt

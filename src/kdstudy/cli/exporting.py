@@ -274,7 +274,7 @@ def _card(
     method = {k: v for k, v in config.method.items() if k != "type" and v is not None}
     origin = hub.Origin(
         base=_origin(model),
-        teachers=system.teachers,
+        teachers=system.own_teachers,
         method={"method": config.method["type"], **method},
         adapter=not precision,
     )

@@ -64,11 +64,13 @@ class Contents:
         rows: How many rows can be learnt from.
         unprompted: How many of them are text without a prompt.
         chats: How many of them are conversations.
+        tags: Where the first row of each tag stands; empty where no column says tags.
     """
 
     rows: int
     unprompted: int
     chats: int
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,16 +200,19 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
         return Contents(**json.loads(pins[key]))
     except (KeyError, ValueError, TypeError):
         pass
-    counts, dropped = Counter[str](), Counter[str]()
-    for _, example, reason in read(source):
+    counts, dropped, tags = Counter[str](), Counter[str](), {}
+    for number, example, reason in read(source):
         if example is None:
             dropped[reason] += 1
             continue
         counts.update(rows=1, chats=bool(example.chat))
         counts["unprompted"] += not (example.instruction or example.chat)
+        if example.tag:
+            tags.setdefault(example.tag, f"row {number}")
     require_rows(source, counts["rows"], dropped)
-    found = Contents(**{f.name: counts[f.name] for f in dataclasses.fields(Contents)})
-    pins[key] = json.dumps(dataclasses.asdict(found))
+    numbers = {name: counts[name] for name in ("rows", "unprompted", "chats")}
+    found = Contents(**numbers, tags=tags)
+    pins[key] = json.dumps(numbers | ({"tags": tags} if tags else {}))
     return found
 
 

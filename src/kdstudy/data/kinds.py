@@ -38,12 +38,6 @@ class ContaminationConfig(Config):
 
 
 KINDS = {
-    "corpus": Kind(
-        entry="kdstudy.data.stages:corpus", config=CorpusConfig, version=4, writes=Corpus
-    ),
-    "contamination": Kind(
-        entry="kdstudy.data.stages:contamination",
-        config=ContaminationConfig,
-        writes=Contaminations,
-    ),
+    "corpus": Kind(config=CorpusConfig, version=4, writes=Corpus),
+    "contamination": Kind(config=ContaminationConfig, writes=Contaminations),
 }

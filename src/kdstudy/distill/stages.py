@@ -11,7 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import CORPUS, START, TEACHER_TEXT, Trained
+from kdstudy.artifacts import (
+    CORPUS,
+    EACH_TEACHER_TEXT,
+    START,
+    TEACHER_TEXT,
+    Generations,
+    Trained,
+)
 from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import placement, sample_monitor, trackers
@@ -20,6 +27,7 @@ from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
+from kdstudy.distill.together import Together, require_routes
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
@@ -34,9 +42,10 @@ def train(work: Work) -> str:
 
     Config: `TrainConfig`. Inputs: `CORPUS`, `TEACHER` (its finished train stage; without it the
     teacher is used as it is), `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same
-    student, whose weights are gone on from). Aids: `TEACHER_CACHE`. Local: `models` {role:
-    `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes; and,
-    where there are trackers, `tracking` {study, label, folder}.
+    student, whose weights are gone on from). Aids: `TEACHER_CACHE`. Several teachers have each a
+    role of its own (`EACH_TEACHER` and its kin). Local: `models` {role: `resolve.Resolved.local`},
+    `train`, the fields of `schema.Train` that change no bytes; and, where there are trackers,
+    `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -53,11 +62,15 @@ def train(work: Work) -> str:
     prompts = config.format(settings.loss_turns)
     local = work.model("student")
     tokenizer = load.open_tokenizer(local)
-    corpus = _text(work, tokenizer, prompts, settings.max_length, None)
+    route = config.together.get("route")
+    if route is not None:
+        require_routes(work.read(CORPUS), route)
+    asked = (work, tokenizer, prompts, settings.max_length)
+    corpus = _text(*asked, None, config.context)
     text, written = corpus, None
     if recipe.source == "teacher":
-        written = _teacher_text(work)
-        text = _text(work, tokenizer, prompts, settings.max_length, written)
+        written = _teacher_text(work, route)
+        text = _text(*asked, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
     student, teacher, note = _models(work, settings, recipe, tokenizer, text)
@@ -102,8 +115,10 @@ def teacher_cache(work: Work) -> str:
     """
     config = TeacherCacheConfig.of(work.config)
     tokenizer = load.open_tokenizer(work.model("teacher"))
-    text = _text(work, tokenizer, config.format(config.loss_turns), config.max_length, None)
-    return placement.cache_teacher(work, [row for part in text.values() for row in part.rows])
+    asked = (work, tokenizer, config.format(config.loss_turns), config.max_length)
+    text = _text(*asked, None, config.context)
+    rows = [row.to_teacher for part in text.values() for row in part.rows]
+    return placement.cache_teacher(work, rows)
 
 
 def _text(
@@ -112,6 +127,7 @@ def _text(
     prompts: PromptFormat,
     max_length: int,
     teacher_text: Mapping[str, Generation] | None,
+    context: str = "",
 ) -> dict[str, Rows]:
     corpus = work.read(CORPUS)
     return {
@@ -122,13 +138,23 @@ def _text(
             max_length,
             teacher_text,
             corpus.places,
+            context,
         )
         for part in ("train", "validation")
     }
 
 
-def _teacher_text(work: Work) -> dict[str, Generation]:
-    found = work.read(TEACHER_TEXT).rows
+def _teacher_text(work: Work, route: Mapping[str, int] | None) -> dict[str, Generation]:
+    """Return the teacher's text by example id; with a route that of the row's own teacher."""
+    if route is None:
+        return _texts(work.read(TEACHER_TEXT))
+    each = {number: _texts(texts) for number, texts in work.each(EACH_TEACHER_TEXT).items()}
+    own = {e.id: each[str(route[e.tag])] for e in work.read(CORPUS).all_rows()}
+    return {name: texts[name] for name, texts in own.items() if name in texts}
+
+
+def _texts(generations: Generations) -> dict[str, Generation]:
+    found = generations.rows
     texts: dict[str, Generation] = {}
     for row in found.read():
         if row.example_id in texts:
@@ -175,7 +201,7 @@ def _models(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     text: Mapping[str, Rows],
-) -> tuple[parts.Model, Teacher | None, str]:
+) -> tuple[parts.Model, Teacher | Together | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
     start, note = work.find(START), ""
     whole = start if settings.lora is None else None
@@ -186,10 +212,10 @@ def _models(
             work=work,
             settings=settings,
             method=recipe,
-            rows=[row for part in text.values() for row in part.rows],
+            rows=[row.to_teacher for part in text.values() for row in part.rows],
             tokenizer=tokenizer,
             student=parts.head(student),
-        ).teacher()
+        ).teachers()
     if settings.lora is not None and start is not None:
         student = load.put_adapter(student, start.adapter, trainable=True)
     elif settings.lora is not None:

@@ -18,7 +18,7 @@ from kdstudy.report.data import ITEM_COLUMNS, ReportData
 from kdstudy.report.terminal import summary
 from kdstudy.report.views import measured
 
-_SCRIPTS = ("report.js", "items.js", "texts.js", "rows.js")
+_SCRIPTS = ("report.js", "tables.js", "items.js", "texts.js", "rows.js")
 
 
 def write(
