@@ -7,6 +7,7 @@ from pathlib import Path
 from kdstudy import methods
 from kdstudy.config import schema
 from kdstudy.config.refs import Together
+from kdstudy.config.teachers import members
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.models.resolve import Resolved, resolve, told_apart
@@ -131,9 +132,9 @@ class _Planner:
         ready = [self._teacher(m, ref) for m, ref in zip(self.teachers, refs, strict=True)]
         teachers = [
             Taught(
-                by=tuple(ready[refs.index(ref)] for ref in schema.members(entry)),
+                by=tuple(ready[refs.index(ref)] for ref in members(entry)),
                 several=entry if isinstance(entry, Together) else None,
-                context=schema.members(entry)[0].context or "",
+                context=members(entry)[0].context or "",
             )
             for entry in self.study.teachers
         ]
