@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+from hidden_states import batch_of, dense
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from small_trainers import SETTINGS, make, micro, weights
 from study_folder import plan_of, write_folder
-from test_hidden_kd import batch_of, dense
-from test_trainer import SETTINGS, make, micro, weights
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from kdstudy import methods
@@ -194,7 +194,7 @@ def test_a_cache_does_not_hold_them(tmp_path):
     kept = cache.CachedTeacher(
         cache.in_memory(live, rows, "response", rows_per_pass=2), live.head, live.width, "response"
     )
-    with pytest.raises(InputError, match="a cache holds the last alone"):
+    with pytest.raises(InputError, match="gives the last alone"):
         DistillModel(student, METHOD.recipe(), kept)
     args = DistillConfig(output_dir=str(tmp_path), method=METHOD, use_cpu=True)
     assert args.teacher_cache == "memory"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+from divergence_oracles import logits
 from pydantic import ValidationError
-from test_divergences import logits
-from test_trainer import SETTINGS, make, micro, weights
+from small_trainers import SETTINGS, make, micro, weights
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from kdstudy import methods
