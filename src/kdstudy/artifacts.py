@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from kdstudy.records import (
+    ChosenText,
     Contamination,
+    DraftLikelihood,
     Example,
     Generation,
     OptionLikelihoods,
@@ -262,6 +264,22 @@ class Likelihoods(Answers):
     """A row per item."""
 
 
+class DraftLikelihoods(Artifact):
+    """How likely a teacher finds the drafts that it wrote for the prompts of a corpus."""
+
+    rows = Rows("likelihoods.parquet", DraftLikelihood)
+    """A row per draft, in the order of the drafts."""
+
+
+class Chosen(Artifact):
+    """Which of a teacher's drafts a student learns."""
+
+    rows = Rows("chosen.parquet", ChosenText)
+    """A row per corpus row."""
+    facts = Json("chosen.json")
+    """Counts: see `evaluation.drafts.account`."""
+
+
 class Scores(Artifact):
     """A system's graded texts, of every benchmark."""
 
@@ -386,6 +404,9 @@ TEACHER, START = Role("teacher", Trained), Role("start", Trained)
 TRAINED = Role("trained", Trained)
 TUNED_SYSTEM, TUNED_REFERENCE = Role("system", Trained), Role("reference", Trained)
 TEACHER_TEXT = Role("teacher_text", Generations)
+# Of what chooses among several texts of a teacher; what it chose, of `train`.
+DRAFTS, DRAFT_LIKELIHOODS = Role("drafts", Generations), Role("likelihoods", DraftLikelihoods)
+CHOSEN_TEXT = Role("chosen_text", Chosen)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
 # Of `compare`.
 SYSTEM, REFERENCE = Role("system", Scores), Role("reference", Scores)

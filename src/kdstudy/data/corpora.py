@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdstudy.answers.extract import kind_of_gold
 from kdstudy.data import files, synthetic
 from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, needed_of, require_columns, to_example
 from kdstudy.errors import InputError, KdstudyError
@@ -64,11 +65,15 @@ class Contents:
         rows: How many rows can be learnt from.
         unprompted: How many of them are text without a prompt.
         chats: How many of them are conversations.
+        unanswered: How many of them have no answer of their own beside the text.
+        worded: How many have one that is neither a number nor a capital letter.
     """
 
     rows: int
     unprompted: int
     chats: int
+    unanswered: int
+    worded: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,7 +189,7 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
     if source.dataset is not None:
         return None
     if source.path is None:
-        return Contents(rows=SYNTHETIC_ROWS, unprompted=0, chats=0)
+        return Contents(rows=SYNTHETIC_ROWS, unprompted=0, chats=0, unanswered=0, worded=0)
     told = json.dumps([source.fingerprint, source.kind, dict(source.columns)], sort_keys=True)
     key = f"corpus|{hashlib.sha256(told.encode()).hexdigest()[:32]}|{_READER}"
     try:
@@ -198,6 +203,8 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
             continue
         counts.update(rows=1, chats=bool(example.chat))
         counts["unprompted"] += not (example.instruction or example.chat)
+        counts["unanswered"] += not example.answer
+        counts["worded"] += bool(example.answer) and kind_of_gold(example.answer) is None
     require_rows(source, counts["rows"], dropped)
     found = Contents(**{f.name: counts[f.name] for f in dataclasses.fields(Contents)})
     pins[key] = json.dumps(dataclasses.asdict(found))

@@ -6,6 +6,7 @@ config.py            DistillConfig: transformers.TrainingArguments and the metho
 arguments.py         fields of TrainingArguments that are refused, or do nothing
 assemble.py          its student and teacher, from names or loaded models
 rows.py              a corpus, or a dataset in TRL's formats -> training rows
+teacher_text.py      the teacher's text in the corpus's place, and what was chosen of its drafts
 batches.py           rows -> tensors; the one place that shifts, weighs and counts
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk

@@ -11,21 +11,20 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import CORPUS, START, TEACHER_TEXT, Trained
+from kdstudy.artifacts import CORPUS, START, Trained
 from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import placement, sample_monitor, trackers
+from kdstudy.distill import placement, sample_monitor, teacher_text, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
+from kdstudy.distill.teacher_text import TeacherText
 from kdstudy.distill.trainer import DistillTrainer
-from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import load, packing, parts
 from kdstudy.models.sample import seed_of
-from kdstudy.records import Generation
 from kdstudy.stage import Work
 
 
@@ -33,10 +32,10 @@ def train(work: Work) -> str:
     """Train one student: `Trained` holds an adapter (LoRA) or a model (full).
 
     Config: `TrainConfig`. Inputs: `CORPUS`, `TEACHER` (its finished train stage; without it the
-    teacher is used as it is), `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same
-    student, whose weights are gone on from). Aids: `TEACHER_CACHE`. Local: `models` {role:
-    `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes; and,
-    where there are trackers, `tracking` {study, label, folder}.
+    teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT` (for seqkd), `START` (a train stage
+    of the same student, whose weights are gone on from). Aids: `TEACHER_CACHE`. Local: `models`
+    {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes;
+    and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -56,7 +55,7 @@ def train(work: Work) -> str:
     corpus = _text(work, tokenizer, prompts, settings.max_length, None)
     text, written = corpus, None
     if recipe.source == "teacher":
-        written = _teacher_text(work)
+        written = teacher_text.read(work)
         text = _text(work, tokenizer, prompts, settings.max_length, written)
     counts = {part: found.counts for part, found in text.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
@@ -79,11 +78,13 @@ def train(work: Work) -> str:
         )
         trainer.remove_callback(PrinterCallback)
         trainer.run()
-    facts = _written(trainer, work, text, watch, settings)
+    counts = {"teacher_text": written.counts} if written and written.counts else {}
+    facts = _written(trainer, work, text, watch, settings, counts)
     after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{after}{sample_monitor.summary(facts['probe'])}"
+        f"at step {facts['best_step']}{note}{after}{written.said if written else ''}"
+        f"{sample_monitor.summary(facts['probe'])}"
     )
 
 
@@ -111,30 +112,20 @@ def _text(
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptFormat,
     max_length: int,
-    teacher_text: Mapping[str, Generation] | None,
+    written: TeacherText | None,
 ) -> dict[str, Rows]:
-    corpus = work.read(CORPUS)
-    return {
-        part: encode_rows(
-            corpus.part(part).read(),
+    corpus, found = work.read(CORPUS), {}
+    for part in ("train", "validation"):
+        rows = corpus.part(part).read()
+        found[part] = encode_rows(
+            written.learnt(rows) if written else rows,
             tokenizer,
             prompts,
             max_length,
-            teacher_text,
+            written and written.texts,
             corpus.places,
         )
-        for part in ("train", "validation")
-    }
-
-
-def _teacher_text(work: Work) -> dict[str, Generation]:
-    found = work.read(TEACHER_TEXT).rows
-    texts: dict[str, Generation] = {}
-    for row in found.read():
-        if row.example_id in texts:
-            raise StageError(f"{found.path}: two texts for corpus row {row.example_id}")
-        texts[row.example_id] = row
-    return texts
+    return found
 
 
 def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManager[None]:
@@ -156,14 +147,15 @@ def _monitor(
     settings: schema.Train,
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptFormat,
-    written: Mapping[str, Generation] | None,
+    written: TeacherText | None,
 ) -> sample_monitor.SampleMonitor:
+    rows = work.read(CORPUS).validation.read()
     rows = sample_monitor.choose(
-        work.read(CORPUS).validation.read(),
+        written.learnt(rows) if written else rows,
         tokenizer,
         prompts,
         settings.max_length,
-        written,
+        written and written.texts,
         settings.probe_rows,
     )
     return sample_monitor.SampleMonitor(rows, tokenizer, stop=settings.on_alarm == "stop")
@@ -209,6 +201,7 @@ def _written(
     text: Mapping[str, Rows],
     watch: sample_monitor.SampleMonitor,
     settings: schema.Train,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the student and the facts of its training, and return these."""
     local, made = work.model("student"), Trained(work.out)
@@ -221,7 +214,7 @@ def _written(
     if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
         opened = functools.partial(load.open_model, local, _precision(settings), made)
         load.require_same(trainer.student, out, opened)
-    facts = _facts(trainer, text, watch) | _start(work)
+    facts = _facts(trainer, text, watch) | _start(work) | more
     if trainer.is_world_process_zero():
         made.facts.write(facts)
     return facts

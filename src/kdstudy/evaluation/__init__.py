@@ -20,7 +20,7 @@ graders/            what becomes of answers: right, wrong, a score; a file a gra
   text.py           free texts
   likelihood.py     the likeliest option
 options.py          what is asked of a model that chooses by likelihood
-likelihoods.py      log-probabilities of options, contexts read once
+likelihoods.py      log-probabilities of options, contexts read once; of whole texts
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration
@@ -31,5 +31,6 @@ agreement.py        same answer, its bounds and kappa
 fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps
 rouge.py            ROUGE-L of a text with its references
 kinds.py            what its stages are told
+drafts.py           which of a teacher's drafts are learnt: draft_likelihood, chosen_text
 stages.py           its stages, from benchmark to compare and token_fidelity
 """

@@ -4,7 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdstudy.artifacts import Generations, Items, Likelihoods, Pairs, Scores, Tokens
+from kdstudy.artifacts import (
+    Chosen,
+    DraftLikelihoods,
+    Generations,
+    Items,
+    Likelihoods,
+    Pairs,
+    Scores,
+    Tokens,
+)
 from kdstudy.data.prompts import LossTurns, Prompted
 from kdstudy.models.kinds import Named
 from kdstudy.stage import Config, Kind
@@ -44,6 +53,27 @@ class GenerateConfig(Prompted):
     items: str
     generation: Mapping[str, Any]
     precision: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DraftLikelihoodConfig(Prompted):
+    """Of `draft_likelihood`: what wrote the drafts, and what it computes in."""
+
+    model: Named
+    precision: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChosenTextConfig(Config):
+    """Of `chosen_text`: fields of `methods.SeqKD`, and the rule that reads answers."""
+
+    keep: str
+    choose: str
+    otherwise: str
+    corpus_share: float
+    least_kept: float
+    labels: Sequence[str]
+    rule: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +132,15 @@ KINDS = {
         version=5,
         writes=Generations,
         needs_model=True,
+    ),
+    "draft_likelihood": Kind(
+        entry="kdstudy.evaluation.drafts:draft_likelihood",
+        config=DraftLikelihoodConfig,
+        writes=DraftLikelihoods,
+        needs_model=True,
+    ),
+    "chosen_text": Kind(
+        entry="kdstudy.evaluation.drafts:chosen_text", config=ChosenTextConfig, writes=Chosen
     ),
     "generate": Kind(
         entry="kdstudy.evaluation.stages:generate",

@@ -97,9 +97,10 @@ def require_usable(source: corpora.Source, found: corpora.Contents, study: Study
     """Refuse a corpus that the study's stages would refuse.
 
     Raises:
-        InputError: It has too few rows, or no prompts for methods that need them.
+        InputError: It has too few rows, or no prompts or answers for methods that need them.
     """
     ref = study.corpus
+    _require_answers(source, found, study)
     corpora.held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
     writers = [m.type for m in study.methods if m.needs_prompts]
     if found.unprompted and writers:
@@ -109,4 +110,35 @@ def require_usable(source: corpora.Source, found: corpora.Contents, study: Study
             why="the student or the teacher writes the text to learn from, in answer to a prompt",
             remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
             "word_kd, revkd, gkd with lmbda: 0",
+        )
+
+
+def _require_answers(source: corpora.Source, found: corpora.Contents, study: Study) -> None:
+    """Refuse a corpus by whose answers nobody could tell whether a teacher's draft is right."""
+    varied = [
+        part.changed(method, study.train, value)[0]
+        for part in study.ablations.vary
+        for method in study.methods
+        if method.type in part.methods
+        for value in part.values
+    ]
+    judging = [m for m in (*study.methods, *varied) if getattr(m, "keep", "all") == "right"]
+    if not judging:
+        return
+    if found.unanswered:
+        raise InputError(
+            f"corpus {source.name}: {found.unanswered} of {found.rows} rows have no answer, and "
+            f"{judging[0].name} keeps the drafts that are right (keep: right)",
+            why="a row's answer is a column beside its text, and says what a right draft ends in",
+            remedy="give rows with an `answer`, or name its column (columns: {answer: ...}); or "
+            "write keep: all",
+        )
+    if found.worded and not all(m.labels for m in judging):
+        raise InputError(
+            f"corpus {source.name}: {found.worded} of {found.rows} answers are neither a number "
+            "nor a capital letter",
+            why=f"{judging[0].name} keeps the drafts that are right (keep: right), and needs to "
+            "know what an answer may be",
+            remedy="list them, as in labels: [true, false]; write numbers without separators and "
+            "units",
         )

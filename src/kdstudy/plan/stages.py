@@ -13,7 +13,7 @@ from kdstudy.data.chat import DATE
 from kdstudy.data.corpora import Source as CorpusSource
 from kdstudy.data.kinds import CorpusConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
-from kdstudy.evaluation.kinds import GenerateConfig
+from kdstudy.evaluation.kinds import ChosenTextConfig, DraftLikelihoodConfig, GenerateConfig
 from kdstudy.models.kinds import CutConfig, ImportanceConfig, Named, Source
 from kdstudy.models.resolve import Resolved
 from kdstudy.records import System
@@ -64,7 +64,7 @@ class Stages:
         models, aids, scored = {"student": place(model)}, {}, None
         for teacher in teachers:
             if method.teacher_gives == "text":
-                inputs |= artifacts.TEACHER_TEXT.at(self._teacher_text(teacher, method))
+                inputs |= self._text_to_learn(teacher, method)
                 continue
             scored = named(teacher.model)
             models["teacher"] = teacher.model.local()
@@ -187,10 +187,45 @@ class Stages:
         }
         return self.add("teacher_cache", f"{teacher.label} on corpus", config, inputs, local)
 
+    def _text_to_learn(self, teacher: Subject, method: methods.Method) -> dict[str, str]:
+        """Return the input that says what is learnt in the corpus's place."""
+        drafts = self._teacher_text(teacher, method)
+        if not (isinstance(method, methods.SeqKD) and method.chooses):
+            return artifacts.TEACHER_TEXT.at(drafts)
+        inputs = artifacts.CORPUS.at(self.corpus) | artifacts.DRAFTS.at(drafts)
+        if method.choose == "likeliest":
+            likely = self._draft_likelihood(teacher, drafts)
+            inputs |= artifacts.DRAFT_LIKELIHOODS.at(likely)
+        config = ChosenTextConfig(
+            keep=method.keep,
+            choose=method.choose,
+            otherwise=method.otherwise,
+            corpus_share=method.corpus_share,
+            least_kept=method.least_kept,
+            labels=method.labels,
+            rule=self.study.extraction,
+        )
+        label = f"{teacher.label} on corpus"
+        return artifacts.CHOSEN_TEXT.at(self.add("chosen_text", label, config, inputs))
+
+    def _draft_likelihood(self, teacher: Subject, drafts: str) -> str:
+        """Have a teacher say how likely its drafts are."""
+        config = DraftLikelihoodConfig(
+            model=named(teacher.model), **self.prompts(), precision=self.study.train.precision
+        )
+        inputs = artifacts.PROMPTS.at(self.corpus) | artifacts.DRAFTS.at(drafts)
+        inputs |= artifacts.TRAINED.at(teacher.trained) | self.cut(teacher.model, "model")
+        local = {"models": {"model": place(teacher.model)}}
+        return self.add("draft_likelihood", f"{teacher.label} on corpus", config, inputs, local)
+
     def _teacher_text(self, teacher: Subject, method: methods.Method) -> str:
         """Have a teacher answer the corpus's prompts."""
         settings = self.study.generation.model_copy(
-            update={"temperature": method.sampling_temperature, "samples": 1, "top_p": 1.0}
+            update={
+                "temperature": method.sampling_temperature,
+                "samples": getattr(method, "drafts", 1),
+                "top_p": 1.0,
+            }
         )
         asked = artifacts.PROMPTS.at(self.corpus)
         return self.written("teacher_text", teacher, "corpus", asked, settings)

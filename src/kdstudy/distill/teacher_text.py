@@ -1,0 +1,69 @@
+"""What a student learns in the corpus's place: a teacher's text, or some of its drafts."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdstudy.artifacts import CHOSEN_TEXT, TEACHER_TEXT
+from kdstudy.errors import StageError
+from kdstudy.records import Example, Generation
+from kdstudy.stage import Work
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherText:
+    """Text by corpus row.
+
+    Attributes:
+        texts: The teacher's text by example id; None where the corpus's own is learnt.
+        left_out: Ids of rows that are not learnt.
+        counts: What became of its drafts (`Chosen.facts`); None where nothing was chosen.
+    """
+
+    texts: Mapping[str, Generation | None]
+    left_out: frozenset[str] = frozenset()
+    counts: Mapping[str, Any] | None = None
+
+    def learnt(self, examples: Iterable[Example]) -> list[Example]:
+        """Return the rows that are."""
+        return [example for example in examples if example.id not in self.left_out]
+
+    @property
+    def said(self) -> str:
+        """What a run's line says of it."""
+        if self.counts is None:
+            return ""
+        found = self.counts["all"]
+        share = 100 * found["with_draft"] / found["rows"]
+        return f", {share:.1f}% of rows with a draft that is kept"
+
+
+def read(work: Work) -> TeacherText:
+    """Return what the inputs of a train stage hold.
+
+    Raises:
+        StageError: There are two texts for a row.
+    """
+    if (chosen := work.find(CHOSEN_TEXT)) is not None:
+        rows = chosen.rows.read()
+        texts = {
+            row.example_id: None
+            if row.source == "corpus"
+            else Generation(
+                benchmark="corpus",
+                **{name: getattr(row, name) for name in _OF_BOTH},
+            )
+            for row in rows
+            if row.source != "none"
+        }
+        left_out = frozenset(row.example_id for row in rows if row.source == "none")
+        return TeacherText(texts=texts, left_out=left_out, counts=chosen.facts.read())
+    found, texts = work.read(TEACHER_TEXT).rows, {}
+    for row in found.read():
+        if row.example_id in texts:
+            raise StageError(f"{found.path}: two texts for corpus row {row.example_id}")
+        texts[row.example_id] = row
+    return TeacherText(texts=texts)
+
+
+_OF_BOTH = ("example_id", "sample", "completion", "stop", "tokens")
