@@ -274,5 +274,5 @@ def test_a_study_runs_from_drafts_to_the_report(tmp_path):
     likely = DraftLikelihoods(folders["draft_likelihood"]).rows.read()
     assert len(likely) == 48 and all(row.logprob < 0 for row in likely)
     assert "with a draft that is kept" in done.stderr
-    report = (tmp_path / "studies" / "drafts" / "report.html").read_text()
+    report = (folders["report"] / "report.html").read_text()
     assert "learns the teacher's text of" in report.replace("&#39;", "'")

@@ -181,6 +181,10 @@ class Corpus(Artifact):
         return file.read() if file.path.is_file() else {}
 
 
+class ReplayCorpus(Corpus):
+    """General text that students read beside the corpus."""
+
+
 class Items(Artifact):
     """A benchmark as it was pinned."""
 
@@ -393,7 +397,7 @@ class StageRoles(Roles[tuple[str, str], Found]):
         return key, label
 
 
-CORPUS = Role("corpus", Corpus)
+CORPUS, REPLAY = Role("corpus", Corpus), Role("replay", ReplayCorpus)
 # A benchmark, of `generate` and `contamination`; the corpus whose prompts `teacher_text` answers.
 ITEMS, PROMPTS = Role("items", Items), Role("items", Corpus)
 IMPORTANCE = Role("importance", Importance)

@@ -13,6 +13,7 @@ from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
+from kdstudy.distill.replay import with_replay
 from kdstudy.distill.token_selection import chosen, of_teacher
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
 from kdstudy.models import dropout, packing, parts
@@ -44,6 +45,7 @@ class DistillModel(nn.Module):
 
     Attributes:
         extra: The method's own module beside the divergence (`Recipe.extra`), if it has one.
+        replayed: Of the last pass: the replayed rows' share of the step's loss.
         layout: How the student's weights lie on the devices, and how to have them whole.
 
     Raises:
@@ -69,12 +71,15 @@ class DistillModel(nn.Module):
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
+        self.replayed: Tensor | None = None
         self.extra: nn.Module | None = None
         if method.extra is not None:
             widths = (side.weight.shape[1] for side in (parts.head(student), teacher.head))
             self.extra = method.extra(*widths)
 
-    def forward(self, batch: Batch, num_items_in_batch: int | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, batch: Batch, num_items_in_batch: int | None = None, *, labels_only: bool = False
+    ) -> tuple[Tensor, ...]:
         """Return (loss,) for training, or the sums (loss, cross-entropy) for validation.
 
         The cross-entropy is of the student's whole vocabulary, the loss of what it shares with its
@@ -86,24 +91,32 @@ class DistillModel(nn.Module):
                 all micro-batches and devices; the loss is this micro-batch's share of the step's.
                 None returns the weighted sums over the scored tokens, of which nobody has taken
                 a mean.
+            labels_only: For validation: both are the cross-entropy, and no teacher is asked.
         """
         validation = num_items_in_batch is None
+        self.replayed = None
         narrow = _autocast(batch.ids_T.device.type)
         # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
         with disable_input_dtype_casting(self.student, active=narrow is not None):
-            hidden_NH = packing.scored_hidden(
-                self.student, batch.ids_T, batch.lengths, batch.places_N
-            )
-        teacher = self._teacher_side(batch)
+            hidden_NH = packing.scored_hidden(self.student, *with_replay(batch))
+        hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
         whole = head = parts.head(self.student)
+        if labels_only:
+            text = batch.targets_N, batch.weights_N
+            entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
+            return entropy, entropy
+        hidden_NH, again_NH = hidden_NH.tensor_split([len(batch.places_N)])
+        teacher = self._teacher_side(batch)
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)
-        hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
         loss, entropy = self._charged(batch, hidden_NH, head, teacher, validation)
         if self.extra is not None:
             loss = loss + self.extra(hidden_NH, teacher.hidden, batch.weights_N)
         if not validation:
-            return (loss / num_items_in_batch,)
+            loss = loss / num_items_in_batch
+            if batch.replay is not None:
+                loss = loss + self._replayed(batch, batch.replay, again_NH)
+            return (loss,)
         of_some = self.method.selection is not None or batch.charges_N is not None
         if of_some or len(head.weight) < len(whole.weight):
             # The same whatever the method and the teacher: at every token, over all that the
@@ -111,6 +124,14 @@ class DistillModel(nn.Module):
             text = batch.targets_N, batch.weights_N
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
         return loss, entropy
+
+    def _replayed(self, batch: Batch, again: Batch, hidden_NH: Tensor) -> Tensor:
+        """Return the replayed rows' share of the step's loss, which `replayed` remembers."""
+        text = again.targets_N, again.weights_N
+        loss, _ = head_loss(hidden_NH, parts.head(self.student), *text, CROSS_ENTROPY)
+        loss = loss * batch.replay_scale
+        self.replayed = loss.detach()
+        return loss
 
     def _charged(
         self,

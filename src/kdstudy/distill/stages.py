@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import CORPUS, START, Trained
+from kdstudy.artifacts import CORPUS, REPLAY, START, Corpus, Trained
 from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat
 from kdstudy.distill import placement, sample_monitor, teacher_text, trackers
@@ -31,11 +31,12 @@ from kdstudy.stage import Work
 def train(work: Work) -> str:
     """Train one student: `Trained` holds an adapter (LoRA) or a model (full).
 
-    Config: `TrainConfig`. Inputs: `CORPUS`, `TEACHER` (its finished train stage; without it the
-    teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT` (for seqkd), `START` (a train stage
-    of the same student, whose weights are gone on from). Aids: `TEACHER_CACHE`. Local: `models`
-    {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes;
-    and, where there are trackers, `tracking` {study, label, folder}.
+    Config: `TrainConfig`. Inputs: `CORPUS`, `REPLAY` (where some is replayed), `TEACHER` (its
+    finished train stage; without it the teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT`
+    (for seqkd), `START` (a train stage of the same student, whose weights are gone on from). Aids:
+    `TEACHER_CACHE`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
+    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
+    folder}.
 
     Returns:
         A line that says how it went.
@@ -57,7 +58,11 @@ def train(work: Work) -> str:
     if recipe.source == "teacher":
         written = teacher_text.read(work)
         text = _text(work, tokenizer, prompts, settings.max_length, written)
+    again = {}
+    if (replayed := work.find(REPLAY)) is not None:
+        again = _rows(replayed, tokenizer, prompts, settings.max_length, None)
     counts = {part: found.counts for part, found in text.items()}
+    counts |= {f"replay {part}": found.counts for part, found in again.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
     student, teacher, note = _models(work, settings, recipe, tokenizer, text)
     checkpoints = work.scratch / "checkpoints"
@@ -73,13 +78,18 @@ def train(work: Work) -> str:
             train_dataset=rows,
             eval_dataset=text["validation"].rows,
             corpus_dataset=None if text is corpus else corpus["validation"].rows,
+            replay_dataset=again["train"].rows if again else None,
+            replay_eval_dataset=again["validation"].rows if again else None,
             processing_class=tokenizer,
             callbacks=[Schedule(settings.evaluations, work.progress), watch],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.run()
-    counts = {"teacher_text": written.counts} if written and written.counts else {}
-    facts = _written(trainer, work, text, watch, settings, counts)
+    more = {"teacher_text": written.counts} if written and written.counts else {}
+    if again:
+        rows = {part: len(found.rows) for part, found in again.items()}
+        more["replay"] = rows | {"weight": settings.replay_weight, "per_step": settings.replayed}
+    facts = _written(trainer, work, text, watch, settings, more)
     after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
@@ -114,7 +124,17 @@ def _text(
     max_length: int,
     written: TeacherText | None,
 ) -> dict[str, Rows]:
-    corpus, found = work.read(CORPUS), {}
+    return _rows(work.read(CORPUS), tokenizer, prompts, max_length, written)
+
+
+def _rows(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptFormat,
+    max_length: int,
+    written: TeacherText | None,
+) -> dict[str, Rows]:
+    found = {}
     for part in ("train", "validation"):
         rows = corpus.part(part).read()
         found[part] = encode_rows(

@@ -21,6 +21,7 @@ from kdstudy.distill import (
     hub,
     onpolicy,
     pacing,
+    replay,
     sharded,
     token_difficulty,
     validation,
@@ -55,6 +56,9 @@ class DistillTrainer(Resumable):
         eval_dataset: Rows that `evaluate` measures the method's own loss on, or a mapping of such
             sets by name.
         corpus_dataset: Rows that it measures the cross-entropy on, when those are others.
+        replay_dataset: Rows of general text, some of which every step reads beside its own: see
+            `DistillConfig.replay_weight`.
+        replay_eval_dataset: Rows of such text that `evaluate` measures the cross-entropy on.
         processing_class: The student's tokenizer; None loads it from where the model came from.
         peft_config: Adapter to train in the student's place.
         callbacks: As in `Trainer`.
@@ -76,6 +80,8 @@ class DistillTrainer(Resumable):
         train_dataset: Any,
         eval_dataset: Any = None,
         corpus_dataset: Any = None,
+        replay_dataset: Any = None,
+        replay_eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
@@ -96,7 +102,11 @@ class DistillTrainer(Resumable):
         given = {"train_dataset": train_dataset, "corpus_dataset": corpus_dataset}
         for name, rows in validation.parts(eval_dataset).items():
             given[_part(name)] = rows
-        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given.items()}
+        again = {"replay_dataset": replay_dataset, "replay_eval_dataset": replay_eval_dataset}
+        self.text = {
+            name: _read(name, rows, tokenizer, args) for name, rows in (given | again).items()
+        }
+        self._replay = replay.of_arguments(*(self.text[name].rows for name in again), args)
         self.rows, self._corpus, *_ = (text.rows for text in self.text.values())
         self._validation = {
             name: self.text[_part(name)].rows for name in validation.parts(eval_dataset)
@@ -104,10 +114,11 @@ class DistillTrainer(Resumable):
         if method.lmbda:
             places = self.text["train_dataset"].numbers or range(len(self.rows))
             require_prompts(self.rows, places, tokenizer.bos_token_id)
-        known = [row for text in self.text.values() for row in text.rows]
+        read = [row for text in self.text.values() for row in text.rows]
         parts.require_room(
-            model, max(len(row.ids) for row in known), max(max(row.ids) for row in known)
+            model, max(len(row.ids) for row in read), max(max(row.ids) for row in read)
         )
+        known = [row for name in given for row in self.text[name].rows]
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()
@@ -120,9 +131,11 @@ class DistillTrainer(Resumable):
                 why="under FSDP all processes would have to ask a live teacher at the same moment",
                 remedy="cache the teacher (teacher_cache), or train on one device or with DDP",
             )
-        self._pacing = pacing.Pacing(method, lambda: self._guard.losses, self._mean)
+        self._pacing = pacing.Pacing(method, self._own_losses, self._mean)
         ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
+        if self._replay is not None:
+            self._replay.plan(len(self._order))
         super().__init__(
             model=DistillModel(model, method, teacher),
             args=args,
@@ -202,13 +215,28 @@ class DistillTrainer(Resumable):
             made = self._doubts.told_apart(made, self._everywhere)
         places = self.text["train_dataset"].numbers
         self._guard.begin(step, [[places[numbers[i]] for i in part] for part in parts])
-        return [{"batch": batch} for batch in made], self._count(rows, made, denominator)
+        again = self._replay.of_step(step, len(made)) if self._replay else [None] * len(made)
+        denominator, replayed = self._count(made, again, denominator)
+        if self._replay is not None:
+            made = self._replay.beside(made, again, replayed)
+        return [{"batch": batch} for batch in made], denominator
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As in Trainer; the loss is remembered until the step's gradients are checked."""
         loss = super().training_step(*args, **kwargs)
         self._guard.losses.append(loss)
+        if self._replay is not None:
+            # As Trainer scales a loss whose denominator is counted over all devices.
+            share = self.model.replayed
+            self._replay.shares.append(0 * loss if share is None else share * self.args.world_size)
         return loss
+
+    def _own_losses(self) -> list[torch.Tensor]:
+        """Return the step's losses without the replay's share, one per micro-batch."""
+        if self._replay is None:
+            return self._guard.losses
+        pairs = zip(self._guard.losses, self._replay.shares, strict=True)
+        return [loss - share for loss, share in pairs]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -237,10 +265,14 @@ class DistillTrainer(Resumable):
             prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
             # The corpus's tokens stand beside rows that a teacher wrote, not beside named parts.
             corpus = self._corpus if eval_dataset is None and not name else ()
-            metrics |= self._measured(rows, prefix, corpus, own=eval_dataset is None)
+            # General text stands beside the corpus, once an evaluation.
+            again = self._replay if eval_dataset is None and not metrics else None
+            metrics |= self._measured(rows, prefix, corpus, again, own=eval_dataset is None)
         return metrics
 
-    def _measured(self, given: Any, prefix: str, corpus: Any, *, own: bool) -> dict[str, float]:
+    def _measured(
+        self, given: Any, prefix: str, corpus: Any, again: replay.Replay | None, *, own: bool
+    ) -> dict[str, float]:
         """Measure one set of rows, tell everybody, and return what was found."""
         rows = given if own else _read("eval_dataset", given, self.processing_class, self.args).rows
         model = self._wrap_model(self.model, training=False)
@@ -252,6 +284,10 @@ class DistillTrainer(Resumable):
             _, entropy = validation.measured(model, corpus, *where)
         metrics = {f"{prefix}_loss": loss, f"{prefix}_cross_entropy": entropy}
         validation.require_finite(metrics, self.state.global_step)
+        if again is not None and again.measured:
+            text = again.measured, batches.Weighing(), self.accelerator, size
+            _, entropy = validation.measured(model, *text, labels_only=True)
+            metrics[f"{prefix}_replay_cross_entropy"] = entropy
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -338,25 +374,36 @@ class DistillTrainer(Resumable):
             )
 
     def _count(
-        self, rows: Sequence[Encoded], made: Sequence[batches.Batch], denominator: int
-    ) -> int:
-        """Add up what the step trains on, and return its denominator, over all devices."""
+        self,
+        made: Sequence[batches.Batch],
+        again: Sequence[batches.Batch | None],
+        denominator: int,
+    ) -> tuple[int, int]:
+        """Add up what the step trains on and replays, over all devices; return both denominators.
+
+        Tokens of a run are those that its method scores; what it replays costs positions alone.
+        """
+        lengths = [
+            (*batch.lengths, *(part.lengths if part else ()))
+            for batch, part in zip(made, again, strict=True)
+        ]
         counts = [
             denominator,
             sum(batch.targets_N.numel() for batch in made),
-            sum(len(row.ids) for row in rows),
-            sum(packing.positions(self.student, batch.lengths) for batch in made),
+            sum(map(sum, lengths)),
+            sum(packing.positions(self.student, rows) for rows in lengths),
             int(self._interrupt.asked),
+            sum(part.targets_N.numel() for part in again if part),
         ]
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
-        denominator, tokens, real, cells, asked = counts
+        denominator, tokens, real, cells, asked, replayed = counts
         self._interrupt.agreed = asked > 0
         self._counts.tokens += tokens
         self._counts.real += real
         self._counts.cells += cells
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
-        return max(1, denominator)
+        return max(1, denominator), replayed
 
 
 def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:

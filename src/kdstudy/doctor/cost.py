@@ -139,6 +139,7 @@ def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         if facts.study.train.teacher_cache == "off":
             live, evaluated = 1.0, evaluated + teacher.forward
         row = speed.distil.get(config.teacher.name, speed.train) + live * teacher.forward
+    row += facts.study.train.replayed / facts.study.train.batch_size * speed.train
     # A student reads and writes a step's prompts before it trains on what it wrote.
     budget = facts.study.train.max_length - _mean(text.tokens - text.scored, text.rows)
     answer = max(0.0, budget) if long else _mean(text.scored, text.rows)

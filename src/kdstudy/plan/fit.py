@@ -7,6 +7,7 @@ that is too long.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from kdstudy.config.refs import CorpusRef
 from kdstudy.config.schema import Study
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
@@ -111,6 +112,34 @@ def require_usable(source: corpora.Source, found: corpora.Contents, study: Study
             remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
             "word_kd, revkd, gkd with lmbda: 0",
         )
+
+
+def require_other(
+    source: corpora.Source,
+    replay: corpora.Source,
+    found: corpora.Contents | None,
+    ref: CorpusRef,
+) -> None:
+    """Refuse general text that is no text beside the corpus.
+
+    Args:
+        source: The corpus.
+        replay: What is replayed beside it.
+        found: What that holds, where it is known.
+        ref: How the study names it.
+
+    Raises:
+        InputError: It is the corpus itself, or has too few rows.
+    """
+    if replay.fingerprint == source.fingerprint:
+        raise InputError(
+            f"replay: {replay.name} is the corpus itself",
+            why="its rows are learnt already; a student forgets what is not among them",
+            remedy="name general text, such as the student's own instruction data",
+        )
+    if found is not None:
+        rows = min(found.rows, ref.rows or found.rows)
+        corpora.held_out(replay, rows, ref.validation_rows)
 
 
 def _require_answers(source: corpora.Source, found: corpora.Contents, study: Study) -> None:

@@ -158,7 +158,7 @@ class Measuring:
         labels = benchmarks.labels(name) if config.labels is None else tuple(config.labels)
         self._kinds[name] = benchmarks.kind(name) if config.kind is None else config.kind
         self._graders[name] = self._grader(ref, name, labels)
-        inputs = artifacts.CORPUS.at(self.stages.corpus)
+        inputs = artifacts.CORPUS.at(self.stages.corpus) | artifacts.REPLAY.at(self.stages.replay)
         inputs |= artifacts.ITEMS.at(self._benchmarks[name])
         self._audited[name] = self.stages.add(
             "contamination",

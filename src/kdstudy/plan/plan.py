@@ -9,7 +9,13 @@ from kdstudy.config import schema
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.models.resolve import Resolved, resolve, told_apart
-from kdstudy.plan.fit import notes, require_fit, require_shared_vocabulary, require_usable
+from kdstudy.plan.fit import (
+    notes,
+    require_fit,
+    require_other,
+    require_shared_vocabulary,
+    require_usable,
+)
 from kdstudy.plan.grid import distilled, own_sft
 from kdstudy.plan.measuring import Measuring
 from kdstudy.plan.precision import settled
@@ -88,7 +94,11 @@ class _Planner:
         source = corpora.locate(study.corpus, base, data_dir, pins)
         if (found := corpora.contents(source, pins)) is not None:
             require_usable(source, found, study)
-        self.stages = Stages(self.study, source)
+        replay = None
+        if study.replay is not None:
+            replay = corpora.locate(study.replay, base, data_dir, pins)
+            require_other(source, replay, corpora.contents(replay, pins), study.replay)
+        self.stages = Stages(self.study, source, replay)
         self.measured = Measuring(self.stages, base, data_dir)
 
     def plan(self) -> Plan:

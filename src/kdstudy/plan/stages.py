@@ -42,12 +42,18 @@ class Subject:
 class Stages:
     """A study's stages, each added when something needs it; every method returns a key."""
 
-    def __init__(self, study: schema.Study, source: CorpusSource):
-        """Begin with the stage of the study's corpus."""
+    def __init__(
+        self, study: schema.Study, source: CorpusSource, replay: CorpusSource | None = None
+    ):
+        """Begin with the stages of the study's corpus and of what is replayed beside it."""
         self.study = study
         self.by_key: dict[str, Stage] = {}
         self.corpus_name = source.name
-        self.corpus = self._corpus(source)
+        self.corpus = self._corpus("corpus", source, study.corpus)
+        self.replay = None
+        if replay is not None and study.replay is not None:
+            self.corpus_name += f" and {replay.name}"
+            self.replay = self._corpus("replay_corpus", replay, study.replay)
 
     def train(
         self,
@@ -61,6 +67,8 @@ class Stages:
         """Train a system from its model, or from where the train stage `start` ended."""
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start)
         inputs |= self.cut(model, "student")
+        if train.replay_weight > 0:
+            inputs |= artifacts.REPLAY.at(self.replay)
         models, aids, scored = {"student": place(model)}, {}, None
         for teacher in teachers:
             if method.teacher_gives == "text":
@@ -140,17 +148,17 @@ class Stages:
         self.by_key.setdefault(stage.key, stage)
         return stage.key
 
-    def _corpus(self, source: CorpusSource) -> str:
+    def _corpus(self, kind: str, source: CorpusSource, ref: schema.CorpusRef) -> str:
         choice = {"rows", "validation_rows", "seed", "columns"}
         config = CorpusConfig(
             name=source.name,
             fingerprint=source.fingerprint,
             kind=source.kind,
-            **self.study.corpus.model_dump(include=choice),
+            **ref.model_dump(include=choice),
         )
         local = {"source": dataclasses.asdict(source)}
         del local["source"]["columns"]
-        return self.add("corpus", source.name, config, local=local)
+        return self.add(kind, source.name, config, local=local)
 
     def _importance(self, model: Resolved, source: Source, local: Mapping[str, Any]) -> str:
         """Measure a model on training rows before it is cut."""
