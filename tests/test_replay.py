@@ -162,7 +162,9 @@ def test_what_is_replayed_is_forgotten_less(tmp_path):
         settings = REPLAY.model_copy(update={"replay_weight": weight, "epochs": 8})
         trainer = make(tmp_path / str(weight), methods.WordKD(), settings)
         trainer.run()
-        ends.append(trainer.evaluate()["eval_replay_cross_entropy"])
+        with torch.no_grad():
+            _, ce, scored = textbook_losses("sft", trainer.student, trainer.student, GENERAL)
+        ends.append(ce[scored].mean().item())
     assert ends[1] < ends[0] - 0.1
 
 
@@ -188,7 +190,7 @@ def planned(folder, weight=0.5, lines=None, **fields):
     rows = [{"prompt": f"Tell {i}.", "completion": f"So {i}."} for i in range(12)]
     (folder / "general.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines or rows))
     known = {"replay": {"path": "general.jsonl"}, "train": {"replay_weight": weight}}
-    return plan_of(folder, ablations={}, students=["./small"], **known | fields)
+    return plan_of(folder, students=["./small"], **{"ablations": {}} | known | fields)
 
 
 def test_students_replay_and_teachers_do_not_and_other_keys_stay(tmp_path):
@@ -226,10 +228,8 @@ def test_replay_that_makes_no_sense_is_refused_when_it_is_planned(tmp_path, fiel
 def test_a_weight_may_be_varied_from_none(tmp_path):
     varied = [{"vary": "train.replay_weight", "values": [0, 0.5], "methods": ["word_kd"]}]
     plan = planned(write_folder(tmp_path), 0, ablations=varied)
-    replaying = [
-        s.label for s in plan.stages.values() if "replay" in s.inputs and s.kind == "train"
-    ]
-    assert replaying == ["small/word_kd/big/train.replay_weight=0.5"]
+    trained = [s for s in plan.stages.values() if s.kind == "train" and "replay" in s.inputs]
+    assert [s.label for s in trained] == ["small/word_kd/big/train.replay_weight=0.5"]
 
 
 def test_test_items_in_general_text_are_found(tmp_path):
@@ -275,7 +275,6 @@ def test_a_study_replays_and_reports(tmp_path):
         facts = Trained(folder).facts.read()
         assert facts["replay"] == {"train": 15, "validation": 5, "weight": 0.5, "per_step": 1}
         assert all(row["eval_replay_cross_entropy"] > 0 for row in facts["curve"])
-    (table,) = (tmp_path / "store" / "stages").glob("*/report.html")
-    assert table.is_file()
-    (results,) = (tmp_path / "store" / "stages").glob("*/report.html/../results.csv")
-    assert len({row["system"] for row in csv.DictReader(results.open())}) == 4
+    (folder,) = (p.parent for p in (tmp_path / "store" / "stages").glob("*/report.html"))
+    with (folder / "results.csv").open() as file:
+        assert len({row["system"] for row in csv.DictReader(file)}) == 4

@@ -45,7 +45,7 @@ class DistillModel(nn.Module):
 
     Attributes:
         extra: The method's own module beside the divergence (`Recipe.extra`), if it has one.
-        replayed: Of the last pass: the replayed rows' share of the step's loss.
+        taught: Of the last pass: the loss without what the replayed rows add.
         layout: How the student's weights lie on the devices, and how to have them whole.
 
     Raises:
@@ -71,7 +71,7 @@ class DistillModel(nn.Module):
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
-        self.replayed: Tensor | None = None
+        self.taught = torch.zeros(())
         self.extra: nn.Module | None = None
         if method.extra is not None:
             widths = (side.weight.shape[1] for side in (parts.head(student), teacher.head))
@@ -94,7 +94,6 @@ class DistillModel(nn.Module):
             labels_only: For validation: both are the cross-entropy, and no teacher is asked.
         """
         validation = num_items_in_batch is None
-        self.replayed = None
         narrow = _autocast(batch.ids_T.device.type)
         # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
         with disable_input_dtype_casting(self.student, active=narrow is not None):
@@ -114,8 +113,9 @@ class DistillModel(nn.Module):
             loss = loss + self.extra(hidden_NH, teacher.hidden, batch.weights_N)
         if not validation:
             loss = loss / num_items_in_batch
+            self.taught = loss.detach()
             if batch.replay is not None:
-                loss = loss + self._replayed(batch, batch.replay, again_NH)
+                loss = loss + self._replayed(batch.replay, again_NH) * batch.replay_scale
             return (loss,)
         of_some = self.method.selection is not None or batch.charges_N is not None
         if of_some or len(head.weight) < len(whole.weight):
@@ -125,13 +125,10 @@ class DistillModel(nn.Module):
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
         return loss, entropy
 
-    def _replayed(self, batch: Batch, again: Batch, hidden_NH: Tensor) -> Tensor:
-        """Return the replayed rows' share of the step's loss, which `replayed` remembers."""
+    def _replayed(self, again: Batch, hidden_NH: Tensor) -> Tensor:
+        """Return the sum of the replayed rows' cross-entropies."""
         text = again.targets_N, again.weights_N
-        loss, _ = head_loss(hidden_NH, parts.head(self.student), *text, CROSS_ENTROPY)
-        loss = loss * batch.replay_scale
-        self.replayed = loss.detach()
-        return loss
+        return head_loss(hidden_NH, parts.head(self.student), *text, CROSS_ENTROPY)[0]
 
     def _charged(
         self,

@@ -30,12 +30,12 @@ class Replay:
 
     Attributes:
         measured: See above.
-        shares: Of the step, by micro-batch: the replay's part of the loss.
+        taught: The step's losses so far without the replay's share, one per micro-batch.
     """
 
     def __init__(self, rows: Sequence[Encoded], measured: Sequence[Encoded], args: Any):
         self._rows, self._args, self.measured = rows, args, measured
-        self.shares: list[Tensor] = []
+        self.taught: list[Tensor] = []
         self._order: list[list[int]] = []
 
     def plan(self, steps: int) -> None:
@@ -49,7 +49,7 @@ class Replay:
 
     def of_step(self, step: int, parts: int) -> list[Batch | None]:
         """Return what each of `parts` micro-batches of this device replays, maybe nothing."""
-        self.shares = []
+        self.taught = []
         mine = self._order[step][self._args.process_index :: max(1, self._args.world_size)]
         rows = [self._rows[i] for i in mine]
         cut = batches.by_length([len(row.ids) for row in rows], parts) if rows else []

@@ -131,7 +131,7 @@ class DistillTrainer(Resumable):
                 why="under FSDP all processes would have to ask a live teacher at the same moment",
                 remedy="cache the teacher (teacher_cache), or train on one device or with DDP",
             )
-        self._pacing = pacing.Pacing(method, self._own_losses, self._mean)
+        self._pacing = pacing.Pacing(method, self._taught, self._mean)
         ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
         if self._replay is not None:
@@ -227,16 +227,8 @@ class DistillTrainer(Resumable):
         self._guard.losses.append(loss)
         if self._replay is not None:
             # As Trainer scales a loss whose denominator is counted over all devices.
-            share = self.model.replayed
-            self._replay.shares.append(0 * loss if share is None else share * self.args.world_size)
+            self._replay.taught.append(self.model.taught * self.args.world_size)
         return loss
-
-    def _own_losses(self) -> list[torch.Tensor]:
-        """Return the step's losses without the replay's share, one per micro-batch."""
-        if self._replay is None:
-            return self._guard.losses
-        pairs = zip(self._guard.losses, self._replay.shares, strict=True)
-        return [loss - share for loss, share in pairs]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -343,6 +335,10 @@ class DistillTrainer(Resumable):
         """Draw lmbda once per optimizer step, alike on every device."""
         draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
+
+    def _taught(self) -> list[torch.Tensor]:
+        """Return the step's losses without what is replayed, one per micro-batch."""
+        return self._guard.losses if self._replay is None else self._replay.taught
 
     def _mean(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")

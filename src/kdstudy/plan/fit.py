@@ -131,7 +131,8 @@ def require_other(
     Raises:
         InputError: It is the corpus itself, or has too few rows.
     """
-    if replay.fingerprint == source.fingerprint:
+    drawn = source.path is None and source.dataset is None  # by one generator, under two names
+    if replay.fingerprint == source.fingerprint and not (drawn and replay.name != source.name):
         raise InputError(
             f"replay: {replay.name} is the corpus itself",
             why="its rows are learnt already; a student forgets what is not among them",
