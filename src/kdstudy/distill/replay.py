@@ -7,7 +7,7 @@ a resumed run replays the same.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,8 +70,12 @@ class Replay:
         ]
 
 
-def of_arguments(rows: Sequence[Encoded], measured: Sequence[Encoded], args: Any) -> Replay | None:
+def of_arguments(given: Mapping[str, Sequence[Encoded]], args: Any) -> Replay | None:
     """Return what a trainer replays, or None.
+
+    Args:
+        given: Rows by the trainer's argument: `replay_dataset`, `replay_eval_dataset`, or neither.
+        args: A `DistillConfig`.
 
     Raises:
         InputError: There is text to replay and no weight, or a weight and no text.
@@ -82,6 +86,7 @@ def of_arguments(rows: Sequence[Encoded], measured: Sequence[Encoded], args: Any
             f"{args.replay_rows}",
             why="a weight is at least 0, and a step replays at least one row",
         )
+    rows, measured = (given.get(f"replay_{part}", ()) for part in ("dataset", "eval_dataset"))
     if bool(rows) != (args.replay_weight > 0):
         missing = "replay_weight is 0" if rows else "there is no replay_dataset"
         raise InputError(

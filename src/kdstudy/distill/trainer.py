@@ -103,10 +103,11 @@ class DistillTrainer(Resumable):
         for name, rows in validation.parts(eval_dataset).items():
             given[_part(name)] = rows
         again = {"replay_dataset": replay_dataset, "replay_eval_dataset": replay_eval_dataset}
+        again = {name: rows for name, rows in again.items() if rows is not None}
         self.text = {
             name: _read(name, rows, tokenizer, args) for name, rows in (given | again).items()
         }
-        self._replay = replay.of_arguments(*(self.text[name].rows for name in again), args)
+        self._replay = replay.of_arguments({name: self.text[name].rows for name in again}, args)
         self.rows, self._corpus, *_ = (text.rows for text in self.text.values())
         self._validation = {
             name: self.text[_part(name)].rows for name in validation.parts(eval_dataset)
@@ -305,8 +306,9 @@ class DistillTrainer(Resumable):
         if kind in ("no", False):
             return
         batch = inputs["batch"]
-        real = sum(len(row.ids) for row in batch.texts)
-        count = real if kind == "non_padding" else packing.positions(self.student, batch.lengths)
+        _, lengths, _ = replay.with_replay(batch)
+        real = kind == "non_padding"
+        count = sum(lengths) if real else packing.positions(self.student, lengths)
         seen = torch.tensor(count, device=self.args.device)
         self.state.num_input_tokens_seen += self.accelerator.gather(seen).sum().item()
 
