@@ -209,7 +209,7 @@ def items_frame(
     rows = [
         {
             "system": label,
-            **{k: v for k, v in dataclasses.asdict(r).items() if k != "rule"},
+            **dataclasses.asdict(r),
             "overlap": overlaps.get(r.benchmark, {}).get(r.example_id, ""),
             "question": text[r.benchmark, r.example_id][0],
             "gold": text[r.benchmark, r.example_id][1],

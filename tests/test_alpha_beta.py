@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+from divergence_oracles import charged, kl, logits
 from pydantic import ValidationError
-from test_divergences import charged, kl, logits, softmax
+from scipy.special import softmax
 
 from kdstudy import methods
 from kdstudy.methods.alpha_beta import AlphaBeta, alpha_beta

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+from divergence_oracles import kl, logits
 from pydantic import ValidationError
-from test_divergences import kl, logits, softmax
-from test_trainer import SETTINGS, make, micro, weights
+from scipy.special import softmax
+from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
 from kdstudy.distill import batches, cache, token_difficulty
@@ -132,7 +133,8 @@ def test_equal_models_have_neither_loss_nor_gradient():
 
 def test_doubts_are_exact_where_they_are_tiny():
     t = torch.tensor([[0.0, 40.0, -1.0], [2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]).double()
-    got = log_of_rest(t, Head(weight=torch.eye(3).double()), torch.tensor([1, 0, -1]), 2.0)
+    side = TeacherSide(hidden=t, head=Head(weight=torch.eye(3).double()))
+    got = log_of_rest(side, torch.tensor([1, 0, -1]), 2.0)
     first = math.log(1 + math.exp(-0.5)) - math.log(math.exp(20) + 1 + math.exp(-0.5))
     second = math.log((math.exp(0.5) + 1) / (math.e + math.exp(0.5) + 1))
     assert got.tolist() == pytest.approx([first, second, 0.0], rel=1e-12, abs=1e-12)

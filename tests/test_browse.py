@@ -8,7 +8,7 @@ import pytest
 from fake_study import fake_study, pairs_frame, with_texts
 
 from kdstudy.answers.steps import steps
-from kdstudy.evaluation.fidelity import same_answer_low_fidelity, wrong_answer_high_fidelity
+from kdstudy.evaluation.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
 from kdstudy.report.browse import MAX_CHARACTERS, PER_KIND, browser_data, rows_data, safe_json
 from kdstudy.report.item_filters import KINDS
 
@@ -37,8 +37,10 @@ def id_of(row):
 def test_likeness_kinds_are_those_of_the_error_analysis(study, whole):
     assert whole["runs"][0]["run"] == RUN
     pairs = study.pairs[RUN, "zoo-l/sft"]
-    for by, suffix in (("bleu", ""), ("steps", "-steps")):
-        low, high = same_answer_low_fidelity(pairs, by), wrong_answer_high_fidelity(pairs, by)
+    limits = ("bleu", "", LOW_BLEU, HIGH_BLEU), ("steps", "-steps", LOW_STEPS, HIGH_STEPS)
+    for by, suffix, least, most in limits:
+        low = [p for p in pairs if p.agree and getattr(p, by) < least]
+        high = [p for p in pairs if p.outcome_a == "wrong" and getattr(p, by) >= most]
         assert ids_of(whole, "same-low" + suffix) == {id_of(p) for p in low}
         assert ids_of(whole, "wrong-faithful" + suffix) == {id_of(p) for p in high}
     alike = [p for p in pairs if p.agree and "correct" not in (p.outcome_a, p.outcome_b)]

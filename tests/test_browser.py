@@ -1,41 +1,19 @@
 """The report in a real browser: it renders, filters, keeps quiet, and runs no text as code."""
 
 import dataclasses
-import json
-import shutil
 from urllib.parse import quote
 
 import pytest
-from fake_study import fake_study
-from test_report import HOSTILE, analysed
+from chromium import BROWSER, DRIVER, driven, go_to, requests, visit
+from fake_study import analysed, fake_study
+from hostile_report import HOSTILE
 
 from kdstudy.report import document
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no chromium and chromedriver: apt install chromium-driver"
 )
 WIDTHS = {"phone": 390, "desktop": 1280}
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 NAMED = "<img src=x onerror=document.title='run'>"
@@ -45,6 +23,12 @@ RUN = "zoo-s/gkd/zoo-l-sft"
 def renamed(frame):
     """Return the rows with one run under a hostile name."""
     return frame.replace({c: {RUN: NAMED} for c in ("system", "reference") if c in frame})
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with driven(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -73,27 +57,6 @@ def page(tmp_path_factory):
     return path.as_uri()
 
 
-def visit(driver, url):
-    """Open a page and wait until its scripts have run: `get` may return before they have.
-
-    A blank page between, as an address that differs in its fragment alone would not load again.
-    """
-    driver.get("about:blank")
-    driver.get(url)
-    state = "return [document.readyState, document.URL.split('#')[0]]"
-    there = ["complete", url.split("#")[0]]
-    WebDriverWait(driver, 60).until(lambda d: d.execute_script(state) == there)
-
-
-def go_to(driver, fragment):
-    """Follow a link within the page and return when the page has answered the event."""
-    driver.execute_async_script(
-        "const [to, done] = arguments;"
-        "addEventListener('hashchange', () => done(), {once: true}); location.hash = to",
-        fragment,
-    )
-
-
 @pytest.fixture(params=WIDTHS)
 def opened(request, browser, page):
     size = {"width": WIDTHS[request.param], "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -101,13 +64,6 @@ def opened(request, browser, page):
     browser.get_log("browser"), browser.get_log("performance")
     visit(browser, page)
     return browser
-
-
-def requests(driver):
-    events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
-    return [
-        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-    ]
 
 
 def test_it_renders_without_errors_requests_or_sideways_scrolling(opened, page):

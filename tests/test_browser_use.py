@@ -2,9 +2,8 @@
 
 import pandas as pd
 import pytest
-from fake_study import fake_study, planned, with_texts
-from test_browser import BROWSER, DRIVER, browser, go_to, requests, visit
-from test_report import analysed
+from chromium import BROWSER, DRIVER, driven, go_to, requests, visit
+from fake_study import analysed, fake_study, planned, with_texts
 
 from kdstudy.answers.steps import similarity, steps
 from kdstudy.report import document
@@ -12,9 +11,14 @@ from kdstudy.report import document
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no chromium and chromedriver: apt install chromium-driver"
 )
-__all__ = ["browser"]
 RUN = "zoo-s/gkd/zoo-l-sft"
 KEYS = {"down": "\ue015", "up": "\ue013", "enter": "\ue007", "escape": "\ue00c"}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with driven(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +269,43 @@ def seeded(tmp_path_factory):
         provenance=study.provenance,
     )
     return path, table
+
+
+def test_a_tables_head_sorts_it_and_runs_stay_with_their_system(browser, seeded):
+    visit(browser, seeded[0].as_uri())
+    read = (
+        "return [...document.querySelectorAll('#table-systems tbody')].map((body) => ["
+        "  body.rows[0].cells[0].textContent, body.rows.length,"
+        "  ...[...body.rows[0].cells].map("
+        "    (cell) => (cell.querySelector('a') ?? cell).firstChild?.textContent)])"
+    )
+    before = browser.execute_script(read)
+    heads = browser.find_elements("css selector", "#table-systems thead th")
+    names = [head.get_attribute("textContent") for head in heads]
+
+    def sorted_by(place):
+        browser.execute_script("arguments[0].querySelector('button').click()", heads[place])
+        return browser.execute_script(read), heads[place].get_attribute("aria-sort")
+
+    def numbers(rows, place):
+        size = {"k": 1e3, "M": 1e6}
+        texts = [row[2 + place].strip().rstrip("%") for row in rows]
+        given = [t for t in texts if t != "–"]
+        assert texts == given + ["–"] * (len(texts) - len(given)), "what has no value comes last"
+        return [float(t.rstrip("kM").replace(",", "")) * size.get(t[-1], 1) for t in given]
+
+    for name in ("Accuracy", "Agrees", "Parameters"):
+        place = names.index(name)
+        fell, how = sorted_by(place)
+        assert how == "descending" and len(numbers(fell, place)) > 1
+        assert numbers(fell, place) == sorted(numbers(fell, place), reverse=True)
+        rose, how = sorted_by(place)
+        assert how == "ascending" and numbers(rose, place) == sorted(numbers(rose, place))
+        assert sorted(map(str, rose)) == sorted(map(str, before)), "rows are whole"
+        assert sorted_by(place) == (before, None)
+    assert max(row[1] for row in before) == 4, "runs are in their system's part"
+    fell, _ = sorted_by(0)
+    assert [row[0] for row in fell] == sorted((row[0] for row in before), reverse=True)
 
 
 @pytest.mark.parametrize("width", [1280, 420])

@@ -10,9 +10,9 @@ from pathlib import Path
 import forked
 import pytest
 import tiny_models as tiny
+from hub_clients import client
 from hub_stand_in import COMMIT, hub
 from study_folder import model_folder, plan_of, write_folder
-from test_resolve import client
 
 from kdstudy.config.schema import ModelRef
 from kdstudy.errors import InputError

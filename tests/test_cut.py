@@ -11,18 +11,17 @@ import study_folder
 import tiny_models as tiny
 import torch
 import yaml
+from cut_models import IDS, cut_folder, gpt2, logits, model
 from peft import LoraConfig, get_peft_model
 from study_folder import plan_of, write_folder
-from test_train_stage import local
 from torch import nn
+from train_stage import local
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -47,25 +46,11 @@ from kdstudy.plan.plan import make_plan
 from kdstudy.stage import Work
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-IDS = torch.arange(24)[None] * 3 % tiny.VOCABULARY
-SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "num_hidden_layers": 6, "max_position_embeddings": 64,
-         "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 2}  # fmt: skip
 EXPERTS = {"moe_intermediate_size": 8, "num_experts_per_tok": 2}
 ATTENTION = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
              "v_head_dim": 4, "num_key_value_heads": 4}  # fmt: skip
 SHARED = {"shared_expert_intermediate_size": 8, "num_experts": 6}
 FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-def model(kind, config, **fields):
-    fields = SIZES | fields if kind is not GPT2LMHeadModel else fields
-    return tiny._seeded(kind, config(vocab_size=tiny.VOCABULARY, **fields), 3, 4.0)
-
-
-def gpt2(**fields):
-    return model(GPT2LMHeadModel, GPT2Config, n_embd=16, n_layer=6, n_head=2, n_positions=64,
-                 bos_token_id=1, eos_token_id=1, **fields)  # fmt: skip
 
 
 # Each model, and what a configuration by hand says of layers 0, 2, 3 and 5.
@@ -97,11 +82,6 @@ MODELS = {
     ),
 }  # fmt: skip
 KEPT = [0, 2, 3, 5]
-
-
-@torch.no_grad()
-def logits(made, ids=IDS, **settings):
-    return made.eval()(input_ids=ids, **settings).logits
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -199,15 +179,6 @@ def test_kept_layers_are_evenly_spaced_from_the_first_to_the_last():
             gaps = {b - a for a, b in itertools.pairwise(kept)}
             assert max(gaps) - min(gaps) <= 1 and min(gaps) >= 1
     assert layers.evenly(6, 8) == [0, 1, 3, 4, 6, 7]
-
-
-def cut_folder(folder, *, depths=(), **others):
-    """A study's folder whose models say how many layers they have."""
-    write_folder(folder)
-    for name in ("big", "small", "medium"):
-        config = {"model_type": "qwen2", "of": name, "num_hidden_layers": 8}
-        (folder / name / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
-from test_divergences import charged, kl, logits, softmax
-from test_trainer import SETTINGS, make
+from divergence_oracles import charged, kl, logits
+from scipy.special import softmax
+from small_trainers import SETTINGS, make
 
 from kdstudy import methods
 from kdstudy.distill import batches

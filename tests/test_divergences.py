@@ -9,10 +9,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.special import rel_entr, softmax
+from divergence_oracles import charged, kl, logits
+from scipy.special import softmax
 from torch.nn import functional as F
 
-from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.methods.alpha_beta import alpha_beta
 from kdstudy.methods.gkd import jsd, swapped_jsd
 from kdstudy.methods.objective import CROSS_ENTROPY, Objective
@@ -21,7 +21,6 @@ from kdstudy.methods.skew_kl import skew_kl
 from kdstudy.methods.skew_revkl import skew_reverse_kl
 from kdstudy.methods.tv import total_variation
 from kdstudy.methods.word_kd import forward_kl
-from kdstudy.models.parts import Head
 
 ALL = {
     "forward_kl": (forward_kl, 0.0),
@@ -45,34 +44,6 @@ ALL = {
 def objective(name: str, tau: float = 1.0, **more) -> Objective:
     divergence, parameter = ALL[name]
     return Objective(divergence=divergence, parameter=parameter, temperature=tau, **more)
-
-
-def charged(s: torch.Tensor, t: torch.Tensor, what: Objective, targets=None) -> torch.Tensor:
-    """Return the loss of each row of logits."""
-    eye = Head(weight=torch.eye(s.shape[1], dtype=s.dtype))
-    teacher = TeacherSide(hidden=t, head=eye) if what.divergence else None
-    targets = torch.zeros(len(s), dtype=torch.long) if targets is None else targets
-    return torch.stack(
-        [
-            head_loss(
-                s[i : i + 1],
-                eye,
-                targets[i : i + 1],
-                torch.ones(1),
-                what,
-                teacher and TeacherSide(hidden=t[i : i + 1], head=eye),
-            )[0]
-            for i in range(len(s))
-        ]
-    )
-
-
-def logits(n: int, v: int, seed: int, scale: float = 3.0) -> torch.Tensor:
-    return torch.randn(n, v, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return rel_entr(p, q).sum(-1)
 
 
 def oracle(name: str, s: torch.Tensor, t: torch.Tensor, tau: float) -> np.ndarray:

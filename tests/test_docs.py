@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from kdstudy import methods
 from kdstudy.cli import app, reference
 from kdstudy.distill.config import _OF_METHOD, _REFUSED
+from kdstudy.report.loss_words import LINES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -62,9 +63,15 @@ def test_the_page_of_verbs_is_that_of_the_command_line():
 
 def test_every_verb_has_an_example_that_it_takes_and_every_option_a_meaning():
     commands = typer.main.get_command(app).commands
-    assert len(commands) == 16
+    assert len(commands) == 17
     for name, command in commands.items():
         start, verb, *arguments = shlex.split(command.epilog.removeprefix("Example: "))
         assert (start, verb) == ("kdstudy", name)
         command.make_context(name, arguments)  # a wrong option or a missing one is an error
         assert all(p.help for p in command.params), name
+
+
+def test_every_line_of_the_loss_statement_is_in_its_page():
+    table = (DOCS / "statement.md").read_text("utf-8").split("|---|---|---|---|---|\n")[1]
+    rows = [row.split(" | ")[0].removeprefix("| ") for row in table.split("\n\n")[0].split("\n")]
+    assert rows == [line.title for line in LINES.values()]

@@ -15,11 +15,15 @@ from study_facts import (
     generate,
     healthy,
     model,
+    named,
     on,
+    plan_of,
+    speed,
     study,
     train,
 )
 
+from kdstudy.distill.kinds import TrainConfig
 from kdstudy.doctor import cost
 from kdstudy.doctor.checks import CHECKS, check
 from kdstudy.doctor.facts import (
@@ -34,6 +38,8 @@ from kdstudy.doctor.findings import EXIT_CODES, Finding, Shown, Span, worst
 from kdstudy.doctor.view import document, show
 from kdstudy.errors import InputError, KdstudyError
 from kdstudy.models.checkpoint import Room
+from kdstudy.models.kinds import named_in
+from kdstudy.stage import Stage
 
 OTHER = VOCABULARY | {"b": 3, "c": 2}
 REFUSED = InputError("what is refused", why="why", remedy="remedy")
@@ -249,13 +255,39 @@ def test_time_and_disk_are_those_of_a_hand_calculation():
 def test_a_teacher_beside_the_student_needs_its_memory_only_where_it_must_be_there():
     small, big = model("small", "student"), model("big", "teacher", parameters=5000)
     facts = healthy()
-    assert cost.memory_needed(facts, small, big) - cost.memory_needed(facts, small, None) == (
-        5000 * 4
-    )
+    alone = cost.memory_needed(facts, small)
+    assert cost.memory_needed(facts, small, [big]) - alone == 5000 * 4
+    assert cost.memory_needed(facts, small, [big, big]) - alone == 2 * 5000 * 4
     assert cost.needs_live_teacher(facts)  # gkd asks it about new text
     assert not cost.needs_live_teacher(healthy(study=study(methods=["sft", "word_kd"])))
     off = study(methods=["sft", "word_kd"], train={"teacher_cache": "off"})
     assert cost.needs_live_teacher(healthy(study=off))
+
+
+def test_several_teachers_of_a_run_cost_what_each_adds_and_lie_in_memory_together():
+    config = TrainConfig.of(train("gkd", lmbda=0.5).config)
+    config = dataclasses.replace(config, teachers=(named("big"), named("other")))
+    speeds = {"small": speed(distil={"big": 0.012, "other": 0.015}), "big": speed()}
+    speeds["other"] = speed(forward=0.005)
+    seconds = {}
+    for how in ("mixture", "route"):
+        own = dataclasses.replace(config, together={how: "x"})
+        one = Stage(kind="train", label="x", config=own.hashed())
+        facts = healthy(todo=(one,), speeds=speeds)
+        (found,) = cost.costs(facts)
+        seconds[how] = found.seconds
+    # 0.002 and 0.005 s more a row from the cache; half the steps ask both and have the student
+    # read a prompt and write 20 tokens.
+    written = 0.5 * (0.003 + 20 * 0.0001)
+    row = 0.01 + 0.002 + 0.005 + 0.5 * (0.002 + 0.005) + written
+    assert seconds["mixture"] == pytest.approx(0.5 + 2 * 900 * row + 5 * 100 * 0.002)
+    row = 0.01 + 0.0035 + 0.5 * 0.0035 + written
+    assert seconds["route"] == pytest.approx(0.5 + 2 * 900 * row + 5 * 100 * 0.002)
+    planned = plan_of([one], facts.study)
+    assert [m.name for m in named_in(one)] == ["small", "big", "other"]
+    models = (*facts.models, model("other", "teacher", parameters=7000))
+    groups = cost.teachers_beside(dataclasses.replace(facts, plan=planned, models=models))
+    assert [[m.name for m in group] for group in groups] == [["big"], ["other"], ["big", "other"]]
 
 
 def test_a_check_that_crashes_is_a_finding():

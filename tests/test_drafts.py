@@ -10,7 +10,7 @@ import tiny_models as tiny
 import torch
 import yaml
 from study_folder import plan_of, write_folder
-from test_train_stage import examples, furnish, work
+from train_stage import examples, furnish, work
 
 from kdstudy.artifacts import Chosen, DraftLikelihoods
 from kdstudy.data.prompts import row_of

@@ -186,6 +186,36 @@ def test_the_card_holds_the_measured_numbers(study, tmp_path):
         assert said in text
 
 
+def test_the_loss_statement_is_written_and_is_in_the_card(study, tmp_path):
+    folder, _, _ = study
+    done = kdstudy(folder, "statement", "study.yaml", "--system", STUDENT, "--out", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "s" / "statement.html")
+    text = (tmp_path / "s" / "statement.md").read_text("utf-8")
+    assert f"### {STUDENT}" in text and STUDENT in done.stderr
+    exported = kdstudy(folder, "export", "study.yaml", STUDENT, "--out", tmp_path / "out")
+    assert exported.returncode == 0, exported.stderr
+    assert text.strip() in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert (folder / "store" / "studies" / "hand" / "statement").exists() is False
+    whole = kdstudy(folder, "statement", "study.yaml")
+    assert whole.stdout.strip().endswith("studies/hand/statement/statement.html")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--system", "zoo-xs/gkd"], "the study has no such model"),
+        (["--elsewhere", "piqa"], "piqa: the study does not measure it"),
+        (["--system", "zoo-xs/sft"], "no distilled student has been measured"),
+    ],
+)
+def test_a_statement_of_nothing_is_refused(study, arguments, said, tmp_path):
+    folder, _, _ = study
+    done = kdstudy(folder, "statement", "study.yaml", "--out", tmp_path / "s", *arguments)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_both_adapters_are_in_what_is_merged_and_one_alone_is_refused(study, tmp_path):
     folder, *_ = study
     label = of_mine(folder)

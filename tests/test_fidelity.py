@@ -12,18 +12,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from kdstudy.errors import InputError
 from kdstudy.evaluation.fidelity import (
-    HIGH_BLEU,
-    HIGH_STEPS,
-    LOW_BLEU,
-    LOW_STEPS,
     corpus_bleu,
     fidelity,
     pair,
-    same_answer_low_fidelity,
     signature,
-    wrong_answer_high_fidelity,
 )
-from kdstudy.records import PairScore, Score
+from kdstudy.records import Score
 
 NASTY = [
     "",
@@ -140,30 +134,6 @@ def test_free_texts_never_agree() -> None:
     free = {"extracted": "", "rule": "text-rouge_l", "outcome": "rated", "quality": 0.4}
     found = pair([row(1, "the same", **free)], [row(1, "the same", **free)])[0]
     assert (found.agree, found.rouge_l) == (False, 1)
-
-
-def pair_of(item: int, bleu: float, steps: float, agree: bool, outcome: str) -> PairScore:
-    return PairScore(
-        benchmark="toy", example_id=str(item), sample=0, agree=agree, outcome_a=outcome,
-        outcome_b="correct", bleu=bleu, rouge_l=0.5, steps=steps, counts=(0,) * 10,
-    )  # fmt: skip
-
-
-def test_the_papers_error_analysis_as_queries() -> None:
-    pairs = [
-        pair_of(1, 13, 1, True, "correct"),  # same answer in other words, same steps
-        pair_of(2, LOW_BLEU, LOW_STEPS, True, "correct"),  # not below
-        pair_of(3, 12, 0, True, "wrong"),
-        pair_of(4, 77, 0, False, "wrong"),
-        pair_of(5, HIGH_BLEU, HIGH_STEPS, False, "wrong"),  # just high enough
-        pair_of(6, 99, 1, False, "truncated"),  # no answer is no wrong answer
-        pair_of(7, 5, math.nan, True, "correct"),
-        pair_of(8, 90, math.nan, False, "wrong"),
-    ]
-    assert [p.example_id for p in same_answer_low_fidelity(pairs)] == ["7", "3", "1"]
-    assert [p.example_id for p in same_answer_low_fidelity(pairs, "steps")] == ["3"]
-    assert [p.example_id for p in wrong_answer_high_fidelity(pairs)] == ["8", "4", "5"]
-    assert [p.example_id for p in wrong_answer_high_fidelity(pairs, "steps")] == ["5"]
 
 
 def test_pairs_are_ordered_and_keep_who_is_who() -> None:

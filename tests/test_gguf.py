@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gguf_models import END, SPECIAL, TEMPLATE, model, numbers, unpaired, words, write
+from hub_clients import client
 from hub_stand_in import COMMIT, hub
-from test_resolve import client
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 

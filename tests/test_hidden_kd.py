@@ -9,7 +9,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from safetensors.torch import load_file
-from test_trainer import SETTINGS, make, micro, weights
+from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
 from kdstudy.distill import batches, cache

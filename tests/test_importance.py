@@ -9,10 +9,10 @@ import pytest
 import tiny_models as tiny
 import torch
 import yaml
+from cut_models import cut_folder, gpt2, logits, model
 from study_folder import plan_of
-from test_cut import cut_folder, gpt2, logits, model
-from test_train_stage import local
 from torch import nn
+from train_stage import local
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,

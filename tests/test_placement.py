@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import gc
 import json
-import random
 import shutil
 import weakref
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_models as tiny
 import torch
+from placed_teachers import TRAIN, examples, models, numbers, using, work
 from safetensors.torch import load_file
 
 from kdstudy import methods
@@ -25,21 +25,6 @@ from kdstudy.errors import StageError
 from kdstudy.models import load, parts
 from kdstudy.records import Example, write_records
 from kdstudy.stage import SCRATCH, Work
-
-KNOBS = {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
-TRAIN = schema.Train(
-    epochs=2, batch_size=8, max_length=40, evaluations=2, learning_rate=1e-2,
-    lora=schema.Lora(r=4, dropout=0.1), precision="float32",
-)  # fmt: skip
-
-
-def examples(number: int, seed: int) -> list[Example]:
-    rng = random.Random(seed)
-    pairs = [(rng.randrange(10), rng.randrange(100)) for _ in range(number)]
-    return [
-        Example(id=f"{seed}-{i}", instruction=f"{a} + {b}?", response=f"it is {a + b}")
-        for i, (a, b) in enumerate(pairs)
-    ]
 
 
 @pytest.fixture
@@ -57,11 +42,6 @@ def place(tmp_path):
                 parameter.fill_(0.1)
     load.save(given, tmp_path / "taught" / "adapter", tiny.tokenizer())
     return tmp_path
-
-
-def models(place: Path) -> dict:
-    common = {"adapter": None, "hub_id": None, "revision": None, "trust_remote_code": False}
-    return {name: common | {"folder": str(place / name)} for name in ("student", "teacher")}
 
 
 def cached(place: Path, mode: str = "disk", train=TRAIN, out: str = "cache") -> Path:
@@ -83,34 +63,6 @@ def cached(place: Path, mode: str = "disk", train=TRAIN, out: str = "cache") -> 
         )
     )
     return place / out
-
-
-def work(place: Path, out: str, method, train=TRAIN, aid: Path | None = None) -> Work:
-    (place / out).mkdir()
-    return Work(
-        config={
-            "method": method.model_dump(),
-            "train": train.model_dump(exclude=KNOBS),
-            "template": tiny.TEMPLATE,
-            "template_date": DATE,
-            "seed": 4,
-            "student": {"name": "student", "fingerprint": "s"},
-            "teacher": {"name": "teacher", "fingerprint": "t"},
-        },
-        inputs={"corpus": place / "corpus", "teacher": place / "taught"},
-        local={"models": models(place), "train": train.model_dump(include=KNOBS)},
-        out=place / out,
-        aids={"teacher_cache": aid} if aid else {},
-    )
-
-
-def using(mode: str, train=TRAIN) -> schema.Train:
-    return train.model_copy(update={"teacher_cache": mode})
-
-
-def numbers(folder: Path) -> list[float]:
-    curve = json.loads((folder / "training.json").read_text())["curve"]
-    return [row[k] for row in curve for k in ("loss", "eval_loss", "eval_cross_entropy")]
 
 
 def run_of(work: Work) -> placement.Run:
@@ -318,3 +270,67 @@ def test_finished_shards_count_as_room(tmp_path):
     assert placement.disk_room(1, tmp_path).enough
     assert not placement.disk_room(2**60, tmp_path).enough
     assert placement.memory_room(1).enough and not placement.memory_room(2**60).enough
+
+
+def two(place: Path, out: str, how: dict, mode: str, aids: dict[str, Path]) -> Work:
+    """A train stage with the trained teacher and, as its second, an untrained one."""
+    one = work(place, out, methods.GKD(temperature=2), using(mode))
+    config = {k: v for k, v in one.config.items() if k != "teacher"}
+    named = [{"name": n, "fingerprint": f} for n, f in (("teacher", "t"), ("student", "s"))]
+    where = models(place)
+    places = {"0": where["teacher"], "1": where["student"], "student": where["student"]}
+    return dataclasses.replace(
+        one,
+        config=config | {"teachers": named, "together": how},
+        inputs={"corpus": place / "corpus", "teacher:0": place / "taught"},
+        local=one.local | {"models": places},
+        aids=aids,
+    )
+
+
+def untrained(place: Path) -> Path:
+    """The teacher_cache stage of the second."""
+    given = work(place, "cache1", methods.WordKD())
+    stages.teacher_cache(
+        dataclasses.replace(
+            given,
+            config={
+                "teacher": {"name": "student", "fingerprint": "s"},
+                "template": tiny.TEMPLATE,
+                "template_date": DATE,
+                "mode": "disk",
+                **TRAIN.model_dump(
+                    include={"max_length", "loss_tokens", "loss_turns", "precision"}
+                ),
+            },
+            inputs={"corpus": place / "corpus"},
+            local={"models": {"teacher": models(place)["student"]}, "rows_per_pass": 6},
+        )
+    )
+    return place / "cache1"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mixture": "geometric", "weights": [0.25, 0.75]},
+        {"mixture": "arithmetic", "weights": None},
+        {"route": {"even": 0, "odd": 1}},
+    ],
+)
+def test_several_teachers_from_every_place_give_the_same_student(place, how):
+    for part, seed, count in (("train", 0, 40), ("validation", 1, 8)):
+        rows = [
+            dataclasses.replace(row, tag=("even", "odd")[i % 2])
+            for i, row in enumerate(examples(count, seed))
+        ]
+        write_records(place / "corpus" / f"{part}.parquet", rows, Example)
+    aids = {"teacher_cache:0": cached(place), "teacher_cache:1": untrained(place)}
+    for mode in ("off", "memory", "disk"):
+        stages.train(two(place, mode, how, mode, aids if mode == "disk" else {}))
+    for mode in ("memory", "disk"):
+        assert numbers(place / mode) == pytest.approx(numbers(place / "off"), rel=1e-6)
+    # Mixed up, they are refused: each cache says whose it is.
+    swapped = dict(zip(aids, reversed(aids.values()), strict=True))
+    with pytest.raises(StageError, match="made from something else"):
+        stages.train(two(place, "swapped", how, "disk", swapped))

@@ -6,19 +6,19 @@ from pathlib import Path
 import forked
 import pytest
 
-CREW = Path(__file__).parent / "crew.py"
+LAUNCHED = Path(__file__).parent / "launched.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def crew(folder, case):
+def launched(folder, case):
     """Run two processes as a launcher would; return their (exit code, stdout, stderr)."""
     (folder / "in").mkdir()
-    ends = forked.launch(CREW, folder, case, cwd=folder, env=ENVIRONMENT)
+    ends = forked.launch(LAUNCHED, folder, case, cwd=folder, env=ENVIRONMENT)
     return [(end.returncode, end.stdout, end.stderr) for end in ends]
 
 
 def test_all_join_what_trains_and_the_first_alone_does_the_rest(tmp_path):
-    first, second = crew(tmp_path, "fine")
+    first, second = launched(tmp_path, "fine")
     assert first == (0, "done by 0\n" * 4, "")
     assert second == (0, "", "")
     # The other stages were the first's alone, so the second has seen what trains, twice.
@@ -40,7 +40,7 @@ def test_all_join_what_trains_and_the_first_alone_does_the_rest(tmp_path):
     ],
 )
 def test_a_failure_anywhere_ends_all_and_is_told_once(tmp_path, case, who, said):
-    ends = crew(tmp_path, case)
+    ends = launched(tmp_path, case)
     assert [code for code, _, _ in ends] == [1, 1]
     assert ends[who][2].startswith(said)
     assert "kdstudy" not in ends[1 - who][2] and "Error" not in ends[1 - who][2]

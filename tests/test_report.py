@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 from fake_study import STUDENTS, analysed, fake_study, items_frame
+from hostile_report import HOSTILE
 from report_parts import all_figures, all_sheets
 from scipy import stats
 
@@ -19,18 +20,8 @@ from kdstudy.report import document
 from kdstudy.report.browse import MAX_CHARACTERS, browser_data, safe_json
 from kdstudy.report.data import ITEM_COLUMNS
 from kdstudy.report.plot import PALETTE, colours
+from kdstudy.report.sections import cost
 from kdstudy.report.views import with_sft
-
-HOSTILE = {
-    "script": "<script>alert(1)</script>",
-    "closing": "</script><script>alert(2)</script><!-- <img src=x onerror=alert(3)>",
-    "entity": "a & b &lt;i&gt; &amp;amp;",
-    "bidi": "\u202e\u0661\u0662 שלום \u2066abc\u2069",
-    "nul": "before\x00after",
-    "separators": "one\u2028two\u2029three",
-    "surrogate": "broken \ud83d half",
-    "long": "x" * 100_000,
-}
 
 
 class Page(HTMLParser):
@@ -112,7 +103,7 @@ def test_sections_come_in_the_order_of_the_law_and_open_with_a_finding(made):
         r'<section id="(\w+)".*?</h2>\s*<p class="finding"[^>]*>(.*?)</p>', text, re.S
     )
     assert [name for name, _ in sections] == [
-        *("answer", "generalization", "fidelity", "depends"),
+        *("answer", "statement", "generalization", "fidelity", "depends"),
         *("methods", "ablations", "collapse", "contamination", "text", "made"),
     ]
     for _, sentence in sections:
@@ -130,9 +121,18 @@ def test_every_figure_is_a_labelled_image_in_the_pages_colours(made):
     names = {p.stem for p in folder.glob("*.svg")}
     assert names == {p.stem for p in folder.glob("*.pdf")}
     assert names == {
-        *("accuracy", "gains", "flow", "scale", "agreement", "agreement-accuracy", "fidelity"),
+        *(
+            "accuracy",
+            "gains",
+            "flow",
+            "scale",
+            "pace",
+            "agreement",
+            "agreement-accuracy",
+            "fidelity",
+        ),
         *("depends", "methods", "temperature", "noise", "base-teacher", "training", "steps"),
-        "measure-distinct_2",
+        *("measure-distinct_2", "statement"),
     }
     for path in folder.glob("*.svg"):
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
@@ -298,6 +298,15 @@ def test_cost_is_the_time_of_all_benchmarks_over_all_items(study, made):
     )
     frame = pd.read_csv(made[0].parent / "tables" / "systems.csv").set_index("System")
     assert float(frame.loc["zoo-m/sft", "s/1,000"]) == pytest.approx(1000 * spent / 90, abs=0.051)
+
+
+def test_the_front_holds_what_no_other_beats_in_both():
+    rows = pd.DataFrame(
+        [("slow and best", 9.0, 0.9), ("slow", 9.0, 0.8), ("fast", 1.0, 0.3), ("as good", 2.0, 0.3),
+         ("beaten", 3.0, 0.2), ("between", 4.0, 0.5), ("fast and worse", 1.0, 0.1)],
+        columns=["system", "seconds", "value"],
+    )  # fmt: skip
+    assert list(cost.undominated(rows).system) == ["fast", "between", "slow and best"]
 
 
 def test_all_rows_are_kept_beside_the_page(study, made):

@@ -1,11 +1,9 @@
 """The report of few students, benchmarks or seeds: nothing twice, no dashes, no start-up time."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 from fake_study import analysed, fake_study, planned
-from report_parts import all_figures, all_sheets
+from report_parts import all_figures, all_sheets, only
 
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.cli.options import wrapped
@@ -20,17 +18,6 @@ from kdstudy.report.seeds import names_of
 from kdstudy.report.sheet import Sheet
 
 ONE = ("zoo-s",)
-
-
-def only(study, benchmark):
-    """Return the study as if it had measured one benchmark."""
-
-    def kept(rows):
-        return {k: [r for r in v if r.benchmark == benchmark] for k, v in rows.items()}
-
-    return dataclasses.replace(
-        study, scores=kept(study.scores), pairs=kept(study.pairs), overlaps={}
-    )
 
 
 @pytest.fixture(scope="module", params=[(0, 1, 2), (0,)], ids=["three seeds", "one seed"])

@@ -9,42 +9,16 @@ import hashlib
 import json
 import sys
 import tempfile
-from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 
 from fake_study import analysed, fake_study, with_texts
+from report_parts import Words
 
 from kdstudy.report import document
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 COMPUTED_BY = ("numpy", "pandas", "scipy", "statsmodels", "sacrebleu")
-
-
-class Words(HTMLParser):
-    """Collects, by section, the text that a reader sees and the names of figures and tables."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.sections, self.section, self.silent = {}, None, 0
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        name = dict(attrs).get("id") or ""
-        if tag == "section":
-            self.section = self.sections[name] = {"figures": [], "tables": [], "text": []}
-        self.silent += tag in ("svg", "script", "style")
-        for kind in ("figure", "table"):
-            if self.section is not None and name.startswith(f"{kind}-") and not self.silent:
-                self.section[f"{kind}s"].append(name.removeprefix(f"{kind}-"))
-
-    def handle_endtag(self, tag):
-        self.silent -= tag in ("svg", "script", "style")
-        self.section = None if tag == "section" else self.section
-
-    def handle_data(self, data):
-        if self.section is not None and not self.silent and data.strip():
-            self.section["text"].append(" ".join(data.split()))
 
 
 def hashed(*parts):

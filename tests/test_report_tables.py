@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import analysed, fake_study, with_texts
+from made_table import AGREEMENTS, GAINS, made_table
 from report_parts import all_figures, all_sheets
 from scipy import stats as scipy_stats
-from test_stats import AGREEMENTS, GAINS, made_table
 
 from kdstudy.analysis.results import AVERAGE, COLUMNS, NUMBERS
 from kdstudy.analysis.stats import run_tests

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import forked
 import pytest
 from datasets import Dataset
+from hub_clients import client
 from hub_stand_in import COMMIT, hub
 from study_folder import model_folder
 
@@ -17,17 +17,6 @@ from kdstudy.data.corpora import locate
 from kdstudy.errors import InputError, StageError
 from kdstudy.models.fetch import fetch
 from kdstudy.models.resolve import resolve, told_apart
-
-# huggingface_hub reads its endpoint when it is imported, so the client is a process of its own.
-CLIENT = Path(__file__).parent / "hub_client.py"
-
-
-def client(endpoint, cache, ref, pins=None, fetch=True):
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache)}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    call = (json.dumps(ref), json.dumps(pins or {}), "fetch" if fetch else "pin")
-    done = forked.Running(call, None, environment, CLIENT).end()
-    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_models as tiny
 import torch
-from test_train_stage import TRAIN, examples, furnish, local, work
+from train_stage import TRAIN, examples, furnish, local, work
 
 from kdstudy import methods
 from kdstudy.analysis.collapse import Signs

@@ -60,7 +60,10 @@ def test_the_papers_settings_are_the_defaults(tmp_path):
         ({"methods": [{"type": "gkd", "lmbda": 1.2}]}, ["methods[0].lmbda", "less than or equal"]),
         ({"methods": ["word-kd"]}, ["unknown method 'word-kd'", "did you mean 'word_kd'"]),
         ({"methods": ["sft", "sft"]}, ["methods", "listed twice"]),
-        ({"students": ["zoo-l"]}, ["its own teacher"]),
+        (
+            {"students": ["zoo-l"], "teachers": [{"model": "zoo-l", "finetune": False}]},
+            ["its own teacher"],
+        ),
         ({"students": []}, ["students"]),
         ({"teachers": []}, ["teachers", "add one"]),
         ({"benchmarks": []}, ["benchmarks"]),

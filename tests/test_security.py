@@ -1,6 +1,7 @@
 """What SECURITY.md promises: nothing runs, nothing leaves the store, nothing secret is written."""
 
 import ast
+import dataclasses
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from study_folder import STUDY, model_folder, write_folder
 import kdstudy
 from kdstudy.errors import InputError
 from kdstudy.models import zoo
-from kdstudy.stage import Kind, kinds
+from kdstudy.stage import kinds
 
 SECRETS = {
     name: f"secret-of-{name}-4711"
@@ -182,7 +183,8 @@ def test_secrets_are_in_no_file_and_in_no_output(tmp_path, monkeypatch):
     study.write_text(yaml.safe_dump(STUDY))
     store = ("--store", tmp_path / "store")
     shown = [call("run", study, *store)]
-    monkeypatch.setitem(kinds(), "generate", Kind(entry="test_security:fails"))
+    failing = dataclasses.replace(kinds()["generate"], entry="test_security:fails", version=99)
+    monkeypatch.setitem(kinds(), "generate", failing)
     shown += [call("run", study, *store), call("plan", study, *store, "--json")]
     shown += [call("report", study, *store), call("ls", "runs", *store, "--json")]
     reports = list((tmp_path / "store").glob("logs/*.txt"))

@@ -5,11 +5,11 @@ import math
 import pytest
 import tiny_models as tiny
 import torch
-from test_trainer import SETTINGS, make, micro, weights
+from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
 from kdstudy.distill import batches, cache
-from kdstudy.distill.fused import entropies
+from kdstudy.distill.fused import TeacherSide, entropies
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.methods.selective_kd import SelectiveKD
@@ -75,7 +75,7 @@ def test_a_share_of_one_is_word_kd():
 
 def test_the_entropy_of_three_tokens_by_hand():
     t = torch.tensor([[2.0, 1, 1], [1, 1, 1]]).double().log()
-    got = entropies(t, Head(weight=torch.eye(3).double()))
+    got = entropies(TeacherSide(hidden=t, head=Head(weight=torch.eye(3).double())))
     assert got.tolist() == pytest.approx([1.5 * math.log(2), math.log(3)], abs=1e-12)
 
 

@@ -11,7 +11,7 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from study_folder import plan_of, write_folder
-from test_train_stage import TRAIN, furnish, work
+from train_stage import TRAIN, furnish, work
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kdstudy import methods

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+from divergence_oracles import charged, logits
 from pydantic import ValidationError
-from test_divergences import charged, logits, softmax
-from test_trainer import SETTINGS, make, micro, weights
+from scipy.special import softmax
+from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
 from kdstudy.distill import batches, cache

@@ -1,90 +1,31 @@
 """The train stage from files to files, for every method."""
 
 import json
-import random
-from pathlib import Path
 
 import pytest
 import tiny_models as tiny
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from train_stage import TRAIN, examples, furnish, local, work
 from transformers import AutoModelForCausalLM
 
 from kdstudy import methods
 from kdstudy.artifacts import Trained
 from kdstudy.config import schema
-from kdstudy.data.chat import DATE
 from kdstudy.distill import stages
 from kdstudy.errors import InputError, StageError
 from kdstudy.models import load
 from kdstudy.records import Example, Generation, write_records
 from kdstudy.stage import Work
 
-TRAIN = schema.Train(
-    epochs=1, batch_size=8, max_length=40, evaluations=2, learning_rate=1e-2,
-    lora=schema.Lora(r=4, dropout=0.1),
-)  # fmt: skip
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
-
-
-def examples(number: int, seed: int) -> list[Example]:
-    rng = random.Random(seed)
-    made = []
-    for i in range(number):
-        a, b = rng.randrange(10), rng.randrange(10)
-        made.append(Example(id=f"{seed}-{i}", instruction=f"{a} + {b}?", response=f"it is {a + b}"))
-    return made
 
 
 @pytest.fixture
 def place(tmp_path):
     """A folder with a student, a teacher and a corpus."""
     return furnish(tmp_path)
-
-
-def furnish(folder: Path) -> Path:
-    tiny.save(folder / "student", tiny.qwen(0, scale=1.0))
-    tiny.save(folder / "teacher", tiny.widen(tiny.qwen(1, width=24), 5))
-    (folder / "corpus").mkdir()
-    write_records(folder / "corpus" / "train.parquet", examples(40, 0), Example)
-    write_records(folder / "corpus" / "validation.parquet", examples(8, 1), Example)
-    return folder
-
-
-def local(folder, adapter=None) -> dict:
-    return {
-        "folder": str(folder),
-        "adapter": adapter and str(adapter),
-        "hub_id": None,
-        "revision": None,
-        "trust_remote_code": False,
-    }
-
-
-def work(place, out, method, train=TRAIN, adapter=None, **inputs) -> Work:
-    (place / out).mkdir(exist_ok=True)
-    knobs = {"micro_batch_size", "report_to", "max_truncated_share", "on_alarm"}
-    return Work(
-        config={
-            "method": method.model_dump(),
-            "train": train.model_dump(exclude=knobs),
-            "template": tiny.TEMPLATE,
-            "template_date": DATE,
-            "seed": 4,
-            "student": {"name": "student", "fingerprint": "s"},
-            "teacher": {"name": "teacher", "fingerprint": "t"},
-        },
-        inputs={"corpus": place / "corpus", **inputs},
-        local={
-            "models": {
-                "student": local(place / "student", adapter),
-                "teacher": local(place / "teacher"),
-            },
-            "train": train.model_dump(include=knobs),
-        },
-        out=place / out,
-    )
 
 
 def write_teacher_text(place, change=None):
@@ -261,3 +202,32 @@ def test_a_teacher_with_another_tokenizer_is_refused(place):
     tiny.tokenizer("!").save_pretrained(place / "teacher")
     with pytest.raises(InputError, match="different tokenizers"):
         stages.train(work(place, "out", methods.WordKD()))
+
+
+def test_with_a_route_each_row_has_its_own_teachers_text(place, monkeypatch):
+    import dataclasses
+
+    tags, seen = ("even", "odd"), []
+    for part, seed, count in (("train", 0, 40), ("validation", 1, 8)):
+        rows = [
+            dataclasses.replace(row, tag=tags[i % 2]) for i, row in enumerate(examples(count, seed))
+        ]
+        write_records(place / "corpus" / f"{part}.parquet", rows, Example)
+    texts = {}
+    for number, word in enumerate(("seven", "eight")):
+        folder = write_teacher_text(
+            place, lambda rows, w=word: [dataclasses.replace(r, completion=w) for r in rows]
+        )
+        texts[f"teacher_text:{number}"] = folder.rename(place / f"text{number}")
+    done = work(place, "out", methods.SeqKD(), **texts)
+    how = {"together": {"route": {"even": 1, "odd": 0}}}
+    done = dataclasses.replace(done, config=done.config | how)
+    own = stages.encode_rows
+
+    def watched(examples, *rest):
+        seen.extend((e.tag, rest[3][e.id].completion) for e in examples if rest[3])
+        return own(examples, *rest)
+
+    monkeypatch.setattr(stages, "encode_rows", watched)
+    stages.train(done)
+    assert len(seen) == 48 and {*seen} == {("even", "eight"), ("odd", "seven")}

@@ -12,7 +12,7 @@ import tiny_models as tiny
 import torch
 from huggingface_hub import HfApi
 from library_runs import LORA, ROWS, losses, weights
-from test_train_stage import TRAIN, place, work  # noqa: F401
+from train_stage import TRAIN, furnish, work
 from transformers import (
     AutoModelForCausalLM,
     EarlyStoppingCallback,
@@ -65,6 +65,12 @@ skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_ran
 """
 TAKEN = _TAKEN.split()
 THERE = {f.name for f in dataclasses.fields(TrainingArguments)}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a student, a teacher and a corpus."""
+    return furnish(tmp_path)
 
 
 def test_every_field_is_taken_refused_or_said_to_do_nothing():
@@ -224,7 +230,7 @@ def test_input_tokens_are_counted(make, kind, attention):
     assert trainer.padding_share == (1 - real / padded if attention == "sdpa" else 0)
 
 
-def test_the_cross_entropy_is_the_students_own_however_wide_its_teacher_is(make, place, tmp_path):  # noqa: F811
+def test_the_cross_entropy_is_the_students_own_however_wide_its_teacher_is(make, place, tmp_path):
     """A student with entries that its teacher has not: by every method the same number."""
     student = tiny.widen(tiny.qwen(0, scale=1.0), 5)
     tiny.save(tmp_path / "wide", student, tiny.tokenizer())
@@ -246,7 +252,7 @@ def test_the_cross_entropy_is_the_students_own_however_wide_its_teacher_is(make,
 # What is lost without an error.
 
 
-def test_a_routers_loss_that_is_left_out_is_said(make, place, caplog, tmp_path):  # noqa: F811
+def test_a_routers_loss_that_is_left_out_is_said(make, place, caplog, tmp_path):
     def mixture(asks: bool):
         return MixtralForCausalLM(
             MixtralConfig(
@@ -263,7 +269,7 @@ def test_a_routers_loss_that_is_left_out_is_said(make, place, caplog, tmp_path):
         assert ("auxiliary loss" in caplog.text) == asks
 
 
-def test_weights_in_half_precision_are_said_to_swallow_updates(make, place, caplog):  # noqa: F811
+def test_weights_in_half_precision_are_said_to_swallow_updates(make, place, caplog):
     half = AutoModelForCausalLM.from_pretrained(place / "student", dtype=torch.bfloat16)
     make(half, processing_class=tiny.tokenizer())
     assert "100% of the trained weights are in half precision" in caplog.text
@@ -322,7 +328,7 @@ def told(monkeypatch):
     return Told.begun
 
 
-def tracked(place, out, label, train):  # noqa: F811
+def tracked(place, out, label, train):
     made = work(place, out, methods.Sft(), train)
     folder = str(place / "runs" / label)
     local = {**made.local, "tracking": {"study": "mine", "label": label, "folder": folder}}
@@ -330,7 +336,7 @@ def tracked(place, out, label, train):  # noqa: F811
 
 
 def test_every_training_has_a_run_of_its_own_and_a_resumed_one_keeps_it(
-    place, told, monkeypatch  # noqa: F811
+    place, told, monkeypatch
 ):  # fmt: skip
     train = TRAIN.model_copy(update={"report_to": ["wandb"]})
     before = dict(os.environ)

@@ -200,3 +200,9 @@ def test_no_pickle_and_no_bare_except():
             n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ExceptHandler)
         ]
         assert all(h.type is not None for h in handlers), path
+
+
+def test_no_test_file_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        others = {n for n in imports(path) if n.split(".")[0].startswith("test_")}
+        assert not others, f"{path}: what two share is a file of its own beside them"

@@ -6,8 +6,8 @@ import random
 import pytest
 import tiny_models as tiny
 import torch
+from drawn_adapters import drawn, loud
 from peft import LoraConfig, get_peft_model
-from test_adapters import drawn, loud
 
 from kdstudy.models import parts, writing
 from kdstudy.models.sample import sample

@@ -397,6 +397,11 @@ class StageRoles(Roles[tuple[str, str], Found]):
         return key, label
 
 
+def by_number(values: Iterable[Value]) -> dict[str, Value]:
+    """Return what belongs to a run's several teachers, by their number as a text, from 0."""
+    return {str(number): value for number, value in enumerate(values)}
+
+
 CORPUS, REPLAY = Role("corpus", Corpus), Role("replay", ReplayCorpus)
 # A benchmark, of `generate` and `contamination`; the corpus whose prompts `teacher_text` answers.
 ITEMS, PROMPTS = Role("items", Items), Role("items", Corpus)
@@ -412,6 +417,10 @@ TEACHER_TEXT = Role("teacher_text", Generations)
 DRAFTS, DRAFT_LIKELIHOODS = Role("drafts", Generations), Role("likelihoods", DraftLikelihoods)
 CHOSEN_TEXT = Role("chosen_text", Chosen)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
+# The same of a `train` stage with several teachers, as `by_number` has them.
+EACH_TEACHER = Roles[str, Trained]("teacher", Trained)
+EACH_TEACHER_TEXT = Roles[str, Generations]("teacher_text", Generations)
+EACH_TEACHER_CACHE = Roles[str, TeacherCache]("teacher_cache", TeacherCache)
 # Of `compare`.
 SYSTEM, REFERENCE = Role("system", Scores), Role("reference", Scores)
 # By benchmark, of `score` and `results`.

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +30,11 @@ def content_id(*parts: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _optional(default: Any) -> Any:
+    """Return a field that a file has only where a row has another value than the default."""
+    return dataclasses.field(default=default, metadata={"optional": True})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One row of a corpus or of a benchmark.
@@ -45,6 +50,8 @@ class Example:
             last message (see `data.conversations.as_text`); then instruction and response are the
             last texts of user and assistant. Empty for other rows. A row with neither instruction
             nor chat is text without a prompt.
+        tag: What its row's column of that name says (`columns: {tag: ...}`): which of several
+            teachers it learns from.
     """
 
     id: str
@@ -54,6 +61,7 @@ class Example:
     answer: str = ""
     references: tuple[str, ...] = ()
     chat: str = ""
+    tag: str = _optional("")
 
     @property
     def question(self) -> str:
@@ -143,11 +151,6 @@ class OptionLikelihoods:
     logprobs: tuple[float, ...]
     tokens: tuple[int, ...] = ()
     sample: int = 0
-
-
-def _optional(default: Any) -> Any:
-    """Return a field that a file has only where a row has another value than the default."""
-    return dataclasses.field(default=default, metadata={"optional": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,6 +286,10 @@ class System:
         temperature: Loss temperature.
         noise: Scale of the Gaussian noise on the teacher's logits.
         seed: Training seed.
+        mixture: How several teachers teach it, where that is not the arithmetic mixture with equal
+            weights: `geometric`, `arithmetic, weights 0.7 0.3`, `by tag`.
+        after: Label of the run before it in a born-again chain, which taught it; `teachers` are
+            then those of the chain's first run.
     """
 
     label: str
@@ -295,17 +302,27 @@ class System:
     temperature: float = 1.0
     noise: float = 0.0
     seed: int = 0
+    mixture: str = _optional("")
+    after: str = _optional("")
 
     @property
     def taught_by(self) -> str:
         """Its teachers as one text, as tables have it; empty unless distilled."""
-        return joined(self.teachers)
+        return joined(self.teachers, self.mixture)
+
+    @property
+    def own_teachers(self) -> tuple[str, ...]:
+        """Who taught it: its teachers, or in a chain the run before it."""
+        return (self.after,) if self.after else self.teachers
 
     @property
     def row(self) -> dict[str, Any]:
         """Its fields as JSON has them: `teacher`, a label or none, or a list of several."""
         fields = dataclasses.asdict(self)
         labels = fields.pop("teachers")
+        for name in ("mixture", "after"):
+            if not fields[name]:
+                del fields[name]
         return fields | {"teacher": [*labels] if len(labels) > 1 else "".join(labels)}
 
     @classmethod
@@ -317,17 +334,26 @@ class System:
         return cls(**fields, teachers=tuple(label for label in labels if label))
 
 
-_AND = " + "
+_AND, _HOW = " + ", " ["
 
 
-def joined(names: Iterable[str]) -> str:
-    """Return what several teachers together are called."""
-    return _AND.join(names)
+def joined(names: Iterable[str], mixture: str = "") -> str:
+    """Return what several teachers together are called, and how they are mixed if that is said."""
+    return _AND.join(names) + (f"{_HOW}{mixture}]" if mixture else "")
 
 
 def parted(teachers: str) -> list[str]:
     """Return the names of a text that `joined` made; of none, none."""
-    return teachers.split(_AND) if teachers else []
+    names = teachers.split(_AND) if teachers else []
+    return [*names[:-1], names[-1].partition(_HOW)[0]] if len(names) > 1 else names
+
+
+def renamed(teachers: str, name: Callable[[str], str]) -> str:
+    """Return a text that `joined` made with other names in it."""
+    if not teachers:
+        return name(teachers)
+    parts = parted(teachers)
+    return _AND.join(map(name, parts)) + teachers[len(_AND.join(parts)) :]
 
 
 Record = TypeVar(

@@ -53,14 +53,22 @@ class Config:
             if field.default_factory is not dataclasses.MISSING:
                 left_out = field.default_factory()
             if value != left_out:
-                found[field.name] = value.hashed() if isinstance(value, Config) else value
+                found[field.name] = _hashed(value)
         return found
 
 
+def _hashed(value: Any) -> Any:
+    if isinstance(value, tuple) and any(isinstance(part, Config) for part in value):
+        return [part.hashed() for part in value]
+    return value.hashed() if isinstance(value, Config) else value
+
+
 def _read(hint: Any, value: Any) -> Any:
-    """Return a field's value, itself a `Config` where the field's type is one."""
+    """Return a field's value, a `Config` or a tuple of them where the field's type is that."""
     parts = [t for t in (hint, *typing.get_args(hint)) if isinstance(t, type)]
     own = next((t for t in parts if issubclass(t, Config)), None)
+    if own is not None and isinstance(value, list):
+        return tuple(own.of(part) for part in value)
     return own.of(value) if own is not None and isinstance(value, Mapping) else value
 
 
@@ -123,20 +131,21 @@ class Kind:
     """A kind of stage.
 
     Attributes:
-        entry: `module:function`, imported when the stage runs, so that planning needs no torch.
         config: What it is told.
         version: Raised when the function's output changes for the same input; part of the key.
         writes: What it leaves.
         needs_model: It runs a model: on a GPU where there is one, and for more than seconds.
         distributed: All processes of a launch join it.
+        entry: `module:function`, imported when the stage runs, so that planning needs no torch;
+            where it is left out, the function of the kind's name in its room's `stages.py`.
     """
 
-    entry: str
     config: type[Config] = Config
     version: int = 1
     writes: type[Artifact] = Artifact
     needs_model: bool = False
     distributed: bool = False
+    entry: str = ""
 
     def function(self) -> Callable[[Work], str]:
         """Import and return the stage function: it fills `out` and returns a summary line."""
@@ -150,8 +159,12 @@ _ROOMS = ("data", "models", "distill", "evaluation", "analysis", "report")
 @functools.cache
 def kinds() -> dict[str, Kind]:
     """Return every kind of stage by its name, as the rooms' `kinds.py` declare them."""
-    rooms = (importlib.import_module(f"{__package__}.{room}.kinds") for room in _ROOMS)
-    return {name: kind for room in rooms for name, kind in room.KINDS.items()}
+    found = {}
+    for room in _ROOMS:
+        for name, kind in importlib.import_module(f"{__package__}.{room}.kinds").KINDS.items():
+            entry = kind.entry or f"{__package__}.{room}.stages:{name}"
+            found[name] = dataclasses.replace(kind, entry=entry)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

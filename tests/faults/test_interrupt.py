@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from test_trainer import make, weights
+from small_trainers import make, weights
 from transformers import TrainerCallback
 
 from kdstudy import methods

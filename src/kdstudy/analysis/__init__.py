@@ -24,6 +24,8 @@ diagnostics.py   forced agreement, seeds, collapse, power
 pooled.py        the paper's tests, every run for itself
 families.py      Holm and BH within a declared family
 unlike.py        systems that score alike and are unlike in fidelity
+losses.py        what each student kept and lost, as one table
+elsewhere.py     which benchmarks nobody trained for
 verdict.py       one test's result, and how its numbers are printed
 kinds.py         what its stage is told: results
 stages.py        the stage results

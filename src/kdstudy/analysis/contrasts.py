@@ -119,7 +119,16 @@ def contrast(groups: Sequence[Group]) -> Contrast:
 def _over_both(
     groups: Sequence[Group], blocks: Sequence[Sequence[np.ndarray]], items: float, many: int
 ) -> tuple[float, float]:
-    """Return the variance of the difference over seeds and items, and its degrees of freedom.
+    """Return the variance of the difference over seeds and items, and its degrees of freedom."""
+    alone = any(len(g.runs) == 1 for g in groups)
+    seeds, both, few = _over_seeds(groups, blocks)
+    return together(items, seeds, both, few, many, alone=alone)
+
+
+def together(
+    items: float, seeds: float, both: float, few: float, many: float, *, alone: bool = False
+) -> tuple[float, float]:
+    """Return the variance of a number over seeds and items, and its degrees of freedom.
 
     Few seeds may spread by chance as if there were none, but the variance over items is known well,
     and seeds can only add to it: so the whole is at least `_LEAST_SHARE` of that. At all of it a
@@ -129,13 +138,13 @@ def _over_both(
     loan itself is unsure. `bench/calibration.py` has the rates that this leaves.
 
     Args:
-        groups: What is compared.
-        blocks: Per group and benchmark, runs by items.
-        items: Variance of the difference over items.
-        many: Degrees of freedom of that.
+        items: Its variance over items.
+        seeds: Its variance over seeds, which holds what seeds and single items do together.
+        both: What seeds and single items do together.
+        few: Degrees of freedom of `seeds`.
+        many: Degrees of freedom of `items`.
+        alone: A group of one run has borrowed its variance.
     """
-    alone = any(len(g.runs) == 1 for g in groups)
-    seeds, both, few = _over_seeds(groups, blocks)
     whole = max(seeds + max(items - both, 0.0), _LEAST_SHARE * items)
     if whole < _NONE:
         return 0.0, math.inf

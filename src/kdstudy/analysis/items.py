@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdstudy.analysis.csv_rows import read_rows
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap, difference, mover
 from kdstudy.analysis.methods import SFT, Cell, Run, compare_methods, student_tests
 from kdstudy.analysis.paired import paired_tests
@@ -61,19 +60,18 @@ def analyze_items(
     return [*found, *student_tests(runs), *compare_methods(runs)]
 
 
-def read_items(path: Path) -> pd.DataFrame | None:
-    """Return a CSV of graded items as `analyze_items` takes it; None if it has no such columns.
+def items_of(table: pd.DataFrame, path: Path | str) -> pd.DataFrame | None:
+    """Return a table of graded items as `analyze_items` takes it; None if it has no such columns.
 
     Names of columns are read without regard to case; `item` and `id` also name an item.
 
+    Args:
+        table: Text cells, as `read_rows` or `rows_of` return them.
+        path: What messages call the table.
+
     Raises:
-        InputError: The file cannot be read, a column is named twice, or `correct` is no 0 or 1.
+        InputError: A column is named twice, or `correct` is no 0 or 1.
     """
-    return items_of(read_rows(path), path)
-
-
-def items_of(table: pd.DataFrame, path: Path | str) -> pd.DataFrame | None:
-    """Return the text cells of `read_rows` or `rows_of` as `read_items` returns a file's."""
     names = [c.strip().lower() for c in table.columns]
     names = ["example_id" if n in ("item", "id") else n for n in names]
     if not {"system", "example_id", "correct"} <= set(names):

@@ -17,7 +17,5 @@ class ResultsConfig(Config):
 
 
 KINDS = {
-    "results": Kind(
-        entry="kdstudy.analysis.stages:results", config=ResultsConfig, version=8, writes=Results
-    ),
+    "results": Kind(config=ResultsConfig, version=8, writes=Results),
 }

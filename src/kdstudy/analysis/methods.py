@@ -12,7 +12,7 @@ from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.verdict import Test, empty, format_p, points
 from kdstudy.errors import InputError
 from kdstudy.measures.cell import cells_of
-from kdstudy.records import Score, System
+from kdstudy.records import Score, System, renamed
 
 SFT = "sft"
 NAME = "method − SFT on one student"
@@ -108,7 +108,7 @@ def compare_methods(runs: Runs) -> list[Test]:
 
 def subject_of(student: str, method: str, teacher: str) -> str:
     """Return the name of a system whatever its seed, as a study labels one: `s/gkd/t`."""
-    short = teacher.removesuffix("/teacher").removesuffix("/sft")
+    short = renamed(teacher, lambda one: one.removesuffix("/teacher").removesuffix("/sft"))
     return "/".join(part for part in (student, method, short) if part)
 
 

@@ -219,7 +219,8 @@ def _check_cells(systems: Sequence[System], cells: Mapping, partial: bool) -> No
 
 
 def _identity(system: System, parameters: Mapping[str, int], study: str) -> dict[str, Any]:
-    row = {k: v for k, v in system.row.items() if k != "label"} | {"teacher": system.taught_by}
+    row = {k: v for k, v in system.row.items() if k not in ("label", "mixture", "after")}
+    row |= {"teacher": system.taught_by}
     student = system.model if system.kind in ("sft", "distilled") else ""
     known = parameters.get(system.model, pd.NA)
     return row | {

@@ -61,7 +61,7 @@ def facts(system: System, planned: "Plan", store: "Store") -> dict[str, Any]:
         "kind": system.kind,
         "model": system.model,
         "method": system.method,
-        "teacher": system.taught_by,
+        "teacher": system.after or system.taught_by,
         "seed": system.seed if label in planned.trained else None,
         "parameters": _parameters(system, planned, store, made),
         "accuracy": average and average["value"],

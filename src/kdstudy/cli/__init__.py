@@ -4,7 +4,7 @@ options.py     options that several verbs share
 sets.py        which benchmarks a verb means: names, files, those of a study
 building.py    stages built before a person's eyes
 listing.py     the rows behind `ls`
-trained.py     models, export: what a study trained, and one of it in one's hand
+trained.py     models, statement, export: what a study trained, lost, and one of it in one's hand
 exporting.py   that one written, asked ten items, and described
 studies.py     demo, run, plan, report, ls, schema: what a study file needs
 models.py      distill, eval, import: one model, no study file
@@ -47,6 +47,7 @@ for name, verb, example in (
     ("doctor", doctor.doctor, "kdstudy doctor mine.yaml"),
     ("report", studies.report, "kdstudy report mine.yaml other.yaml --out side-by-side"),
     ("models", trained.models, "kdstudy models mine.yaml"),
+    ("statement", trained.statement, "kdstudy statement mine.yaml --system zoo-s/word_kd/zoo-l"),
     ("export", trained.export, "kdstudy export mine.yaml zoo-s/word_kd/zoo-l --out student"),
     (
         "distill",
@@ -110,7 +111,7 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
         signal.signal(signal.SIGHUP, _terminate)
     try:
-        with ranks.crew() as first:
+        with ranks.launch() as first:
             # Typer turns Ctrl-C into an exit code of its own, or into Abort in older versions.
             if first and app(standalone_mode=False) == _INTERRUPTED:
                 raise KeyboardInterrupt

@@ -120,6 +120,7 @@ def hand_over(
     precision: str | None = None,
     store: "Store | None" = None,
     measured: list[dict[str, Any]] | None = None,
+    statement: str = "",
 ) -> str:
     """Write a trained model, compare its texts with the study's, and write its card.
 
@@ -131,6 +132,7 @@ def hand_over(
         precision: Type of a whole model's weights; None for the one it was evaluated in.
         store: Holds the texts to compare with; None where it was not evaluated.
         measured: Its results, for the card.
+        statement: What it lost (`report.statement`), for the card.
 
     Returns:
         What the comparison found; empty without one.
@@ -164,6 +166,7 @@ def hand_over(
     if store is not None:
         said = _compared(model, out, store, precision if whole else evaluated, evaluated)
     notes = [*_notes(model, measured or [], said), *([f"{tokenizer}."] if tokenizer else [])]
+    notes += [statement] if statement else []
     text = _card(model, name, measured or [], notes, precision if whole else "")
     (out / "README.md").write_text(text, encoding="utf-8")
     return said
@@ -271,7 +274,7 @@ def _card(
     method = {k: v for k, v in config.method.items() if k != "type" and v is not None}
     origin = hub.Origin(
         base=_origin(model),
-        teachers=system.teachers,
+        teachers=system.own_teachers,
         method={"method": config.method["type"], **method},
         adapter=not precision,
     )

@@ -1,12 +1,13 @@
 """The verbs for what a study trained: where it lies, and one model of it as a folder."""
 
+import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdstudy.api import systems
+from kdstudy.api import studies, systems
 from kdstudy.api.studies import STORE
 from kdstudy.api.systems import from_here
 from kdstudy.cli.options import (
@@ -20,6 +21,11 @@ from kdstudy.cli.options import (
 )
 from kdstudy.cli.studies import planned_study
 from kdstudy.errors import InputError
+
+if TYPE_CHECKING:
+    from kdstudy.engine.store import Store
+    from kdstudy.plan.plan import Plan
+    from kdstudy.records import System
 
 
 def models(
@@ -36,6 +42,46 @@ def models(
         note(
             f"\nnext: kdstudy export {study} SYSTEM --out DIR{at} writes one as a folder for others"
         )
+
+
+def statement(
+    study: StudyPath,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYSTEM", help="One student, or a seed of one; may be repeated. Else all."
+        ),
+    ] = None,
+    elsewhere: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BENCHMARK",
+            help="One that nobody trained for; may be repeated. Else by domain.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
+    ] = None,
+    store: StorePath = STORE,
+    data_dir: DataDir = None,
+) -> None:
+    """Write what each student kept of its teacher and what it lost: HTML, Markdown and CSV."""
+    from kdstudy.report import statement as page
+    from kdstudy.report.stages import data_from_store
+
+    planned, opened = planned_study(study, store, data_dir)
+    data = data_from_store(planned, opened, elsewhere=elsewhere or ())
+    if system:
+        known = [*dict.fromkeys([*data.seeds.names.values(), *data.seeds.names])]
+        students = tuple(systems.chosen(name, known) for name in system)
+        data = dataclasses.replace(data, students=students)
+    if out is None:
+        studies.claim(planned, study, opened)
+    folder = out or opened.output(planned.study.name) / "statement"
+    path = page.write(folder, data, planned.study.name)
+    for told in page.summaries(data):
+        note(told)
+    typer.echo(str(path))
 
 
 class Precision(StrEnum):
@@ -93,9 +139,21 @@ def export(
             precision=dtype and dtype.value,
             store=opened,
             measured=[r for r in rows if r["benchmark"] != "average"],
+            statement=_statement(planned, opened, found),
         )
     note(said or "no texts of it are in the store: nothing was compared")
     typer.echo(str(out))
+
+
+def _statement(planned: "Plan", store: "Store", system: "System") -> str:
+    """Return the loss statement of one run for its card; "" of an unfinished study."""
+    from kdstudy.report import statement as page
+    from kdstudy.report.stages import data_from_store
+
+    if system.kind != "distilled" or store.get(planned.results) is None:
+        return ""
+    data = data_from_store(planned, store, students=(system.label,))
+    return "" if data.losses.empty else page.markdown(data)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -50,6 +50,9 @@ class ModelRef(Strict):
     """Folder of a PEFT adapter to put on the model before anything else."""
     finetune: bool = True
     """Teachers only: fine-tune on the corpus first, as the paper does."""
+    context: str | None = None
+    """Teachers only: what the teacher reads in the instruction's place, a text with {instruction}
+    and {response} in it, the row's own answer (SDFT, OPSD). The student never reads it."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
     layers: (
@@ -79,6 +82,14 @@ class ModelRef(Strict):
                 f"write {{model: {value['name']}}}; name is what a cut student is called"
             )
         return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("context")
+    @classmethod
+    def _tells_more(cls, value: str | None) -> str | None:
+        missing = [p for p in ("{instruction}", "{response}") if p not in (value or p)]
+        if missing:
+            raise ValueError(f"context: has no {' and no '.join(missing)} in it; write it in")
+        return value
 
     @field_validator("layers")
     @classmethod
@@ -117,6 +128,84 @@ class ModelRef(Strict):
     def called(self) -> str:
         """What a study's other fields call it."""
         return self.name or self.model + (self.cut.called if self.cut else "")
+
+
+class Together(Strict):
+    """Several teachers that a run has together; `[a, b]` stands for `{together: [a, b]}`."""
+
+    together: list[ModelRef] = Field(min_length=2)
+    """The teachers: of one vocabulary, each fine-tuned once, whatever other runs it teaches."""
+    mixture: Literal["arithmetic", "geometric"] | None = None
+    """What a token is learnt from: `arithmetic`, the weighted mean of their distributions (null
+    stands for it); `geometric`, the softmax of the weighted mean of their logits."""
+    weights: (
+        Annotated[
+            Annotated[list[Annotated[float, Field(gt=0)]], Tag(TAGS[0])]
+            | Annotated[Literal["equal", "per_row"], Tag(TAGS[1])],
+            Discriminator(lambda value: TAGS[not isinstance(value, list)]),
+        ]
+        | None
+    ) = None
+    """A number for each, in their order, of which the share counts; `equal` (null stands for it);
+    or `per_row`: the softmax over teachers of minus their mean cross-entropy on the row's text."""
+    route: dict[str, str] | None = None
+    """In place of a mixture: which teacher a row learns from, by its tag (`columns: {tag: ...}` of
+    the corpus), {algebra: zoo-l, geometry: zoo-m}; every tag and every teacher must be there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"together": value} if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Together:
+        names = [t.model for t in self.together]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"together: {', '.join(twice)} is listed twice; list each once")
+        if self.route is not None:
+            self._route_makes_sense(names)
+        elif isinstance(self.weights, list) and len(self.weights) != len(names):
+            raise ValueError(
+                f"weights: {len(self.weights)} numbers for {len(names)} teachers; give one for each"
+            )
+        return self
+
+    def _route_makes_sense(self, names: list[str]) -> None:
+        if self.mixture is not None or self.weights is not None:
+            raise ValueError(
+                "route: gives each row one teacher, and mixture and weights give it all of them; "
+                "write one or the other"
+            )
+        unknown = sorted(set(self.route.values()) - set(names))
+        if unknown:
+            raise ValueError(
+                f"route: {', '.join(unknown)} is not among together ({', '.join(names)})"
+            )
+        idle = [n for n in names if n not in self.route.values()]
+        if idle:
+            raise ValueError(f"route: no tag goes to {', '.join(idle)}; name one, or take it out")
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The weights, which sum to 1; None where each row has its own."""
+        if self.weights == "per_row":
+            return None
+        given = self.weights if isinstance(self.weights, list) else [1.0] * len(self.together)
+        # Of 0.3 and 0.1 what it is of 3 and 1.
+        return tuple(round(w / sum(given), 12) for w in given)
+
+    @property
+    def called(self) -> str:
+        """How it is done, in words; "" for the arithmetic mixture with equal weights."""
+        if self.route is not None:
+            return "by tag"
+        how = self.mixture or "arithmetic"
+        if self.shares is None:
+            return f"{how}, weights per row"
+        if len(set(self.shares)) > 1:
+            return f"{how}, weights {' '.join(f'{w:.3g}' for w in self.shares)}"
+        return "" if how == "arithmetic" else how
 
 
 class CorpusRef(Strict):

@@ -8,11 +8,19 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef
+from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef, Together
 from kdstudy.config.resources import Resources
-from kdstudy.fields import Strict
+from kdstudy.data.formats import TAG
+from kdstudy.fields import TAGS, Strict
 from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
 
 _LARGEST = 2**32
@@ -87,6 +95,8 @@ class Vary(Strict):
         head, _, tail = field.partition(".")
         if field in ("type", "start"):
             raise ValueError(f"{field} makes another method; list it under methods")
+        if field == "generations":
+            raise ValueError("generations has a run for each already; write it under methods")
         if field in ("temperature", "noise"):
             raise ValueError(f"{field} has an ablation of its own: write {field}: {{values: ...}}")
         if head == "train" and tail.partition(".")[0] in {*NO_RESULT, "probe_rows"}:
@@ -105,7 +115,7 @@ class Vary(Strict):
                 raise ValueError(f"{method.type} has its own {tail}, which overrides training's")
             return method, _with(train, tail, value)
         if self.vary not in type(method).model_fields:
-            own = sorted(set(type(method).model_fields) - {"type", "start"})
+            own = sorted(set(type(method).model_fields) - {"type", "start", "generations"})
             raise ValueError(
                 f"{method.type} has no field {self.vary}; it has {', '.join(own)}, and training "
                 "has train.learning_rate and the like"
@@ -278,8 +288,15 @@ class Study(Strict):
     """Names the output folder: letters, digits, dot, dash, underscore."""
     protocol: Literal["corrected", "reference"] = "corrected"
     """Preset of the fields below; every field it sets can be set here too."""
-    teachers: list[ModelRef] = []
-    """Models to learn from; may be left out only when `methods` is [sft]."""
+    teachers: list[
+        Annotated[
+            Annotated[ModelRef, Tag(TAGS[0])] | Annotated[Together, Tag(TAGS[1])],
+            Discriminator(lambda value: TAGS[_is_several(value)]),
+        ]
+    ] = []
+    """Models to learn from, one after the other: each student learns from each. A list among them,
+    `[zoo-l, zoo-m]`, is several that a run has together. May be left out only when `methods` is
+    [sft]."""
     students: list[ModelRef] = Field(min_length=1)
     """Models that learn."""
     corpus: CorpusRef
@@ -328,17 +345,16 @@ class Study(Strict):
         own = self.teacher_train.model_dump(exclude_none=True)
         return self.train.model_copy(update={"replay_weight": 0.0, "replay_rows": None, **own})
 
-    @field_validator("teachers", mode="before")
-    @classmethod
-    def _one_by_one(cls, value: Any) -> Any:
-        named = value if isinstance(value, list) else []
-        together = [i for i, t in enumerate(named) if isinstance(t, list)]
-        if together:
-            raise ValueError(
-                f"teachers[{together[0]}]: is a list; no method learns from several teachers "
-                "together yet: list them one by one, and each student learns from each"
-            )
-        return value
+    @property
+    def teacher_models(self) -> list[ModelRef]:
+        """Every teacher, once, those that teach together too."""
+        found = [r for t in self.teachers for r in members(t)]
+        return list({_loaded(r): r for r in found}.values())
+
+    @property
+    def several(self) -> list[Together]:
+        """The teachers that teach together."""
+        return [t for t in self.teachers if _is_several(t)]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -396,10 +412,13 @@ class Study(Strict):
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
         _refuse_repeats("benchmarks", bare)
-        _refuse_repeats("teachers", [_loaded(t) for t in self.teachers])
+        alone = [t for t in self.teachers if not _is_several(t)]
+        _refuse_repeats("teachers", [_loaded(t) for t in alone])
+        self._several_make_sense()
         _refuse_repeats("students", [_loaded(s) for s in self.students])
         _refuse_repeats("students", [s.name for s in self.students if s.name])
-        for i, t in enumerate(self.teachers):
+        numbered = [(i, ref) for i, entry in enumerate(self.teachers) for ref in members(entry)]
+        for i, t in numbered:
             if t.cut is not None:
                 field = "intermediate" if t.cut.layers is None else "layers"
                 raise ValueError(
@@ -410,13 +429,8 @@ class Study(Strict):
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
-        for t in self.teachers:
-            for s in self.students:
-                if _loaded(t) == _loaded(s):
-                    raise ValueError(
-                        f"{s.model} is its own teacher: every divergence would start at zero and "
-                        "stay there; take it out of one list, or give the teacher an adapter"
-                    )
+        self._refuse_idle_teachers()
+        self._contexts_make_sense()
         self._ablations_make_sense()
         self._replay_makes_sense()
         for field, number in _numbers(self.model_dump()):
@@ -436,6 +450,86 @@ class Study(Strict):
                 f"replay: {_REPLAY} is 0, so that nothing would read it; set it, such as to 0.5"
             )
 
+    def _contexts_make_sense(self) -> None:
+        """Refuse a context that nobody could read, or that would be learnt as a text."""
+        for ref in self.students:
+            if ref.context is not None:
+                raise ValueError(
+                    f"students: {ref.model} has a context; it is what a teacher is told and its "
+                    "student is not: give it to the teacher"
+                )
+        told = [ref for ref in self.teacher_models if ref.context is not None]
+        if not told:
+            return
+        if any(ref.context is not None for t in self.several for ref in t.together):
+            raise ValueError(
+                "teachers: one of several together has a context; list it alone: a mixture is of "
+                "distributions after one prompt"
+            )
+        if self.train.loss_tokens != "response":
+            raise ValueError(
+                f"train.loss_tokens: {self.train.loss_tokens} scores tokens of the prompt, and a "
+                "teacher with a context has another prompt; write response"
+            )
+        texts = [m.type for m in self.methods if m.teacher_gives == "text"]
+        if texts:
+            raise ValueError(
+                f"teachers: {told[0].model} has a context, and {', '.join(texts)} learns a text "
+                "that the teacher writes: told the answer it would copy it; take the method out"
+            )
+
+    def _refuse_idle_teachers(self) -> None:
+        """Refuse a student that learns from itself as it is: there is nothing to learn.
+
+        From itself fine-tuned it learns (a born-again network), from its own text too, and a start
+        from sft or a share of labels takes it away from what its base then holds it to.
+        """
+        ablation = self.ablations.base_teacher
+        again = ablation.methods if ablation else []
+        for t in self.teacher_models:
+            for s in self.students:
+                if _loaded(t) != _loaded(s) or t.context is not None:
+                    continue
+                for m in self.methods:
+                    if m.learns_nothing_at_first and (not t.finetune or m.type in again):
+                        where = "" if not t.finetune else "ablations.base_teacher: "
+                        raise ValueError(
+                            f"{where}{s.model} is its own teacher, as it is: the divergence of "
+                            f"{m.type} would start at zero and stay there; have the teacher "
+                            "fine-tuned (finetune: true), give the method a start (start: sft) or "
+                            "a hard_label_weight, or choose another teacher"
+                        )
+
+    def _several_make_sense(self) -> None:
+        """Refuse teachers together that contradict each other, or that a method cannot use."""
+        every = [r for t in self.teachers for r in members(t)]
+        for ref in self.teacher_models:
+            if any(r != ref for r in every if _loaded(r) == _loaded(ref)):
+                raise ValueError(
+                    f"teachers: {ref.model} is written in two ways; a teacher is fine-tuned once: "
+                    "write its fields alike wherever it teaches"
+                )
+        named = [" + ".join([*sorted(map(_loaded, t.together)), t.called]) for t in self.several]
+        _refuse_repeats("teachers", named)
+        for t in self.several:
+            names = ", ".join(r.model for r in t.together)
+            for m in self.methods:
+                if m.teacher_gives == "text" and t.route is None:
+                    raise ValueError(
+                        f"teachers: {names} together: {m.type} learns a text, which one teacher "
+                        "writes; give them a route, list them one by one, or take the method out"
+                    )
+                if m.teacher_gives == "distribution" and m.recipe().extra is not None:
+                    raise ValueError(
+                        f"teachers: {names} together: {m.type} learns one teacher's hidden states; "
+                        "list them one by one, or take the method out"
+                    )
+            if t.route is not None and TAG not in self.corpus.columns:
+                raise ValueError(
+                    "teachers: a route goes by tags; say which column of the corpus holds them: "
+                    "corpus: {..., columns: {tag: topic}}"
+                )
+
     def _ablations_make_sense(self) -> None:
         have = {m.type for m in self.methods}
         for kind in ("temperature", "noise", "base_teacher"):
@@ -447,7 +541,7 @@ class Study(Strict):
                     "lack its main point; add it to methods or take it out here"
                 )
         self._varied_fields_make_sense()
-        if self.ablations.base_teacher and not any(t.finetune for t in self.teachers):
+        if self.ablations.base_teacher and not any(t.finetune for t in self.teacher_models):
             raise ValueError(
                 "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
                 "is task-unaware already; remove the ablation"
@@ -489,6 +583,18 @@ def _with(part: Any, path: str, value: Any) -> Any:
         value = _with(below, tail, value)
     whole = part.model_dump() | {head: value.model_dump() if isinstance(value, Strict) else value}
     return type(part).model_validate(whole)
+
+
+def _is_several(value: Any) -> bool:
+    """Whether an entry of `teachers` is several that teach together."""
+    return isinstance(value, list | Together) or (
+        isinstance(value, dict) and bool({"together", "route", "mixture", "weights"} & {*value})
+    )
+
+
+def members(entry: ModelRef | Together) -> list[ModelRef]:
+    """Return the teachers that an entry of `teachers` names."""
+    return entry.together if isinstance(entry, Together) else [entry]
 
 
 def _loaded(ref: ModelRef) -> str:

@@ -29,6 +29,7 @@ _FILES = {
     "dolly": "instruct/dolly/train.jsonl",
 }
 _MOST_VALIDATION = 500
+_COUNTED = ("rows", "unprompted", "chats", "unanswered", "worded")
 _READER = 2  # raised when `to_example` takes or drops other rows: old counts are then forgotten
 
 
@@ -67,6 +68,7 @@ class Contents:
         chats: How many of them are conversations.
         unanswered: How many of them have no answer of their own beside the text.
         worded: How many have one that is neither a number nor a capital letter.
+        tags: Where the first row of each tag stands; empty where no column says tags.
     """
 
     rows: int
@@ -74,6 +76,7 @@ class Contents:
     chats: int
     unanswered: int
     worded: int
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,13 @@ class Reference(Protocol):
 def names() -> list[str]:
     """Return the corpora known by name."""
     return [*_SYNTHETIC, *_FILES]
+
+
+def domain(name: str) -> str:
+    """Return what a corpus known by name is of, as benchmarks have it; "" for any other."""
+    if name in _SYNTHETIC:
+        return "math"
+    return _FILES[name].partition("/")[0] if name in _FILES else ""
 
 
 def locate(ref: Reference, base: Path, data_dir: Path | None, pins: dict[str, str]) -> Source:
@@ -196,8 +206,8 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
         return Contents(**json.loads(pins[key]))
     except (KeyError, ValueError, TypeError):
         pass
-    counts, dropped = Counter[str](), Counter[str]()
-    for _, example, reason in read(source):
+    counts, dropped, tags = Counter[str](), Counter[str](), {}
+    for number, example, reason in read(source):
         if example is None:
             dropped[reason] += 1
             continue
@@ -205,9 +215,12 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
         counts["unprompted"] += not (example.instruction or example.chat)
         counts["unanswered"] += not example.answer
         counts["worded"] += bool(example.answer) and kind_of_gold(example.answer) is None
+        if example.tag:
+            tags.setdefault(example.tag, f"row {number}")
     require_rows(source, counts["rows"], dropped)
-    found = Contents(**{f.name: counts[f.name] for f in dataclasses.fields(Contents)})
-    pins[key] = json.dumps(dataclasses.asdict(found))
+    numbers = {name: counts[name] for name in _COUNTED}
+    found = Contents(**numbers, tags=tags)
+    pins[key] = json.dumps(numbers | ({"tags": tags} if tags else {}))
     return found
 
 

@@ -5,6 +5,7 @@ space at its ends included. A conversation is kept whole, as JSON, for the chat 
 will be put into (`prompts`). Never imports torch.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -68,6 +69,9 @@ REMEDY = (
     "`columns: {prompt: ..., completion: ...}`, --columns prompt=...,completion=..."
 )
 """What to do where a row is in no layout."""
+TAG = "tag"
+"""What `columns` calls a column that says to which of several teachers a row goes. Read only where
+it is named there: data have columns of that name for other ends."""
 CUT_OFF = "messages behind the last answer"
 """The reason beside an example whose conversation went on after the assistant's last message."""
 
@@ -81,7 +85,8 @@ def check_columns(columns: Mapping[str, str]) -> None:
     Raises:
         ValueError: They name no layout.
     """
-    known = sorted(COLUMNS.difference(_MEDIA, _UNREAD))
+    known = [*sorted(COLUMNS.difference(_MEDIA, _UNREAD)), TAG]
+    columns = {name: column for name, column in columns.items() if name != TAG}
     for name in columns:
         if name not in known:
             raise ValueError(
@@ -113,6 +118,11 @@ def to_example(
     """
     if not isinstance(raw, Mapping):
         raise InputError(f"{where}: is not an object but {_kind(raw)}", remedy=REMEDY)
+    if columns and TAG in columns:
+        rest = {name: column for name, column in columns.items() if name != TAG}
+        example, reason = to_example(raw, where, rest)
+        tag = _tag(raw, columns[TAG], where)
+        return example and dataclasses.replace(example, tag=tag), reason
     try:
         row = _renamed(raw, where, columns or {})
         layout = _layout(row, raw, where, columns or {})
@@ -162,6 +172,20 @@ def questions(example: Example) -> list[str]:
         said = json.loads(example.chat)["messages"]
         return [m["content"] for m in said if m["role"] == "user"]
     return [example.question or example.response]
+
+
+def _tag(raw: Mapping[str, Any], column: str, where: str) -> str:
+    require_columns([column], raw, where)
+    tag = raw[column]
+    if is_null(tag) or not str(tag).strip():
+        raise InputError(
+            f"{where}: its tag is empty (column {column})",
+            why="nothing says which teacher the row learns from",
+            remedy="fill it in, or leave the row out",
+        )
+    if not isinstance(tag, str | int):
+        raise InputError(f"{where}: its tag is {_kind(tag)} (column {column})", remedy="give texts")
+    return str(tag).strip()
 
 
 def _renamed(raw: Mapping[str, Any], where: str, columns: Mapping[str, str]) -> dict[str, Any]:

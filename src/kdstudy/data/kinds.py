@@ -38,15 +38,9 @@ class ContaminationConfig(Config):
 
 
 KINDS = {
-    "corpus": Kind(
-        entry="kdstudy.data.stages:corpus", config=CorpusConfig, version=4, writes=Corpus
-    ),
+    "corpus": Kind(config=CorpusConfig, version=4, writes=Corpus),
     "replay_corpus": Kind(
         entry="kdstudy.data.stages:corpus", config=CorpusConfig, writes=ReplayCorpus
     ),
-    "contamination": Kind(
-        entry="kdstudy.data.stages:contamination",
-        config=ContaminationConfig,
-        writes=Contaminations,
-    ),
+    "contamination": Kind(config=ContaminationConfig, writes=Contaminations),
 }

@@ -131,12 +131,24 @@ class Encoded:
         prompt_length: How many of them come before the last response.
         truncated: The row was longer than the limit and its response was cut.
         spans: (start, stop) of every scored response; empty for the last alone.
+        tag: What says which of several teachers it learns from (`Example.tag`).
+        told: Ids of the prompt that its teacher reads in this one's place; empty for the same.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
     truncated: bool = False
     spans: tuple[tuple[int, int], ...] = ()
+    tag: str = ""
+    told: tuple[int, ...] = ()
+
+    @property
+    def to_teacher(self) -> "Encoded":
+        """The row as its teacher reads it: the same response behind the prompt that it is told."""
+        if not self.told:
+            return self
+        response = self.ids[self.prompt_length :]
+        return Encoded((*self.told, *response), len(self.told), self.truncated)
 
     @property
     def scored(self) -> Sequence[int]:
@@ -184,10 +196,39 @@ def row_of(
     response, kind = written or (response, "")
     # Before these messages nothing is learnt: they are the prompt of a row that has one.
     given = json.loads(example.chat).get("prompt", 0) if example.chat else 0
-    return encode(
+    row = encode(
         tokenizer, template, response=response, max_length=max_length, given=given, written=kind,
         where=where or called(example, {}), **question,
     )  # fmt: skip
+    return row and dataclasses.replace(row, tag=example.tag)
+
+
+def told(
+    tokenizer: Any, template: str | PromptFormat, context: str, example: Example, where: str = ""
+) -> tuple[int, ...]:
+    """Return the ids of the prompt in which a teacher is told a row's answer.
+
+    Args:
+        tokenizer: As in `encode`.
+        template: As in `encode`; what the teacher is told stands in the instruction's place.
+        context: A text with {instruction} and {response} in it.
+        example: The row.
+        where: As in `encode`.
+
+    Raises:
+        InputError: The row is a conversation, or has no prompt.
+    """
+    if example.chat or not example.instruction:
+        raise InputError(
+            f"{where or called(example, {})}: is a "
+            f"{'conversation' if example.chat else 'text without a prompt'}, and the teacher has a "
+            "context",
+            why="nothing says in the place of which message it stands",
+            remedy="give rows of prompt and completion as texts, or leave out the context",
+        )
+    filling = {"{instruction}": example.question, "{response}": example.response}
+    text = re.sub(r"\{instruction\}|\{response\}", lambda place: filling[place[0]], context)
+    return encode_prompt(tokenizer, template, text, where=where)
 
 
 def render(

@@ -11,6 +11,7 @@ batches.py           rows -> tensors; the one place that shifts, weighs and coun
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk
 teacher.py           the live teacher
+together.py          several teachers of one run: mixtures, and one for each row
 replay.py            general text mixed into every step, against forgetting
 token_selection.py   the tokens of a row that are charged, where not all are
 token_difficulty.py  easy tokens and hard ones, by the teacher's doubts

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,20 +31,85 @@ _CHUNK, _CHUNK_CUDA = 2**25, 2**26
 _BLOCK = 2**19
 
 
+Caps = tuple[float, float | None]
+"""What raw logits still lack: their scale and their soft cap (`Head`)."""
+NO_CAPS: Caps = (1.0, None)
+"""Nothing."""
+
+
+class Disturb(Protocol):
+    """Noise on logits (`noise.Noise`)."""
+
+    def __call__(self, logits_CV: Tensor, at: slice) -> Tensor:
+        """Return the logits of the tokens `at` with noise; they may be written over."""
+
+    def of(self, tokens_K: Tensor) -> "Disturb":
+        """Return the noise of some of the tokens: each keeps its own."""
+
+
+class Side(Protocol):
+    """What distributions are read off: a model's states and head, or those of several models.
+
+    Attributes:
+        device: Where it is computed.
+        width: Vocabulary entries.
+    """
+
+    device: torch.device
+    width: int
+
+    def __len__(self) -> int:
+        """Return how many tokens there are."""
+
+    def logits(self, at: slice, temperature: float) -> tuple[Tensor, Caps]:
+        """Return the logits of the tokens `at`, [C, V], and what they still lack.
+
+        Their softmax at that temperature is the distribution. They may be written over.
+        """
+
+    def of(self, tokens_K: Tensor) -> "Side":
+        """Return the side of some of the tokens, by their numbers."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherSide:
-    """The teacher's part of a scored batch.
+    """A teacher's part of a scored batch.
 
     Attributes:
         hidden: Final hidden states, [N, K].
         head: Its head, as wide as the student's.
-        disturb: Called with a chunk's logits, which it may write over, and its slice of the N
-            tokens; returns logits with noise. None leaves them as they are.
+        disturb: Noise on its logits, or None.
     """
 
     hidden: Tensor
     head: Head
-    disturb: Callable[[Tensor, slice], Tensor] | None = None
+    disturb: Disturb | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.hidden.device
+
+    @property
+    def width(self) -> int:
+        """Vocabulary entries."""
+        return len(self.head.weight)
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def logits(self, at: slice, temperature: float) -> tuple[Tensor, Caps]:
+        """Return the logits of the tokens `at`, which are those of every temperature."""
+        logits_CV = _raw_logits(self.hidden[at], self.head)
+        if self.disturb is None:
+            return logits_CV, (self.head.scale, self.head.softcap)
+        finished_CV, _ = finished(logits_CV, self.head.scale, self.head.softcap)
+        return self.disturb(finished_CV, at), NO_CAPS
+
+    def of(self, tokens_K: Tensor) -> "TeacherSide":
+        """Return the teacher's part of some of the tokens, with the noise that each had."""
+        noise = self.disturb and self.disturb.of(tokens_K)
+        return dataclasses.replace(self, hidden=self.hidden[tokens_K], disturb=noise)
 
 
 def head_loss(
@@ -52,7 +118,7 @@ def head_loss(
     targets_N: Tensor,
     weights_N: Tensor,
     objective: Objective,
-    teacher: TeacherSide | None = None,
+    teacher: Side | None = None,
     *,
     hard_N: Tensor | None = None,
     labels: bool = False,
@@ -86,7 +152,7 @@ def head_loss(
         teacher=teacher,
         hard=hard_N,
         labels=labels,
-        chunk=chunk or _rows(head.weight),
+        chunk=chunk or _rows(head.weight.device, len(head.weight)),
         gradient=torch.is_grad_enabled(),
         head=dataclasses.replace(
             head,
@@ -102,7 +168,7 @@ class _Job:
     targets: Tensor
     weights: Tensor
     objective: Objective
-    teacher: TeacherSide | None
+    teacher: Side | None
     hard: Tensor | None
     labels: bool
     chunk: int
@@ -143,10 +209,12 @@ def _chunk(hidden_NH: Tensor, at: slice, job: _Job, grads: list[Tensor | None]) 
     hidden_CH = hidden_NH[at]
     weights_C1 = job.weights[at, None].to(torch.promote_types(hidden_NH.dtype, torch.float32))
     student_CV = _raw_logits(hidden_CH, job.head)
-    teacher_CV = _teacher_logits(job.teacher, at)
+    teacher_CV, caps = None, NO_CAPS
+    if job.teacher is not None:
+        teacher_CV, caps = job.teacher.logits(at, job.objective.temperature)
     hard_C = None if job.hard is None else job.hard[at]
     text = job.targets[at], hard_C
-    losses_C, entropies_C = _scored(student_CV, teacher_CV, *text, job, gradient)
+    losses_C, entropies_C = _scored(student_CV, teacher_CV, *text, job, caps, gradient)
     # From here on student_CV holds the gradient of each token's loss, weights left out: products
     # in a narrow type keep their precision, and the weights are applied to H numbers a row, not V.
     if to_hidden is not None:
@@ -165,42 +233,30 @@ def _raw_logits(hidden_CH: Tensor, head: Head) -> Tensor:
     return torch.nn.functional.linear(hidden_CH.to(head.weight.dtype), head.weight, head.bias)
 
 
-def _teacher_logits(teacher: TeacherSide | None, at: slice) -> Tensor | None:
-    if teacher is None:
-        return None
-    logits_CV = _raw_logits(teacher.hidden[at], teacher.head)
-    if teacher.disturb is None:
-        return logits_CV
-    finished_CV, _ = _finished(logits_CV, teacher.head.scale, teacher.head.softcap)
-    return teacher.disturb(finished_CV, at)
-
-
 def _scored(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     targets_C: Tensor,
     hard_C: Tensor | None,
     job: _Job,
+    caps: Caps,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
-    score = _with_settings(job, gradient)
+    score = _with_settings(job, caps, gradient)
     rows = student_CV, teacher_CV, targets_C, hard_C
     done = compiled.attempt(score.func, *rows, **score.keywords)
     if done is not None:
         return done
     pieces = [
-        score(*(None if part is None else part[at] for part in rows)) for at in _blocks(student_CV)
+        score(*(None if part is None else part[at] for part in rows)) for at in blocks(student_CV)
     ]
     losses, entropies = zip(*pieces, strict=True)
     return torch.cat(losses), torch.cat(entropies)
 
 
-def _with_settings(job: _Job, gradient: bool) -> functools.partial:
-    objective, teacher = job.objective, job.teacher
-    teacher_caps = (1.0, None)
-    if teacher is not None and teacher.disturb is None:
-        teacher_caps = (teacher.head.scale, teacher.head.softcap)
+def _with_settings(job: _Job, caps: Caps, gradient: bool) -> functools.partial:
+    objective = job.objective
     return functools.partial(
         _score,
         terms=objective.divergence,
@@ -210,7 +266,7 @@ def _with_settings(job: _Job, gradient: bool) -> functools.partial:
         hard_label_weight=objective.hard_label_weight,
         labels=job.labels or objective.hard_label_weight > 0,
         student_caps=(job.head.scale, job.head.softcap),
-        teacher_caps=teacher_caps,
+        teacher_caps=caps,
         gradient=gradient,
     )
 
@@ -227,16 +283,16 @@ def _score(
     scale: float,
     hard_label_weight: float,
     labels: bool,
-    student_caps: tuple[float, float | None],
-    teacher_caps: tuple[float, float | None],
+    student_caps: Caps,
+    teacher_caps: Caps,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `_scored`; compiled on a GPU, where it is a few passes over the memory."""
-    logits_CV, slope_CV = _finished(student_CV, *student_caps)
+    logits_CV, slope_CV = finished(student_CV, *student_caps)
     losses_C = entropies_C = logits_CV.new_zeros(len(logits_CV))
     grad_CV: Tensor | float = 0.0
     if terms is not None:
-        other_CV, _ = _finished(teacher_CV, *teacher_caps)
+        other_CV, _ = finished(teacher_CV, *teacher_caps)
         s_CV = torch.log_softmax(logits_CV / temperature, -1)
         t_CV = torch.log_softmax(other_CV / temperature, -1)
         told = () if hard_C is None else (targets_C, hard_C)
@@ -257,7 +313,7 @@ def _score(
     return losses_C, entropies_C
 
 
-def log_of_rest(hidden_NH: Tensor, head: Head, targets_N: Tensor, temperature: float) -> Tensor:
+def log_of_rest(side: Side, targets_N: Tensor, temperature: float) -> Tensor:
     """Return log(1 - P(target)) of each token, [N]; 0 where there is no target."""
 
     def rest(logs_CV: Tensor, at: slice) -> Tensor:
@@ -267,30 +323,41 @@ def log_of_rest(hidden_NH: Tensor, head: Head, targets_N: Tensor, temperature: f
         )
         return logs_CV.scatter(-1, targets_C1.clamp_min(0), gone_C1).logsumexp(-1)
 
-    return _of_rows(hidden_NH, head, temperature, rest)
+    return _of_rows(side, temperature, rest)
 
 
-def entropies(hidden_NH: Tensor, head: Head) -> Tensor:
+def log_of_target(side: Side, targets_N: Tensor) -> Tensor:
+    """Return log P(target) of each token at temperature 1, [N]; 0 where there is no target."""
+
+    def target(logs_CV: Tensor, at: slice) -> Tensor:
+        found_C = logs_CV.gather(-1, targets_N[at, None].clamp_min(0))[:, 0]
+        return found_C.masked_fill(targets_N[at] < 0, 0.0)
+
+    return _of_rows(side, 1.0, target)
+
+
+def entropies(side: Side) -> Tensor:
     """Return the entropy of each token's distribution at temperature 1, in nats, [N]."""
-    return _of_rows(hidden_NH, head, 1.0, lambda logs_CV, _: -(logs_CV.exp() * logs_CV).sum(-1))
+    return _of_rows(side, 1.0, lambda logs_CV, _: -(logs_CV.exp() * logs_CV).sum(-1))
 
 
+@torch.no_grad()
 def _of_rows(
-    hidden_NH: Tensor, head: Head, temperature: float, statistic: Callable[[Tensor, slice], Tensor]
+    side: Side, temperature: float, statistic: Callable[[Tensor, slice], Tensor]
 ) -> Tensor:
-    """Return a statistic of each token's log-probabilities; nothing of it has a gradient."""
-    found = [hidden_NH.new_zeros(0, dtype=torch.promote_types(hidden_NH.dtype, torch.float32))]
-    for at in _chunks(len(hidden_NH), _rows(head.weight)):
-        raw_CV = _raw_logits(hidden_NH[at].detach(), head)
-        for inner in _blocks(raw_CV):
-            logits_CV, _ = _finished(raw_CV[inner], head.scale, head.softcap)
+    """Return a statistic of each token's log-probabilities."""
+    found = []
+    for at in _chunks(len(side), _rows(side.device, side.width)):
+        raw_CV, caps = side.logits(at, temperature)
+        for inner in blocks(raw_CV):
+            logits_CV, _ = finished(raw_CV[inner], *caps)
             logs_CV = torch.log_softmax(logits_CV / temperature, -1)
             first = at.start + inner.start
             found.append(statistic(logs_CV, slice(first, first + len(logs_CV))))
-    return torch.cat(found)
+    return torch.cat(found) if found else torch.zeros(0, device=side.device)
 
 
-def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | float]:
+def finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | float]:
     """Return scaled and capped logits in float32, and their slope in the raw ones."""
     # A bfloat16 log-softmax over a large vocabulary is off by several percent.
     logits_CV = raw_CV.to(torch.promote_types(raw_CV.dtype, torch.float32))
@@ -302,12 +369,13 @@ def _finished(raw_CV: Tensor, scale: float, softcap: float | None) -> tuple[Tens
     return softcap * bent_CV, scale * (1 - bent_CV * bent_CV)
 
 
-def _rows(weight_VH: Tensor) -> int:
-    budget = _CHUNK_CUDA if weight_VH.is_cuda else _CHUNK
-    return max(1, budget // len(weight_VH))
+def _rows(device: torch.device, entries: int) -> int:
+    budget = _CHUNK_CUDA if device.type == "cuda" else _CHUNK
+    return max(1, budget // entries)
 
 
-def _blocks(logits_CV: Tensor) -> list[slice]:
+def blocks(logits_CV: Tensor) -> list[slice]:
+    """Return slices of rows whose temporaries stay in the processor's cache."""
     return _chunks(len(logits_CV), max(1, _BLOCK // logits_CV.shape[1]))
 
 

@@ -20,6 +20,10 @@ class TrainConfig(Prompted):
         seed: Training seed.
         student: What is trained.
         teacher: What it learns from, where the method needs its distributions.
+        teachers: Those that it learns from together, where they are several.
+        together: How these teach: `route`, a teacher's number by tag; or `mixture` and `weights`,
+            which are null where each row has its own.
+        context: What the teacher reads in the instruction's place; empty for the same.
         package: Name and version of the package that the method is from; empty for ours.
     """
 
@@ -28,6 +32,9 @@ class TrainConfig(Prompted):
     seed: int
     student: Named
     teacher: Named | None = None
+    teachers: tuple[Named, ...] = ()
+    together: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    context: str = ""
     package: str = ""
 
 
@@ -40,6 +47,7 @@ class TeacherCacheConfig(Prompted):
         max_length: Most tokens of a row.
         loss_turns: As in `schema.Train`, like `loss_tokens` and `precision`.
         mode: `train.teacher_cache`: `auto` or `disk`.
+        context: As in `TrainConfig`.
     """
 
     teacher: Named
@@ -48,22 +56,14 @@ class TeacherCacheConfig(Prompted):
     loss_tokens: str
     precision: str
     mode: str
+    context: str = ""
 
 
 KINDS = {
     "train": Kind(
-        entry="kdstudy.distill.stages:train",
-        config=TrainConfig,
-        version=7,
-        writes=Trained,
-        needs_model=True,
-        distributed=True,
+        config=TrainConfig, version=7, writes=Trained, needs_model=True, distributed=True
     ),
     "teacher_cache": Kind(
-        entry="kdstudy.distill.stages:teacher_cache",
-        config=TeacherCacheConfig,
-        version=5,
-        writes=TeacherCache,
-        needs_model=True,
+        config=TeacherCacheConfig, version=5, writes=TeacherCache, needs_model=True
     ),
 }

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
-from kdstudy.distill.fused import TeacherSide, head_loss
+from kdstudy.distill.fused import Side, head_loss
 from kdstudy.distill.noise import Noise
 from kdstudy.distill.replay import with_replay
-from kdstudy.distill.token_selection import chosen, of_teacher
+from kdstudy.distill.together import Together, side_of
+from kdstudy.distill.token_selection import chosen
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
 from kdstudy.models import dropout, packing, parts
 
@@ -40,8 +41,8 @@ class DistillModel(nn.Module):
     Args:
         student: Plain or PEFT causal LM.
         method: What is charged per token.
-        teacher: Supplies hidden states and head, when the method needs them. Entries of the
-            student's vocabulary beyond the teacher's width are sliced off.
+        teacher: Supplies hidden states and head, or is several that do, when the method needs
+            them. Entries of the student's vocabulary beyond the teacher's width are sliced off.
 
     Attributes:
         extra: The method's own module beside the divergence (`Recipe.extra`), if it has one.
@@ -59,7 +60,7 @@ class DistillModel(nn.Module):
         self,
         student: parts.Model,
         method: Recipe,
-        teacher: Teacher | None = None,
+        teacher: Teacher | Together | None = None,
     ):
         super().__init__()
         if method.needs_teacher and teacher is None:
@@ -74,6 +75,8 @@ class DistillModel(nn.Module):
         self.taught = torch.zeros(())
         self.extra: nn.Module | None = None
         if method.extra is not None:
+            if isinstance(teacher, Together):
+                raise ValueError("states of several teachers have no common width")
             widths = (side.weight.shape[1] for side in (parts.head(student), teacher.head))
             self.extra = method.extra(*widths)
 
@@ -135,7 +138,7 @@ class DistillModel(nn.Module):
         batch: Batch,
         hidden_NH: Tensor,
         head: parts.Head,
-        teacher: TeacherSide | None,
+        teacher: Side | None,
         labels: bool,
     ) -> tuple[Tensor, Tensor]:
         """Return the method's loss, and the cross-entropy at the tokens that it charges."""
@@ -145,7 +148,7 @@ class DistillModel(nn.Module):
             weights = batch.charges_N
         if self.method.selection is not None:
             kept, weights = chosen(self.method.selection, batch, hidden_NH, head, teacher)
-            hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], of_teacher(teacher, kept)
+            hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], teacher.of(kept)
         return head_loss(
             hidden_NH,
             head,
@@ -182,7 +185,7 @@ class DistillModel(nn.Module):
         base.enable_input_require_grads()
         getattr(base, name)(**settings)
 
-    def _teacher_side(self, batch: Batch) -> TeacherSide | None:
+    def _teacher_side(self, batch: Batch) -> Side | None:
         if self.teacher is None:
             return None
         noise = None
@@ -190,8 +193,7 @@ class DistillModel(nn.Module):
             noise = Noise(self.method.noise, batch.noise_seeds_N)
         # In the teacher's own type, as its cached states are.
         with torch.autocast(batch.ids_T.device.type, enabled=False):
-            hidden_NH = self.teacher.hidden(batch)
-        return TeacherSide(hidden=hidden_NH, head=self.teacher.head, disturb=noise)
+            return side_of(self.teacher, batch, noise)
 
 
 def _autocast(device: str) -> torch.dtype | None:

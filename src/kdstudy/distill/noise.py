@@ -29,7 +29,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on the teacher's logits, for `fused.TeacherSide.disturb`.
+    """Gaussian noise on the teacher's logits, as `fused.Disturb`.
 
     Attributes:
         scale: Standard deviation.
@@ -52,6 +52,10 @@ class Noise:
         for block_CV, seed_C in zip(noisy_CV.split(rows), seeds_C.split(rows), strict=True):
             _add(block_CV, seed_C, scale=self.scale)
         return noisy_CV
+
+    def of(self, tokens_K: Tensor) -> "Noise":
+        """Return the noise of some of the tokens: each keeps its own."""
+        return Noise(self.scale, self.seeds_N[tokens_K])
 
 
 def _add(logits_CV: Tensor, seeds_C: Tensor, *, scale: float) -> bool:

@@ -50,7 +50,7 @@ def rewritten(
             width=width,
         )
     written = [
-        Encoded((*row.ids[: row.prompt_length], *text.ids), row.prompt_length)
+        _answered(row, (*row.ids[: row.prompt_length], *text.ids), row.prompt_length)
         for row, text in zip(rows, texts, strict=True)
     ]
     if not method.retokenised:
@@ -64,6 +64,11 @@ def _retokenised(row: Encoded, tokenizer: PreTrainedTokenizerBase, max_length: i
         # The text would lose the prompt's own control tokens, such as a chat template's.
         text = tokenizer.decode(row.ids[row.prompt_length :], skip_special_tokens=True)
         ids = (*prompt, *tokenizer(text, add_special_tokens=False)["input_ids"])[:max_length]
-        return Encoded(ids, row.prompt_length)
+        return _answered(row, ids, row.prompt_length)
     ids = plain_ids(tokenizer, tokenizer.decode(row.ids, skip_special_tokens=True))[:max_length]
-    return Encoded(ids, min(row.prompt_length, len(ids)))
+    return _answered(row, ids, min(row.prompt_length, len(ids)))
+
+
+def _answered(row: Encoded, ids: tuple[int, ...], prompt_length: int) -> Encoded:
+    """Return a row with another answer: whose teacher it is and what that is told stay."""
+    return Encoded(ids, prompt_length, tag=row.tag, told=row.told)

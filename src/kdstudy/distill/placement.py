@@ -12,14 +12,23 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from kdstudy.artifacts import TEACHER, TEACHER_CACHE, TeacherCache, Trained
+from kdstudy.artifacts import (
+    EACH_TEACHER,
+    EACH_TEACHER_CACHE,
+    TEACHER,
+    TEACHER_CACHE,
+    TeacherCache,
+    Trained,
+    by_number,
+)
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
-from kdstudy.distill.teacher import LiveTeacher
+from kdstudy.distill.teacher import LiveTeacher, ToldTeacher
+from kdstudy.distill.together import Mixing, Routing, Together
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, memory, parts
@@ -118,13 +127,14 @@ def cache_teacher(work: Work, rows: Sequence[Encoded]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What decides the teacher of one train stage.
+    """What decides a teacher of one train stage.
 
     Attributes:
         work: The stage's; its aid `TEACHER_CACHE` is what `cache_teacher` left.
+        number: Which of the stage's several teachers; None where it has one.
         settings: How to train.
         method: What the teacher is for.
-        rows: All text of the run that the student does not write.
+        rows: All text of the run that the student does not write, as its teacher reads it.
         tokenizer: The student's.
         student: The student's head.
     """
@@ -135,6 +145,28 @@ class Run:
     rows: Sequence[Encoded]
     tokenizer: PreTrainedTokenizerBase
     student: parts.Head
+    number: str | None = None
+
+    def teachers(self) -> tuple[Teacher | Together, str]:
+        """Return what the run learns from, one teacher or several, and what `teacher` says.
+
+        Raises:
+            InputError: As `teacher` does.
+            StageError: As `teacher` does.
+        """
+        config = self._config
+        if not config.teachers:
+            teacher, note = self.teacher()
+            told = ToldTeacher(teacher, self.settings.loss_tokens) if config.context else teacher
+            return told, note
+        numbers, how = by_number(config.teachers), config.together
+        found = [dataclasses.replace(self, number=number).teacher() for number in numbers]
+        notes = "".join(dict.fromkeys(note for _, note in found))
+        teachers, scored = [teacher for teacher, _ in found], self.settings.loss_tokens
+        if "route" in how:
+            return Routing(teachers, scored, route=how["route"]), notes
+        mixture, weights = how["mixture"], how["weights"]
+        return Mixing(teachers, scored, mixture=mixture, weights=weights), notes
 
     def teacher(self) -> tuple[Teacher, str]:
         """Return the teacher, and why it is not the cache it should be, or ''.
@@ -195,6 +227,9 @@ class Run:
 
     def _live(self) -> LiveTeacher:
         model = _model(self._local, self._precision, self._finished)
+        longest = max((len(row.ids) for row in self.rows), default=0)
+        if self._config.context:  # longer than what the student has room for
+            parts.require_room(model, longest, 0)
         return LiveTeacher(model, self._width(parts.head(model)))
 
     def _width(self, head: parts.Head) -> int:
@@ -202,19 +237,31 @@ class Run:
         return heads.common_width(self.tokenizer, theirs, self.student, head)
 
     def _origin(self) -> Origin:
-        return _origin(TrainConfig.of(self.work.config), self.settings, self._finished)
+        config = self._config
+        if self.number is not None:
+            config = dataclasses.replace(config, teacher=by_number(config.teachers)[self.number])
+        return _origin(config, self.settings, self._finished)
+
+    @property
+    def _config(self) -> TrainConfig:
+        return TrainConfig.of(self.work.config)
 
     @property
     def _local(self) -> Mapping[str, Any]:
-        return self.work.model("teacher")
+        return self.work.model("teacher" if self.number is None else self.number)
 
     @property
     def _cached(self) -> TeacherCache | None:
-        return self.work.aid(TEACHER_CACHE)
+        if self.number is None:
+            return self.work.aid(TEACHER_CACHE)
+        folder = EACH_TEACHER_CACHE.find(self.work.aids).get(self.number)
+        return folder and TeacherCache(folder)
 
     @property
     def _finished(self) -> Trained | None:
-        return self.work.find(TEACHER)
+        if self.number is None:
+            return self.work.find(TEACHER)
+        return self.work.each(EACH_TEACHER).get(self.number)
 
     @property
     def _precision(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.data.formats import REMEDY, to_example
-from kdstudy.data.prompts import BARE, Encoded, PromptFormat, called, row_of
+from kdstudy.data.prompts import BARE, Encoded, PromptFormat, called, row_of, told
 from kdstudy.errors import InputError, StageError
 from kdstudy.records import Example, Generation
 
@@ -58,6 +58,7 @@ def encode_rows(
     max_length: int,
     teacher_text: Mapping[str, Generation | None] | None = None,
     places: Mapping[str, str] | None = None,
+    context: str = "",
 ) -> Rows:
     """Return examples as training rows, with the teacher's text in the response's place if given.
 
@@ -73,9 +74,10 @@ def encode_rows(
         teacher_text: Teacher's text by example id, None where the corpus's own is learnt; None
             trains on the corpus.
         places: Where each row stands in its file, by example id, for a refusal.
+        context: What the teacher reads in the instruction's place; empty for the same.
 
     Raises:
-        InputError: The template cannot render a row.
+        InputError: The template cannot render a row, or there is no place in it for the context.
         StageError: The teacher wrote nothing for an example.
     """
     rows: list[Encoded] = []
@@ -95,6 +97,9 @@ def encode_rows(
         if written is None or written[0].strip():
             where = called(example, places or {})
             row = row_of(tokenizer, template, example, max_length, written=written, where=where)
+            if row is not None and context:
+                told_ids = told(tokenizer, template, context, example, where)
+                row = dataclasses.replace(row, told=told_ids)
         if row is None:
             dropped += 1
             empty += written is not None and not written[0].strip()

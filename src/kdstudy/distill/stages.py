@@ -21,6 +21,7 @@ from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher_text import TeacherText
+from kdstudy.distill.together import Together, require_routes
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import load, packing, parts
@@ -34,9 +35,9 @@ def train(work: Work) -> str:
     Config: `TrainConfig`. Inputs: `CORPUS`, `REPLAY` (where some is replayed), `TEACHER` (its
     finished train stage; without it the teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT`
     (for seqkd), `START` (a train stage of the same student, whose weights are gone on from). Aids:
-    `TEACHER_CACHE`. Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of
-    `schema.Train` that change no bytes; and, where there are trackers, `tracking` {study, label,
-    folder}.
+    `TEACHER_CACHE`. Several teachers have each a role of its own (`EACH_TEACHER` and its kin).
+    Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that
+    change no bytes; and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -53,14 +54,18 @@ def train(work: Work) -> str:
     prompts = config.format(settings.loss_turns)
     local = work.model("student")
     tokenizer = load.open_tokenizer(local)
-    corpus = _text(work, tokenizer, prompts, settings.max_length, None)
+    route = config.together.get("route")
+    if route is not None:
+        require_routes(work.read(CORPUS), route)
+    asked = (work, tokenizer, prompts, settings.max_length)
+    corpus = _text(*asked, None, config.context)
     text, written = corpus, None
     if recipe.source == "teacher":
-        written = teacher_text.read(work)
-        text = _text(work, tokenizer, prompts, settings.max_length, written)
+        written = teacher_text.read(work, route)
+        text = _text(*asked, written)
     again = {}
     if (replayed := work.find(REPLAY)) is not None:
-        again = _rows(replayed, tokenizer, prompts, settings.max_length, None)
+        again = _rows(replayed, *asked[1:], None)
     counts = {part: found.counts for part, found in text.items()}
     counts |= {f"replay {part}": found.counts for part, found in again.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
@@ -113,8 +118,10 @@ def teacher_cache(work: Work) -> str:
     """
     config = TeacherCacheConfig.of(work.config)
     tokenizer = load.open_tokenizer(work.model("teacher"))
-    text = _text(work, tokenizer, config.format(config.loss_turns), config.max_length, None)
-    return placement.cache_teacher(work, [row for part in text.values() for row in part.rows])
+    asked = (work, tokenizer, config.format(config.loss_turns), config.max_length)
+    text = _text(*asked, None, config.context)
+    rows = [row.to_teacher for part in text.values() for row in part.rows]
+    return placement.cache_teacher(work, rows)
 
 
 def _text(
@@ -123,8 +130,9 @@ def _text(
     prompts: PromptFormat,
     max_length: int,
     written: TeacherText | None,
+    context: str = "",
 ) -> dict[str, Rows]:
-    return _rows(work.read(CORPUS), tokenizer, prompts, max_length, written)
+    return _rows(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
 
 
 def _rows(
@@ -133,6 +141,7 @@ def _rows(
     prompts: PromptFormat,
     max_length: int,
     written: TeacherText | None,
+    context: str = "",
 ) -> dict[str, Rows]:
     found = {}
     for part in ("train", "validation"):
@@ -144,6 +153,7 @@ def _rows(
             max_length,
             written and written.texts,
             corpus.places,
+            context,
         )
     return found
 
@@ -187,7 +197,7 @@ def _models(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     text: Mapping[str, Rows],
-) -> tuple[parts.Model, Teacher | None, str]:
+) -> tuple[parts.Model, Teacher | Together | None, str]:
     """Return student and teacher, and what there is to say about the teacher."""
     start, note = work.find(START), ""
     whole = start if settings.lora is None else None
@@ -198,10 +208,10 @@ def _models(
             work=work,
             settings=settings,
             method=recipe,
-            rows=[row for part in text.values() for row in part.rows],
+            rows=[row.to_teacher for part in text.values() for row in part.rows],
             tokenizer=tokenizer,
             student=parts.head(student),
-        ).teacher()
+        ).teachers()
     if settings.lora is not None and start is not None:
         student = load.put_adapter(student, start.adapter, trainable=True)
     elif settings.lora is not None:

@@ -3,10 +3,13 @@
 Shapes: N scored tokens, H hidden width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kdstudy.distill.batches import Batch
+from kdstudy.distill import batches
+from kdstudy.distill.batches import Batch, LossTokens, Weighing
 from kdstudy.models import packing, parts
 
 
@@ -37,3 +40,25 @@ class LiveTeacher:
         """Return the teacher's final hidden states at the batch's scored positions, [N, H]."""
         assert not self.model.training, "a teacher never drops out"
         return packing.scored_hidden(self.model, batch.ids_T, batch.lengths, batch.places_N)
+
+
+class ToldTeacher:
+    """A teacher that reads each row behind a prompt of its own (`Encoded.to_teacher`).
+
+    Its student never sees that prompt: it is in no row that a student is handed, and the states are
+    those of the response's tokens alone, which both have.
+
+    Args:
+        teacher: Asked in its place; a cached one must know the rows as teachers read them.
+        loss_tokens: Which positions are scored: the response's.
+    """
+
+    def __init__(self, teacher: Any, loss_tokens: LossTokens):
+        assert loss_tokens == "response", "prompts differ, so that their tokens cannot be scored"
+        self.teacher, self._weighing = teacher, Weighing(loss_tokens=loss_tokens)
+        self.width, self.head = teacher.width, teacher.head
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the teacher's final hidden states at the batch's scored positions, [N, H]."""
+        rows = [row.to_teacher for row in batch.texts]
+        return self.teacher.hidden(batches.collate(rows, self._weighing, batch.places_N.device))

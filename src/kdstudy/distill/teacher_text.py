@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kdstudy.artifacts import CHOSEN_TEXT, TEACHER_TEXT
+from kdstudy.artifacts import (
+    CHOSEN_TEXT,
+    CORPUS,
+    EACH_TEACHER_TEXT,
+    TEACHER_TEXT,
+    Chosen,
+    Generations,
+)
 from kdstudy.errors import StageError
 from kdstudy.records import Example, Generation
 from kdstudy.stage import Work
@@ -38,32 +45,41 @@ class TeacherText:
         return f", {share:.1f}% of rows with a draft that is kept"
 
 
-def read(work: Work) -> TeacherText:
-    """Return what the inputs of a train stage hold.
+def read(work: Work, route: Mapping[str, int] | None = None) -> TeacherText:
+    """Return what the inputs of a train stage hold; with a route the text of a row's own teacher.
 
     Raises:
         StageError: There are two texts for a row.
     """
     if (chosen := work.find(CHOSEN_TEXT)) is not None:
-        rows = chosen.rows.read()
-        texts = {
-            row.example_id: None
-            if row.source == "corpus"
-            else Generation(
-                benchmark="corpus",
-                **{name: getattr(row, name) for name in _OF_BOTH},
-            )
-            for row in rows
-            if row.source != "none"
-        }
-        left_out = frozenset(row.example_id for row in rows if row.source == "none")
-        return TeacherText(texts=texts, left_out=left_out, counts=chosen.facts.read())
-    found, texts = work.read(TEACHER_TEXT).rows, {}
+        return _chosen(chosen)
+    if route is None:
+        return TeacherText(texts=_texts(work.read(TEACHER_TEXT)))
+    each = {number: _texts(texts) for number, texts in work.each(EACH_TEACHER_TEXT).items()}
+    own = {e.id: each[str(route[e.tag])] for e in work.read(CORPUS).all_rows()}
+    return TeacherText(texts={name: texts[name] for name, texts in own.items() if name in texts})
+
+
+def _texts(generations: Generations) -> dict[str, Generation]:
+    found = generations.rows
+    texts: dict[str, Generation] = {}
     for row in found.read():
         if row.example_id in texts:
             raise StageError(f"{found.path}: two texts for corpus row {row.example_id}")
         texts[row.example_id] = row
-    return TeacherText(texts=texts)
+    return texts
+
+
+def _chosen(chosen: Chosen) -> TeacherText:
+    texts, left_out = {}, set()
+    for row in chosen.rows.read():
+        if row.source == "none":
+            left_out.add(row.example_id)
+            continue
+        text = {name: getattr(row, name) for name in _OF_BOTH}
+        own = row.source == "corpus"
+        texts[row.example_id] = None if own else Generation(benchmark="corpus", **text)
+    return TeacherText(texts=texts, left_out=frozenset(left_out), counts=chosen.facts.read())
 
 
 _OF_BOTH = ("example_id", "sample", "completion", "stop", "tokens")

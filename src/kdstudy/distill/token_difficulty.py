@@ -13,6 +13,7 @@ from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, fused
 from kdstudy.distill.batches import Batch, Weighing
 from kdstudy.distill.model import Teacher
+from kdstudy.distill.together import Together, side_of
 from kdstudy.methods.objective import Recipe
 
 
@@ -30,7 +31,12 @@ class Doubts:
     """
 
     def __init__(
-        self, teacher: Teacher, weighing: Weighing, *, temperature: float, easy_weight: float
+        self,
+        teacher: Teacher | Together,
+        weighing: Weighing,
+        *,
+        temperature: float,
+        easy_weight: float,
     ):
         self._teacher, self._weighing = teacher, weighing
         self._temperature, self._easy_weight = temperature, easy_weight
@@ -73,16 +79,15 @@ class Doubts:
             alone = batches.collate([row], self._weighing, device)
             with torch.autocast(device.type, enabled=False):
                 logs_N = fused.log_of_rest(
-                    self._teacher.hidden(alone),
-                    self._teacher.head,
-                    alone.targets_N,
-                    self._temperature,
+                    side_of(self._teacher, alone), alone.targets_N, self._temperature
                 )
             self._known[row] = logs_N.double().cpu()
         return self._known[row].to(device)
 
 
-def of_method(method: Recipe, teacher: Teacher | None, weighing: Weighing) -> Doubts | None:
+def of_method(
+    method: Recipe, teacher: Teacher | Together | None, weighing: Weighing
+) -> Doubts | None:
     """Return what tells a method's tokens apart; None where it charges all alike."""
     objective = method.objective
     if objective.easy_weight is None:

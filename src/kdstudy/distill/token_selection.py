@@ -3,7 +3,6 @@
 Shapes: N scored tokens, K of them chosen, H hidden width.
 """
 
-import dataclasses
 import math
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from kdstudy.distill import fused
 from kdstudy.distill.batches import Batch
-from kdstudy.distill.fused import TeacherSide
+from kdstudy.distill.fused import Side, TeacherSide
 from kdstudy.methods.objective import Selection
 from kdstudy.models import parts
 
@@ -22,7 +21,7 @@ def chosen(
     batch: Batch,
     student_NH: Tensor,
     head: parts.Head,
-    teacher: TeacherSide,
+    teacher: Side,
 ) -> tuple[Tensor, Tensor]:
     """Return the chosen tokens' numbers, rising, and their weights in the loss, [K] both.
 
@@ -30,8 +29,8 @@ def chosen(
     for the row: each weighs n / chosen of what it would, and a step's denominator stays what it
     is, whatever its micro-batches and devices choose.
     """
-    asked = (student_NH, head) if selection.by == "student" else (teacher.hidden, teacher.head)
-    entropies_N = fused.entropies(*asked)
+    student = TeacherSide(hidden=student_NH, head=head)
+    entropies_N = fused.entropies(student if selection.by == "student" else teacher)
     ends = torch.tensor(batch.lengths, device=student_NH.device).cumsum(0)
     rows_N = torch.searchsorted(ends, batch.places_N, right=True)
     tokens, weights = [], []
@@ -44,11 +43,3 @@ def chosen(
         tokens.append(best)
         weights.append(batch.weights_N[best] * (len(numbers) / max(1, most)))
     return torch.cat(tokens), torch.cat(weights)
-
-
-def of_teacher(side: TeacherSide, tokens_K: Tensor) -> TeacherSide:
-    """Return the teacher's part of the chosen tokens, with the noise that each had."""
-    noise = side.disturb
-    if noise is not None:
-        noise = dataclasses.replace(noise, seeds_N=noise.seeds_N[tokens_K])
-    return dataclasses.replace(side, hidden=side.hidden[tokens_K], disturb=noise)

@@ -131,8 +131,8 @@ def memory(facts: StudyFacts) -> Iterator[Finding]:
     lines, worst = [f"{'model':<26}{'weights':>12}{'in training':>14}{'with teacher':>15}"], []
     for model in here:
         trains = "student" in model.roles or model.finetuned
-        alone = cost.memory_needed(facts, model, None) if trains else 0
-        teachers = facts.teachers() if live and "student" in model.roles else []
+        alone = cost.memory_needed(facts, model) if trains else 0
+        teachers = cost.teachers_beside(facts) if live and "student" in model.roles else []
         beside = max((cost.memory_needed(facts, model, t) for t in teachers), default=0)
         weights = model.parameters * model.itemsize
         cells = [size(n) if n else "-" for n in (weights, alone, beside)]

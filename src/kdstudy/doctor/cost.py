@@ -68,8 +68,10 @@ def training_disk(facts: StudyFacts) -> int:
     return max((copies * _trained(facts, s) for s in trains), default=0)
 
 
-def memory_needed(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts | None) -> int:
-    """Return the bytes of training a model, with a teacher beside it.
+def memory_needed(
+    facts: StudyFacts, student: ModelFacts, teachers: Sequence[ModelFacts] = ()
+) -> int:
+    """Return the bytes of training a model, with teachers beside it.
 
     Where a probe measured the peak it is that; else weights, gradients and AdamW's numbers alone,
     which is less than the truth.
@@ -82,7 +84,15 @@ def memory_needed(facts: StudyFacts, student: ModelFacts, teacher: ModelFacts | 
     else:
         own = student.parameters * student.itemsize
         own += lora_numbers(facts, student) * _FLOAT32 * (1 + _CHECKPOINT)
-    return own + (teacher.parameters * teacher.itemsize if teacher else 0)
+    return own + sum(teacher.parameters * teacher.itemsize for teacher in teachers)
+
+
+def teachers_beside(facts: StudyFacts) -> list[list[ModelFacts]]:
+    """Return which teachers a run may have in memory together: each, and those of one run."""
+    stages = [s for s in facts.plan.stages.values() if s.kind == "train"] if facts.plan else []
+    together = [TrainConfig.of(stage.config).teachers for stage in stages]
+    groups = [[facts.model(named.name) for named in teachers] for teachers in together if teachers]
+    return [[t] for t in facts.teachers()] + [[t for t in group if t] for group in groups]
 
 
 def needs_live_teacher(facts: StudyFacts) -> bool:
@@ -131,14 +141,18 @@ def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     if speed is None or text is None or corpus is None or not text.rows:
         return None
     row, evaluated = speed.train, speed.forward
-    if config.teacher is not None:
-        teacher = facts.speeds.get(config.teacher.name)
-        if teacher is None:
+    if named := config.teachers or (config.teacher and (config.teacher,)):
+        teachers = [facts.speeds.get(teacher.name) for teacher in named]
+        if None in teachers:
             return None
+        # With a route a row has one of them.
+        share = 1 / len(named) if "route" in config.together else 1.0
+        forward = share * sum(teacher.forward for teacher in teachers if teacher)
         live = config.method.get("lmbda", 0.0)
         if facts.study.train.teacher_cache == "off":
-            live, evaluated = 1.0, evaluated + teacher.forward
-        row = speed.distil.get(config.teacher.name, speed.train) + live * teacher.forward
+            live, evaluated = 1.0, evaluated + forward
+        steps = [speed.distil.get(teacher.name, speed.train) for teacher in named]
+        row += share * sum(step - speed.train for step in steps) + live * forward
     row += facts.study.train.replayed / facts.study.train.batch_size * speed.train
     # A student reads and writes a step's prompts before it trains on what it wrote.
     budget = facts.study.train.max_length - _mean(text.tokens - text.scored, text.rows)

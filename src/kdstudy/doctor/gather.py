@@ -213,7 +213,7 @@ class _Gathering:
         """Find the models, one by one: one that is missing does not hide the others."""
         named = _names(plan) if plan else {}
         by_bytes: dict[str, _Model] = {}
-        refs = [("teacher", r) for r in self.study.teachers]
+        refs = [("teacher", r) for r in self.study.teacher_models]
         for role, ref in [*refs, *(("student", r) for r in self.study.students)]:
             found = self.limit.call(
                 f"{role} {ref.model}", 30, lambda r=ref: resolve(r, self.base, self.pins)

@@ -32,13 +32,13 @@ def call(stage: Stage, work: Work) -> str:
     Raises:
         SystemExit: It failed in another process, which has said so.
     """
-    if _crew is None or not kinds()[stage.kind].distributed:
+    if _launch is None or not kinds()[stage.kind].distributed:
         return kinds()[stage.kind].function()(work)
-    return _crew.lead(stage, work)
+    return _launch.lead(stage, work)
 
 
 @contextlib.contextmanager
-def crew() -> Iterator[bool]:
+def launch() -> Iterator[bool]:
     """Say whether this process runs the command: the first, or the only one.
 
     In all others the command is over once this yields.
@@ -46,25 +46,25 @@ def crew() -> Iterator[bool]:
     Raises:
         SystemExit: Another process has failed, and has said so.
     """
-    global _crew
+    global _launch
     # Job systems set WORLD_SIZE as well; only launchers count the processes of a machine.
     if os.environ.get("WORLD_SIZE", "1") == "1" or "LOCAL_RANK" not in os.environ:
         yield True
         return
-    _crew = _Crew()
+    _launch = _Launch()
     try:
-        if not _crew.first:
-            _crew.serve()
-        yield _crew.first
+        if not _launch.first:
+            _launch.serve()
+        yield _launch.first
     except KeyboardInterrupt:
-        _crew.broken = True  # the others have heard the signal, too
+        _launch.broken = True  # the others have heard the signal, too
         raise
     finally:
-        _crew.dismiss()
-        _crew = None
+        _launch.dismiss()
+        _launch = None
 
 
-class _Crew:
+class _Launch:
     """The processes of this launch, and the line on which the first one tells what to join."""
 
     def __init__(self):
@@ -180,7 +180,7 @@ class _Crew:
         return json.loads(bytes(content.tolist()))
 
 
-_crew: _Crew | None = None
+_launch: _Launch | None = None
 _FAILED = "failed.txt"
 
 

@@ -4,8 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Literal
+from functools import lru_cache
 
 from sacrebleu.metrics import BLEU
 
@@ -109,32 +108,6 @@ def fidelity(
     )
 
 
-def same_answer_low_fidelity(
-    pairs: Iterable[PairScore], by: Literal["bleu", "steps"] = "bleu"
-) -> list[PairScore]:
-    """Return the pairs with the same answer and unlike texts, the least alike first.
-
-    Unlike is below `LOW_BLEU` or `LOW_STEPS`; pairs without any steps are never unlike by steps.
-    With `wrong_answer_high_fidelity` this is the error analysis of the paper's Table 9.
-    """
-    low = LOW_BLEU if by == "bleu" else LOW_STEPS
-    found = [p for p in pairs if p.agree and getattr(p, by) < low]
-    return sorted(found, key=lambda p: getattr(p, by))
-
-
-def wrong_answer_high_fidelity(
-    pairs: Iterable[PairScore], by: Literal["bleu", "steps"] = "bleu"
-) -> list[PairScore]:
-    """Return the pairs where the first system is wrong and the texts alike, the most alike first.
-
-    Alike is `HIGH_BLEU` or `HIGH_STEPS` and more.
-    """
-    high = HIGH_BLEU if by == "bleu" else HIGH_STEPS
-    found = [p for p in pairs if p.outcome_a == "wrong" and getattr(p, by) >= high]
-    return sorted(found, key=lambda p: -getattr(p, by))
-
-
-@cache
 def signature(*, sentence: bool = False) -> str:
     """Return sacrebleu's signature of corpus BLEU or of sentence BLEU (effective order)."""
     bleu = BLEU(effective_order=sentence)

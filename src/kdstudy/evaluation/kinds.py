@@ -120,19 +120,8 @@ class TokenFidelityConfig(Prompted):
 
 
 KINDS = {
-    "benchmark": Kind(
-        entry="kdstudy.evaluation.stages:benchmark",
-        config=BenchmarkConfig,
-        version=3,
-        writes=Items,
-    ),
-    "teacher_text": Kind(
-        entry="kdstudy.evaluation.stages:teacher_text",
-        config=GenerateConfig,
-        version=5,
-        writes=Generations,
-        needs_model=True,
-    ),
+    "benchmark": Kind(config=BenchmarkConfig, version=3, writes=Items),
+    "teacher_text": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
     "draft_likelihood": Kind(
         entry="kdstudy.evaluation.drafts:draft_likelihood",
         config=DraftLikelihoodConfig,
@@ -142,30 +131,9 @@ KINDS = {
     "chosen_text": Kind(
         entry="kdstudy.evaluation.drafts:chosen_text", config=ChosenTextConfig, writes=Chosen
     ),
-    "generate": Kind(
-        entry="kdstudy.evaluation.stages:generate",
-        config=GenerateConfig,
-        version=5,
-        writes=Generations,
-        needs_model=True,
-    ),
-    "likelihood": Kind(
-        entry="kdstudy.evaluation.stages:likelihood",
-        config=LikelihoodConfig,
-        writes=Likelihoods,
-        needs_model=True,
-    ),
-    "token_fidelity": Kind(
-        entry="kdstudy.evaluation.stages:token_fidelity",
-        config=TokenFidelityConfig,
-        version=5,
-        writes=Tokens,
-        needs_model=True,
-    ),
-    "score": Kind(
-        entry="kdstudy.evaluation.stages:score", config=ScoreConfig, version=5, writes=Scores
-    ),
-    "compare": Kind(
-        entry="kdstudy.evaluation.stages:compare", config=CompareConfig, version=4, writes=Pairs
-    ),
+    "generate": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
+    "likelihood": Kind(config=LikelihoodConfig, writes=Likelihoods, needs_model=True),
+    "token_fidelity": Kind(config=TokenFidelityConfig, version=5, writes=Tokens, needs_model=True),
+    "score": Kind(config=ScoreConfig, version=5, writes=Scores),
+    "compare": Kind(config=CompareConfig, version=4, writes=Pairs),
 }

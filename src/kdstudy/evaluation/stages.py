@@ -59,7 +59,8 @@ def benchmark(work: Work) -> str:
     made = Items(work.out)
     made.examples.write(found.examples)
     # False: the file is not the published one; None: there is none to compare with.
-    published = None if "path" in work.local else _as_published(config)
+    known = "path" not in work.local
+    published = benchmarks.published(config.name, config.fingerprint) if known else None
     facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
     made.facts.write(facts)
     guess = (
@@ -258,10 +259,6 @@ def _load(work: Work, config: BenchmarkConfig) -> benchmarks.Benchmark:
         # Said when the study is planned; here `published` records it.
         warnings.simplefilter("ignore", benchmarks.EditedBenchmark)
         return load(folder)
-
-
-def _as_published(config: BenchmarkConfig) -> bool | None:
-    return benchmarks.published(config.name, config.fingerprint)
 
 
 def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:

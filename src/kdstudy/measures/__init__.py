@@ -19,12 +19,35 @@ rouge_l.py         free texts against their references
 pass_at_k.py       items of which one of k draws is right
 majority.py        the answer that most draws of an item give
 spread.py          how many answers an item's draws give, and their entropy
+
+Lines of the loss statement (`LOSSES`), a student beside its teacher or its base:
+
+kept.py            accuracy and ROUGE-L, as a share of the teacher's
+coverage.py        pass@k, as a share of the teacher's
+forgetting.py      accuracy beside the base's, where nobody trained and where somebody did
+confidence.py      how sure a system is of its answers
+overconfidence.py  how much more often it claims to be right than it is
+calibration.py     how far confidence is from accuracy
+risk_coverage.py   whether the answers that it is sure of are the right ones
+false_equations.py right answers for wrong reasons
+copied.py          training text that it repeats
+token_losses.py    fit and distances, token by token on held-out text
+hacking.py         closer to the teacher, further from the truth
 """
 
 import importlib
 import pkgutil
 
 from kdstudy.errors import InputError
+from kdstudy.measures import (
+    calibration,
+    coverage,
+    false_equations,
+    forgetting,
+    kept,
+    overconfidence,
+    risk_coverage,
+)
 from kdstudy.measures.base import Measure, PairMeasure
 from kdstudy.measures.units import Unit
 from kdstudy.plugins import plugins
@@ -75,3 +98,9 @@ MEASURES = _found()
 UNITS = {name: unit for unit, names in _OTHERS.items() for name in names}
 UNITS |= {name: measure.unit for name, measure in MEASURES.items()}
 """The unit of every `metric` of results.csv."""
+
+LOSSES = (
+    *(*kept.LOSSES, coverage.LOSS, *forgetting.LOSSES, overconfidence.LOSS, calibration.LOSS),
+    *(risk_coverage.LOSS, false_equations.LOSS),
+)
+"""Lines of the loss statement, in its order; `copied.loss` and `token_losses` come after them."""

@@ -73,3 +73,64 @@ class PairMeasure:
     def defined_on(self, cell: Cell) -> bool:
         """Return whether a benchmark's answers have it."""
         return _defined(self.of, self.written, cell)
+
+
+Draws = Callable[[np.ndarray], np.ndarray]
+"""Takes weights of items, [draws, items], and returns a number for each draw, [draws]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A line of the loss statement: a number of a student beside its teacher's, or its base's.
+
+    It need not be a mean over items, so it is given as a function of their weights: all 1 is the
+    number itself, an item drawn twice by a bootstrap weighs 2. Student and reference meet the same
+    weights, so an interval of their ratio or difference is a paired one.
+
+    Attributes:
+        name: Its name in tables.
+        title: What the statement calls it.
+        unit: What the numbers themselves are counted in.
+        worse: Whether less of it or more of it is a loss.
+        how: `kept`, the student's share of the reference's (of what is above `floor`), or `change`,
+            the student's less the reference's.
+        against: What the student is compared with; its `base` is its model before training.
+        where: Benchmarks it is of: all, `elsewhere` those that nobody trained for, `home` the rest.
+        of: Makes `Draws` of a cell; NaN where a draw has no such number.
+        defined_on: Whether a cell has it.
+        floor: What nothing learned scores, from a cell and the benchmark's chance accuracy.
+        note: What it is, in a sentence.
+        cannot: What it cannot tell, in a sentence.
+        cost: What it takes beside answers that are there already.
+    """
+
+    name: str
+    title: str
+    unit: Unit
+    worse: Literal["less", "more"]
+    how: Literal["kept", "change"]
+    against: Literal["teacher", "base"] = "teacher"
+    where: Literal["all", "home", "elsewhere"] = "all"
+    of: Callable[[Cell], Draws]
+    defined_on: Callable[[Cell], bool]
+    floor: Callable[[Cell, float], float] = lambda cell, chance: 0.0
+    note: str
+    cannot: str
+    cost: str = "nothing further"
+
+
+def weighted_mean(values: np.ndarray, among: np.ndarray | None = None) -> Draws:
+    """Return the weighted mean of values of items, [items].
+
+    Args:
+        values: One number per item.
+        among: How much each item counts, [items]; all alike where left out. Of none, NaN.
+    """
+    known = np.ones(len(values)) if among is None else among.astype(float)
+    both = np.column_stack([known * values, known])
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        sums, counts = (weights @ both).T
+        return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+
+    return mean

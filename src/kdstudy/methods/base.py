@@ -22,8 +22,9 @@ class Method(Strict):
     package that names it under the entry point group `kdstudy.methods` (examples/jeffreys).
     """
 
-    OF_TRAINING: ClassVar[frozenset[str]] = frozenset({"epochs", "start"})
-    """Fields that say from where and how long a method trains; a key has them as such."""
+    OF_TRAINING: ClassVar[frozenset[str]] = frozenset({"epochs", "start", "generations"})
+    """Fields that say from where, how long and how often a method trains; a key has them as such:
+    its start, its epochs, its teacher."""
     teacher_gives: ClassVar[Literal["nothing", "text", "distribution"]]
     """What it learns from a teacher."""
     color: ClassVar[str] = ""
@@ -49,6 +50,11 @@ class Method(Strict):
     def needs_prompts(self) -> bool:
         """Whether somebody answers the corpus's prompts: the teacher before, or the student."""
         return self.teacher_gives == "text" or self.on_policy_share > 0
+
+    @property
+    def learns_nothing_at_first(self) -> bool:
+        """Whether a teacher that is the student as it comes gives it no gradient, then or later."""
+        return False
 
     def recipe(self) -> Recipe:
         """Return what a trainer needs to know."""
@@ -80,6 +86,11 @@ class Taught(Method):
     GKD, MiniLLM and DistiLLM); or {sft: 8}, those after eight epochs of sft with a schedule of
     their own."""
 
+    generations: int = Field(default=1, ge=1, le=100)
+    """Born-again chain (Furlanello et al. 2018): so many students one after the other, each the
+    same model trained anew. The study's teacher teaches the first, each further one learns from the
+    one before."""
+
     @property
     def name(self) -> str:
         """What labels and tables call it: its type, and that it does not start from the base."""
@@ -109,6 +120,11 @@ class Divergence(Taught):
     def parameter(self) -> Parameter:
         """The number that `terms` is handed."""
         return 0.0
+
+    @property
+    def learns_nothing_at_first(self) -> bool:
+        """Whether a teacher that is the student as it comes gives it no gradient, then or later."""
+        return self.start == "base" and not self.hard_label_weight and not self.noise
 
     def recipe(self) -> Recipe:
         """Return what a trainer needs to know."""

@@ -53,18 +53,12 @@ class CutConfig(Config):
 def named_in(stage: Stage) -> list[Named]:
     """Return the models that a stage is told of under a name."""
     config = kinds()[stage.kind].config.of(stage.config)
-    values = (getattr(config, field.name) for field in dataclasses.fields(config))
-    return [value for value in values if isinstance(value, Named)]
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    several = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [one for value in several for one in value if isinstance(one, Named)]
 
 
 KINDS = {
-    "importance": Kind(
-        entry="kdstudy.models.stages:importance",
-        config=ImportanceConfig,
-        writes=Importance,
-        needs_model=True,
-    ),
-    "cut": Kind(
-        entry="kdstudy.models.stages:cut", config=CutConfig, writes=CutModel, needs_model=True
-    ),
+    "importance": Kind(config=ImportanceConfig, writes=Importance, needs_model=True),
+    "cut": Kind(config=CutConfig, writes=CutModel, needs_model=True),
 }

@@ -4,7 +4,7 @@ How long the rows and prompts are in tokens, `kdstudy doctor` counts; a stage re
 that is too long.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kdstudy.config.refs import CorpusRef
@@ -67,6 +67,28 @@ def require_shared_vocabulary(study: Study, student: Any, teacher: Any) -> None:
         names = f"{student.name} and {teacher.name}"
         ours, theirs = student.vocabulary, teacher.vocabulary
         vocabulary.require_same(ours, theirs, names, f"distributions in {', '.join(compared)}")
+
+
+def require_one_vocabulary(study: Study, teachers: Sequence[Any]) -> None:
+    """Refuse teachers that teach together and speak of unlike tokens.
+
+    Args:
+        study: The study.
+        teachers: Each as in `require_shared_vocabulary`.
+
+    Raises:
+        InputError: A method compares distributions, and two vocabularies differ.
+    """
+    compared = [m.type for m in study.methods if m.teacher_gives == "distribution"]
+    first = teachers[0]
+    for other in teachers[1:] if compared else ():
+        if not vocabulary.may_be_same(first.vocabulary, other.vocabulary):
+            raise InputError(
+                f"teachers: {first.name} and {other.name} teach together and have different "
+                "tokenizers",
+                why=f"{', '.join(compared)} learns one distribution over one vocabulary",
+                remedy="choose teachers of one family, or list them one by one",
+            )
 
 
 def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:
@@ -172,3 +194,29 @@ def _require_answers(source: corpora.Source, found: corpora.Contents, study: Stu
             remedy="list them, as in labels: [true, false]; write numbers without separators and "
             "units",
         )
+
+
+def require_routes(source: corpora.Source, found: corpora.Contents, study: Study) -> None:
+    """Refuse a corpus whose tags and the teachers' routes do not name each other.
+
+    Raises:
+        InputError: Names the first row whose tag has no teacher, or a tag that no row has.
+    """
+    for several in study.several:
+        if several.route is None:
+            continue
+        for tag, place in found.tags.items():
+            if tag not in several.route:
+                raise InputError(
+                    f"corpus {source.name}, {place}: no teacher for its tag '{tag}'",
+                    why=f"the route of {', '.join(t.model for t in several.together)} names "
+                    f"{', '.join(several.route)}",
+                    remedy="name a teacher for it under route, or leave such rows out",
+                )
+        unused = [tag for tag in several.route if tag not in found.tags]
+        if unused:
+            raise InputError(
+                f"teachers: the route names the tag '{unused[0]}', which no row of the corpus has",
+                why=f"its tags are {', '.join(found.tags) or 'none'}",
+                remedy="correct the tag, or take it out",
+            )

@@ -10,6 +10,9 @@ from kdstudy.config import schema
 from kdstudy.fields import Strict
 from kdstudy.records import System, joined
 
+CHAIN = "generations"
+"""The field of a born-again chain; its later generations are shown as an ablation over it."""
+
 
 def own_sft(study: schema.Study) -> methods.Sft:
     """Return how students are fine-tuned without a teacher, listed or not."""
@@ -59,10 +62,11 @@ def distilled(
     tail: str,
     *,
     ablated: bool,
+    mixture: str = "",
 ) -> list[Run]:
     """Return the runs of one student under one teacher or several together.
 
-    The methods come first, then the ablations.
+    The methods come first, then the ablations and the later generations of born-again chains.
 
     Args:
         study: The study.
@@ -71,6 +75,7 @@ def distilled(
         seed: Training seed.
         tail: What every label ends in, such as `/seed=1`.
         ablated: Whether the ablations are for this student.
+        mixture: How several teachers teach (`System.mixture`).
     """
     found: dict[str, Run] = {}
     tuned = tuple(t.label for t in teachers)
@@ -78,9 +83,9 @@ def distilled(
 
     def add(
         method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
-        suffix: str = "", by: tuple[str, ...] = tuned,
-    ) -> None:  # fmt: skip
-        label = f"{student}/{method.name}/{joined(plain)}{suffix}{tail}"
+        suffix: str = "", by: tuple[str, ...] = tuned, after: str = "",
+    ) -> str:  # fmt: skip
+        label = f"{student}/{method.name}/{joined(plain, mixture)}{suffix}{tail}"
         system = System(
             label=label,
             kind="distilled",
@@ -92,17 +97,29 @@ def distilled(
             temperature=getattr(method, "temperature", 1.0),
             noise=getattr(method, "noise", 0.0),
             seed=seed,
+            mixture=mixture,
+            after=after,
         )
         found.setdefault(label, Run(system=system, method=method, train=train))
+        return label
 
     train, varied = study.train, study.ablations.vary
     listed: dict[str, list[methods.Method]] = {}
+    last: dict[str, str] = {}  # label of a chain's last run so far, by the method's name
     for method in study.methods:
         if method.type != "sft":
             listed.setdefault(method.type, []).append(method)
             own = [v for v in varied if ablated and method.type in v.methods]
             says = {v.vary: v.current(method, train) for v in own}
-            add(method, train, setting="; ".join(f"{k}={_short(v)}" for k, v in says.items()))
+            if getattr(method, CHAIN, 1) > 1:
+                says = {CHAIN: 1} | says
+            setting = "; ".join(f"{k}={_short(v)}" for k, v in says.items())
+            last[method.name] = add(method, train, setting=setting)
+    for method in study.methods:
+        for number in range(2, getattr(method, CHAIN, 1) + 1):
+            point = {"setting": f"{CHAIN}={number}", "suffix": f"/generation={number}"}
+            after = last[method.name]
+            last[method.name] = add(method, train, ablation=CHAIN, after=after, **point)
     if not ablated:
         return list(found.values())
     for field, method, value in _named(study.ablations, listed):

@@ -20,7 +20,7 @@ from kdstudy.evaluation.kinds import (
 )
 from kdstudy.models.vocabulary import may_be_same
 from kdstudy.pairs import compared_pairs
-from kdstudy.plan.grid import budgets
+from kdstudy.plan.grid import CHAIN, budgets
 from kdstudy.plan.stages import Stages, Subject, named, place
 from kdstudy.records import System
 from kdstudy.report.kinds import ReportConfig
@@ -149,6 +149,13 @@ class Measuring:
         for benchmark in found["benchmarks"]:
             if benchmark["scoring"] is None:
                 del benchmark["scoring"]
+        for method in found["methods"]:
+            if method.get(CHAIN) == 1:
+                del method[CHAIN]
+        refs = [r for t in found["teachers"] for r in t.get("together", [t])]
+        for ref in (*refs, *found["students"]):
+            if ref["context"] is None:
+                del ref["context"]
         return found
 
     def _benchmark(self, ref: schema.BenchmarkRef) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from kdstudy import methods
 from kdstudy.config import schema
+from kdstudy.config.refs import Together
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.fit import (
     notes,
     require_fit,
+    require_one_vocabulary,
     require_other,
+    require_routes,
     require_shared_vocabulary,
     require_usable,
 )
@@ -81,12 +84,26 @@ def make_plan(
     return dataclasses.replace(plan, unreached=unreached or {}, asked_precision=asked)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What runs learn from: one teacher and what it is told, or several together and how."""
+
+    by: tuple[Subject, ...]
+    several: Together | None
+    context: str
+
+    @property
+    def mixture(self) -> str:
+        """How several teach, in words."""
+        return self.several.called if self.several else ""
+
+
 class _Planner:
     def __init__(
         self, study: schema.Study, base: Path, data_dir: Path | None, pins: dict[str, str],
         unreached: dict[str, str] | None,
     ):  # fmt: skip
-        refs = (*study.students, *study.teachers)
+        refs = (*study.students, *study.teacher_models)
         found = told_apart([resolve(r, base, pins, unreached) for r in refs])
         self.students, self.teachers = found[: len(study.students)], found[len(study.students) :]
         _require_distinct(self.students)
@@ -94,6 +111,7 @@ class _Planner:
         source = corpora.locate(study.corpus, base, data_dir, pins)
         if (found := corpora.contents(source, pins)) is not None:
             require_usable(source, found, study)
+            require_routes(source, found, study)
         replay = None
         if study.replay is not None:
             replay = corpora.locate(study.replay, base, data_dir, pins)
@@ -107,12 +125,22 @@ class _Planner:
             require_fit(self.study, model, kinds, student=model in self.students)
             base = System(label=model.name, kind="base", model=model.name)
             self.measured.add(Subject(system=base, model=model))
+        refs = self.study.teacher_models
+        for several in self.study.several:
+            models = [self.teachers[refs.index(ref)] for ref in several.together]
+            require_one_vocabulary(self.study, models)
         for student in self.students:
             for teacher in self.teachers:
                 require_shared_vocabulary(self.study, student, teacher)
-        refs = zip(self.teachers, self.study.teachers, strict=True)
-        # What a run learns from: one teacher, or several together.
-        teachers = [(self._teacher(model, ref),) for model, ref in refs]
+        ready = [self._teacher(m, ref) for m, ref in zip(self.teachers, refs, strict=True)]
+        teachers = [
+            Taught(
+                by=tuple(ready[refs.index(ref)] for ref in schema.members(entry)),
+                several=entry if isinstance(entry, Together) else None,
+                context=schema.members(entry)[0].context or "",
+            )
+            for entry in self.study.teachers
+        ]
         for seed in self.study.seeds:
             for student, ref in zip(self.students, self.study.students, strict=True):
                 chosen = self.study.ablations.students
@@ -169,7 +197,7 @@ class _Planner:
         return self._train(system, methods.Sft(), self.study.training_of_teachers, model)
 
     def _student(
-        self, model: Resolved, teachers: Sequence[tuple[Subject, ...]], seed: int, ablated: bool
+        self, model: Resolved, teachers: Sequence[Taught], seed: int, ablated: bool
     ) -> None:
         tail = f"/seed={seed}" if len(self.study.seeds) > 1 else ""
         sft = System(
@@ -177,21 +205,24 @@ class _Planner:
         )
         before = self._train(sft, own_sft(self.study), self.study.train, model)
         for group in teachers:
-            self.measured.compare([before, *group])
-            by = [teacher.system for teacher in group]
-            for run in distilled(self.study, model.name, by, seed, tail, ablated=ablated):
+            self.measured.compare([before, *group.by])
+            by = [teacher.system for teacher in group.by]
+            made = {"ablated": ablated, "mixture": group.mixture}
+            for run in distilled(self.study, model.name, by, seed, tail, **made):
                 start = self._start(run.method, before, tail)
-                subject = self._train(run.system, run.method, run.train, model, start)
+                own = (run.system, run.method, run.train, model, start)
+                several = None if run.system.after else group.several
+                subject = self._train(*own, several, group.context)
                 self.measured.compare([subject, before])
 
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
-        start: str | None = None,
+        start: str | None = None, several: Together | None = None, context: str = "",
     ) -> Subject:  # fmt: skip
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
-        teachers = [self.measured.subjects[label] for label in system.teachers]
-        key = self.stages.train(system, method, train, model, teachers, start)
+        teachers = [self.measured.subjects[label] for label in system.own_teachers]
+        key = self.stages.train(system, method, train, model, teachers, start, several, context)
         subject = Subject(system=system, model=model, trained=key)
         self.measured.add(subject)
         return subject

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdstudy import artifacts, methods
+from kdstudy.artifacts import by_number
 from kdstudy.config import schema
+from kdstudy.config.refs import Together
 from kdstudy.data.chat import DATE
 from kdstudy.data.corpora import Source as CorpusSource
 from kdstudy.data.kinds import CorpusConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
+from kdstudy.errors import InputError
 from kdstudy.evaluation.kinds import ChosenTextConfig, DraftLikelihoodConfig, GenerateConfig
 from kdstudy.models.kinds import CutConfig, ImportanceConfig, Named, Source
 from kdstudy.models.resolve import Resolved
@@ -63,28 +66,41 @@ class Stages:
         model: Resolved,
         teachers: Sequence[Subject] = (),
         start: str | None = None,
+        several: Together | None = None,
+        context: str = "",
     ) -> str:
-        """Train a system from its model, or from where the train stage `start` ended."""
+        """Train a system from its model, or from where the train stage `start` ended.
+
+        Several teachers come with what says how they teach, one teacher perhaps with a context.
+        """
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start)
         inputs |= self.cut(model, "student")
         if train.replay_weight > 0:
             inputs |= artifacts.REPLAY.at(self.replay)
-        models, aids, scored = {"student": place(model)}, {}, None
-        for teacher in teachers:
-            if method.teacher_gives == "text":
-                inputs |= self._text_to_learn(teacher, method)
-                continue
-            scored = named(teacher.model)
-            models["teacher"] = teacher.model.local()
-            inputs |= artifacts.TEACHER.at(teacher.trained)
-            aids = artifacts.TEACHER_CACHE.at(self._teacher_cache(teacher, method, train))
+        models, aids, scored = {"student": place(model)}, {}, {}
+        if method.teacher_gives == "text":
+            inputs |= self._text_to_learn(teachers, method)
+        elif teachers:
+            found = tuple(named(teacher.model) for teacher in teachers)
+            scored = {"teacher": found[0]} if several is None else {"teachers": found}
+            places = [place(teacher.model) for teacher in teachers]
+            models |= {"teacher": places[0]} if several is None else by_number(places)
+            trained = [teacher.trained for teacher in teachers]
+            inputs |= _one_or_each(artifacts.TEACHER, artifacts.EACH_TEACHER, trained)
+            if several is None:  # a cut one is the student before in a chain
+                inputs |= self.cut(teachers[0].model, "teacher")
+            told = (method, train, context)
+            caches = [self._teacher_cache(teacher, *told) for teacher in teachers]
+            aids = _one_or_each(artifacts.TEACHER_CACHE, artifacts.EACH_TEACHER_CACHE, caches)
         config = TrainConfig(
             method=method.model_dump(exclude=method.OF_TRAINING),
             train=train.model_dump(exclude=schema.NO_RESULT),
             **self.prompts(),
             seed=system.seed,
             student=named(model),
-            teacher=scored,
+            **scored,
+            together=_together(several) if several else {},
+            context=context if scored else "",
             package=methods.ORIGINS.get(method.type, ""),
         )
         local = {
@@ -173,7 +189,7 @@ class Stages:
         return self.add("importance", label, config, artifacts.CORPUS.at(self.corpus), local)
 
     def _teacher_cache(
-        self, teacher: Subject, method: methods.Method, train: schema.Train
+        self, teacher: Subject, method: methods.Method, train: schema.Train, context: str
     ) -> str | None:
         """Cache a teacher on the corpus, where a run can use it."""
         # Text that the student writes at every step is never the corpus.
@@ -187,19 +203,30 @@ class Stages:
             loss_tokens=train.loss_tokens,
             precision=train.precision,
             mode=train.teacher_cache,
+            context=context,
         )
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.TEACHER.at(teacher.trained)
+        inputs |= self.cut(teacher.model, "teacher")
         local = {
-            "models": {"teacher": teacher.model.local()},
+            "models": {"teacher": place(teacher.model)},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
-        return self.add("teacher_cache", f"{teacher.label} on corpus", config, inputs, local)
+        label = f"{teacher.label} on corpus{' with its context' * bool(context)}"
+        return self.add("teacher_cache", label, config, inputs, local)
 
-    def _text_to_learn(self, teacher: Subject, method: methods.Method) -> dict[str, str]:
-        """Return the input that says what is learnt in the corpus's place."""
-        drafts = self._teacher_text(teacher, method)
+    def _text_to_learn(self, teachers: Sequence[Subject], method: methods.Method) -> dict[str, str]:
+        """Return the inputs that say what is learnt in the corpus's place."""
+        texts = [self._teacher_text(teacher, method) for teacher in teachers]
         if not (isinstance(method, methods.SeqKD) and method.chooses):
-            return artifacts.TEACHER_TEXT.at(drafts)
+            return _one_or_each(artifacts.TEACHER_TEXT, artifacts.EACH_TEACHER_TEXT, texts)
+        if len(teachers) > 1:
+            raise InputError(
+                f"{method.name}: {' and '.join(t.model.name for t in teachers)} teach together, "
+                "and it chooses among the drafts of one teacher",
+                remedy="list the teachers one by one, or leave out drafts, keep, otherwise and "
+                "corpus_share",
+            )
+        (teacher,), (drafts,) = teachers, texts
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.DRAFTS.at(drafts)
         if method.choose == "likeliest":
             likely = self._draft_likelihood(teacher, drafts)
@@ -246,6 +273,24 @@ class Stages:
             "template_date": DATE,
             "template_arguments": study.template_arguments,
         }
+
+
+def _together(several: Together) -> dict[str, Any]:
+    """Return how several teachers teach: a teacher's number by tag, or a mixture."""
+    if several.route is not None:
+        numbers = {ref.model: number for number, ref in enumerate(several.together)}
+        return {"route": {tag: numbers[model] for tag, model in several.route.items()}}
+    return {"mixture": several.mixture or "arithmetic", "weights": several.shares}
+
+
+def _one_or_each(
+    one: artifacts.Role, each: artifacts.Roles, stages: Sequence[str | None]
+) -> dict[str, str]:
+    """Return the stages of a run's teachers as inputs: of one, or of several by number."""
+    if len(stages) == 1:
+        return one.at(stages[0])
+    there = {number: stage for number, stage in by_number(stages).items() if stage is not None}
+    return each.at(there)
 
 
 def named(model: Resolved) -> Named:

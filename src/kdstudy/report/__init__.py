@@ -7,6 +7,7 @@ plot.py             the look of figures; Altair -> SVG and PDF
 dots.py             figures of dots with intervals, by student, method and benchmark
 sheet.py            one printed table: cells, links to rows, CSV, Markdown, LaTeX
 tested.py           tests in words and in tables
+loss_words.py       the loss statement in words
 latex.py            any text as LaTeX that compiles
 terminal.py         the systems as a table for a terminal
 browse.py           what the browsers of items and of result rows show
@@ -18,6 +19,7 @@ sections/           a file a section: its sentences, its figures, its tables
   __init__.py       all of them, in the order of the page
   answer.py         which student to ship
   warnings.py       what to know before relying on it
+  statement.py      what was kept and what was lost
   cost.py           size, time and memory
   generalization.py accuracy, and gains over SFT
   fidelity.py       how alike student and teacher are
@@ -32,6 +34,7 @@ sections/           a file a section: its sentences, its figures, its tables
   text.py           the item browser
   provenance.py     how the study was made
 document.py         the report of one study
+statement.py        the loss statement as a page of its own, and for a model card
 compare/            two studies side by side
   match.py          what they share, what they do not, and why
   cells.py          one benchmark of both: shared items, interval, p

@@ -7,9 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from kdstudy.analysis.elsewhere import elsewhere
+from kdstudy.analysis.losses import cells_of_items, courses, distilled, statement
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.stats import Test
 from kdstudy.errors import InputError
+from kdstudy.measures.hacking import Course
 from kdstudy.records import System
 from kdstudy.report.browse import MAX_ITEMS, browser_data
 from kdstudy.report.seeds import Seeds
@@ -37,6 +40,10 @@ class ReportData:
         systems: Every system that the study plans, finished or not.
         made: How the study was made; every entry is optional.
         max_items: Most items per benchmark in the browser.
+        tokens: Token-level sums on validation rows, by (system label, reference label).
+        responses: Of the corpus's training rows; None where they are not known.
+        elsewhere: Benchmarks that a user says nobody trained for.
+        students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
 
     table: pd.DataFrame
@@ -46,6 +53,10 @@ class ReportData:
     systems: Sequence[System] = ()
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_items: int = MAX_ITEMS
+    tokens: Mapping[tuple[str, str], pd.DataFrame] = dataclasses.field(default_factory=dict)
+    responses: Sequence[str] | None = None
+    elsewhere: Sequence[str] = ()
+    students: Sequence[str] = ()
 
     def __post_init__(self):
         """Refuse items and pairs that lack a column, with an InputError."""
@@ -59,6 +70,37 @@ class ReportData:
     def seeds(self) -> Seeds:
         """The table with one row per system, and the runs behind it."""
         return Seeds(self.table, self.tests)
+
+    @functools.cached_property
+    def losses(self) -> pd.DataFrame:
+        """What every distilled system kept and lost (`losses.statement`)."""
+        groups = distilled(self.systems, self._called, self.students)
+        runs = [run for part in groups.values() for run in part]
+        models = {run.model for run in runs}
+        wanted = {run.label for run in runs} | {t for run in runs for t in run.teachers}
+        wanted |= {s.label for s in self.systems if s.model in models and not s.method}
+        benchmarks = self.made.get("benchmarks") or {}
+        corpus = (self.made.get("corpus") or {}).get("name", "")
+        return statement(
+            groups,
+            self.systems,
+            cells_of_items(self.items, wanted),
+            chance={name: facts.get("chance") or 0.0 for name, facts in benchmarks.items()},
+            elsewhere=elsewhere(corpus, self.benchmarks, self.elsewhere),
+            tokens=self.tokens,
+            responses=self.responses,
+        )
+
+    @functools.cached_property
+    def courses(self) -> dict[str, dict[str, Course]]:
+        """How runs went towards their teacher and the truth, by system and run."""
+        return courses(self.made.get("training") or (), self.systems, self._called)
+
+    @property
+    def _called(self) -> dict[str, str]:
+        """What the loss statement calls each run: its system, or itself where it is told of."""
+        names = self.seeds.names
+        return names | {run: run for run in self.students if run in names}
 
     @property
     def study(self) -> Mapping[str, Any]:

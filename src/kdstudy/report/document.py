@@ -18,7 +18,7 @@ from kdstudy.report.data import ITEM_COLUMNS, ReportData
 from kdstudy.report.terminal import summary
 from kdstudy.report.views import measured
 
-_SCRIPTS = ("report.js", "items.js", "texts.js", "rows.js")
+_SCRIPTS = ("report.js", "tables.js", "items.js", "texts.js", "rows.js")
 
 
 def write(
@@ -32,6 +32,7 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     title: str = "",
     max_items: int = MAX_ITEMS,
+    **measured: Any,
 ) -> Path:
     """Write `report.html`, `summary.txt`, `results.csv`, `items.parquet`, `tables/`, `figures/`.
 
@@ -47,6 +48,7 @@ def write(
         provenance: How the study was made, there called `made`.
         title: Heading; the study's name when empty.
         max_items: Most items per benchmark in the browser.
+        measured: `tokens` and `responses` of `data.ReportData`.
 
     Returns:
         The path of `report.html`.
@@ -62,6 +64,7 @@ def write(
         tests=tests,
         made=made,
         max_items=max_items,
+        **measured,
         **{name: frame for name, frame in given.items() if frame is not None},
     )
     if data.study and not made.get("study_text"):

@@ -32,7 +32,5 @@ class ReportConfig(Config):
 
 
 KINDS = {
-    "report": Kind(
-        entry="kdstudy.report.stages:report", config=ReportConfig, version=7, writes=Report
-    ),
+    "report": Kind(config=ReportConfig, version=8, writes=Report),
 }

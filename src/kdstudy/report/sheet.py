@@ -195,7 +195,7 @@ class Sheet:
         The CSV has standard deviations in columns of their own, `... sd`.
         """
         self._for_csv().to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
-        (folder / f"{self.name}.md").write_text(self._markdown(), encoding="utf-8")
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
         latex = table(
             self._frame(Cell.whole),
             caption=f"{self._caption()}. {SPREAD}" if self.spread else self._caption(),
@@ -215,7 +215,8 @@ class Sheet:
         named = f"{self.title} ({self.paper} of the paper, for this study)"
         return named if self.paper else self.title
 
-    def _markdown(self) -> str:
+    def markdown(self) -> str:
+        """Return the table under its title, with its note."""
         cells = [self.columns, *self._frame(Cell.whole).to_numpy().tolist()]
         lines = ["| " + " | ".join(_in_markdown(c) for c in row) + " |" for row in cells]
         align = [":--"] * self.labels + ["--:"] * (len(self.columns) - self.labels)

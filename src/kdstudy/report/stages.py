@@ -1,8 +1,9 @@
 """The stage `report`, and the report of a study that is not finished."""
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,12 @@ from kdstudy.artifacts import (
     Items,
     Manifest,
     ReplayCorpus,
+    Tokens,
     Trained,
 )
 from kdstudy.records import System
 from kdstudy.report import document
+from kdstudy.report.data import ReportData
 from kdstudy.report.kinds import ReportConfig
 from kdstudy.stage import Work, kinds
 
@@ -32,49 +35,88 @@ if TYPE_CHECKING:
 
 def report(work: Work) -> str:
     """Write the report: `report.html`, `results.csv`, `tables/`, `figures/`."""
-    found = work.read(RESULTS)
-    tests = [Test(**row) for row in found.tests.read()]
-    systems = [System.of(row) for row in found.systems.read()]
-    path = document.write(
-        work.out,
-        table=read_csv(found.table),
-        items=found.items.read(),
-        pairs=found.pairs.read(),
-        systems=systems,
-        tests=tests,
-        provenance=_provenance(work),
-    )
+    path = document.write(work.out, **_read(work))
     return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
 def report_from_store(plan: "Plan", store: "Store", out: Path) -> None:
     """Write the report of whatever is finished into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with _finished(plan, store) as inputs:
+        report(_of_report(plan, store, inputs, out))
+
+
+def data_from_store(plan: "Plan", store: "Store", **chosen: Sequence[str]) -> ReportData:
+    """Return what a report of whatever is finished is made from.
+
+    Args:
+        plan: The study.
+        store: What is finished.
+        chosen: `elsewhere` and `students` of `ReportData`.
+    """
+    with _finished(plan, store) as inputs:
+        read = _read(_of_report(plan, store, inputs, Path()))
+    made = read.pop("provenance")
+    return ReportData(**read, made=made, **chosen)
+
+
+@contextlib.contextmanager
+def _finished(plan: "Plan", store: "Store") -> Iterator[dict[str, Path]]:
+    """Give the inputs of the report that are there, with results of what is finished."""
 
     def there(key: str) -> dict[str, Path]:
         inputs = plan.stages[key].inputs
         return {role: path for role, k in inputs.items() if (path := store.get(k)) is not None}
 
-    out.mkdir(parents=True, exist_ok=True)
-    # What the report itself would read: an aid that nobody built is not missing.
-    expected = plan.stages[plan.report].inputs.values()
+    if (whole := store.get(plan.results)) is not None:
+        yield there(plan.report) | RESULTS.at(whole)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = plan.stages[plan.results].config
         inputs = there(plan.results)
         results(Work(config=config, inputs=inputs, local={"partial": True}, out=folder))
-        missing = [
-            {"key": key, "kind": s.kind, "label": s.label, "status": "missing"}
-            for key, s in ((key, plan.stages[key]) for key in expected if key != plan.results)
-            if store.get(key) is None
-        ]
-        report(
-            Work(
-                config=plan.stages[plan.report].config,
-                inputs=there(plan.report) | RESULTS.at(folder),
-                local={"missing": missing},
-                out=out,
-            )
-        )
+        yield there(plan.report) | RESULTS.at(folder)
+
+
+def _of_report(plan: "Plan", store: "Store", inputs: Mapping[str, Path], out: Path) -> Work:
+    # What the report itself would read: an aid that nobody built is not missing.
+    expected = plan.stages[plan.report].inputs.values()
+    missing = [
+        {"key": key, "kind": s.kind, "label": s.label, "status": "missing"}
+        for key, s in ((key, plan.stages[key]) for key in expected if key != plan.results)
+        if store.get(key) is None
+    ]
+    config = plan.stages[plan.report].config
+    return Work(config=config, inputs=inputs, local={"missing": missing}, out=out)
+
+
+def _read(work: Work) -> dict[str, Any]:
+    """Return everything that `document.write` takes."""
+    found = work.read(RESULTS)
+    systems = [System.of(row) for row in found.systems.read()]
+    return {
+        "table": read_csv(found.table),
+        "items": found.items.read(),
+        "pairs": found.pairs.read(),
+        "systems": systems,
+        "tests": [Test(**row) for row in found.tests.read()],
+        "provenance": _provenance(work),
+        **_texts_and_tokens(work, systems),
+    }
+
+
+def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
+    """Return the corpus's responses and the token-level sums of every pair that has them."""
+    pairs = {f"{s.label} with {t}": (s.label, t) for s in systems for t in s.teachers}
+    tokens, responses = {}, None
+    for (_, label), found in work.each(EACH_STAGE).items():
+        match kinds()[found.manifest.kind].writes(found.folder):
+            case Corpus() as opened:
+                responses = [row.response for row in opened.train.read()]
+            case Tokens() as opened if label in pairs:
+                tokens[pairs[label]] = opened.table.read()
+    return {"tokens": tokens, "responses": responses}
 
 
 def _provenance(work: Work) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 from kdstudy.analysis.results import AVERAGE, with_teacher
 from kdstudy.measures import UNITS
 from kdstudy.measures.units import size, text
+from kdstudy.records import renamed
 from kdstudy.report.plot import order_of
 
 Table = pd.DataFrame
@@ -214,7 +215,7 @@ def _over_seeds(row: Any) -> str:
 
 def short(label: str) -> str:
     """Return a teacher's label without the ending that every fine-tuned teacher has."""
-    return label.removesuffix("/sft").removesuffix("/teacher")
+    return renamed(label, lambda one: one.removesuffix("/sft").removesuffix("/teacher"))
 
 
 def lines_in_order(rows: Table) -> list[str]:

@@ -22,6 +22,7 @@ __all__ = [
     "Overview",
     "Source",
     "canonical",
+    "domain",
     "fetch",
     "fingerprint",
     "from_file",
@@ -70,6 +71,14 @@ def kind(name: str) -> Kind:
         InputError: There is no such benchmark.
     """
     return _source(name).kind
+
+
+def domain(name: str) -> str:
+    """Return `math`, `commonsense` or `instruct`; "" for a set of a user or of a package."""
+    source = _SOURCES.get(_ours().get(_bare(name), ""))
+    if isinstance(source, FileSource):
+        return source.family
+    return "math" if source is not None else ""
 
 
 def labels(name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from kdstudy.report.compare.differences import KINDS, TESTED, systems_only
 from kdstudy.report.compare.match import StudyRows
 from kdstudy.report.compare.words import LEVEL, decided
 from kdstudy.report.plot import INK, Figure, colours, means, order_of, single_seeds
-from kdstudy.report.views import shown
+from kdstudy.report.views import short, shown
 
 _MEASURE = {"accuracy": "accuracy", "rouge_l": "ROUGE-L of free texts"}
 _ENDS = ["difference", "low", "high"]
@@ -86,7 +86,7 @@ def _labels(rows: pd.DataFrame) -> list[str]:
         trained = r.kind in ("sft", "distilled")
         parts = [r.model, r.method if trained else r.kind, _ablation(r)]
         if r.kind == "distilled" and teachers > 1:
-            parts.append(f"← {r.teacher.removesuffix('/teacher')}")
+            parts.append(f"← {short(r.teacher)}")
         if trained and alone.seed.nunique() > 1 and r.seeds == 1 and r.part == "mean":
             parts.append(f"seed {r.seed}")
         found.append(" ".join(p for p in parts if p))

@@ -6,6 +6,7 @@ const say = new Intl.NumberFormat("en").format;
 
 markSection();
 openRuns();
+sortTables();
 const items = byId("browser") && itemBrowser();
 const rows = byId("rows") && rowBrowser();
 addEventListener("hashchange", route);

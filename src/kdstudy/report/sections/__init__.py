@@ -18,11 +18,12 @@ from kdstudy.report.sections import (
     instruct,
     methods,
     provenance,
+    statement,
     text,
 )
 
 SECTIONS = (
-    *(answer, generalization, fidelity, depends, methods, instruct, ablations, collapse),
+    *(answer, statement, generalization, fidelity, depends, methods, instruct, ablations, collapse),
     *(contamination, text, provenance),
 )
 """In the order of the page."""

@@ -39,6 +39,7 @@ def section(data: ReportData) -> Section:
         kept_sheet(kept, seeds.names, runs),
         cost.cost_sheet(seeds, seconds, data.made),
         cost.scale(seeds),
+        cost.pace(seeds, seconds),
     ]
     return Section("answer", "The answer", blocks, short="Answer")
 
@@ -126,8 +127,10 @@ def _gap(numbers: Numbers, top: Any) -> str:
 def _kept_of_teacher(
     numbers: Numbers, top: Any, kept: pd.DataFrame | None, names: Mapping[str, str]
 ) -> str:
-    rows = pd.DataFrame(columns=["system"]) if kept is None else kept
-    own = rows[[names.get(s) == top.system for s in rows.system]]
+    rows = pd.DataFrame(columns=["system", "teacher"]) if kept is None else kept
+    # Of teachers together none is `its teacher`; the table has a line for each.
+    pairs = zip(rows.system, rows.teacher, strict=True)
+    own = rows[[names.get(s) == top.system and t == top.teacher for s, t in pairs]]
     parts = []
     if len(own) and (own.kept + own.lost).sum():
         right = own.kept + own.lost
@@ -206,10 +209,10 @@ def systems_sheet(
 
 def kept_sheet(kept: pd.DataFrame, names: Mapping[str, str], runs: Collection[str]) -> Sheet:
     """Return what each distilled system kept of its teacher's right answers, and what it added."""
-    parts = dict(iter(kept.groupby(kept.system.map(names), sort=False)))
+    parts = dict(iter(kept.groupby([kept.system.map(names), "teacher"], sort=False)))
     parts = dict(sorted(parts.items(), key=lambda part: -part[1].kept.mean()))
     several = any(len(part) > 1 for part in parts.values())
-    lines = [_shares(name, part, runs, several) for name, part in parts.items()]
+    lines = [_shares(name, part, runs, several) for (name, _), part in parts.items()]
     below = [
         [_shares(run, own, runs, several) for run, own in part.groupby("system")]
         if len(part) > 1

@@ -111,6 +111,66 @@ def scale(seeds: Seeds) -> Figure | None:
     return Figure(name="scale", title=title, description=text, chart=chart, data=data)
 
 
+def pace(seeds: Seeds, seconds: Mapping[str, float]) -> Figure | None:
+    """Draw mean accuracy against seconds per 1,000 items, and which systems no other beats.
+
+    Args:
+        seeds: The numbers.
+        seconds: Seconds to generate 1,000 items, by system.
+    """
+    table = seeds.means
+    rows = table[(table.metric == "accuracy") & (table.benchmark == AVERAGE)].copy()
+    rows["seconds"] = rows.system.map(seconds)
+    rows = rows[(rows.ablation == "") & (rows.seconds > 0)]
+    if rows[rows.kind == "distilled"].empty:
+        return None
+    rows["series"] = np.where(rows.kind == "distilled", rows.method, rows.kind)
+    rows["text"] = tooltips(rows)
+    x = alt.X(
+        "seconds:Q",
+        scale=alt.Scale(type="log", nice=False, padding=24),
+        axis=alt.Axis(grid=False, title="seconds per 1,000 items", tickCount=6, format="~s"),
+    )
+    y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=percent_axis("mean accuracy"))
+    trained = rows.kind.isin(["sft", "distilled"])
+    scale = colours(rows[trained].series)
+    marks = alt.Shape(
+        "kind:N",
+        scale=alt.Scale(domain=["teacher", "base"], range=["diamond", "circle"]),
+        legend=alt.Legend(title=None, orient="top-left", symbolStrokeColor=INK),
+    )
+    front = alt.Chart(alt.NamedData("front")).mark_line(
+        interpolate="step-after", strokeDash=[4, 3], color=INK, opacity=0.5
+    )
+    others = alt.Chart(alt.NamedData("others")).mark_point(size=60, strokeWidth=1.6, color=INK)
+    legend = alt.Legend(title=None, orient="right", symbolOpacity=1)
+    colour = alt.Color("series:N", scale=scale, legend=legend)
+    chart = alt.layer(
+        front.encode(x=x, y=y),
+        means().mark_rule(opacity=0.35).encode(x=x, y=alt.Y("low:Q"), y2="high", color=colour),
+        means()
+        .mark_point(filled=True, size=60, opacity=1)
+        .encode(x=x, y=y, color=colour, description="text:N"),
+        others.encode(x=x, y=y, shape=marks, description="text:N"),
+    ).properties(width=620, height=300)
+    rows = rows.drop(columns="rows").assign(part="mean")
+    ahead = undominated(rows)
+    title = (
+        "Mean accuracy against seconds to answer 1,000 items on the machine that ran the study "
+        f"({dots_note(table)}; dashed: systems that no other beats in both)"
+    )
+    text = describe(rows) + " No other beats: " + ", ".join(ahead.system) + "."
+    data = {"rows": rows[trained], "others": rows[~trained], "front": ahead}
+    return Figure(name="pace", title=title, description=text, chart=chart, data=data)
+
+
+def undominated(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows, fastest first, that no row beats in `value` without more `seconds`."""
+    rows = rows.sort_values(["seconds", "value"], ascending=[True, False], kind="stable")
+    best = rows.value.cummax().shift(fill_value=-np.inf)
+    return rows[rows.value > best]
+
+
 def seconds_of(data: ReportData) -> dict[str, float]:
     """Return generation seconds per 1,000 items of the systems whose every benchmark was timed.
 

@@ -13,6 +13,7 @@ from kdstudy.analysis.measures import HELD_OUT
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.stats import Test, points
 from kdstudy.measures import MEASURES, PairMeasure
+from kdstudy.records import parted
 from kdstudy.report import dots
 from kdstudy.report.blocks import Listed, Section, Text
 from kdstudy.report.data import ReportData
@@ -108,7 +109,10 @@ def sentences(seeds: Seeds, tests: Sequence[Test]) -> list[str]:
     The best student is the one with the best mean over its seeds.
     """
     table, numbers = seeds.means, seeds.numbers
-    top = next(best_students(table).itertuples(), None)
+    top, whose = next(best_students(table).itertuples(), None), "its teacher's answer"
+    if top and len(parted(top.teacher)) > 1:
+        top = top._replace(teacher=parted(top.teacher)[0])
+        whose = f"the answer of {top.teacher}, the first of its teachers,"
     after = top and numbers.row(top.system, "agreement", AVERAGE, top.teacher)
     if after is None:
         return ["0 students have been compared with their teacher on every benchmark yet."]
@@ -118,7 +122,7 @@ def sentences(seeds: Seeds, tests: Sequence[Test]) -> list[str]:
         numbers.row(top.system, f"agreement_{b}_bound", AVERAGE, top.teacher)
         for b in ("lower", "upper")
     )
-    text = f"{top.system} gives its teacher's answer on {printed(after)} of items"
+    text = f"{top.system} gives {whose} on {printed(after)} of items"
     if before is not None:
         text += f", its SFT run did on {printed(before)}"
     if low is not None and high is not None:

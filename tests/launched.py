@@ -1,6 +1,6 @@
 """A process of a launch whose training is made up: what `test_ranks.py` runs.
 
-python crew.py OUT CASE
+python launched.py OUT CASE
 """
 
 import os
