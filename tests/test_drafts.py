@@ -276,3 +276,16 @@ def test_a_study_runs_from_drafts_to_the_report(tmp_path):
     assert "with a draft that is kept" in done.stderr
     report = (folders["report"] / "report.html").read_text()
     assert "learns the teacher's text of" in report.replace("&#39;", "'")
+
+
+def test_drafts_of_teachers_together_are_refused_in_words(tmp_path):
+    rows = [{"prompt": f"{i}?", "completion": f"{i}", "topic": "ab"[i % 2]} for i in range(10)]
+    folder = write_folder(tmp_path)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    together = {"together": ["./big", "./medium"], "route": {"a": "./big", "b": "./medium"}}
+    corpus = {"path": "rows.jsonl", "columns": {"tag": "topic"}}
+    known = {"teachers": [together], "students": ["./small"], "corpus": corpus, "ablations": {}}
+    assert plan_of(folder, methods=["sft", "seqkd"], **known)
+    drafts = {"type": "seqkd", "drafts": 2, "sampling_temperature": 1}
+    with pytest.raises(InputError, match="chooses among the drafts of one teacher"):
+        plan_of(folder, methods=["sft", drafts], **known)

@@ -93,10 +93,10 @@ def test_a_steps_loss_and_gradients_are_a_dense_loops_in_float64(tmp_path, kind,
     want = want + 0.7 * dense("sft", student, teacher, again).mean()
     want.backward()
     assert loss == pytest.approx(want.item(), rel=1e-10)
-    for (name, ours), dense in zip(
+    for (name, ours), theirs in zip(
         trainer.student.named_parameters(), student.parameters(), strict=True
     ):
-        torch.testing.assert_close(ours.grad, dense.grad, rtol=1e-8, atol=1e-12, msg=name)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("method", [methods.Sft(), ATKD(), methods.GKD(lmbda=1.0)])
