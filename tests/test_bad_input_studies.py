@@ -138,7 +138,7 @@ MISTAKES = [
     (
         "teachers",
         "teachers: [zoo-s]\nablations: {base_teacher: {}}",
-        "line 7: ablations.base_teacher: zoo-s is its own teacher",
+        "line 6: ablations.base_teacher: zoo-s is its own teacher",
     ),
     ("", "methods: [{type: word_kd, generations: 0}]", "greater than or equal to 1"),
     (
@@ -157,8 +157,9 @@ MISTAKES = [
     ),
     (
         "teachers",
-        "teachers: [[zoo-l, {model: zoo-s, finetune: false}]]\nmethods: [word_kd]",
-        "is its own teacher",
+        "teachers: [{together: [zoo-l, {model: zoo-s, finetune: false}], "
+        "route: {a: zoo-l, b: zoo-s}}]\nmethods: [word_kd]",
+        "columns: {tag: topic}",
     ),
     (
         "teachers",

@@ -93,6 +93,16 @@ def likelihood(folder: Path) -> Plan:
     return plan_of(folder, benchmarks=[own, "synth_addsub"], ablations={}, **FIXED)
 
 
+def shots(folder: Path) -> Plan:
+    """Exemplars, stop strings, thoughts and a published filter."""
+    write_folder(folder)
+    rows = [{"question": f"What is {i} and {i}?", "answer": f"#### {2 * i}"} for i in (1, 2)]
+    (folder / "shots.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = {"name": "synth_addsub", "shots": 2, "exemplars": "shots.jsonl", "stop": ["What"]}
+    thinks = {"name": "synth_svamp", "thinking": True, "scoring": "strict"}
+    return plan_of(folder, benchmarks=[few, thinks], ablations={}, **FIXED)
+
+
 def drafts(folder: Path) -> Plan:
     """A choice among a teacher's drafts, and general text that is replayed."""
     write_folder(folder)
@@ -112,6 +122,7 @@ STUDIES: dict[str, Callable[[Path], Plan]] = {
     "ablations": ablations,
     "two_teachers": two_teachers,
     "likelihood": likelihood,
+    "shots": shots,
     "drafts": drafts,
 }
 

@@ -9,6 +9,8 @@ import torch
 
 from kdstudy.errors import InputError
 from kdstudy.evaluation import likelihoods as module
+from kdstudy.evaluation.benchmarks import from_rows
+from kdstudy.evaluation.graders import chosen
 from kdstudy.evaluation.likelihoods import likelihoods
 from kdstudy.evaluation.options import Option
 from kdstudy.models import packing
@@ -147,3 +149,46 @@ def test_a_tokenizer_that_closes_every_text_is_refused():
     ]
     with pytest.raises(InputError, match="behind every text"):
         scored(tiny_models.qwen().eval(), items(2), closing)
+
+
+class Interrupted(Exception):
+    """What ends a run in its middle."""
+
+
+def test_an_interrupted_run_goes_on_where_it_was_with_the_same_numbers(tmp_path, monkeypatch):
+    """Two batches are finished and a third is half written: it and what follows is computed."""
+    monkeypatch.setattr(module, "_TOGETHER", 250)
+    rows = [
+        {"question": f"what is {'x' * i} and more of it?", "options": ["a", "bb", "c c"],
+         "answer": "A"}
+        for i in range(24)
+    ]  # fmt: skip
+    whole = from_rows("mine", rows, "choice")
+    grader = chosen("likelihood", "mine", "choice", ())
+    model, journal = tiny_models.qwen(0), tmp_path / "journal.jsonl"
+    computed, real = [], module._sums
+
+    def counted(model, texts, *, once):
+        computed.append(len(texts))
+        return real(model, texts, once=once)
+
+    def stop(done, of, unit):
+        if len(computed) == 3:
+            raise Interrupted
+
+    monkeypatch.setattr(module, "_sums", counted)
+    want = module.of_benchmark(model, TOKENIZER, whole, grader)
+    batches = len(computed)
+    assert batches > 4
+    computed.clear()
+    with pytest.raises(Interrupted):
+        module.of_benchmark(model, TOKENIZER, whole, grader, stop, journal)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    journal.write_bytes(b"".join(lines[:2]) + lines[2][:-20])
+    computed.clear()
+    assert module.of_benchmark(model, TOKENIZER, whole, grader, journal=journal) == want
+    assert len(computed) == batches - 2
+    computed.clear()
+    assert module.of_benchmark(model, TOKENIZER, whole, grader, journal=journal) == want
+    assert not computed

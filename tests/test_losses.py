@@ -563,7 +563,8 @@ def test_a_student_that_claims_less_too_little_has_lost_nothing():
     assert told(-0.02, -0.10) == words.KEPT
     assert told(0.05, -0.10) == words.KEPT
     assert told(0.15, -0.10) == told(0.15, 0.10) == words.LOST
-    assert told(-0.10, 0.02) == words.GAINED
+    assert told(0.02, 0.10) == words.GAINED
+    assert told(-0.10, 0.02) == told(-0.05, -0.01) == words.KEPT
 
 
 def test_hacking_is_told_with_its_steps():

@@ -49,10 +49,11 @@ def test_each_method_says_what_it_learns_from():
     writes = {name: cls.teacher_gives for name, cls in methods.METHODS.items()}
     assert writes.pop("sft") == "nothing"
     assert writes.pop("seqkd") == "text"
+    assert {writes.pop(name) for name in ("gold", "uld")} == {"spans"}
     assert set(writes.values()) == {"distribution"}
     for cls in methods.METHODS.values():
         recipe = cls().recipe()
-        assert recipe.needs_teacher == (cls.teacher_gives == "distribution")
+        assert recipe.needs_teacher == (cls.teacher_gives in ("distribution", "spans"))
         assert (recipe.source == "student") == (cls().on_policy_share > 0)
 
 

@@ -9,6 +9,7 @@ import importlib.resources
 import itertools
 import json
 
+import other_tokenizers as other
 import pandas as pd
 import pytest
 import torch
@@ -27,9 +28,17 @@ from typer.testing import CliRunner
 
 from kdstudy.cli import app
 from kdstudy.config.read import read_study
+from kdstudy.data.prompts import PromptFormat
+from kdstudy.distill import batches
+from kdstudy.distill.aligned import Tokenizers, said_of
+from kdstudy.distill.model import DistillModel
+from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.engine.store import Store
+from kdstudy.methods.gold import GOLD
+from kdstudy.methods.uld import ULD
 from kdstudy.models import load
 from kdstudy.plan.plan import make_plan
+from kdstudy.records import Example
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -275,3 +284,42 @@ def test_a_gguf_file_of_llama_3_reads_text_as_llama_3_does(llama3, tmp_path):
         assert found(text, add_special_tokens=False)["input_ids"] == own, text
         assert found(text)["input_ids"][0] == llama3.bos_token_id
     assert found.eos_token == "<|eot_id|>"
+
+
+NAMES = ("smollm2 and gpt2", "gpt2 and smollm2", "zoo and smollm2", "zoo and qwen", "qwen and zoo")
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("method", [GOLD(), ULD()], ids=lambda m: m.type)
+def test_real_pairs_with_unlike_tokenizers_meet_and_take_a_step(names, method, request):
+    """Every text is whole on both sides; a small step lowers the loss by what its gradient says."""
+
+    def named(name):
+        made = {"smollm2": other.smollm2, "gpt2": other.gpt2, "zoo": other.zoos}
+        return request.getfixturevalue("qwen")[0] if name == "qwen" else made[name]()
+
+    ours, theirs = map(named, names.split(" and "))
+    # Decomposed letters apart, which Qwen's tokenizer and the shipped one compose (NFC).
+    said = [*AWKWARD[:2], "na\u00efve \u65e5\u672c\u8a9e \U0001f600", "", "12 * 34 = 408.\r\n"]
+    rows = [Example(id=str(n), instruction="Why?", response=text) for n, text in enumerate(said)]
+    both = Tokenizers(
+        student=ours, teacher=theirs, template=PromptFormat(template="alpaca"), max_length=400
+    )
+    pairs = both.pairs(rows, {}, names)
+    assert "100.0% of the text compared" in said_of(pairs)
+    torch.manual_seed(0)
+    student, teacher = (
+        _tiny(LlamaConfig, LlamaForCausalLM, max(t.get_vocab().values()) + 1).double()
+        for t in (ours, theirs)
+    )
+    live = LiveTeacher(teacher, len(teacher.lm_head.weight))
+    model = DistillModel(student, method.recipe(), both.aligned(live, pairs, method.recipe()))
+    batch = batches.collate(list(pairs), batches.Weighing(), torch.device("cpu"))
+    (loss,) = model(batch, batch.targets_N.numel())
+    loss.backward()
+    with torch.no_grad():
+        steep = sum(p.grad.square().sum() for p in student.parameters())
+        for p in student.parameters():
+            p -= 1e-5 * loss.detach() / steep * p.grad
+        (after,) = model(batch, batch.targets_N.numel())
+    assert (loss - after).item() == pytest.approx(1e-5 * loss.item(), rel=0.05)

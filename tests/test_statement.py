@@ -159,6 +159,9 @@ def test_a_seed_of_a_student_can_be_told_of_alone():
     assert sum(singles) / 2 == pytest.approx(mean)
     assert [set(t.system) for t in each] == [{run} for run in runs] and name not in runs
     assert set(each[0].seeds) == {1} and set(data.losses.seeds) == {2}
+    for students in ((), (name,), (runs[0],)):
+        (told,) = statement.statements(dataclasses.replace(data, students=students)).values()
+        assert "gives its teacher's answer on" in told[1]
 
 
 def test_a_student_of_several_teachers_is_set_beside_each():
@@ -183,3 +186,25 @@ def test_a_study_that_has_measured_nothing_yet_has_no_section(whole, tmp_path):
     with pytest.raises(InputError, match="no distilled student has been measured beside its"):
         page.write(tmp_path / "none", nothing, "zoo-demo")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_students_name_is_text_on_the_page(whole, tmp_path):
+    name = "<img src=x onerror=document.title='run'>|`"
+    run = "zoo-s/gkd/zoo-l-sft"
+
+    def renamed(frame):
+        return frame.replace({c: {run: name} for c in ("system", "reference") if c in frame})
+
+    data = dataclasses.replace(
+        whole,
+        table=renamed(whole.table),
+        items=renamed(whole.items),
+        pairs=renamed(whole.pairs),
+        systems=[
+            dataclasses.replace(s, label=name) if s.label == run else s for s in whole.systems
+        ],
+        tests=(),
+        students=(name,),
+    )
+    html = page.write(tmp_path, data, "<b>study</b>").read_text("utf-8")
+    assert "&lt;img src=x" in html and "<img" not in html and "<b>" not in html

@@ -256,6 +256,18 @@ def test_a_students_own_base_teaches_what_has_left_it(tmp_path, method):
         together(tmp_path, base, methods=["sft", "word_kd"])
 
 
+def test_a_students_own_base_is_no_idle_teacher_beside_another(tmp_path):
+    own = {"model": "./small", "finetune": False}
+    _, runs = together(write_folder(tmp_path), ["./big", own])
+    assert [t["name"] for t in runs["small/word_kd/big + small"].config["teachers"]] == [
+        "big", "small",
+    ]  # fmt: skip
+    route = {"together": ["./big", own], "route": {"a": "./big", "b": "./small"}}
+    corpus = {"path": "rows.jsonl", "validation_rows": 2, "columns": {"tag": "topic"}}
+    with pytest.raises(InputError, match="is its own teacher, as it is"):
+        together(tmp_path, route, corpus=corpus)
+
+
 def test_a_cut_student_teaches_its_next_generation(tmp_path):
     write_folder(tmp_path)
     sizes = {"model_type": "qwen2", "num_hidden_layers": 4, "intermediate_size": 64}

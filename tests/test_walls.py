@@ -1,6 +1,7 @@
 """The layout: who may import whom, and that README's file tree is the tree on disk."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -42,8 +43,13 @@ NO_TORCH = [
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def imports(path, top_level_only=False):
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     nodes = tree.body if top_level_only else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -84,7 +90,7 @@ def test_no_import_runs_back_up():
         own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
         if own in ("__init__", "__main__"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
                 "kdstudy"
             ):
@@ -134,14 +140,14 @@ def test_what_to_do_and_the_work_itself_know_nothing_of_how_it_is_run():
 
 
 def test_files_and_roles_of_stages_are_named_in_artifacts_alone():
-    tree = ast.parse((SOURCE / "artifacts.py").read_text())
+    tree = parsed(SOURCE / "artifacts.py")
     texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
     files = {t for t in texts if re.fullmatch(r"\w+\.(parquet|json|csv|safetensors)", str(t))}
     assert len(files) > 15
     handed_out = {"document.py": {"results.csv", "items.parquet"}}  # beside the page, for people
     for path in {*SOURCE.rglob("*.py")} - {SOURCE / "artifacts.py"}:
         text = path.read_text()
-        found = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant)}
+        found = {n.value for n in ast.walk(parsed(path)) if isinstance(n, ast.Constant)}
         assert found & files <= handed_out.get(path.name, set()), path
         by_hand = re.search(r"\.(inputs|aids)(\[|\.get\()", text)
         assert by_hand is None or path == SOURCE / "stage.py", path
@@ -174,7 +180,7 @@ def test_the_readmes_tree_has_a_line_for_each_room_and_each_file_beside_them():
 @pytest.mark.parametrize("room", rooms())
 def test_each_room_lists_its_files(room):
     """As a tree in the docstring of its `__init__.py`: a folder under a folder is indented."""
-    text = ast.get_docstring(ast.parse((SOURCE / room / "__init__.py").read_text()), clean=False)
+    text = ast.get_docstring(parsed(SOURCE / room / "__init__.py"), clean=False)
     listed, folder = set(), ""
     for line in text.split("\n"):
         entry = re.match(r"( *)([\w.]+\.py|[\w]+/)(?: |$)", line)
@@ -196,9 +202,7 @@ def test_each_room_lists_its_files(room):
 def test_no_pickle_and_no_bare_except():
     for path in SOURCE.rglob("*.py"):
         assert not {"pickle", "dill", "joblib"} & set(imports(path)), path
-        handlers = [
-            n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ExceptHandler)
-        ]
+        handlers = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.ExceptHandler)]
         assert all(h.type is not None for h in handlers), path
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
+from unlike_pair import examples, teacher
 
 from kdstudy import methods
 from kdstudy.config import schema
@@ -27,6 +28,7 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.methods.atkd import ATKD
+from kdstudy.methods.gold import GOLD
 from kdstudy.methods.selective_kd import SelectiveKD
 from kdstudy.methods.taid import TAID
 from kdstudy.models import load
@@ -62,6 +64,7 @@ CASES = {
     "replay": Case(method=methods.WordKD(), cached=True, dtype=torch.float64, replay=True),
     "atkd": Case(method=ATKD(), cached=True, dtype=torch.float64),
     "selective": Case(method=SelectiveKD(share=0.5), cached=True, dtype=torch.float64),
+    "gold": Case(method=GOLD(hard_label_weight=0.2), lora=False, dtype=torch.float64),
     "bfloat16": Case(method=methods.WordKD(), dtype=torch.bfloat16),
 }
 
@@ -92,7 +95,7 @@ class Poison(TrainerCallback):
 
 def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer:
     """Return a trainer that has not begun."""
-    student, teacher = case.model(0).to(case.dtype), case.model(1).to(case.dtype)
+    student, model = case.model(0).to(case.dtype), case.model(1).to(case.dtype)
     if case.lora:
         student = load.add_adapter(student, schema.Lora(dropout=0), seed=0)
     train = schema.Train(
@@ -101,9 +104,12 @@ def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer
         micro_batch_size=2, lora=schema.Lora() if case.lora else None,
         replay_weight=0.5 * case.replay, replay_rows=3,
     )  # fmt: skip
-    config = study_config(train, case.method, ROWS, folder, seed=0)
+    rows, validation, live = ROWS, VALIDATION, LiveTeacher(model, tiny.VOCABULARY)
+    if case.method.teacher_gives == "spans":
+        live, known, _ = teacher(case.method, texts=examples(33), states=True)
+        rows, validation = known[:23], known[23:]
+    config = study_config(train, case.method, rows, folder, seed=0)
     config.gradient_checkpointing = case.checkpointing
-    live = LiveTeacher(teacher, tiny.VOCABULARY)
     if case.cached:
         states = cache.in_memory(live, [*ROWS, *VALIDATION], "response", rows_per_pass=8)
         asked = live if getattr(case.method, "lmbda", 0) else None
@@ -112,8 +118,8 @@ def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer
         student,
         live,
         config,
-        train_dataset=ROWS,
-        eval_dataset=VALIDATION,
+        train_dataset=rows,
+        eval_dataset=validation,
         replay_dataset=tiny.rows(11, seed=7) if case.replay else None,
         replay_eval_dataset=tiny.rows(5, seed=8) if case.replay else None,
         processing_class=tiny.tokenizer(),

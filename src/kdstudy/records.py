@@ -52,6 +52,8 @@ class Example:
             nor chat is text without a prompt.
         tag: What its row's column of that name says (`columns: {tag: ...}`): which of several
             teachers it learns from.
+        request: Of an item of lm-evaluation-harness what it asks, as JSON: {"options": [[context,
+            continuation, option], ...]} or {"prompt": text}. Empty for other items.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Example:
     references: tuple[str, ...] = ()
     chat: str = ""
     tag: str = _optional("")
+    request: str = _optional("")
 
     @property
     def question(self) -> str:
@@ -78,8 +81,10 @@ class Generation:
         example_id: `Example.id`.
         sample: 0 for greedy decoding, else the number of the draw.
         completion: The text, without the end-of-sequence token.
-        stop: `eos` when the model ended it, `length` when the token budget did.
-        tokens: Number of generated tokens, the end-of-sequence token included.
+        stop: `eos` when the model or a stop string ended it, `length` when the token budget did.
+        tokens: Number of generated tokens, those of the end included.
+        thought: How many of them a thought takes, its mark included; all where it is not closed; -1
+            where nobody tells thoughts apart.
     """
 
     benchmark: str
@@ -88,6 +93,7 @@ class Generation:
     completion: str
     stop: Literal["eos", "length"]
     tokens: int
+    thought: int = _optional(-1)
 
     @property
     def written(self) -> tuple[str, Literal["ended", "cut"]]:
@@ -169,6 +175,9 @@ class Score:
         option_characters: Length of each option in characters, for `acc_norm`.
         option_bytes: In bytes of UTF-8, for `acc_bytes`.
         target: Which option is right, from 0; -1 where a text was generated.
+        thought: As in `Generation`.
+        by_filter: Of a grader of published filters, whether the answer is right (1) or not (0) by
+            each of `graders.filters.FILTERS`.
     """
 
     benchmark: str
@@ -184,6 +193,8 @@ class Score:
     option_characters: tuple[int, ...] = _optional(())
     option_bytes: tuple[int, ...] = _optional(())
     target: int = _optional(-1)
+    thought: int = _optional(-1)
+    by_filter: tuple[int, ...] = _optional(())
 
     @property
     def is_text(self) -> bool:

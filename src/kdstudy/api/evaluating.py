@@ -211,6 +211,7 @@ def _answered(
     """Return how good a loaded model is: what the stages do, without a store."""
     from kdstudy.data.prompts import PromptFormat
     from kdstudy.evaluation import benchmarks, graders
+    from kdstudy.evaluation.asking import asking
     from kdstudy.evaluation.generate import generate
     from kdstudy.evaluation.likelihoods import of_benchmark
     from kdstudy.evaluation.score import score
@@ -225,18 +226,24 @@ def _answered(
     with warnings.catch_warnings(record=True) as heard, writing(model) as writer:
         warnings.simplefilter("always", benchmarks.EditedBenchmark)
         for reference in study.benchmarks:
-            whole = benchmarks.meant(reference).load(data_dir)
+            source = benchmarks.meant(reference)
+            whole = source.load(data_dir)
             chosen = tuple(limited(whole.examples, study.limit))
             some = dataclasses.replace(whole, examples=chosen)
-            grader = graders.chosen(reference.scoring, whole.name, whole.kind, whole.labels)
+            grader = graders.of_benchmark(reference.scoring, whole)
+            task = source if isinstance(source, benchmarks.HarnessTask) else None
+            how = asking(reference, data_dir=data_dir, task=task)
             if grader.needs == "options":
                 rows = of_benchmark(writer, tokenizer, some, grader)
             else:
                 settings = study.text_generation if whole.kind == "text" else study.generation
-                asked = [(whole.name, example) for example in chosen]
-                batches = generate(writer, tokenizer, asked, made, settings)
+                how.require_apart(whole.name, chosen)
+                asked = [(whole.name, how.put(example)) for example in chosen]
+                prompt, ends = how.format(made), how.endings
+                batches = generate(writer, tokenizer, asked, prompt, settings, endings=ends)
                 rows = [row for batch in batches for row in batch]
-            scores += score(rows, some, study.extraction, study.rouge_tokenizer, grader)
+            read = (study.extraction, study.rouge_tokenizer, grader, how.endings.thinking)
+            scores += score(rows, some, *read)
             facts[whole.name] = benchmark_facts(some, len(whole.examples))
             examples[whole.name] = list(chosen)
     config = parts.plain(model).config

@@ -144,7 +144,7 @@ def edited(plan: "Plan") -> list[str]:
     from kdstudy.evaluation import benchmarks
     from kdstudy.evaluation.kinds import BenchmarkConfig
 
-    stages = [s for s in plan.stages.values() if s.kind == "benchmark" and "path" not in s.local]
+    stages = [s for s in plan.stages.values() if s.kind == "benchmark" and "data_dir" in s.local]
     return [
         f"{c.name}: its file is not the published one: scores on it compare with nobody's "
         "(docs/data.md)"

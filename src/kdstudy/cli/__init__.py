@@ -12,6 +12,7 @@ statistics.py  analyze, paper: conclusions from tables
 doctor.py      doctor: a study looked over before it runs
 reference.py   every verb as Markdown: docs/cli.md
 tables.py      score, audit: completions and corpora as files
+scored.py      what score prints; sample logs of lm-evaluation-harness
 """
 
 import codecs

@@ -118,6 +118,11 @@ def evaluate(
     labels: sets.Labels = None,
     study: sets.OfStudy = None,
     scoring: sets.Scoring = None,
+    shots: sets.Shots = None,
+    exemplars: sets.Exemplars = None,
+    shots_as: sets.ShotsAs = None,
+    stop: sets.Stop = None,
+    thinking: sets.Thinking = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="DIR", help="PEFT adapter to put on the model.")
     ] = None,
@@ -135,7 +140,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
-    asked = sets.chosen(benchmark, kind, labels, study, scoring)
+    asked = sets.chosen(
+        benchmark, kind, labels, study, scoring, shots=shots, stop=stop, thinking=thinking,
+        exemplars=exemplars and str(exemplars.expanduser().absolute()),
+        shots_as=shots_as and shots_as.value,
+    )  # fmt: skip
     if not asked:
         sets.missing()
     single = evaluating.single_study(
@@ -221,5 +230,7 @@ def _print_measured(found: Mapping[str, Mapping[str, Any]]) -> None:
             f"{name:<{width}}  {parts[name]:>{room}}  {measure:<8}  {100 * row[value]:>6.1f}  "
             f"[{low:5.1f}, {high:5.1f}] {parsed:>7}  {cut:>4}  {chance:>6}"
         )
+        for other, share in row.get("by_filter", {}).items():
+            typer.echo(f"{'':<{width}}  {'':>{room}}  {other:<9} {100 * share:>6.1f}")
         for other in (k for k in ("acc_norm", "acc_bytes") if k in row):
             typer.echo(f"{'':<{width}}  {'':>{room}}  {other:<9} {100 * row[other]:>6.1f}")

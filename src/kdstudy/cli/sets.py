@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,8 +33,9 @@ Names = Annotated[
         "--benchmark",
         "--benchmarks",
         metavar="NAMES",
-        help="`kdstudy ls benchmarks` names them; or files of your own with --kind; or names of "
-        "those of --study. Several with commas between.",
+        help="`kdstudy ls benchmarks` names them; or files of your own with --kind; or tasks of "
+        "lm-evaluation-harness as harness:NAME or FILE.yaml; or names of those of --study. Several "
+        "with commas between.",
     ),
 ]
 Kind = Annotated[
@@ -54,11 +55,41 @@ Scoring = Annotated[
         "What is usual with the answers' kind if left out.",
     ),
 ]
+Shots = Annotated[
+    int | None, typer.Option(help="Exemplars, with their answers, before every item.")
+]
+Exemplars = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Rows that exemplars are taken from, the first ones."),
+]
+
+
+class ShotsAsName(StrEnum):
+    """How exemplars stand in a prompt."""
+
+    turns = "turns"
+    text = "text"
+    bare = "bare"
+
+
+ShotsAs = Annotated[
+    ShotsAsName | None,
+    typer.Option(help="Exemplars as turns, as text in the prompt, or as text without a prompt."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="A text that ends an answer; may be given several times."),
+]
+Thinking = Annotated[
+    str | None,
+    typer.Option(metavar="MARK", help="What ends a thought, such as `</think>`: no answer before."),
+]
 OfStudy = Annotated[
     Path | None, typer.Option("--study", metavar="FILE", help="A study, whose benchmarks to use.")
 ]
 
 # What is not JSON is refused by its reader, with what to give instead.
+_TASK = "harness:"
 _FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".yaml", ".yml")
 
 
@@ -68,6 +99,7 @@ def chosen(
     labels: str | None,
     study: Path | None,
     scoring: str | None = None,
+    **more: Any,
 ) -> list["BenchmarkRef"]:
     """Return the benchmarks that a verb's options name, with absolute paths, each once.
 
@@ -77,6 +109,7 @@ def chosen(
         labels: `--labels`.
         study: `--study`.
         scoring: `--scoring`; None for what the study says.
+        more: Other fields of a benchmark; None, or an empty list, for what the study says.
 
     Raises:
         InputError: A name or a file is not there, or options contradict each other.
@@ -85,23 +118,40 @@ def chosen(
         if kind is not None or labels is not None:
             raise InputError("--kind and --labels: a study says them of its own files",
                              remedy="leave them out, or leave --study out")  # fmt: skip
-        return _scored_by(scoring, _of_study(study, names))
+        return _with(_of_study(study, names), scoring=scoring, **more)
     asked = _parts(names)
-    files = [part for part in asked if _is_file(part)]
+    tasks = [part for part in asked if _task_of(part)]
+    files = [part for part in asked if _is_file(part) and part not in tasks]
     if not files and (kind is not None or labels is not None):
         raise InputError(
             f"--{'kind' if kind else 'labels'}: is for a file of your own, and "
             f"{names or 'no benchmark'} is none",
             remedy="leave it out, or give --benchmark FILE.jsonl",
         )
-    found = {ref.name: ref for ref in map(_named, (p for p in asked if p not in files))}
-    return _scored_by(scoring, [*found.values(), *_own(files, kind, labels)])
+    others = (p for p in asked if p not in files and p not in tasks)
+    found = {ref.name: ref for ref in [*map(_named, others), *map(_of_harness, tasks)]}
+    return _with([*found.values(), *_own(files, kind, labels)], scoring=scoring, **more)
 
 
-def _scored_by(scoring: str | None, references: list["BenchmarkRef"]) -> list["BenchmarkRef"]:
-    if scoring is None:
+def _with(references: list["BenchmarkRef"], **fields: Any) -> list["BenchmarkRef"]:
+    """Return benchmarks with what options say of them.
+
+    Raises:
+        InputError: They contradict each other or the study.
+    """
+    given = {name: value for name, value in fields.items() if value not in (None, [])}
+    if not given:
         return references
-    return [reference.model_copy(update={"scoring": scoring}) for reference in references]
+    from pydantic import ValidationError
+
+    try:
+        return [
+            type(r).model_validate(r.model_dump(exclude_unset=True) | given) for r in references
+        ]
+    except ValidationError as e:
+        error = e.errors()[0]
+        where = "".join(f"--{str(name).replace('_', '-')}: " for name in error["loc"][:1])
+        raise InputError(where + error["msg"].removeprefix("Value error, ")) from e
 
 
 def one(references: Sequence["BenchmarkRef"], study: Path | None) -> "BenchmarkRef":
@@ -145,8 +195,14 @@ def _of_study(study: Path, names: str | None) -> list["BenchmarkRef"]:
     base = study.absolute().parent
     have = {}
     for ref in read_study(study).benchmarks:
-        path = None if ref.path is None else os.path.abspath(base / Path(ref.path).expanduser())
-        have[_bare(ref.name)] = ref.model_copy(update={"path": path})
+        task = ref.harness if Path(ref.harness or "").suffix in (".yaml", ".yml") else None
+        given = {"path": ref.path, "exemplars": ref.exemplars, "harness": task}
+        found = {
+            field: os.path.abspath(base / Path(path).expanduser())
+            for field, path in given.items()
+            if path is not None
+        }
+        have[_bare(ref.name)] = ref.model_copy(update=found)
     if names is None:
         return list(have.values())
     asked = _parts(names)
@@ -174,6 +230,22 @@ def _named(name: str) -> "BenchmarkRef":
     from kdstudy.evaluation import benchmarks
 
     return BenchmarkRef(name=benchmarks.canonical(name))
+
+
+def _task_of(part: str) -> str:
+    """Return the task of the harness that a part names: `harness:NAME`, or a YAML file."""
+    if part.startswith(_TASK):
+        return part.removeprefix(_TASK)
+    return part if part.lower().endswith((".yaml", ".yml")) else ""
+
+
+def _of_harness(part: str) -> "BenchmarkRef":
+    from kdstudy.config.refs import BenchmarkRef
+
+    task = _task_of(part)
+    is_file = Path(task).suffix in (".yaml", ".yml")
+    whole = os.path.abspath(Path(task).expanduser()) if is_file else task
+    return BenchmarkRef.model_validate({"harness": whole})
 
 
 def _own(files: list[str], kind: KindName | None, labels: str | None) -> list["BenchmarkRef"]:

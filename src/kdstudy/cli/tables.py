@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdstudy.artifacts import Pairs, Scores
-from kdstudy.cli import sets
+from kdstudy.cli import scored, sets
 from kdstudy.cli.options import (
     AsJson,
     Columns,
@@ -21,7 +20,6 @@ from kdstudy.cli.options import (
     RougeTokenizer,
     corpus_fields,
     note,
-    part,
     print_json,
     room_for_a_line,
     wrapped,
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from kdstudy.config.schema import BenchmarkRef
     from kdstudy.data.audit import Audit, Row
     from kdstudy.data.corpora import Source
+    from kdstudy.evaluation.asking import Endings
     from kdstudy.evaluation.benchmarks import Benchmark
     from kdstudy.evaluation.completions import Account
     from kdstudy.evaluation.graders import Grader
@@ -55,12 +54,26 @@ class LevelName(StrEnum):
 
 def score(
     generations: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE",
             help='{"id" or "question", "completion"} per line; "logprobs" for likelihoods.',
         ),
-    ],
+    ] = None,
+    lm_eval: Annotated[
+        Path | None,
+        typer.Option(
+            "--lm-eval",
+            metavar="FILE",
+            help="In place of generations: samples that `lm_eval --log_samples` graded.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of --lm-eval: the metric, 0 or 1 of an item.")
+    ] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help="Of --lm-eval: the filter; the first.")
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another system's, such as the teacher's.")
     ] = None,
@@ -69,6 +82,8 @@ def score(
     labels: sets.Labels = None,
     study: sets.OfStudy = None,
     scoring: sets.Scoring = None,
+    stop: sets.Stop = None,
+    thinking: sets.Thinking = None,
     rule: Annotated[
         RuleName, typer.Option(help="How answers are found and graded.")
     ] = RuleName.corrected,
@@ -80,25 +95,51 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score completions made by any system; with --against, difference, agreement, fidelity."""
+    if lm_eval is not None:
+        scored.require_alone(
+            {"--generations": generations, "--scoring": scoring, "--stop": stop,
+             "--thinking": thinking}
+        )  # fmt: skip
+        references = sets.chosen(benchmark, kind, labels, study)
+        whole = sets.load(sets.one(references, study), data_dir) if references else None
+        document, pairs, scores = scored.of_logs(lm_eval, against, metric, filter_, whole, compared)
+        _hand_over(document, scores, pairs, out, as_json=as_json)
+        return
+    if metric or filter_:
+        raise InputError("--metric and --filter: are of --lm-eval", remedy="leave them out")
+    if generations is None:
+        raise InputError(
+            "Missing option '--generations'", remedy="give a file of completions, or --lm-eval FILE"
+        )
+    from kdstudy.evaluation.asking import Endings
     from kdstudy.evaluation.completions import compare
-    from kdstudy.evaluation.graders import chosen
+    from kdstudy.evaluation.graders import of_benchmark
 
-    reference = sets.one(sets.chosen(benchmark, kind, labels, study, scoring), study)
+    asked = sets.chosen(benchmark, kind, labels, study, scoring, stop=stop, thinking=thinking)
+    reference = sets.one(asked, study)
     items, words = sets.load(reference, data_dir), rouge_tokenizer.value
-    grader = chosen(reference.scoring, items.name, items.kind, items.labels)
-    scores, found = _scored(generations, items, rule.value, words, grader)
+    grader = of_benchmark(reference.scoring, items)
+    endings = Endings(stop=tuple(reference.stop), thinking=reference.thinking or "")
+    scores, found = _scored(generations, items, rule.value, words, grader, endings)
     document = {"benchmark": items.name, **found}
     pairs = None
     if against is not None:
-        others, document["against"] = _scored(against, items, rule.value, words, grader)
+        others, document["against"] = _scored(against, items, rule.value, words, grader, endings)
         mine, theirs, pairs = compare(scores, others, words)
-        document |= _compared(mine, theirs, pairs, items, words)
+        document |= compared(mine, theirs, pairs, items, words)
+    _hand_over(document, scores, pairs, out, as_json=as_json)
+
+
+def _hand_over(
+    document: dict[str, Any], scores: Any, pairs: Any, out: Path | None, *, as_json: bool
+) -> None:
+    """Write and print what was scored."""
     if out is not None:
-        _write_scores(out, scores, pairs, items)
+        _write_scores(out, scores, pairs, document["benchmark"], document["of"])
     if as_json:
         print_json(document)
     else:
-        _print_scored(document)
+        scored.print_scored(document)
 
 
 def audit(
@@ -150,15 +191,20 @@ def audit(
 
 
 def _scored(
-    path: Path, benchmark: "Benchmark", rule: Any, words: Any, grader: "Grader"
+    path: Path,
+    benchmark: "Benchmark",
+    rule: Any,
+    words: Any,
+    grader: "Grader",
+    endings: "Endings",
 ) -> tuple[list["Score"], dict[str, Any]]:
     """Return a file's scores, and what they come to."""
     from kdstudy.analysis.scores import Graded, levels
     from kdstudy.evaluation.completions import grade, read
     from kdstudy.evaluation.score import summary
 
-    generations, account = read(path, benchmark, grader)
-    scores = grade(generations, benchmark, rule, words, grader)
+    generations, account = read(path, benchmark, grader, endings)
+    scores = grade(generations, benchmark, rule, words, grader, endings.thinking)
     _note(path, account, len(benchmark.examples))
     (level,) = levels(Graded(system=str(path), scores=scores))
     return scores, {
@@ -172,14 +218,15 @@ def _scored(
     }
 
 
-def _compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark", words: Any) -> dict[str, Any]:
+def compared(mine: Any, theirs: Any, pairs: Any, items: "Benchmark", words: Any) -> dict[str, Any]:
+    """Return what two systems on one benchmark come to: difference, agreement, fidelity."""
     from kdstudy.analysis.scores import Graded, against_first
     from kdstudy.evaluation.agreement import agreement, chance
     from kdstudy.evaluation.fidelity import fidelity
 
     text = items.kind == "text"
     same = None if text else dataclasses.asdict(agreement(pairs, chance(mine, theirs)))
-    whole = {items.name: len(items.examples)}
+    whole = {items.name: len(items.examples) or len(mine)}
     first = Graded(system="the other", scores=theirs, items=whole)
     (test,) = against_first([first, Graded(system="this system", scores=mine, items=whole)])
     kept = ("estimate", "low", "high", "p", "n", "signature", "sentence")
@@ -218,82 +265,15 @@ def _note(path: Path, account: "Account", items: int) -> None:
         )
 
 
-def _write_scores(out: Path, scores: Any, pairs: Any, items: "Benchmark") -> None:
+def _write_scores(out: Path, scores: Any, pairs: Any, name: str, of: int) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        facts = {"items": {items.name: len(items.examples)}}
+        facts = {"items": {name: of}}
         Scores(out).rows.write(scores, facts=facts)
         if pairs is not None:
             Pairs(out).rows.write(pairs)
     except OSError as e:
         raise InputError(f"--out {out}: cannot be written ({e.strerror})") from e
-
-
-def _print_scored(document: dict[str, Any]) -> None:
-    typer.echo(f"{document['benchmark']}, {document['of']:,} items, rule {document['rule']}")
-    _print_system(document)
-    if "against" not in document:
-        return
-    typer.echo("against")
-    _print_system(document["against"])
-    typer.echo(f"the two on the {document['compared']} answers that both have")
-    _line("difference", document["difference"]["sentence"].partition(": ")[2])
-    same, close = document["agreement"], document["fidelity"]
-    if same is not None:
-        _line(
-            "agreement",
-            f"{_percent(same['rate'])}, kappa {_kappa(same['kappa'])}; the accuracies allow "
-            f"{_percent(same['lower'])} to {_percent(same['upper'])}",
-        )
-        _line("both wrong", f"{_percent(same['both_wrong_rate'])} of {same['both_wrong_n']} alike")
-    if close is None:  # nothing was written
-        return
-    whole, sentences = close["corpus_bleu"], close["mean_sentence_bleu"]
-    whole = "undefined" if math.isnan(whole) else f"{whole:.1f}"
-    _line("BLEU", f"{whole} corpus, {sentences:.1f} sentences")
-    for field, label in (("rouge_l", "ROUGE-L"), ("steps", "steps")):
-        if field in close:
-            _line(label, _percent(close[field]))
-
-
-def _print_system(found: dict[str, Any]) -> None:
-    rows, text = found["rows"], "rouge_l" in found
-    counts = ("matched", "missing", "doubled", "ambiguous", "unknown")
-    alike = f" ({rows['alike']} by wording alike)" if rows["alike"] else ""
-    said = [f"{rows[name]} {name}" for name in counts if rows[name] or name != "ambiguous"]
-    _line("rows", f"{said[0]}{alike}, {', '.join(said[1:])}")
-    interval = f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-    interval = "(no interval)" if math.isnan(found["low"]) else interval
-    value = found["rouge_l" if text else "accuracy"]
-    there = part(found["items"], found["of"])
-    drawn = f" ({found['n']:,} answers)" if found["n"] != found["items"] else ""
-    _line(
-        "ROUGE-L" if text else "accuracy",
-        f"{_percent(value)} {interval} of {there} items{drawn}",
-    )
-    for name in ("acc_norm", "acc_bytes"):
-        if name in found:
-            _line(name, _percent(found[name]))
-    if "parse_rate" in found:
-        ended = found["n"] - found["outcomes"]["truncated"]
-        _line(
-            "completed", f"{_percent(found['accuracy_completed'])} of the {ended:,} not truncated"
-        )
-        _line("parsed", _percent(found["parse_rate"]))
-    _line("outcomes", ", ".join(f"{n} {name}" for name, n in found["outcomes"].items()))
-
-
-def _line(label: str, text: str) -> None:
-    typer.echo(wrapped(f"  {label:<10}  {text}", room_for_a_line()))
-
-
-def _kappa(kappa: float) -> str:
-    """Return kappa, which is undefined where both give one and the same answer to every item."""
-    return "undefined" if math.isnan(kappa) else f"{kappa:.2f}"
-
-
-def _percent(share: float) -> str:
-    return "undefined" if math.isnan(share) else f"{100 * share:.1f}%"
 
 
 def _source(

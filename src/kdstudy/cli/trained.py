@@ -1,6 +1,7 @@
 """The verbs for what a study trained: where it lies, and one model of it as a folder."""
 
 import dataclasses
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,8 +73,7 @@ def statement(
     planned, opened = planned_study(study, store, data_dir)
     data = data_from_store(planned, opened, elsewhere=elsewhere or ())
     if system:
-        known = [*dict.fromkeys([*data.seeds.names.values(), *data.seeds.names])]
-        students = tuple(systems.chosen(name, known) for name in system)
+        students = tuple(_student(name, data.seeds.names) for name in system)
         data = dataclasses.replace(data, students=students)
     if out is None:
         studies.claim(planned, study, opened)
@@ -143,6 +143,12 @@ def export(
         )
     note(said or "no texts of it are in the store: nothing was compared")
     typer.echo(str(out))
+
+
+def _student(name: str, names: Mapping[str, str]) -> str:
+    """Return the system that a name means, or the run where no system's name begins so."""
+    whole = [*dict.fromkeys(names.values())]
+    return systems.chosen(name, whole if any(s.startswith(name) for s in whole) else [*names])
 
 
 def _statement(planned: "Plan", store: "Store", system: "System") -> str:

@@ -259,11 +259,20 @@ class CorpusRef(Strict):
         return self
 
 
+ShotsAs = Literal["turns", "text", "bare"]
+THOUGHT_END = "</think>"
+"""What ends a thought where a study says no more than that models think."""
+
+
 class BenchmarkRef(Strict):
-    """A test set: one that kdstudy knows by name, or a file of one's own."""
+    """A test set: one that kdstudy knows by name, a file of one's own, or a task of the harness."""
 
     name: str = Field(min_length=1)
-    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file, what reports call it."""
+    """`gsm8k` and so on (`kdstudy ls benchmarks`); of a file or a task, what reports call it; of a
+    task `harness-TASK` if left out."""
+    harness: PathText | None = None
+    """A task of lm-evaluation-harness, by name or by its YAML file: its words, few shots and stop
+    strings. Options are scored by likelihood, texts by the task's own filters (`[harness]`)."""
     path: PathText | None = None
     """JSON Lines or a JSON list of {question, answer}, of {question, references} for texts."""
     kind: Literal["number", "choice", "text"] | None = None
@@ -273,12 +282,44 @@ class BenchmarkRef(Strict):
     scoring: str | dict[str, Any] | None = None
     """What grades its answers: null, what is usual with their kind; `likelihood`, for choices: no
     text is generated, the likeliest option is the answer (docs/scoring.md); a grader of a package
-    of your own, or a table of its fields."""
+    of your own, or a table of its fields. Of numbers `strict` (the number behind `####`) and
+    `flexible` (the last number), as lm-evaluation-harness grades GSM8K."""
+    shots: int | None = Field(default=None, ge=1, le=100)
+    """So many exemplars, questions with their answers, stand before every item."""
+    exemplars: PathText | None = None
+    """A file of exemplars in any form of docs/data.md; its first rows are taken. Null: train.jsonl
+    or train.json beside the set's own file, and training rows of synthetic sets."""
+    shots_as: ShotsAs = "turns"
+    """`turns`: exemplars are earlier turns of the conversation. `text`: they and the item are one
+    text in the study's prompt. `bare`: that text alone, as base models are measured."""
+    question: str | None = None
+    """With shots, how a question is put: `{question}`, the default of turns, or such as the default
+    elsewhere, "Question: {question}\\nAnswer:"."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end an answer, such as ["Question:"]; it is cut before the first of them and
+    counts as ended. Behind the thought, where models think."""
+    thinking: Annotated[str, Field(min_length=1)] | None = None
+    """What ends a model's thought; true means `</think>`. What stands before it is no answer, its
+    length is reported, and a thought without an end has no answer."""
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("harness") and "name" not in value:
+            return {**value, "name": f"harness-{Path(str(value['harness'])).stem}"}
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _usual_mark(cls, value: Any) -> Any:
+        return {True: THOUGHT_END, False: None}[value] if isinstance(value, bool) else value
+
+    @field_validator("question")
+    @classmethod
+    def _has_a_place(cls, value: str | None) -> str | None:
+        if value is not None and "{question}" not in value:
+            raise ValueError("question: has no {question}, where an item's own would stand")
+        return value
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -295,4 +336,43 @@ class BenchmarkRef(Strict):
             raise ValueError(f"{self.name}: path needs kind: number, choice or text")
         if self.labels and self.kind != "choice":
             raise ValueError(f"{self.name}: labels belong to kind: choice")
+        return self
+
+    @model_validator(mode="after")
+    def _task_alone(self) -> BenchmarkRef:
+        if self.harness is None:
+            return self
+        if self.path is not None:
+            raise ValueError(f"{self.name}: give harness or path, not both")
+        given = [f for f in ("exemplars", "question") if getattr(self, f) is not None]
+        if given:
+            raise ValueError(
+                f"{self.name}: {given[0]}: exemplars and words of a task are its own; leave it out"
+            )
+        if self.shots_as == "turns" and "shots_as" in self.model_fields_set:
+            raise ValueError(
+                f"{self.name}: shots_as: a task's prompt is one text; write bare, or text for the "
+                "study's prompt around it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shots_or_none(self) -> BenchmarkRef:
+        if self.harness is not None:
+            return self
+        more = {"exemplars", "shots_as", "question"} & self.model_fields_set
+        given = [f for f in sorted(more) if getattr(self, f) != type(self).model_fields[f].default]
+        if given and not self.shots:
+            raise ValueError(f"{self.name}: {given[0]} is of few-shot prompts; give shots as well")
+        if self.shots and self.path is not None and self.exemplars is None:
+            raise ValueError(
+                f"{self.name}: shots of a file of your own need exemplars: a file of other rows"
+            )
+        kind = self.scoring.get("type") if isinstance(self.scoring, dict) else self.scoring
+        written = [f for f in ("shots", "stop", "thinking") if getattr(self, f)]
+        if kind == "likelihood" and written:
+            raise ValueError(
+                f"{self.name}: {written[0]} is of generated answers, and scoring: likelihood "
+                "generates none; leave one of the two out"
+            )
         return self

@@ -19,7 +19,7 @@ from pydantic import (
 
 from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef, Together
 from kdstudy.config.resources import Resources
-from kdstudy.data.formats import TAG
+from kdstudy.config.teachers import are_several, called, loaded, members, require_sense
 from kdstudy.fields import TAGS, Strict
 from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
 
@@ -42,8 +42,9 @@ Tracker = Literal[
 """What transformers.Trainer can report to."""
 RougeTokenizer = Literal["rouge-score", "unicode"]
 """What ROUGE-L takes for words."""
-Taught = Literal[*giving("text"), *giving("distribution")]
+Taught = Literal[*giving("text"), *giving("distribution"), *giving("spans")]
 WithDistribution = Literal[*giving("distribution")]
+WithTemperature = Literal[*giving("distribution"), *giving("spans")]
 
 
 _REPLAY = "train.replay_weight"
@@ -56,7 +57,7 @@ NO_RESULT = frozenset(
 class TemperatureAblation(Strict):
     """Repeat methods at several loss temperatures."""
 
-    methods: list[WithDistribution] = ["word_kd", "revkd"]
+    methods: list[WithTemperature] = ["word_kd", "revkd"]
     """Methods to repeat; each must be among the study's methods."""
     values: list[Annotated[float, Field(gt=0)]] = Field(default=[1, 2, 5], min_length=1)
     """Temperatures."""
@@ -291,7 +292,7 @@ class Study(Strict):
     teachers: list[
         Annotated[
             Annotated[ModelRef, Tag(TAGS[0])] | Annotated[Together, Tag(TAGS[1])],
-            Discriminator(lambda value: TAGS[_is_several(value)]),
+            Discriminator(lambda value: TAGS[are_several(value)]),
         ]
     ] = []
     """Models to learn from, one after the other: each student learns from each. A list among them,
@@ -348,13 +349,13 @@ class Study(Strict):
     @property
     def teacher_models(self) -> list[ModelRef]:
         """Every teacher, once, those that teach together too."""
-        found = [r for t in self.teachers for r in members(t)]
-        return list({_loaded(r): r for r in found}.values())
+        found = [ref for entry in self.teachers for ref in members(entry)]
+        return list({loaded(ref): ref for ref in found}.values())
 
     @property
     def several(self) -> list[Together]:
         """The teachers that teach together."""
-        return [t for t in self.teachers if _is_several(t)]
+        return [entry for entry in self.teachers if isinstance(entry, Together)]
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -412,25 +413,22 @@ class Study(Strict):
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
         _refuse_repeats("benchmarks", bare)
-        alone = [t for t in self.teachers if not _is_several(t)]
-        _refuse_repeats("teachers", [_loaded(t) for t in alone])
-        self._several_make_sense()
-        _refuse_repeats("students", [_loaded(s) for s in self.students])
+        turns = [
+            b.name for b in self.benchmarks if b.shots and b.shots_as == "turns" and not b.harness
+        ]
+        if turns and self.template not in ("auto", "chat", "alpaca"):
+            raise ValueError(
+                f"benchmarks: {turns[0]}: template has no place for shots_as: turns; write "
+                "shots_as: text, or template: auto"
+            )
+        _refuse_repeats("teachers", [called(t) for t in self.teachers])
+        _refuse_repeats("students", [loaded(s) for s in self.students])
         _refuse_repeats("students", [s.name for s in self.students if s.name])
-        numbered = [(i, ref) for i, entry in enumerate(self.teachers) for ref in members(entry)]
-        for i, t in numbered:
-            if t.cut is not None:
-                field = "intermediate" if t.cut.layers is None else "layers"
-                raise ValueError(
-                    f"teachers[{i}].{field}: students are cut, teachers are used whole; to have a "
-                    "cut model teach, save it and give its folder"
-                )
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
-        self._refuse_idle_teachers()
-        self._contexts_make_sense()
+        require_sense(self)
         self._ablations_make_sense()
         self._replay_makes_sense()
         for field, number in _numbers(self.model_dump()):
@@ -449,86 +447,6 @@ class Study(Strict):
             raise ValueError(
                 f"replay: {_REPLAY} is 0, so that nothing would read it; set it, such as to 0.5"
             )
-
-    def _contexts_make_sense(self) -> None:
-        """Refuse a context that nobody could read, or that would be learnt as a text."""
-        for ref in self.students:
-            if ref.context is not None:
-                raise ValueError(
-                    f"students: {ref.model} has a context; it is what a teacher is told and its "
-                    "student is not: give it to the teacher"
-                )
-        told = [ref for ref in self.teacher_models if ref.context is not None]
-        if not told:
-            return
-        if any(ref.context is not None for t in self.several for ref in t.together):
-            raise ValueError(
-                "teachers: one of several together has a context; list it alone: a mixture is of "
-                "distributions after one prompt"
-            )
-        if self.train.loss_tokens != "response":
-            raise ValueError(
-                f"train.loss_tokens: {self.train.loss_tokens} scores tokens of the prompt, and a "
-                "teacher with a context has another prompt; write response"
-            )
-        texts = [m.type for m in self.methods if m.teacher_gives == "text"]
-        if texts:
-            raise ValueError(
-                f"teachers: {told[0].model} has a context, and {', '.join(texts)} learns a text "
-                "that the teacher writes: told the answer it would copy it; take the method out"
-            )
-
-    def _refuse_idle_teachers(self) -> None:
-        """Refuse a student that learns from itself as it is: there is nothing to learn.
-
-        From itself fine-tuned it learns (a born-again network), from its own text too, and a start
-        from sft or a share of labels takes it away from what its base then holds it to.
-        """
-        ablation = self.ablations.base_teacher
-        again = ablation.methods if ablation else []
-        for t in self.teacher_models:
-            for s in self.students:
-                if _loaded(t) != _loaded(s) or t.context is not None:
-                    continue
-                for m in self.methods:
-                    if m.learns_nothing_at_first and (not t.finetune or m.type in again):
-                        where = "" if not t.finetune else "ablations.base_teacher: "
-                        raise ValueError(
-                            f"{where}{s.model} is its own teacher, as it is: the divergence of "
-                            f"{m.type} would start at zero and stay there; have the teacher "
-                            "fine-tuned (finetune: true), give the method a start (start: sft) or "
-                            "a hard_label_weight, or choose another teacher"
-                        )
-
-    def _several_make_sense(self) -> None:
-        """Refuse teachers together that contradict each other, or that a method cannot use."""
-        every = [r for t in self.teachers for r in members(t)]
-        for ref in self.teacher_models:
-            if any(r != ref for r in every if _loaded(r) == _loaded(ref)):
-                raise ValueError(
-                    f"teachers: {ref.model} is written in two ways; a teacher is fine-tuned once: "
-                    "write its fields alike wherever it teaches"
-                )
-        named = [" + ".join([*sorted(map(_loaded, t.together)), t.called]) for t in self.several]
-        _refuse_repeats("teachers", named)
-        for t in self.several:
-            names = ", ".join(r.model for r in t.together)
-            for m in self.methods:
-                if m.teacher_gives == "text" and t.route is None:
-                    raise ValueError(
-                        f"teachers: {names} together: {m.type} learns a text, which one teacher "
-                        "writes; give them a route, list them one by one, or take the method out"
-                    )
-                if m.teacher_gives == "distribution" and m.recipe().extra is not None:
-                    raise ValueError(
-                        f"teachers: {names} together: {m.type} learns one teacher's hidden states; "
-                        "list them one by one, or take the method out"
-                    )
-            if t.route is not None and TAG not in self.corpus.columns:
-                raise ValueError(
-                    "teachers: a route goes by tags; say which column of the corpus holds them: "
-                    "corpus: {..., columns: {tag: topic}}"
-                )
 
     def _ablations_make_sense(self) -> None:
         have = {m.type for m in self.methods}
@@ -583,25 +501,6 @@ def _with(part: Any, path: str, value: Any) -> Any:
         value = _with(below, tail, value)
     whole = part.model_dump() | {head: value.model_dump() if isinstance(value, Strict) else value}
     return type(part).model_validate(whole)
-
-
-def _is_several(value: Any) -> bool:
-    """Whether an entry of `teachers` is several that teach together."""
-    return isinstance(value, list | Together) or (
-        isinstance(value, dict) and bool({"together", "route", "mixture", "weights"} & {*value})
-    )
-
-
-def members(entry: ModelRef | Together) -> list[ModelRef]:
-    """Return the teachers that an entry of `teachers` names."""
-    return entry.together if isinstance(entry, Together) else [entry]
-
-
-def _loaded(ref: ModelRef) -> str:
-    """Return what of a reference says which weights it stands for."""
-    revision = f"@{ref.revision}" if ref.revision else ""
-    cut = f" cut to {ref.cut.mark}" if ref.cut else ""
-    return ref.model + revision + (f" with {ref.adapter}" if ref.adapter else "") + cut
 
 
 def _refuse_repeats(field: str, values: list[Any]) -> None:

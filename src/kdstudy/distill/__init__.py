@@ -10,7 +10,9 @@ teacher_text.py      the teacher's text in the corpus's place, and what was chos
 batches.py           rows -> tensors; the one place that shifts, weighs and counts
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk
+span_loss.py         the same over unlike vocabularies, span by span
 teacher.py           the live teacher
+aligned.py           a teacher with another tokenizer
 together.py          several teachers of one run: mixtures, and one for each row
 replay.py            general text mixed into every step, against forgetting
 token_selection.py   the tokens of a row that are charged, where not all are

@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import cache
+from kdstudy.distill.aligned import AlignedTeacher
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import Teacher
@@ -87,6 +88,14 @@ def teacher(
         raise InputError(
             f"method {args.method} needs a teacher",
             remedy="give teacher_model a model or a name, or use method sft",
+        )
+    if method.spans is not None and not isinstance(model, AlignedTeacher):
+        raise InputError(
+            f"method {args.method_fields()['method']}: this trainer has rows in the student's "
+            "tokens alone",
+            why="a teacher of another tokenizer reads the text itself",
+            remedy="list the method in a study, or use `kdstudy distill --method "
+            f"{args.method_fields()['method']}`",
         )
     if isinstance(model, Named):
         again = functools.partial(_open_teacher, model, args)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from kdstudy.distill import sharded
 from kdstudy.distill.batches import Batch
-from kdstudy.distill.fused import Side, head_loss
+from kdstudy.distill.fused import Side, TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
 from kdstudy.distill.replay import with_replay
+from kdstudy.distill.span_loss import span_loss
 from kdstudy.distill.together import Together, side_of
 from kdstudy.distill.token_selection import chosen
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
@@ -142,6 +143,8 @@ class DistillModel(nn.Module):
         labels: bool,
     ) -> tuple[Tensor, Tensor]:
         """Return the method's loss, and the cross-entropy at the tokens that it charges."""
+        if self.method.spans is not None:
+            return self._compared(batch, hidden_NH, head, teacher, labels)
         objective = batch.objective or self.method.objective
         targets, weights = batch.targets_N, batch.weights_N
         if batch.charges_N is not None:
@@ -159,6 +162,28 @@ class DistillModel(nn.Module):
             hard_N=batch.hard_N,
             labels=labels,
         )
+
+    def _compared(
+        self,
+        batch: Batch,
+        hidden_NH: Tensor,
+        head: parts.Head,
+        teacher: TeacherSide,
+        labels: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """As `_charged`, with a teacher of other tokens (`aligned.AlignedTeacher`)."""
+        student, theirs, weights_G = self.teacher.sides(batch)
+        objective = self.method.objective
+        loss = span_loss(
+            hidden_NH, head, student, teacher.hidden, teacher.head, theirs, weights_G,
+            objective, self.teacher.vocabularies,
+        )  # fmt: skip
+        share = objective.hard_label_weight
+        if not share and not labels:
+            return loss, loss.new_zeros(())
+        text = batch.targets_N, batch.weights_N
+        entropy, _ = head_loss(hidden_NH, head, *text, CROSS_ENTROPY)
+        return loss + share * entropy, entropy.detach()
 
     @property
     def _no_split_modules(self) -> list[str]:

@@ -136,7 +136,7 @@ class Run:
         method: What the teacher is for.
         rows: All text of the run that the student does not write, as its teacher reads it.
         tokenizer: The student's.
-        student: The student's head.
+        student: The student's head; None where the teacher reads its own tokens.
     """
 
     work: Work
@@ -144,7 +144,7 @@ class Run:
     method: Recipe
     rows: Sequence[Encoded]
     tokenizer: PreTrainedTokenizerBase
-    student: parts.Head
+    student: parts.Head | None
     number: str | None = None
 
     def teachers(self) -> tuple[Teacher | Together, str]:
@@ -234,6 +234,8 @@ class Run:
 
     def _width(self, head: parts.Head) -> int:
         theirs = load.open_tokenizer(self._local)
+        if self.student is None:
+            return heads.own_width(theirs, head, "the teacher")
         return heads.common_width(self.tokenizer, theirs, self.student, head)
 
     def _origin(self) -> Origin:

@@ -1,6 +1,7 @@
 """The stages `train` (a teacher's fine-tuning, every student) and `teacher_cache`."""
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from kdstudy import methods
 from kdstudy.artifacts import CORPUS, REPLAY, START, Corpus, Trained
 from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat
-from kdstudy.distill import placement, sample_monitor, teacher_text, trackers
+from kdstudy.distill import aligned, placement, sample_monitor, teacher_text, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
@@ -24,7 +25,7 @@ from kdstudy.distill.teacher_text import TeacherText
 from kdstudy.distill.together import Together, require_routes
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.methods.objective import Recipe
-from kdstudy.models import load, packing, parts
+from kdstudy.models import heads, load, packing, parts
 from kdstudy.models.sample import seed_of
 from kdstudy.stage import Work
 
@@ -204,20 +205,41 @@ def _models(
     student = load.open_model(work.model("student"), _precision(settings), whole)
     teacher = None
     if recipe.needs_teacher:
-        teacher, note = placement.Run(
+        run = placement.Run(
             work=work,
             settings=settings,
             method=recipe,
             rows=[row.to_teacher for part in text.values() for row in part.rows],
             tokenizer=tokenizer,
             student=parts.head(student),
-        ).teachers()
+        )
+        teacher, note = run.teachers() if recipe.spans is None else _aligned(run)
     if settings.lora is not None and start is not None:
         student = load.put_adapter(student, start.adapter, trainable=True)
     elif settings.lora is not None:
         seed = TrainConfig.of(work.config).seed
         student = load.add_adapter(student, settings.lora, seed_of("lora", seed))
     return student, teacher, note
+
+
+def _aligned(run: placement.Run) -> tuple[Teacher, str]:
+    """Return a teacher of another tokenizer, and how well the two meet."""
+    work, corpus = run.work, run.work.read(CORPUS)
+    config = TrainConfig.of(work.config)
+    both = aligned.Tokenizers(
+        student=run.tokenizer,
+        teacher=load.open_tokenizer(work.model("teacher")),
+        template=config.format(run.settings.loss_turns),
+        max_length=run.settings.max_length,
+    )
+    heads.own_width(both.student, run.student, "the student")
+    names = f"{config.student.name} and {config.teacher.name}"
+    examples = (example for part in (corpus.train, corpus.validation) for example in part.read())
+    pairs = both.pairs(examples, corpus.places, names)
+    theirs = [pair.teacher for pair in pairs.values() if pair.teacher is not None]
+    of_its_own = dataclasses.replace(run, rows=theirs, tokenizer=both.teacher, student=None)
+    teacher, note = of_its_own.teacher()
+    return both.aligned(teacher, pairs, run.method), note + aligned.said_of(pairs)
 
 
 def _precision(settings: schema.Train) -> str:

@@ -7,6 +7,7 @@ facts.py          the plain facts that checks look at
 gather.py         a study -> those facts, each call under a time limit
 timeouts.py       a call that fails or hangs becomes a finding
 models.py         a model's facts from its files
+alignment.py      where two tokenizers' answers meet
 text.py           the corpus as a tokenizer reads it: cuts, masks, prompts
 probe.py          seconds, memory and losses, measured on a few rows
 machine.py        device, store, downloads

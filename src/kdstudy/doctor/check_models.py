@@ -54,8 +54,9 @@ def vocabulary(facts: StudyFacts) -> Iterator[Finding]:
                 level="note",
                 check="vocabulary",
                 what=f"{student.name} and {teacher.name} have different tokenizers",
-                why="token-level figures are not defined for them; seqkd needs only text",
-                remedy="nothing, as long as no method compares distributions",
+                why="token-level figures are not defined for them; seqkd needs only text, gold and "
+                "uld compare what both tokenizers cut alike",
+                remedy="nothing, as long as no other method compares distributions",
             )
         else:
             fine.append((student, teacher))
@@ -86,6 +87,28 @@ def _widths(pairs: list[tuple[ModelFacts, ModelFacts]]) -> Iterator[Finding]:
         width = next(s.width for s, t in pairs if s.width == t.width)
         what = f"{', '.join(same)}: one vocabulary, {width:,} entries wide"
         yield Finding(level="ok", check="vocabulary", what=what)
+
+
+def alignment(facts: StudyFacts) -> Iterator[Finding]:
+    """Answers are the same text in the tokens of a student and of a teacher with others."""
+    for pair in facts.alignments:
+        share, names = pair.share, f"{pair.student} and {pair.teacher}"
+        numbers = {"student": pair.student, "teacher": pair.teacher, "share": share,
+                   "spans": pair.spans, "tokens": pair.tokens}  # fmt: skip
+        if pair.refusal is not None:
+            yield finding_of(pair.refusal, "alignment", texts=pair.shown, facts=numbers)
+            continue
+        said = (
+            f"{names}: {share:.1%} of the answers' text is compared ({many(pair.rows, 'row')}), in "
+            f"spans of {pair.tokens / max(1, pair.spans):.2f} of the student's tokens"
+        )
+        fields = {"check": "alignment", "what": said, "texts": pair.shown, "facts": numbers}
+        if share > 0.99:
+            yield Finding(level="ok", **fields)
+            continue
+        why = "the rest is other text in the one tokenizer than in the other, or cut at max_length"
+        remedy = "look at the rows; raise train.max_length where they are cut"
+        yield Finding(level="note", why=why, remedy=remedy, **fields)
 
 
 def endings(facts: StudyFacts) -> Iterator[Finding]:
@@ -196,7 +219,7 @@ def _lengths(
     study = facts.study
     limit, answers = study.train.max_length, study.generation.max_new_tokens
     given = {m.teacher_gives for m in study.methods}
-    student, taught = "student" in model.roles, "distribution" in given
+    student, taught = "student" in model.roles, bool(given & {"distribution", "spans"})
     if student or taught or model.finetuned:
         yield (
             f"of {many(len(text.lengths), 'row')} of the corpus are longer (max_length {limit})",

@@ -13,6 +13,7 @@ CHECKS: tuple[Check, ...] = (
     check_machine.failures,
     check_models.tokenizer,
     check_models.vocabulary,
+    check_models.alignment,
     check_models.endings,
     check_models.template,
     check_text.parity,

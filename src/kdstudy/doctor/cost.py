@@ -98,7 +98,7 @@ def teachers_beside(facts: StudyFacts) -> list[list[ModelFacts]]:
 def needs_live_teacher(facts: StudyFacts) -> bool:
     """Whether some run asks a teacher about text that nobody could cache."""
     off = facts.study.train.teacher_cache == "off"
-    methods = [m for m in facts.study.methods if m.teacher_gives == "distribution"]
+    methods = [m for m in facts.study.methods if m.teacher_gives in ("distribution", "spans")]
     return any(off or m.on_policy_share for m in methods)
 
 

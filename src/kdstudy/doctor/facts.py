@@ -167,6 +167,30 @@ class TextFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignmentFacts:
+    """Answers of the corpus as a student and a teacher of another tokenizer read them.
+
+    Attributes:
+        student, teacher: The models.
+        rows: Rows that were aligned.
+        share: Share of the text of both sides that is compared.
+        spans: Spans that are compared, and `tokens`, how many of the student's they have.
+        tokens: Of the student's, in these spans.
+        refusal: What `run` says of them, or None.
+        shown: A few rows.
+    """
+
+    student: str
+    teacher: str
+    rows: int
+    share: float
+    spans: int
+    tokens: int
+    refusal: InputError | None = None
+    shown: tuple[Shown, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkFacts:
     """A benchmark, whether its file is here or not.
 
@@ -281,6 +305,7 @@ class StudyFacts:
         plan: Its plan; None where it cannot be planned (`failures` says why).
         todo: Stages that are missing.
         models, corpus, texts, benchmarks: What was found out; empty where that failed.
+        alignments: Of pairs whose methods compare unlike tokenizers.
         machine: What computes.
         speeds: Probes by model name.
         unmeasured: Models whose probe did not finish in time, and about how many seconds it needs.
@@ -297,6 +322,7 @@ class StudyFacts:
     models: tuple[ModelFacts, ...] = ()
     corpus: CorpusFacts | None = None
     texts: tuple[TextFacts, ...] = ()
+    alignments: tuple[AlignmentFacts, ...] = ()
     benchmarks: tuple[BenchmarkFacts, ...] = ()
     machine: MachineFacts | None = None
     speeds: Mapping[str, Speed] = dataclasses.field(default_factory=dict)

@@ -11,8 +11,9 @@ LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
 """Levels from the best to the worst."""
 EXIT_CODES: dict[Level, int] = {"ok": 0, "note": 0, "warning": 1, "error": 2}
 
-Part = Literal["prompt", "scored", "cut"]
-"""Of a training row: what is read but not scored, what the loss sees, what max_length cut off."""
+Part = Literal["prompt", "scored", "cut", "aligned", "apart"]
+"""Of a training row: what is read but not scored, what the loss sees, what max_length cut off; of
+two tokenizations of an answer, where both say the same, and where they do not."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Look a study over: everything that the checks need, each call under a time limit."""
 
 import dataclasses
+import itertools
 import os
 import tempfile
 import warnings
@@ -13,9 +14,10 @@ from kdstudy.artifacts import Scores
 from kdstudy.config.read import read_study
 from kdstudy.config.schema import BenchmarkRef, Study
 from kdstudy.data import audit, corpora
-from kdstudy.doctor import machine, models, text
+from kdstudy.doctor import alignment, machine, models, text
 from kdstudy.doctor.facts import (
     Accuracy,
+    AlignmentFacts,
     BenchmarkFacts,
     CorpusFacts,
     MachineFacts,
@@ -27,6 +29,7 @@ from kdstudy.doctor.timeouts import TimeLimit
 from kdstudy.engine.execute import missing
 from kdstudy.engine.store import Store, require_writable
 from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.asking import Asking, asking
 from kdstudy.evaluation.rouge import is_latin
 from kdstudy.evaluation.stages import limited, mean_of_benchmarks
 from kdstudy.models.hub import require_reachable
@@ -94,6 +97,7 @@ class _Gathering:
         self.rows: tuple[Sequence[Example], Sequence[Example]] = ((), ())
         self.places: Mapping[str, str] = {}
         self.items: dict[str, Sequence[Example]] = {}
+        self.asking: dict[str, Asking] = {}
 
     def facts(self, probe_seconds: float | None = None) -> StudyFacts:
         call = self.limit.call
@@ -117,7 +121,7 @@ class _Gathering:
         held = call("contamination", 15, self._contamination) or {}
         self._resolve(plan)
         device = self._machine()
-        texts = self._texts()
+        texts, aligned = self._texts(), self._alignments()
         facts = StudyFacts(
             study=self.study,
             plan=plan,
@@ -125,6 +129,7 @@ class _Gathering:
             models=tuple(self._facts()),
             corpus=corpus,
             texts=tuple(texts),
+            alignments=tuple(aligned),
             benchmarks=tuple(
                 dataclasses.replace(b, contaminated=held.get(b.name, {})) for b in known
             ),
@@ -177,10 +182,17 @@ class _Gathering:
         )
 
     def _benchmark(self, ref: BenchmarkRef) -> BenchmarkFacts:
+        if ref.harness is not None:
+            task = benchmarks.harness_task(ref, self.base)
+            whole = task.load(None)
+            self.items[ref.name] = whole.examples
+            self.asking[ref.name] = asking(ref, task=task)
+            return self._benchmark_facts(ref.name, whole.kind, "lm-evaluation-harness")
         if ref.path is not None:
             path = self.base / Path(ref.path).expanduser()
             source = benchmarks.from_file(ref.name, path, ref.kind, ref.labels)
             self.items[ref.name] = source.load(None).examples
+            self.asking[ref.name] = asking(ref, self.base)
             return self._benchmark_facts(ref.name, ref.kind, "own file")
         known = benchmarks.overview(ref.name, self.data_dir)
         if known.found == "nowhere":
@@ -190,6 +202,7 @@ class _Gathering:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", benchmarks.EditedBenchmark)  # `found` says so
                 self.items[known.name] = benchmarks.load(known.name, self.data_dir).examples
+        self.asking[known.name] = asking(ref, self.base, self.data_dir)
         return self._benchmark_facts(known.name, known.kind, known.found, known.note)
 
     def _benchmark_facts(
@@ -282,7 +295,27 @@ class _Gathering:
 
     def _text(self, tokenizer: Any, names: Sequence[str]) -> TextFacts:
         items = {name: limited(some, self.study.limit) for name, some in self.items.items()}
-        return text.read(self.study, tokenizer, names, self.rows[0], items, self.places)
+        rows, places = self.rows[0], self.places
+        return text.read(self.study, tokenizer, names, rows, items, places, self.asking)
+
+    def _alignments(self) -> list[AlignmentFacts]:
+        """Align students and teachers, where a method compares what both cut alike."""
+        if not any(m.teacher_gives == "spans" for m in self.study.methods) or not self.rows[0]:
+            return []
+        students, teachers = (
+            [m for m in self.models if m.facts and role in m.roles]
+            for role in ("student", "teacher")
+        )
+        found = []
+        for student, teacher in itertools.product(students, teachers):
+            named = [(m.resolved.name, m.tokenizer) for m in (student, teacher)]
+            read = self.limit.call(
+                f"alignment of {named[0][0]} and {named[1][0]}", 20,
+                lambda n=named: alignment.read(self.study, *n, self.rows[0], self.places),
+                "alignment",
+            )  # fmt: skip
+            found += [read] if read else []
+        return found
 
     def _probed(self, facts: StudyFacts, clock: TimeLimit) -> StudyFacts:
         """Measure every model that fits into memory, the teachers first."""
@@ -347,9 +380,12 @@ class _Gathering:
         read = {n: text.encoded(self.study, model.tokenizer, rows) for n, rows in some.items()}
         counts = {name: found.counts for name, found in read.items()}
         require_enough(counts, self.study.train.max_length, 1.0)
-        asked = [e for items in self.items.values() for e in items] or self.rows[1]
+        items = [(e, self.asking.get(name)) for name, some in self.items.items() for e in some]
+        asked = items or [(e, None) for e in self.rows[1]]
         some = asked[:: max(1, len(asked) // 128)]
-        prompts = [text.prompt(self.study, model.tokenizer, e) for e in some]
+        prompts = [
+            text.prompt(self.study, model.tokenizer, e, asking=how or Asking()) for e, how in some
+        ]
         subject = probe.Subject(
             local=model.resolved.local(),
             tokenizer=model.tokenizer,

@@ -1,5 +1,6 @@
 """The corpus as a tokenizer reads it: what is cut, what is scored, and one prompt both ways."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from kdstudy.data.prompts import BARE, Encoded, PromptFormat, asked, called, enc
 from kdstudy.doctor.facts import TextFacts
 from kdstudy.doctor.findings import Shown, Span
 from kdstudy.errors import InputError
+from kdstudy.evaluation.asking import Asking
 from kdstudy.records import Example
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 # Rows that are encoded: enough for a share of 1% to be told from one of 2%.
 ROWS = 5000
 _NO_LIMIT = 10**9
+_AS_IT_IS = Asking()
+_ASKED_PLAINLY: Mapping[str, Asking] = {}
 
 
 def read(
@@ -27,6 +31,7 @@ def read(
     rows: Sequence[Example],
     benchmarks: Mapping[str, Sequence[Example]],
     places: Mapping[str, str] | None = None,
+    asking: Mapping[str, Asking] = _ASKED_PLAINLY,
 ) -> TextFacts:
     """Encode rows as training and evaluation do, and count what becomes of them.
 
@@ -37,6 +42,7 @@ def read(
         rows: Corpus rows; the first `ROWS` are encoded.
         benchmarks: Items by benchmark.
         places: Where each row stands in its file, by its id.
+        asking: What is asked beside the study's prompt, by benchmark.
     """
     from kdstudy.distill.batches import Weighing
 
@@ -51,7 +57,10 @@ def read(
         _mask(tokenizer, e, row, whole[e.id], weighing.scored(row)) for e, row in _telling(kept)
     ]
     prompts = {
-        name: tuple(len(prompt(study, tokenizer, e, f"{name} {e.id}")) for e in items[:ROWS])
+        name: tuple(
+            len(prompt(study, tokenizer, e, f"{name} {e.id}", asking.get(name, _AS_IT_IS)))
+            for e in items[:ROWS]
+        )
         for name, items in benchmarks.items()
     }
     return TextFacts(
@@ -90,10 +99,23 @@ def prompt_format(study: Study) -> PromptFormat:
     )
 
 
-def prompt(study: Study, tokenizer: Any, example: Example, where: str = "") -> tuple[int, ...]:
-    """Return the ids that a model is asked an example in; `where` names it in a refusal."""
-    question, _ = asked(example)
-    return encode_prompt(tokenizer, prompt_format(study), **question, where=where)
+def prompt(
+    study: Study,
+    tokenizer: Any,
+    example: Example,
+    where: str = "",
+    asking: Asking = _AS_IT_IS,
+) -> tuple[int, ...]:
+    """Return the ids that a model is asked an example in; `where` names it in a refusal.
+
+    Of an item of lm-evaluation-harness whose options are scored, those of its longest text.
+    """
+    request = json.loads(example.request or "{}")
+    if "options" in request:
+        texts = (context + continuation for context, continuation, _ in request["options"])
+        return tuple(tokenizer.encode(max(texts, key=len)))
+    question, made = asked(asking.put(example))[0], asking.format(prompt_format(study))
+    return encode_prompt(tokenizer, made, **question, where=where)
 
 
 def _whole(

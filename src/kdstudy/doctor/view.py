@@ -12,7 +12,8 @@ from rich.text import Text
 from kdstudy.doctor.findings import EXIT_CODES, LEVELS, Finding, Level, Part, Shown, worst
 
 _STYLES: dict[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
-_PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red"}
+_PARTS: dict[Part, str] = {"prompt": "dim", "scored": "bold green", "cut": "red",
+                           "aligned": "green", "apart": "red"}  # fmt: skip
 _END = "bold magenta"
 _INDENT = 10
 _IDS = 12

@@ -10,22 +10,29 @@ benchmarks/         test sets by name
   instruct.py       five instruction sets
   synthetic.py      four synthetic sets
   own.py            a user's file or package
+  harness.py        tasks of lm-evaluation-harness
   overview.py       items, chance, licence and place of one, for `ls benchmarks`
 graders/            what becomes of answers: right, wrong, a score; a file a grader
   __init__.py       the registry
   base.py           what a grader is
   number.py         numbers
   letter.py         letters of options
+  filters.py        what GSM8K's published filters have in common
+  strict.py         the number behind ####
+  flexible.py       the last number
   label.py          labels of options
   text.py           free texts
   likelihood.py     the likeliest option
+  harness.py        texts by a harness task's own filters
 options.py          what is asked of a model that chooses by likelihood
 likelihoods.py      log-probabilities of options, contexts read once; of whole texts
+asking.py           exemplars before items, where answers end
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration
 completion_rows.py  files of completions, however made, as rows
 completions.py      those rows matched with a benchmark's items and graded
+harness_logs.py     what lm-evaluation-harness logged, as scores
 score.py            every item once, graded; counts and rates
 agreement.py        same answer, its bounds and kappa
 fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps

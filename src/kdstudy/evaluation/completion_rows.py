@@ -81,7 +81,7 @@ def answers(path: Path, benchmark: str, *, options: bool = False) -> Iterator[An
                 where, (g.example_id,), "", g.completion, sample, _stop(raw, where), tokens
             )
         return
-    for where, given in _objects(path):
+    for where, given in objects(path):
         for raw in _plain(given, where):
             _check_benchmark(raw.get("benchmark"), benchmark, where)
             yield _row(raw, where)
@@ -94,7 +94,7 @@ def _likelihoods(path: Path, benchmark: str) -> Iterator[Answer]:
             ids = (row.example_id,)
             yield Answer(f"{path}, row {i}", ids, "", "", row.sample, "eos", 0, row.logprobs)
         return
-    for where, raw in _objects(path):
+    for where, raw in objects(path):
         _check_benchmark(raw.get("benchmark"), benchmark, where)
         found = raw.get("logprobs")
         usable = isinstance(found, list) and all(map(_is_logprob, found))
@@ -112,8 +112,12 @@ def _is_logprob(value: Any) -> bool:
     return number and math.isfinite(value) and value <= 0
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, object) of JSON Lines or of a JSON list."""
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (where, object) of JSON Lines or of a JSON list.
+
+    Raises:
+        InputError: The file cannot be read, or a line is no JSON object.
+    """
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         text = data.decode()

@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 from kdstudy.answers.extract import Rule
 from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
+from kdstudy.evaluation.asking import Endings
 from kdstudy.evaluation.benchmarks.base import Benchmark, Stated
 from kdstudy.evaluation.completion_rows import Answer, answers
 from kdstudy.evaluation.fidelity import pair
@@ -17,6 +18,7 @@ from kdstudy.evaluation.graders import Grader
 from kdstudy.evaluation.score import score
 from kdstudy.records import Generation, OptionLikelihoods, PairScore, Score
 
+_WHOLE = Endings()
 _SHOWN = 5  # rows of each kind left out that are named
 _END = ".?!…。？！"  # marks that end a sentence
 
@@ -50,11 +52,15 @@ class Account:
 
 
 def read(
-    path: Path, benchmark: Benchmark, grader: Grader | None = None
+    path: Path,
+    benchmark: Benchmark,
+    grader: Grader | None = None,
+    endings: Endings = _WHOLE,
 ) -> tuple[list[Generation] | list[OptionLikelihoods], Account]:
     """Return the completions of a benchmark's items, in the file's order, and an account.
 
-    Of a grader that needs options they are their likelihoods.
+    Of a grader that needs options they are their likelihoods. Texts are cut before a stop string of
+    `endings`, and count as ended there.
 
     A row belongs to the item with its id; else to the item with its question: the same text, or
     the same but for case, spacing and the marks that end a sentence, or but for what the benchmark
@@ -78,7 +84,10 @@ def read(
             continue
         alike += how == "alike"
         unstated += not row.stop
-        found.append((_likelihood if options else _generation)(row, benchmark.name, item))
+        if options:
+            found.append(_likelihood(row, benchmark.name, item))
+        else:
+            found.append(_generation(row, benchmark.name, item, endings))
     if not found:
         _refuse(path, benchmark.name, {kind: len(rows) for kind, rows in left_out.items()})
     samples = {g.sample for g in found}
@@ -99,6 +108,7 @@ def grade(
     rule: Rule,
     rouge_tokenizer: RougeTokenizer = "rouge-score",
     grader: Grader | None = None,
+    thinking: str = "",
 ) -> list[Score]:
     """Return the scores of the items that are there, in benchmark order, then by sample.
 
@@ -108,6 +118,7 @@ def grade(
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
         grader: As in `read`; None for what is usual with such answers.
+        thinking: As `score` takes it.
     """
     samples: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for generation in generations:
@@ -116,7 +127,7 @@ def grade(
     for rows in samples.values():
         there = tuple(e for e in benchmark.examples if e.id in rows)
         some = dataclasses.replace(benchmark, examples=there)
-        scores += score(rows.values(), some, rule, rouge_tokenizer, grader)
+        scores += score(rows.values(), some, rule, rouge_tokenizer, grader, thinking)
     place = {example.id: i for i, example in enumerate(benchmark.examples)}
     return sorted(scores, key=lambda s: (place[s.example_id], s.sample))
 
@@ -223,13 +234,14 @@ class _Items:
         return [], "unknown"
 
 
-def _generation(row: Answer, benchmark: str, item: str) -> Generation:
+def _generation(row: Answer, benchmark: str, item: str, endings: Endings) -> Generation:
+    at = endings.cut(row.completion)
     return Generation(
         benchmark=benchmark,
         example_id=item,
         sample=row.sample,
-        completion=row.completion,
-        stop=row.stop or "eos",
+        completion=row.completion[:at],
+        stop=(row.stop or "eos") if at is None else "eos",
         tokens=row.tokens,
     )
 

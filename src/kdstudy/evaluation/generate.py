@@ -1,5 +1,6 @@
 """Completions of items: longest prompts first, resumable, independent of batch make-up."""
 
+import bisect
 import dataclasses
 import gc
 import json
@@ -15,6 +16,7 @@ from kdstudy.config import schema
 from kdstudy.data.prompts import PromptFormat, asked, encode_prompt
 from kdstudy.errors import StageError
 from kdstudy.evaluation import vllm
+from kdstudy.evaluation.asking import Endings
 from kdstudy.models import memory
 from kdstudy.models.load import eos_ids
 from kdstudy.models.parts import Model
@@ -27,6 +29,7 @@ Item = tuple[str, Example]
 Key = tuple[str, str, int]
 """Benchmark, example id, sample: what makes a generation one of a kind."""
 _Todo = list[tuple[Key, tuple[int, ...]]]
+_NO_ENDINGS = Endings()
 _Write = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Sampled]]
 
 
@@ -37,6 +40,7 @@ def generate(
     template: str | PromptFormat,
     settings: schema.Generation,
     *,
+    endings: Endings = _NO_ENDINGS,
     done: Collection[Key] = (),
     progress: Progress = silent,
     places: Mapping[str, str] | None = None,
@@ -55,6 +59,7 @@ def generate(
         template: How prompts are made, as in training.
         settings: How to decode. With `batch_size` None each batch is as large as memory allows for
             its own longest prompt (`memory.rows_together`).
+        endings: Stop strings and the mark of a thought's end.
         done: Generations that exist already.
         progress: Told after every batch, in generations, and before the first of all.
         places: What items are called in a refusal, by id; their ids where it says nothing.
@@ -63,7 +68,7 @@ def generate(
         StageError: A single row does not fit into memory.
     """
     todo = _todo(tokenizer, items, template, settings, done, places or {})
-    write, together = _engine(model, tokenizer, settings)
+    write, together = _engine(model, tokenizer, settings, endings)
     total = len(items) * settings.samples
     start, most = 0, len(todo)
     if len(todo) == total:
@@ -79,7 +84,8 @@ def generate(
         start += len(batch)
         progress(total - len(todo) + start, total, "generation")
         yield [
-            _generation(tokenizer, key, text) for (key, _), text in zip(batch, texts, strict=True)
+            _generation(tokenizer, key, text, endings)
+            for (key, _), text in zip(batch, texts, strict=True)
         ]
 
 
@@ -92,6 +98,7 @@ def generate_to(
     template: str | PromptFormat,
     settings: schema.Generation,
     *,
+    endings: Endings = _NO_ENDINGS,
     progress: Progress = silent,
     places: Mapping[str, str] | None = None,
 ) -> Path:
@@ -104,8 +111,9 @@ def generate_to(
     made = _resume(journal)
     with journal.open("a", encoding="utf-8") as file:
         for batch in generate(
-            model, tokenizer, items, template, settings, done=made, progress=progress, places=places
-        ):
+            model, tokenizer, items, template, settings,
+            endings=endings, done=made, progress=progress, places=places,
+        ):  # fmt: skip
             for row in batch:
                 file.write(json.dumps(dataclasses.asdict(row)) + "\n")
                 made[_key(row)] = row
@@ -119,10 +127,14 @@ def generate_to(
 
 
 def _engine(
-    model: Model | vllm.Vllm, tokenizer: PreTrainedTokenizerBase, settings: schema.Generation
+    model: Model | vllm.Vllm,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: schema.Generation,
+    endings: Endings,
 ) -> tuple[_Write, Callable[[int], int]]:
     """Return what writes texts after prompts, and how many at once given the longest prompt."""
     if isinstance(model, vllm.Vllm):
+        # It writes on behind a stop string; `_generation` cuts there all the same.
         return lambda prompts, seeds: model.write(prompts, seeds, settings), lambda _: vllm.TOGETHER
     assert not any(module.training for module in model.modules()), "dropout would be sampled"
     ends = eos_ids(model, tokenizer)
@@ -137,6 +149,7 @@ def _engine(
             seeds=seeds,
             eos_ids=ends,
             pad_id=tokenizer.pad_token_id,
+            stopped=_stopping(tokenizer, endings),
         )
 
     return write, lambda longest: memory.rows_together(model, longest, settings.max_new_tokens)
@@ -195,18 +208,71 @@ def _todo(
     return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)
 
 
-def _generation(tokenizer: PreTrainedTokenizerBase, key: Key, text: Sampled) -> Generation:
+def _stopping(
+    tokenizer: PreTrainedTokenizerBase, endings: Endings
+) -> Callable[[Sequence[int]], bool] | None:
+    """Return what tells that a completion's tokens hold a stop string; None where there is none."""
+    if not endings.stop:
+        return None
+    # A token is a byte of text or more; the first of a few may lose its blank.
+    tail = max(len(stop.encode()) for stop in endings.stop) + 4
+
+    def stopped(ids: Sequence[int]) -> bool:
+        last = _decoded(tokenizer, ids[-tail:], "")
+        if not any(stop in last for stop in endings.stop):
+            return False
+        return endings.cut(_decoded(tokenizer, ids, endings.thinking)) is not None
+
+    return stopped
+
+
+def _generation(
+    tokenizer: PreTrainedTokenizerBase, key: Key, text: Sampled, endings: Endings
+) -> Generation:
+    """Return a completion, cut before its earliest stop string whatever was written behind it."""
+    mark = endings.thinking
     body = text.ids[:-1] if text.stop == "eos" else text.ids
+    completion, tokens = _decoded(tokenizer, body, mark), len(text.ids)
+    at = endings.cut(completion)
+    if at is not None:
+        tokens = _first(body, lambda ids: endings.cut(_decoded(tokenizer, ids, mark)) is not None)
+        completion = completion[:at]
+    thought = -1
+    if mark:
+        closed = completion.count(mark)
+        thought = tokens
+        if closed:
+            thought = _first(body, lambda i: _decoded(tokenizer, i, mark).count(mark) >= closed)
     benchmark, example_id, number = key
     return Generation(
         benchmark=benchmark,
         example_id=example_id,
         sample=number,
-        completion=tokenizer.decode(
-            list(body), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        ),
-        stop=text.stop,
-        tokens=len(text.ids),
+        completion=completion,
+        stop="eos" if at is not None or text.stop == "eos" else "length",
+        tokens=tokens,
+        thought=thought,
+    )
+
+
+def _first(ids: Sequence[int], holds: Callable[[Sequence[int]], bool]) -> int:
+    """Return how many of the tokens are the fewest for which it holds; it does for all."""
+    return bisect.bisect_left(range(len(ids) + 1), True, key=lambda n: holds(ids[:n]))
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], mark: str) -> str:
+    """Return the text of tokens without special ones, but for a mark that is one."""
+    added = tokenizer.added_tokens_decoder.items() if mark else ()
+    special = next((i for i, t in added if t.special and t.content == mark), -1)
+    parts: list[list[int]] = [[]]
+    for token in ids:
+        if token == special:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return mark.join(
+        tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for part in parts
     )
 
 

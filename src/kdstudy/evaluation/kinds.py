@@ -47,12 +47,14 @@ class GenerateConfig(Prompted):
         items: Name of the benchmark, or `corpus`.
         generation: Fields of `schema.Generation`, but those that change no result.
         precision: What it computes in.
+        asking: What is asked beside the study's prompt, and where answers end: `Asking.config`.
     """
 
     model: Named
     items: str
     generation: Mapping[str, Any]
     precision: str
+    asking: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,10 +97,15 @@ class CompareConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreConfig(CompareConfig):
-    """Of `score`: how answers are extracted, and by benchmark the grader that is not usual."""
+    """Of `score`: how answers are extracted, and by benchmark the grader that is not usual.
+
+    Attributes:
+        thinking: By benchmark, the mark that ends a thought.
+    """
 
     rule: str
     scoring: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    thinking: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

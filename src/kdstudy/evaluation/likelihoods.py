@@ -10,7 +10,9 @@ Shapes: N scored tokens, C of a chunk, H hidden width, V vocabulary entries.
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -46,6 +48,7 @@ def likelihoods(
     tokenizer: PreTrainedTokenizerBase,
     items: Mapping[str, Sequence[Option]],
     *,
+    done: Collection[str] = (),
     progress: Progress = silent,
 ) -> Iterator[dict[str, Scored]]:
     """Yield finished batches of items, the longest first.
@@ -57,6 +60,7 @@ def likelihoods(
         model: In eval mode; it is left as it is.
         tokenizer: The model's.
         items: Options by what the item is called.
+        done: Items that are not needed; a batch of such is left out, the others are as ever.
         progress: Told how many items are done.
 
     Raises:
@@ -64,7 +68,7 @@ def likelihoods(
             or the model has no positions or entries for a text.
     """
     with _ready(model):
-        yield from _in_batches(model, tokenizer, items, progress)
+        yield from _in_batches(model, tokenizer, items, frozenset(done), progress)
 
 
 @torch.inference_mode()
@@ -125,6 +129,7 @@ def _in_batches(
     model: parts.Model,
     tokenizer: PreTrainedTokenizerBase,
     items: Mapping[str, Sequence[Option]],
+    finished: frozenset[str],
     progress: Progress,
 ) -> Iterator[dict[str, Scored]]:
     _require_open_end(tokenizer)
@@ -140,10 +145,12 @@ def _in_batches(
     most = _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER
     sizes = {name: sum(text.length for text in found) for name, found in texts.items()}
     for names in _groups(sizes, most):
+        done += len(names)
+        if finished.issuperset(names):
+            continue
         group = [texts[name] for name in names]
         sums = iter(_sums(model, [text for found in group for text in found], once=once))
         yield {name: _scored(found, sums) for name, found in zip(names, group, strict=True)}
-        done += len(names)
         progress(done, len(texts), "item")
 
 
@@ -165,6 +172,7 @@ def of_benchmark(
     benchmark: Benchmark,
     grader: Grader,
     progress: Progress = silent,
+    journal: Path | None = None,
 ) -> list[OptionLikelihoods]:
     """Return the likelihoods of a benchmark's options, in the order of its items.
 
@@ -174,14 +182,18 @@ def of_benchmark(
         benchmark: Whose items.
         grader: Says which options they have.
         progress: As in `likelihoods`.
+        journal: A file that finished batches are added to; a call that was interrupted goes on from
+            it, with the same numbers.
 
     Raises:
         InputError: As `likelihoods` does, or an item's options cannot be told from its question.
     """
     asked = {example.id: grader.options(example, benchmark) for example in benchmark.examples}
-    found: dict[str, Scored] = {}
-    for batch in likelihoods(model, tokenizer, asked, progress=progress):
+    found = _resumed(journal) if journal else {}
+    for batch in likelihoods(model, tokenizer, asked, done=[*found], progress=progress):
         found |= batch
+        if journal:
+            _note(journal, batch)
     return [
         OptionLikelihoods(
             benchmark=benchmark.name,
@@ -191,6 +203,29 @@ def of_benchmark(
         )
         for name in asked
     ]
+
+
+def _resumed(journal: Path) -> dict[str, Scored]:
+    """Return what a journal holds; a last line that was being written is cut off."""
+    if not journal.is_file():
+        return {}
+    data = journal.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        journal.write_bytes(whole)
+    rows = (json.loads(line) for line in whole.splitlines())
+    return {
+        name: Scored(logprobs=tuple(logprobs), tokens=tuple(tokens))
+        for row in rows
+        for name, (logprobs, tokens) in row.items()
+    }
+
+
+def _note(journal: Path, batch: Mapping[str, Scored]) -> None:
+    """Add a batch as one line, so that it is there as a whole or not at all."""
+    row = {name: [scored.logprobs, scored.tokens] for name, scored in batch.items()}
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 Name = TypeVar("Name", bound=Hashable)

@@ -4,6 +4,7 @@ Words are those of lm-evaluation-harness (0.4.13) where it has a task for the se
 without a chat template, whatever prompt a study trains on: published numbers are measured so.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from kdstudy.answers.extract import options as lettered
 from kdstudy.answers.turns import CHOICES_HEAD
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
+from kdstudy.evaluation.benchmarks.harness import label_of
 from kdstudy.records import Example
 
 _NUMBERED = re.compile(r"([^\W\d_]+)(\d+)")
@@ -112,7 +114,7 @@ WORDINGS: dict[str, Wording] = {
 
 
 def asked(benchmark: Benchmark, example: Example, wording: Wording | None = None) -> list[Option]:
-    """Return an item's options, in its order.
+    """Return an item's options, in its order; those of a harness task are as its requests are.
 
     Args:
         benchmark: Its benchmark, of choices.
@@ -122,6 +124,9 @@ def asked(benchmark: Benchmark, example: Example, wording: Wording | None = None
     Raises:
         InputError: Its options cannot be told from the question.
     """
+    if example.request:
+        found = json.loads(example.request)["options"]
+        return [Option(label_of(i), *option) for i, option in enumerate(found)]
     wording = wording or WORDINGS.get(benchmark.name, Wording())
     question, passage, texts = _apart(example, benchmark.labels)
     if example.answer not in texts:

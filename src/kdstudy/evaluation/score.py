@@ -10,6 +10,7 @@ from kdstudy.config.schema import RougeTokenizer
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
 from kdstudy.evaluation.graders import Grader, Reading, usual
+from kdstudy.evaluation.graders.filters import FILTERS
 from kdstudy.records import OUTCOMES, Generation, OptionLikelihoods, Score
 
 
@@ -19,6 +20,7 @@ def score(
     rule: Rule,
     rouge_tokenizer: RougeTokenizer = "rouge-score",
     grader: Grader | None = None,
+    thinking: str = "",
 ) -> list[Score]:
     """Return one score per generation, in benchmark order, then by sample.
 
@@ -35,6 +37,7 @@ def score(
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
         grader: What grades them; None for what is usual with such answers.
+        thinking: The mark that ends a thought, before which nothing is an answer; "": none does.
 
     Raises:
         InputError: Generations are missing, repeated, or of something else than this benchmark.
@@ -42,7 +45,7 @@ def score(
     rows = {(g.example_id, g.sample): g for g in _checked(list(generations), benchmark)}
     samples = sorted({sample for _, sample in rows})
     grader = grader or usual(benchmark.kind, benchmark.labels)
-    reading = Reading(rule=rule, rouge_tokenizer=rouge_tokenizer)
+    reading = Reading(rule=rule, rouge_tokenizer=rouge_tokenizer, thinking=thinking)
     return [
         grader.score(rows[example.id, sample], example, benchmark, reading)
         for example in benchmark.examples
@@ -58,7 +61,8 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
         choices by likelihood `n`, `accuracy`, `acc_norm`, `acc_bytes` and `outcomes`. Of
         anything else `n`; `accuracy` (truncated counts as wrong); `accuracy_completed` (over rows
         that are not truncated); `parse_rate` (rows with an answer, right or wrong);
-        `truncated_rate`; `outcomes` (rows per outcome).
+        `truncated_rate`; `outcomes` (rows per outcome); accuracy `by_filter` where published
+        filters grade, and mean `thought_tokens` where thoughts are told apart.
     """
     counts = Counter(score.outcome for score in scores)
     n, correct = len(scores), counts["correct"]
@@ -77,6 +81,13 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
             "acc_bytes": sum(normed_right(s, s.option_bytes) for s in scores) / n,
             "outcomes": {o: counts[o] for o in ("correct", "wrong")},
         }
+    published = {}
+    if scores and all(score.by_filter for score in scores):
+        right = zip(*(score.by_filter for score in scores), strict=True)
+        published = {name: sum(part) / n for name, part in zip(FILTERS, right, strict=True)}
+        published = {"by_filter": published}
+    if scores and all(score.thought >= 0 for score in scores):
+        published["thought_tokens"] = sum(score.thought for score in scores) / n
     return {
         "n": n,
         "accuracy": _share(correct, n),
@@ -84,6 +95,7 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
         "parse_rate": _share(correct + counts["wrong"], n),
         "truncated_rate": _share(counts["truncated"], n),
         "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
+        **published,
     }
 
 

@@ -33,6 +33,7 @@ from kdstudy.artifacts import (
 from kdstudy.data.prompts import called, row_of
 from kdstudy.errors import InputError, StageError
 from kdstudy.evaluation import benchmarks, graders
+from kdstudy.evaluation.asking import Asking
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.evaluation.kinds import (
     BenchmarkConfig,
@@ -51,7 +52,8 @@ from kdstudy.stage import Work
 def benchmark(work: Work) -> str:
     """Pin a benchmark: its `Items`.
 
-    Config: `BenchmarkConfig`. Local: `data_dir`, or `path` of that file.
+    Config: `BenchmarkConfig`. Local: `data_dir`; or `path` of that file; or `task` and `shots` of
+    lm-evaluation-harness.
     """
     config = BenchmarkConfig.of(work.config)
     whole = _load(work, config)
@@ -59,7 +61,7 @@ def benchmark(work: Work) -> str:
     made = Items(work.out)
     made.examples.write(found.examples)
     # False: the file is not the published one; None: there is none to compare with.
-    known = "path" not in work.local
+    known = "data_dir" in work.local
     published = benchmarks.published(config.name, config.fingerprint) if known else None
     facts = benchmark_facts(found, len(whole.examples)) | {"published": published}
     made.facts.write(facts)
@@ -87,8 +89,17 @@ def benchmark_facts(found: benchmarks.Benchmark, of: int) -> dict[str, Any]:
 
 
 def generate(work: Work) -> str:
-    """Answer every item of a benchmark: `Generations`."""
-    return _generate(work, work.read(ITEMS).examples.read())
+    """Answer every item of a benchmark: `Generations`.
+
+    Config: `GenerateConfig`.
+
+    Raises:
+        InputError: An exemplar is one of the items.
+    """
+    config = GenerateConfig.of(work.config)
+    items, asking = work.read(ITEMS).examples.read(), Asking.of(config.asking)
+    asking.require_apart(config.items, items)
+    return _generate(work, [asking.put(item) for item in items], asking=asking)
 
 
 def teacher_text(work: Work) -> str:
@@ -126,7 +137,8 @@ def likelihood(work: Work) -> str:
     items, local = _pinned(work.read(ITEMS)), work.model("model")
     grader, trained = graders.of_config(config.scoring, items), work.find(TRAINED)
     model, unmerged = opened_to_write(lambda: open_model(local, config.precision, trained))
-    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress)
+    journal = work.scratch / "likelihoods.jsonl"
+    rows = of_benchmark(model, open_tokenizer(local), items, grader, work.progress, journal)
     made = Likelihoods(work.out)
     made.rows.write(rows)
     facts = {"parameters": parts.count(model)} | ({"unmerged": unmerged} if unmerged else {})
@@ -143,9 +155,12 @@ def score(work: Work) -> str:
     rows: list[Score] = []
     for name, items in work.each(EACH_ITEMS).items():
         found = _pinned(items)
+        if name in work.local.get("tasks", {}):
+            task = benchmarks.HarnessTask(name, **work.local["tasks"][name])
+            found = task.with_grader(found)
         grader = graders.of_config(config.scoring.get(name), found)
-        given = answers[name].rows.read()
-        rows += grade(given, found, config.rule, config.rouge_tokenizer, grader)
+        given, mark = answers[name].rows.read(), config.thinking.get(name, "")
+        rows += grade(given, found, config.rule, config.rouge_tokenizer, grader, mark)
     Scores(work.out).rows.write(rows)
     chosen = [row for row in rows if row.option_logprobs]
     texts = [row for row in rows if row.is_text]
@@ -241,7 +256,10 @@ def token_fidelity(work: Work) -> str:
 
 def _load(work: Work, config: BenchmarkConfig) -> benchmarks.Benchmark:
     name, local = config.name, work.local
-    if "path" in local:
+    if "task" in local:
+        source = benchmarks.HarnessTask(name, **local)
+        fingerprint, load, folder = source.fingerprint, source.load, None
+    elif "path" in local:
         source = benchmarks.from_file(name, Path(local["path"]), config.kind, config.labels)
         fingerprint, load = source.fingerprint, source.load
         folder = None
@@ -283,6 +301,7 @@ def _pinned(items: Items) -> benchmarks.Benchmark:
     return benchmarks.Benchmark(**known, examples=tuple(items.examples.read()))
 
 
+_AS_IT_IS = Asking()
 _SLOWER = {
     "padded": "; decoded with padding on the left: its attention counts columns",
     "kept": "; finished rows stayed in their batch: its cache cannot drop them",
@@ -290,7 +309,12 @@ _SLOWER = {
 }
 
 
-def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | None = None) -> str:
+def _generate(
+    work: Work,
+    examples: list[Example],
+    known: Mapping[str, str] | None = None,
+    asking: Asking = _AS_IT_IS,
+) -> str:
     from kdstudy.config import schema
     from kdstudy.evaluation.generate import generate_to
     from kdstudy.models.load import open_tokenizer
@@ -304,8 +328,9 @@ def _generate(work: Work, examples: list[Example], known: Mapping[str, str] | No
             model,
             open_tokenizer(work.model("model")),
             [(config.items, example) for example in examples],
-            config.format(),
+            asking.format(config.format()),
             settings,
+            endings=asking.endings,
             progress=work.progress,
             places=known,
         )

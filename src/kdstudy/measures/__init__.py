@@ -10,9 +10,11 @@ units.py           what numbers are counted in, and how they are printed
 cell.py            one system's answers to one benchmark as arrays
 accuracy.py        items answered right
 acc_norm.py        by likelihood per character, and per byte
+by_filter.py       by the filters that GSM8K is published with
 parse_rate.py      answers that were found
 truncated_rate.py  texts that were cut
 tokens.py          their length
+thought_tokens.py  how much of it comes before the end of a thought
 repetition.py      how much they repeat themselves
 distinct.py        how varied their words are
 rouge_l.py         free texts against their references

@@ -53,6 +53,9 @@ class Cell:
         text: The benchmark asks for free texts: `quality` is ROUGE-L, and nothing is right.
         options: Of choices by likelihood, what was found of the options; then no text was written,
             and `completions` are the texts of the chosen options.
+        thought: Tokens of each text's thought, its mark included; None where they are not known.
+        by_filter: Whether each text is right, by kdstudy's reading and by published filters
+            (`Score.by_filter`), [items, draws, filters]; None where no grader says it.
     """
 
     ids: tuple[str, ...]
@@ -65,6 +68,8 @@ class Cell:
     rules: str
     text: bool
     options: Options | None = None
+    thought: np.ndarray | None = None
+    by_filter: np.ndarray | None = None
 
     def share(self, *outcomes: str) -> np.ndarray:
         """Return, per item, the share of draws with one of these outcomes."""
@@ -116,6 +121,9 @@ def _cell(where: str, drawn: Mapping[tuple[str, int], Score]) -> Cell:
     def read(field: str, kind: type) -> np.ndarray:
         return np.array([[getattr(row, field) for row in draws] for draws in rows], dtype=kind)
 
+    thought = read("thought", float)
+    graded = all(row.by_filter for row in drawn.values())
+
     return Cell(
         ids=ids,
         samples=samples,
@@ -127,6 +135,8 @@ def _cell(where: str, drawn: Mapping[tuple[str, int], Score]) -> Cell:
         rules=rules,
         text=is_text(rules),
         options=_options([draws[0] for draws in rows], where),
+        thought=thought if (thought >= 0).all() else None,
+        by_filter=read("by_filter", float) if graded else None,
     )
 
 

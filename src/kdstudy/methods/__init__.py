@@ -20,6 +20,9 @@ taid.py            a teacher that begins near the student
 atkd.py            the text's token and its rivals apart, easy tokens and hard ones apart
 distillm2.py       skewed KLs, one for the corpus and one for student text
 selective_kd.py    forward KL at the tokens of highest entropy
+aligned.py         what methods share whose teacher has another tokenizer
+uld.py             sorted probabilities, whatever tokens have them
+gold.py            tokens of both vocabularies one by one, the others sorted
 hidden_kd.py       forward KL, and final hidden states
 hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples

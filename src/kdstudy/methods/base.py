@@ -25,8 +25,9 @@ class Method(Strict):
     OF_TRAINING: ClassVar[frozenset[str]] = frozenset({"epochs", "start", "generations"})
     """Fields that say from where, how long and how often a method trains; a key has them as such:
     its start, its epochs, its teacher."""
-    teacher_gives: ClassVar[Literal["nothing", "text", "distribution"]]
-    """What it learns from a teacher."""
+    teacher_gives: ClassVar[Literal["nothing", "text", "distribution", "spans"]]
+    """What it learns from a teacher. `spans`: its distribution, wherever the tokens of both meet,
+    so that the two may have other tokenizers."""
     color: ClassVar[str] = ""
     """Its colour in figures; methods without one share the spare colours."""
     preset: ClassVar[Mapping[str, Any]] = {}

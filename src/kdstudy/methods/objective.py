@@ -79,6 +79,22 @@ class Selection:
     by: Literal["student", "teacher"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spans:
+    """How spans of tokens are compared with a teacher's of another tokenizer.
+
+    Attributes:
+        merge: `observed`: a span has its first token's distribution, times the probabilities of
+            the tokens that follow. `bayesian`: its last one's, times those before it.
+        matched_weight: Weight of the tokens that both vocabularies have, which the objective's
+            divergence compares; the sorted rest has what is left. None: their share of the
+            teacher's tokens. Without a divergence all tokens are sorted.
+    """
+
+    merge: Literal["observed", "bayesian"]
+    matched_weight: float | None = None
+
+
 class Pace:
     """An objective that moves while a run goes on. Each run has one of its own.
 
@@ -112,6 +128,7 @@ class Recipe:
         objective: What a token is charged; in validation alone, where there is a pace.
         pace: Makes a run's pace, which says what a token is charged at each training step.
         selection: Which tokens are charged; None for all.
+        spans: How the teacher's spans of other tokens are compared; None where it has the same.
         noise: Scale of the Gaussian noise on the teacher's logits while training.
         lmbda: Probability that an optimizer step trains on text the student samples.
         sampling_temperature: Temperature of that sampling; unrelated to the objective's.
@@ -128,6 +145,7 @@ class Recipe:
     objective: Objective = CROSS_ENTROPY
     pace: Callable[[], Pace] | None = None
     selection: Selection | None = None
+    spans: Spans | None = None
     noise: float = 0.0
     lmbda: float = 0.0
     sampling_temperature: float = 1.0
@@ -138,7 +156,7 @@ class Recipe:
     @property
     def needs_teacher(self) -> bool:
         """A teacher must supply its distribution at every scored token."""
-        return self.objective.divergence is not None
+        return self.objective.divergence is not None or self.spans is not None
 
 
 def log(probability: Tensor) -> Tensor:

@@ -67,6 +67,22 @@ def common_width(
     return min(widths.values())
 
 
+def own_width(tokenizer: PreTrainedTokenizerBase, head: parts.Head, name: str) -> int:
+    """Return how many of a head's entries are for its own tokenizer's tokens.
+
+    Args:
+        tokenizer: The model's.
+        head: Its head.
+        name: What messages call the model.
+
+    Raises:
+        InputError: The head is narrower than the vocabulary.
+    """
+    width = max(tokenizer.get_vocab().values()) + 1
+    vocabulary.require_entries(name, width, len(head.weight))
+    return width
+
+
 def _stored(folder: Path, adapters: list[Path], trust_remote_code: bool) -> parts.Head | None:
     """Return the head as the checkpoint holds it, or None where the files do not tell."""
     meta = load.meta_model(folder, trust_remote_code)

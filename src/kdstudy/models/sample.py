@@ -8,7 +8,7 @@ its neighbours, and it keeps computing rows that have finished. `bench/decode.py
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -36,11 +36,12 @@ class Sampled:
 
     Attributes:
         ids: The tokens; the first end-of-sequence token is kept and is the last.
-        stop: `eos` when the model ended it, `length` when the token budget did.
+        stop: `eos` when the model ended it, `stop` when `stopped` did, `length` when the token
+            budget did.
     """
 
     ids: tuple[int, ...]
-    stop: Literal["eos", "length"]
+    stop: Literal["eos", "stop", "length"]
 
 
 def seed_of(*parts: str | int) -> int:
@@ -60,6 +61,7 @@ def sample(
     eos_ids: Sequence[int],
     pad_id: int,
     width: int | None = None,
+    stopped: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[Sampled]:
     """Return one completion per prompt, in order.
 
@@ -76,6 +78,7 @@ def sample(
         eos_ids: Tokens that end a completion.
         pad_id: Any id of the vocabulary; where padding stands is told by a mask.
         width: Only the first `width` vocabulary entries may be drawn; None for all.
+        stopped: Asked after every token whether the tokens of a completion end it.
 
     Raises:
         InputError: A prompt has no tokens, or does not fit the model (`parts.require_room`), or the
@@ -95,6 +98,7 @@ def sample(
     texts: list[list[int]] = [[] for _ in prompts]
     steps = opened(parts.plain(model), prompts, pad_id, selfcheck.decoding(model))
     ends = frozenset(eos_ids)
+    ended: set[int] = set()  # rows that `stopped` ended
     rows = list(range(len(prompts)))
     for t in range(max(budgets)):
         logits_AV = steps.logits_AV[:, :width]
@@ -106,17 +110,22 @@ def sample(
         tokens = next_A.tolist()
         for row, token in zip(rows, tokens, strict=True):
             texts[row].append(token)
+            if stopped is not None and token not in ends and stopped(texts[row]):
+                ended.add(row)
         going = [
             a
             for a, (row, token) in enumerate(zip(rows, tokens, strict=True))
-            if token not in ends and t + 1 < budgets[row]
+            if token not in ends and row not in ended and t + 1 < budgets[row]
         ]
         if not going:
             break
         going = _last_into_gaps(going)
         rows = [rows[a] for a in going]
         steps.advance(next_A, going)
-    return [Sampled(tuple(ids), "eos" if ids[-1] in ends else "length") for ids in texts]
+    return [
+        Sampled(tuple(ids), "eos" if ids[-1] in ends else "stop" if row in ended else "length")
+        for row, ids in enumerate(texts)
+    ]
 
 
 def draw(logits_AV: Tensor, u_A: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:

@@ -60,5 +60,6 @@ def require_same(
         f"{names} have different tokenizers: {token!r} is {student.get(token, 'missing')} for the "
         f"student and {teacher.get(token, 'missing')} for the teacher",
         why=f"{compared} are compared token by token, so ids must mean the same tokens",
-        remedy="choose a teacher of the student's family, or method seqkd, which needs only text",
+        remedy="use method gold or uld, which compare unlike tokenizers where their tokens meet; "
+        "or seqkd, which needs only text; or choose a teacher of the student's family",
     )

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kdstudy.config.refs import CorpusRef
-from kdstudy.config.schema import Study
+from kdstudy.config.schema import Study, Train
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
+from kdstudy.methods import Method
 from kdstudy.models import vocabulary
 from kdstudy.models.resolve import Resolved
 
@@ -89,6 +90,44 @@ def require_one_vocabulary(study: Study, teachers: Sequence[Any]) -> None:
                 why=f"{', '.join(compared)} learns one distribution over one vocabulary",
                 remedy="choose teachers of one family, or list them one by one",
             )
+
+
+def require_alignable(
+    run: str, method: Method, train: Train, *, several: bool = False, context: bool = False
+) -> None:
+    """Refuse a run whose teacher's tokens could not be aligned with its student's.
+
+    Args:
+        run: Its label.
+        method: Its method.
+        train: How it is trained.
+        several: It learns from several teachers together.
+        context: Its teacher is told more than the prompt.
+
+    Raises:
+        InputError: Prompts are scored too, or it is one of these.
+    """
+    if method.teacher_gives != "spans":
+        return
+    if train.loss_tokens != "response":
+        raise InputError(
+            f"{run}: {method.type} with train.loss_tokens: {train.loss_tokens}",
+            why="student and teacher read unlike prompts, each in its own template; only answers "
+            "are one text",
+            remedy="set train.loss_tokens to response",
+        )
+    if several:
+        raise InputError(
+            f"{run}: {method.type} with several teachers together",
+            why="their distributions are over unlike vocabularies, and have no mixture",
+            remedy="list the teachers one by one",
+        )
+    if context:
+        raise InputError(
+            f"{run}: {method.type} with a teacher's context",
+            why="a teacher of another tokenizer reads each row in its own template, and no more",
+            remedy="leave context out, or choose a method for one tokenizer",
+        )
 
 
 def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The stages that measure systems: benchmarks, answers, grades, comparisons, results, report."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from kdstudy.config import schema
 from kdstudy.config.protocols import differences
 from kdstudy.data.kinds import ContaminationConfig
 from kdstudy.evaluation import benchmarks, graders
+from kdstudy.evaluation.asking import Asking, asking
 from kdstudy.evaluation.kinds import (
     BenchmarkConfig,
     CompareConfig,
@@ -22,7 +24,7 @@ from kdstudy.models.vocabulary import may_be_same
 from kdstudy.pairs import compared_pairs
 from kdstudy.plan.grid import CHAIN, budgets
 from kdstudy.plan.stages import Stages, Subject, named, place
-from kdstudy.records import System
+from kdstudy.records import Example, System
 from kdstudy.report.kinds import ReportConfig
 
 
@@ -52,6 +54,8 @@ class Measuring:
         self._kinds: dict[str, str] = {}
         self._graders: dict[str, graders.Grader] = {}
         self._scoring: dict[str, dict[str, Any]] = {}  # name -> what is not usual with its kind
+        self._asking: dict[str, Asking] = {}
+        self._tasks: dict[str, dict[str, Any]] = {}  # name -> where what grades its texts is
         self._audited: dict[str, str] = {}  # name -> key of its contamination stage
         for ref in self.study.benchmarks:
             self._benchmark(ref)
@@ -82,9 +86,11 @@ class Measuring:
         config = ScoreConfig(
             rule=self.study.extraction,
             scoring=self._scoring,
+            thinking={n: a.endings.thinking for n, a in self._asking.items() if a.endings.thinking},
             **({"rouge_tokenizer": self.study.rouge_tokenizer} if any_texts else {}),
         )
-        self.scored[subject.label] = self.stages.add("score", subject.label, config, inputs)
+        local = {"tasks": self._tasks} if self._tasks else None
+        self.scored[subject.label] = self.stages.add("score", subject.label, config, inputs, local)
 
     def compare(self, subjects: Sequence[Subject]) -> None:
         """Compare text by text; with teachers also token by token, as far as words are shared."""
@@ -146,9 +152,10 @@ class Measuring:
         """Return the study without what changes no result and what older keys did not have."""
         plain = {"rouge_tokenizer"} if self.study.rouge_tokenizer == "rouge-score" else set()
         found = self.study.model_dump(mode="json", exclude={"resources", *plain})
-        for benchmark in found["benchmarks"]:
-            if benchmark["scoring"] is None:
-                del benchmark["scoring"]
+        for benchmark, ref in zip(found["benchmarks"], self.study.benchmarks, strict=True):
+            for field in {*benchmark} - {"name", "path", "kind", "labels"}:
+                if getattr(ref, field) == type(ref).model_fields[field].default:
+                    del benchmark[field]
         for method in found["methods"]:
             if method.get(CHAIN) == 1:
                 del method[CHAIN]
@@ -159,12 +166,18 @@ class Measuring:
         return found
 
     def _benchmark(self, ref: schema.BenchmarkRef) -> None:
-        config, local = self._source(ref)
-        name = config.name
-        self._benchmarks[name] = self.stages.add("benchmark", name, config, local=local)
-        labels = benchmarks.labels(name) if config.labels is None else tuple(config.labels)
-        self._kinds[name] = benchmarks.kind(name) if config.kind is None else config.kind
-        self._graders[name] = self._grader(ref, name, labels)
+        if ref.harness is not None:
+            name = self._harness_task(ref)
+        else:
+            config, local = self._source(ref)
+            name = config.name
+            self._benchmarks[name] = self.stages.add("benchmark", name, config, local=local)
+            labels = benchmarks.labels(name) if config.labels is None else tuple(config.labels)
+            self._kinds[name] = benchmarks.kind(name) if config.kind is None else config.kind
+            self._graders[name] = self._grader(ref, name, labels)
+            self._asking[name] = asking(ref, self._base, self._data_dir)
+            if self._asking[name].shots:
+                self._asking[name].require_apart(name, self._at_hand(ref))
         inputs = artifacts.CORPUS.at(self.stages.corpus) | artifacts.REPLAY.at(self.stages.replay)
         inputs |= artifacts.ITEMS.at(self._benchmarks[name])
         self._audited[name] = self.stages.add(
@@ -189,6 +202,36 @@ class Measuring:
         config = BenchmarkConfig(**own, fingerprint=source.fingerprint(None), limit=limit)
         return config, {"path": str(path)}
 
+    def _harness_task(self, ref: schema.BenchmarkRef) -> str:
+        """Pin a task of lm-evaluation-harness, and return its name."""
+        task, name = benchmarks.harness_task(ref, self._base), ref.name
+        whole, local = task.load(None), {"task": task.task, "shots": task.shots}
+        config = BenchmarkConfig(
+            name=name,
+            fingerprint=task.fingerprint(None),
+            limit=self.study.limit,
+            kind=whole.kind,
+            labels=(),
+        )
+        self._benchmarks[name] = self.stages.add("benchmark", name, config, local=local)
+        self._kinds[name] = whole.kind
+        self._graders[name] = graders.of_benchmark(ref.scoring, whole)
+        self._scoring[name] = graders.as_config(self._graders[name])
+        self._asking[name] = asking(ref, task=task)
+        if whole.graded is not None:
+            self._tasks[name] = local
+        return name
+
+    def _at_hand(self, ref: schema.BenchmarkRef) -> Sequence[Example]:
+        """Return a benchmark's items; none where its stage will download them, and look again."""
+        if ref.path is None and benchmarks.overview(ref.name, self._data_dir).items is None:
+            return ()
+        path = ref.path and str(self._base / Path(ref.path).expanduser())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", benchmarks.EditedBenchmark)
+            source = benchmarks.meant(ref.model_copy(update={"path": path}))
+            return source.load(self._data_dir).examples
+
     def _grader(
         self, ref: schema.BenchmarkRef, name: str, labels: tuple[str, ...]
     ) -> graders.Grader:
@@ -206,7 +249,8 @@ class Measuring:
         """Answer a benchmark."""
         text = self._kinds[name] == "text"
         settings = self.study.text_generation if text else self.study.generation
-        return self.stages.written("generate", subject, name, artifacts.ITEMS.at(items), settings)
+        asked, how = artifacts.ITEMS.at(items), self._asking[name].config()
+        return self.stages.written("generate", subject, name, asked, settings, how)
 
     def _likelihood(self, subject: Subject, name: str, items: str) -> str:
         """Score the options of a benchmark's items."""

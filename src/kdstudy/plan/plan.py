@@ -7,11 +7,13 @@ from pathlib import Path
 from kdstudy import methods
 from kdstudy.config import schema
 from kdstudy.config.refs import Together
+from kdstudy.config.teachers import members
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.models.resolve import Resolved, resolve, told_apart
 from kdstudy.plan.fit import (
     notes,
+    require_alignable,
     require_fit,
     require_one_vocabulary,
     require_other,
@@ -135,9 +137,9 @@ class _Planner:
         ready = [self._teacher(m, ref) for m, ref in zip(self.teachers, refs, strict=True)]
         teachers = [
             Taught(
-                by=tuple(ready[refs.index(ref)] for ref in schema.members(entry)),
+                by=tuple(ready[refs.index(ref)] for ref in members(entry)),
                 several=entry if isinstance(entry, Together) else None,
-                context=schema.members(entry)[0].context or "",
+                context=members(entry)[0].context or "",
             )
             for entry in self.study.teachers
         ]
@@ -169,9 +171,11 @@ class _Planner:
         if self.study.template != "auto":
             return {}
         names = {True: "chat", False: "alpaca"}
+        own = [m.type for m in self.study.methods if m.teacher_gives == "spans"]
+        asks = f"{', '.join(['seqkd', *own])} ask it " if own else "seqkd asks it "
         return {
             f"{s.name} and {t.name} differ": f"{names[s.chat]} and {names[t.chat]}; word-level "
-            "methods score the teacher on the student's prompt, seqkd asks it in its own (write "
+            f"methods score the teacher on the student's prompt, {asks}in its own (write "
             "template: alpaca for one prompt)"
             for s in self.students
             for t in self.teachers
@@ -222,6 +226,8 @@ class _Planner:
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
         teachers = [self.measured.subjects[label] for label in system.own_teachers]
+        told = {"several": several is not None, "context": bool(context)}
+        require_alignable(system.label, method, train, **told)
         key = self.stages.train(system, method, train, model, teachers, start, several, context)
         subject = Subject(system=system, model=model, trained=key)
         self.measured.add(subject)

@@ -111,8 +111,9 @@ class Stages:
         return self.add("train", system.label, config, inputs, local, aids)
 
     def written(
-        self, kind: str, by: Subject, items: str, asked: dict[str, str], settings: schema.Generation
-    ) -> str:
+        self, kind: str, by: Subject, items: str, asked: dict[str, str],
+        settings: schema.Generation, asking: Mapping[str, Any] | None = None,
+    ) -> str:  # fmt: skip
         """Have a model answer what `asked` holds: questions (`generate`) or the corpus's prompts.
 
         Args:
@@ -121,6 +122,7 @@ class Stages:
             items: Name of the benchmark, or `corpus`.
             asked: The input that holds what is answered.
             settings: How.
+            asking: What is asked beside the study's prompt: `Asking.config`.
         """
         config = GenerateConfig(
             model=named(by.model),
@@ -128,6 +130,7 @@ class Stages:
             generation=settings.model_dump(exclude=_GENERATION_KNOBS),
             **self.prompts(),
             precision=self.study.train.precision,
+            asking=asking or {},
         )
         inputs = asked | artifacts.TRAINED.at(by.trained) | self.cut(by.model, "model")
         local = {"models": {"model": place(by.model)}, "batch_size": settings.batch_size}

@@ -33,7 +33,8 @@ def kept(row: Any) -> bool:
 def verdict(row: Any) -> str:
     """Return what a row's interval says: `lost`, `gained`, `cannot tell`; "" where nothing can be.
 
-    A system that claims too little, and whose student claims no more too much, has lost nothing.
+    Of overconfidence only what is further from 0 is worse, and only what is nearer is better: a
+    student that claims too little has no loss here, but a calibration error.
     """
     if not row.against or math.isnan(row.value):
         return ""
@@ -43,10 +44,12 @@ def verdict(row: Any) -> str:
     low, high = row.low - same, row.high - same
     if line.worse == "less":
         low, high = -high, -low
-    if low > 0:
-        claims = line.unit is Unit.POINTS
-        return LOST if not claims or row.student > abs(row.reference) else KEPT
-    return GAINED if high < 0 else UNKNOWN
+    if low <= 0 <= high:
+        return UNKNOWN
+    if line.unit is Unit.POINTS:
+        further = abs(row.student) > abs(row.reference)
+        return LOST if low > 0 and further else GAINED if high < 0 and not further else KEPT
+    return LOST if low > 0 else GAINED
 
 
 def value(row: Any) -> str:

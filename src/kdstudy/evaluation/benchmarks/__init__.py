@@ -1,24 +1,30 @@
 """Benchmarks by name. A new one is an entry in its family's SOURCES, or a package's own."""
 
 import difflib
+import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 from kdstudy.config.refs import BenchmarkRef
+from kdstudy.data import files as rows_of_files
+from kdstudy.data import formats
 from kdstudy.data.download import Progress
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks import commonsense, instruct, math, own, synthetic
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind, Source
 from kdstudy.evaluation.benchmarks.files import EditedBenchmark, FileSource
+from kdstudy.evaluation.benchmarks.harness import HarnessTask
 from kdstudy.evaluation.benchmarks.overview import Overview, overview_of
 from kdstudy.evaluation.benchmarks.rows import from_rows
 
 __all__ = [
     "Benchmark",
     "EditedBenchmark",
+    "HarnessTask",
     "Overview",
     "Source",
     "canonical",
@@ -27,6 +33,7 @@ __all__ = [
     "fingerprint",
     "from_file",
     "from_rows",
+    "harness_task",
     "kind",
     "labels",
     "load",
@@ -34,6 +41,7 @@ __all__ = [
     "names",
     "overview",
     "published",
+    "training_rows",
 ]
 
 _FILES: tuple[FileSource, ...] = (*math.SOURCES, *commonsense.SOURCES, *instruct.SOURCES)
@@ -185,10 +193,57 @@ def meant(reference: BenchmarkRef) -> Source:
     Raises:
         InputError: There is none, or as `from_file` does.
     """
+    if reference.harness is not None:
+        return harness_task(reference)
     if reference.path is None:
         return _source(reference.name)
     path = Path(reference.path).expanduser()
     return from_file(reference.name, path, reference.kind or "text", reference.labels)
+
+
+def harness_task(reference: BenchmarkRef, base: Path = Path()) -> HarnessTask:
+    """Return the task of lm-evaluation-harness that a reference means; its file starts at `base`.
+
+    Raises:
+        InputError: Its name cannot be used.
+    """
+    own.require_name(reference.name)
+    if _bare(reference.name) in _ours():
+        raise InputError(
+            f"{reference.name}: is the name of a known benchmark",
+            why="scores under one name must be of one set",
+            remedy="choose another name for the task",
+        )
+    task = str(reference.harness)
+    if Path(task).suffix in (".yaml", ".yml"):
+        task = os.path.abspath(base / Path(task).expanduser())
+    return HarnessTask(reference.name, task, reference.shots)
+
+
+def training_rows(
+    ref: BenchmarkRef, data_dir: Path | None
+) -> tuple[Iterator[tuple[str, Any]], str]:
+    """Return training rows of a known benchmark with their places, and where they are from.
+
+    They are those of `train.jsonl` or `train.json` beside the set's file in the data folder; of
+    synthetic sets, of their generator.
+
+    Raises:
+        InputError: There are none.
+    """
+    source = _source(ref.name)
+    if isinstance(source, synthetic.SyntheticSource):
+        return source.training_rows(), f"{source.name}'s generator"
+    path = source.training_file(data_dir) if isinstance(source, FileSource) else None
+    if path is None:
+        beside = "; or put train.jsonl beside the set's file in the data folder"
+        raise InputError(
+            f"{source.name}: shots: no training rows are at hand",
+            why="exemplars are never taken from test items",
+            remedy="give exemplars: FILE, rows with a question and its answer"
+            + (beside if isinstance(source, FileSource) else ""),
+        )
+    return rows_of_files.read(path, formats.COLUMNS), str(path)
 
 
 def published(name: str, fingerprint: str) -> bool | None:

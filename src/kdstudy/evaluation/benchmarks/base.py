@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from kdstudy.records import Example
 
@@ -38,6 +38,9 @@ class Benchmark:
         chance: Expected accuracy of guessing, as a fraction; 0 for numbers and texts.
         examples: The items in file order; ids are unique.
         stated: What the file itself says of an item, by `Example.id`.
+        graded: Of a task of lm-evaluation-harness that has texts written, what grades one: given an
+            item's id, the text and a filter's name or None, what the filter finds, the task's
+            metrics, and the filter's name.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Benchmark:
     chance: float
     examples: tuple[Example, ...]
     stated: Mapping[str, Stated] = field(default_factory=dict)
+    graded: Callable[[str, str, str | None], tuple[str, dict[str, Any], str]] | None = None
 
     @property
     def majority(self) -> float:

@@ -128,6 +128,12 @@ class FileSource:
             e.remedy += f"; or put it at {self._wanted(data_dir)}" if pin.wrap is None else ""
             raise
 
+    def training_file(self, data_dir: Path | None) -> Path | None:
+        """Return the file of training rows beside the set's own in the data folder, if any."""
+        path = self._local(data_dir)
+        beside = [path.with_name(f"train{end}") for end in (".jsonl", ".json")] if path else []
+        return next((found for found in beside if found.is_file()), None)
+
     def place(self, data_dir: Path | None) -> Place:
         """Return where the file is that `load` would read, and whether it is as published.
 

@@ -70,12 +70,7 @@ def checked_file(name: str, path: Path, kind: Kind, labels: tuple[str, ...]) -> 
     Raises:
         InputError: A name that cannot be used, an unknown kind, or labels that cannot be.
     """
-    if not _NAME.fullmatch(name) or name.casefold() == "average":
-        raise InputError(
-            f"benchmark name {name!r}",
-            why="it must be letters, digits, '.', '-' and '_'; 'average' is taken by the tables",
-            remedy="choose another name",
-        )
+    require_name(name)
     if kind not in KINDS:
         raise InputError(
             f"benchmark {name}: kind is {kind!r}", remedy=f"write one of {', '.join(KINDS)}"
@@ -90,6 +85,16 @@ def checked_file(name: str, path: Path, kind: Kind, labels: tuple[str, ...]) -> 
             remedy="write them so in the file's answers as well",
         )
     return OwnFile(name=name, path=Path(path).expanduser(), kind=kind, labels=labels)
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that no benchmark of one's own can have, with an InputError."""
+    if not _NAME.fullmatch(name) or name.casefold() == "average":
+        raise InputError(
+            f"benchmark name {name!r}",
+            why="it must be letters, digits, '.', '-' and '_'; 'average' is taken by the tables",
+            remedy="choose another name",
+        )
 
 
 def registered() -> dict[str, list[EntryPoint]]:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,13 @@ class SyntheticSource:
     def load(self, data_dir: Path | None) -> Benchmark:
         """Return the benchmark."""
         return _drawn(self.name, self.kind)
+
+    def training_rows(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield endless rows of the training split, of the set's own form, with their places."""
+        made = synthetic.BENCHMARKS[self.name]
+        drawn = synthetic.problems("train", _SEED, keep=made.keep, extra=made.extra)
+        for number, problem in enumerate(drawn, start=1):
+            yield f"{self.name}, training row {number}", synthetic.to_row(problem)
 
 
 @functools.cache

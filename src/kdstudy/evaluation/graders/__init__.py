@@ -29,6 +29,7 @@ __all__ = [
     "Reading",
     "as_config",
     "chosen",
+    "of_benchmark",
     "of_config",
     "usual",
 ]
@@ -113,6 +114,28 @@ def chosen(scoring: Scoring, name: str, kind: Kind, labels: tuple[str, ...]) -> 
             why=_WHY[cls.needs],
             remedy="leave scoring out, or take a benchmark that it is for",
         )
+    return grader
+
+
+def of_benchmark(scoring: Scoring, benchmark: Benchmark) -> Grader:
+    """Return what grades a benchmark that is loaded; a task of the harness says itself how.
+
+    Raises:
+        InputError: As `chosen` does, or the task is graded in another way.
+    """
+    if not benchmark.examples[0].request:
+        return chosen(scoring, benchmark.name, benchmark.kind, benchmark.labels)
+    own = "likelihood" if benchmark.graded is None else "harness"
+    grader = chosen(scoring or own, benchmark.name, benchmark.kind, benchmark.labels)
+    if grader.type != own:
+        raise InputError(
+            f"{benchmark.name}: scoring: {grader.type} does not grade this task",
+            why="its options are scored by likelihood"
+            if own == "likelihood"
+            else "its own filters and metrics grade its texts",
+            remedy=f"leave scoring out, or write {own}",
+        )
+    grader.require(benchmark)
     return grader
 
 

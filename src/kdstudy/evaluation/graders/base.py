@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from kdstudy.answers.extract import Rule
 from kdstudy.config.schema import RougeTokenizer
+from kdstudy.evaluation.asking import said
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind
 from kdstudy.evaluation.options import Option
 from kdstudy.fields import Strict
@@ -20,10 +21,16 @@ class Reading:
     Attributes:
         rule: `reference` or `corrected`.
         rouge_tokenizer: What ROUGE-L of free texts takes for words.
+        thinking: The mark that ends a thought, before which nothing is an answer; "": none does.
     """
 
     rule: Rule = "corrected"
     rouge_tokenizer: RougeTokenizer = "rouge-score"
+    thinking: str = ""
+
+    def said(self, completion: str) -> str | None:
+        """Return a text without its thought; None where the thought is not closed."""
+        return said(completion, self.thinking)
 
 
 class Grader(Strict):
@@ -111,7 +118,8 @@ class Reader(Grader):
     ) -> Score:
         """Return the score of a completion."""
         cut = made.stop == "length" and reading.rule == "corrected"
-        found = self.answer(made.completion, example, benchmark, reading.rule, cut=cut)
+        text = reading.said(made.completion)
+        found = "" if text is None else self.answer(text, example, benchmark, reading.rule, cut=cut)
         right = bool(found) and self.right(found, example, reading.rule)
         missing = "truncated" if cut else "unparsed"
         return Score(
@@ -124,4 +132,5 @@ class Reader(Grader):
             outcome=missing if not found else "correct" if right else "wrong",
             quality=float(right),
             tokens=made.tokens,
+            thought=made.thought,
         )

@@ -28,7 +28,7 @@ class Text(Grader):
         self, made: Generation, example: Example, benchmark: Benchmark, reading: Reading
     ) -> Score:
         """Return the score of a text, which is its own answer: it is not stored twice."""
-        words, text = reading.rouge_tokenizer, made.completion.strip()
+        words, text = reading.rouge_tokenizer, (reading.said(made.completion) or "").strip()
         # Texts rated by other words are not compared with each other.
         measure = "rouge_l" if words == "rouge-score" else f"rouge_l-{words}"
         ended = "rated" if text else "unparsed"
@@ -42,6 +42,7 @@ class Text(Grader):
             outcome="truncated" if made.stop == "length" else ended,
             quality=self.quality(text, example, words) if text else 0.0,
             tokens=made.tokens,
+            thought=made.thought,
         )
 
     def quality(self, text: str, example: Example, words: RougeTokenizer) -> float:

@@ -67,8 +67,10 @@ def statements(data: ReportData) -> dict[tuple[str, str], list[str]]:
 
 def _agreement(data: ReportData, system: str, teacher: str) -> str:
     """Say how often it gives its teacher's answer, and what of that the accuracies force."""
-    numbers = data.seeds.of_runs if system in data.students else data.seeds.numbers
-    teacher = teacher if system in data.students else data.seeds.names.get(teacher, teacher)
+    names = data.seeds.names
+    of_a_run = names.get(system, system) != system
+    numbers = data.seeds.of_runs if of_a_run else data.seeds.numbers
+    teacher = teacher if of_a_run else names.get(teacher, teacher)
     found = numbers.row(system, "agreement", AVERAGE, teacher)
     ends = [numbers.row(system, f"agreement_{b}_bound", AVERAGE, teacher) for b in _BOUNDS]
     if found is None or None in ends:
