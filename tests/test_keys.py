@@ -103,6 +103,19 @@ def shots(folder: Path) -> Plan:
     return plan_of(folder, benchmarks=[few, thinks], ablations={}, **FIXED)
 
 
+def drafts(folder: Path) -> Plan:
+    """A choice among a teacher's drafts, and general text that is replayed."""
+    write_folder(folder)
+    rows = [{"prompt": f"{i}?", "completion": f"{i}", "answer": str(i)} for i in range(10)]
+    for name, lines in (("rows", rows), ("general", rows[::-1])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    chosen = {"type": "seqkd", "drafts": 2, "sampling_temperature": 1, "choose": "likeliest"}
+    return plan_of(
+        folder, methods=["sft", chosen], ablations={}, replay={"path": "general.jsonl"},
+        train={"precision": "float32", "replay_weight": 0.5},
+    )  # fmt: skip
+
+
 STUDIES: dict[str, Callable[[Path], Plan]] = {
     "demo": demo,
     "paper_scale": paper_scale,
@@ -110,6 +123,7 @@ STUDIES: dict[str, Callable[[Path], Plan]] = {
     "two_teachers": two_teachers,
     "likelihood": likelihood,
     "shots": shots,
+    "drafts": drafts,
 }
 
 
@@ -140,7 +154,7 @@ def test_the_pinned_studies_have_every_kind_of_stage():
     assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(kinds())
 
 
-@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood"])
+@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood", "drafts"])
 def test_a_stage_reads_what_its_key_hashes_and_no_other_name(tmp_path, name):
     for stage in {s.kind: s for s in STUDIES[name](tmp_path).stages.values()}.values():
         told = json.loads(json.dumps(stage.config))  # as a manifest or another process has it

@@ -49,6 +49,7 @@ class Case:
     cached: bool = False
     checkpointing: bool = False
     dtype: torch.dtype = torch.float32
+    replay: bool = False
 
 
 CASES = {
@@ -60,6 +61,8 @@ CASES = {
     "on_policy": Case(method=methods.GKD(lmbda=1.0), lora=False),
     "gkd": Case(method=methods.GKD(lmbda=0.6, noise=0.5), cached=True, dtype=torch.float64),
     "taid": Case(method=TAID(step_size=0.3, momentum=0.5), cached=True, dtype=torch.float64),
+    # Three rows a step, so that the processes have unlike numbers of them.
+    "replay": Case(method=methods.WordKD(), cached=True, dtype=torch.float64, replay=True),
     "atkd": Case(method=ATKD(), cached=True, dtype=torch.float64),
     "selective": Case(method=SelectiveKD(share=0.5), cached=True, dtype=torch.float64),
     "gold": Case(method=GOLD(hard_label_weight=0.2), lora=False, dtype=torch.float64),
@@ -101,6 +104,7 @@ def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer
         precision="bfloat16" if case.dtype == torch.bfloat16 else "float32",
         epochs=1.6, batch_size=8, max_length=24, evaluations=2, learning_rate=1e-2,
         micro_batch_size=2, lora=schema.Lora() if case.lora else None,
+        replay_weight=0.5 * case.replay, replay_rows=3,
     )  # fmt: skip
     rows, validation, live = ROWS, VALIDATION, LiveTeacher(model, tiny.VOCABULARY)
     if case.method.teacher_gives == "spans":
@@ -118,6 +122,8 @@ def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer
         config,
         train_dataset=rows,
         eval_dataset=validation,
+        replay_dataset=tiny.rows(11, seed=7) if case.replay else None,
+        replay_eval_dataset=tiny.rows(5, seed=8) if case.replay else None,
         processing_class=tiny.tokenizer(),
         callbacks=[Schedule(train.evaluations, silent), gradients],
     )

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from kdstudy.records import (
+    ChosenText,
     Contamination,
+    DraftLikelihood,
     Example,
     Generation,
     OptionLikelihoods,
@@ -179,6 +181,10 @@ class Corpus(Artifact):
         return file.read() if file.path.is_file() else {}
 
 
+class ReplayCorpus(Corpus):
+    """General text that students read beside the corpus."""
+
+
 class Items(Artifact):
     """A benchmark as it was pinned."""
 
@@ -260,6 +266,22 @@ class Likelihoods(Answers):
 
     rows = Rows("likelihoods.parquet", OptionLikelihoods)
     """A row per item."""
+
+
+class DraftLikelihoods(Artifact):
+    """How likely a teacher finds the drafts that it wrote for the prompts of a corpus."""
+
+    rows = Rows("likelihoods.parquet", DraftLikelihood)
+    """A row per draft, in the order of the drafts."""
+
+
+class Chosen(Artifact):
+    """Which of a teacher's drafts a student learns."""
+
+    rows = Rows("chosen.parquet", ChosenText)
+    """A row per corpus row."""
+    facts = Json("chosen.json")
+    """Counts: see `evaluation.drafts.account`."""
 
 
 class Scores(Artifact):
@@ -380,7 +402,7 @@ def by_number(values: Iterable[Value]) -> dict[str, Value]:
     return {str(number): value for number, value in enumerate(values)}
 
 
-CORPUS = Role("corpus", Corpus)
+CORPUS, REPLAY = Role("corpus", Corpus), Role("replay", ReplayCorpus)
 # A benchmark, of `generate` and `contamination`; the corpus whose prompts `teacher_text` answers.
 ITEMS, PROMPTS = Role("items", Items), Role("items", Corpus)
 IMPORTANCE = Role("importance", Importance)
@@ -393,6 +415,9 @@ TUNED_SYSTEM, TUNED_REFERENCE = Role("system", Trained), Role("reference", Train
 TEACHER_TEXT = Role("teacher_text", Generations)
 # What a run's start wrote, of `train` and `teacher_cache`.
 ROLLOUTS = Role("rollouts", Generations)
+# Of what chooses among several texts of a teacher; what it chose, of `train`.
+DRAFTS, DRAFT_LIKELIHOODS = Role("drafts", Generations), Role("likelihoods", DraftLikelihoods)
+CHOSEN_TEXT = Role("chosen_text", Chosen)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
 # The same of a `train` stage with several teachers, as `by_number` has them.
 EACH_TEACHER = Roles[str, Trained]("teacher", Trained)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 TAGS = ("of one form", "of the other")
@@ -16,6 +22,18 @@ class Strict(BaseModel):
     """A part of the study: immutable, and unknown keys are refused with the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added later: a dump lacks them where they have their default, which is what
+    was the case before, so that the keys of older stages stay."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        made = dump(self)
+        for name in self.LATER & made.keys():
+            if getattr(self, name) == type(self).model_fields[name].get_default():
+                del made[name]
+        return made
 
     @model_validator(mode="before")
     @classmethod

@@ -95,6 +95,52 @@ class Generation:
     tokens: int
     thought: int = _optional(-1)
 
+    @property
+    def written(self) -> tuple[str, Literal["ended", "cut"]]:
+        """The text as it can be learnt, and whether the model ended it."""
+        if self.stop == "eos":
+            return self.completion, "ended"
+        # A budget may end inside a character, which no tokenizer would give back.
+        return self.completion.rstrip("\ufffd"), "cut"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DraftLikelihood:
+    """How likely the model that wrote a draft finds it.
+
+    Attributes:
+        example_id: `Example.id` of the row that it answers.
+        sample: Number of the draft.
+        logprob: Log-probability in nats at temperature 1, a sum over its tokens.
+        tokens: How many these are, the end-of-sequence token included where it wrote one.
+    """
+
+    example_id: str
+    sample: int
+    logprob: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenText:
+    """What a student learns in a corpus row's place.
+
+    Attributes:
+        example_id: `Example.id`.
+        source: `teacher`: the draft below; `corpus`: the row as it is; `none`: the row is left out.
+        kept: How many of the row's drafts could be learnt.
+        sample: Number of the draft that is; -1 for none.
+        completion: Its text, as in `Generation`; like `stop` and `tokens`.
+    """
+
+    example_id: str
+    source: Literal["teacher", "corpus", "none"]
+    kept: int
+    sample: int = -1
+    completion: str = ""
+    stop: Literal["eos", "length"] = "eos"
+    tokens: int = 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class OptionLikelihoods:

@@ -11,16 +11,29 @@ model states, never what it repeats from the question:
 3. Without a statement, the last number, choice or label that the text itself arrives at.
 """
 
+import re
+from typing import Literal
+
 from kdstudy.answers import numerals
 from kdstudy.answers.labels import label
 from kdstudy.answers.letter_rule import choice, options
 from kdstudy.answers.number_rule import number
 from kdstudy.answers.statements import RULES, Rule
 
-__all__ = ["RULES", "Rule", "choice", "label", "number", "options", "same_number"]
+__all__ = ["RULES", "Rule", "choice", "kind_of_gold", "label", "number", "options", "same_number"]
 
 REFERENCE_TOLERANCE = 0.001
 """Absolute difference that the released code allows between an answer and the gold, in floats."""
+
+
+def kind_of_gold(answer: str) -> Literal["number", "letter"] | None:
+    """Return what a gold answer is by itself; None for anything but a number or a capital letter.
+
+    A number is spelled as `numerals.value` reads it: without thousands separators and units.
+    """
+    if numerals.value(answer) is not None:
+        return "number"
+    return "letter" if re.fullmatch("[A-Z]", answer) else None
 
 
 def same_number(a: str, b: str, rule: Rule) -> bool:

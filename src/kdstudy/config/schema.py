@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Discriminator,
@@ -47,6 +47,7 @@ WithDistribution = Literal[*giving("distribution")]
 WithTemperature = Literal[*giving("distribution"), *giving("spans")]
 
 
+_REPLAY = "train.replay_weight"
 NO_RESULT = frozenset(
     {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
 )
@@ -164,6 +165,8 @@ class Lora(Strict):
 class Train(Strict):
     """How every model of the study is trained; for teachers see `teacher_train`."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"replay_weight", "replay_rows"})
+
     epochs: float = Field(default=4.0, gt=0)
     """Passes over the corpus."""
     batch_size: int = Field(default=16, ge=1)
@@ -196,6 +199,11 @@ class Train(Strict):
     `micro_batches`: mean over each `normalisation_group` rows' tokens, then over groups."""
     normalisation_group: int = Field(default=4, ge=1)
     """Rows of such a group; the released code's micro-batch is 4."""
+    replay_weight: float = Field(default=0.0, ge=0)
+    """Students, sft among them: weight of the mean cross-entropy on rows of the study's `replay`,
+    added to every step's loss whatever the method, against forgetting. 0: none."""
+    replay_rows: int | None = Field(default=None, ge=1)
+    """Rows of it that a step reads beside its own; null: a quarter of batch_size."""
     lora: Lora | None = Lora()
     """Adapters; null or false trains all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -214,6 +222,13 @@ class Train(Strict):
     the run's line and in the report; `stop` ends a run that does so at two evaluations in a row."""
     report_to: list[Tracker] = []
     """Trackers, through transformers.Trainer."""
+
+    @property
+    def replayed(self) -> int:
+        """Rows of general text that a step reads."""
+        if self.replay_weight == 0:
+            return 0
+        return self.replay_rows or max(1, self.batch_size // 4)
 
     @field_validator("teacher_cache", mode="before")
     @classmethod
@@ -268,6 +283,8 @@ class Generation(Strict):
 class Study(Strict):
     """One study: what `kdstudy run` does."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"replay"})
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names the output folder: letters, digits, dot, dash, underscore."""
     protocol: Literal["corrected", "reference"] = "corrected"
@@ -285,6 +302,10 @@ class Study(Strict):
     """Models that learn."""
     corpus: CorpusRef
     """What teachers and students are trained on."""
+    replay: CorpusRef | None = None
+    """General text that students read beside the corpus, so that they forget less of what it does
+    not teach; `train.replay_weight` says how much it counts. Looked through for test items as the
+    corpus is."""
     benchmarks: list[BenchmarkRef] = Field(min_length=1)
     """What every system is measured on: names (`kdstudy ls benchmarks`), or files of one's own."""
     limit: int | None = Field(default=None, ge=1)
@@ -322,7 +343,8 @@ class Study(Strict):
     @property
     def training_of_teachers(self) -> Train:
         """How teachers are fine-tuned."""
-        return self.train.model_copy(update=self.teacher_train.model_dump(exclude_none=True))
+        own = self.teacher_train.model_dump(exclude_none=True)
+        return self.train.model_copy(update={"replay_weight": 0.0, "replay_rows": None, **own})
 
     @property
     def teacher_models(self) -> list[ModelRef]:
@@ -415,10 +437,23 @@ class Study(Strict):
                 "method's teacher runs beside its student"
             )
         self._ablations_make_sense()
+        self._replay_makes_sense()
         for field, number in _numbers(self.model_dump()):
             if not abs(number) < _LARGEST:
                 raise ValueError(f"{field}: {number:g} is no number that a run could use")
         return self
+
+    def _replay_makes_sense(self) -> None:
+        varied = [v for part in self.ablations.vary for v in part.values if part.vary == _REPLAY]
+        weighed = self.train.replay_weight > 0 or any(varied)
+        if weighed and self.replay is None:
+            raise ValueError(
+                f"{_REPLAY}: there is no text to replay; name it (replay: {{path: general.jsonl}})"
+            )
+        if self.replay is not None and not weighed:
+            raise ValueError(
+                f"replay: {_REPLAY} is 0, so that nothing would read it; set it, such as to 0.5"
+            )
 
     def _ablations_make_sense(self) -> None:
         have = {m.type for m in self.methods}

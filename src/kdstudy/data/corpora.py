@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdstudy.answers.extract import kind_of_gold
 from kdstudy.data import files, synthetic
 from kdstudy.data.formats import COLUMNS, CUT_OFF, REMEDY, needed_of, require_columns, to_example
 from kdstudy.errors import InputError, KdstudyError
@@ -28,6 +29,7 @@ _FILES = {
     "dolly": "instruct/dolly/train.jsonl",
 }
 _MOST_VALIDATION = 500
+_COUNTED = ("rows", "unprompted", "chats", "unanswered", "worded")
 _READER = 2  # raised when `to_example` takes or drops other rows: old counts are then forgotten
 
 
@@ -64,12 +66,16 @@ class Contents:
         rows: How many rows can be learnt from.
         unprompted: How many of them are text without a prompt.
         chats: How many of them are conversations.
+        unanswered: How many of them have no answer of their own beside the text.
+        worded: How many have one that is neither a number nor a capital letter.
         tags: Where the first row of each tag stands; empty where no column says tags.
     """
 
     rows: int
     unprompted: int
     chats: int
+    unanswered: int
+    worded: int
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -193,7 +199,7 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
     if source.dataset is not None:
         return None
     if source.path is None:
-        return Contents(rows=SYNTHETIC_ROWS, unprompted=0, chats=0)
+        return Contents(rows=SYNTHETIC_ROWS, unprompted=0, chats=0, unanswered=0, worded=0)
     told = json.dumps([source.fingerprint, source.kind, dict(source.columns)], sort_keys=True)
     key = f"corpus|{hashlib.sha256(told.encode()).hexdigest()[:32]}|{_READER}"
     try:
@@ -207,10 +213,12 @@ def contents(source: Source, pins: dict[str, str]) -> Contents | None:
             continue
         counts.update(rows=1, chats=bool(example.chat))
         counts["unprompted"] += not (example.instruction or example.chat)
+        counts["unanswered"] += not example.answer
+        counts["worded"] += bool(example.answer) and kind_of_gold(example.answer) is None
         if example.tag:
             tags.setdefault(example.tag, f"row {number}")
     require_rows(source, counts["rows"], dropped)
-    numbers = {name: counts[name] for name in ("rows", "unprompted", "chats")}
+    numbers = {name: counts[name] for name in _COUNTED}
     found = Contents(**numbers, tags=tags)
     pins[key] = json.dumps(numbers | ({"tags": tags} if tags else {}))
     return found

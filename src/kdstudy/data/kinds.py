@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-from kdstudy.artifacts import Contaminations, Corpus
+from kdstudy.artifacts import Contaminations, Corpus, ReplayCorpus
 from kdstudy.stage import Config, Kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusConfig(Config):
-    """Of `corpus`.
+    """Of `corpus` and `replay_corpus`.
 
     Attributes:
         name: What the corpus is called.
@@ -39,5 +39,8 @@ class ContaminationConfig(Config):
 
 KINDS = {
     "corpus": Kind(config=CorpusConfig, version=4, writes=Corpus),
+    "replay_corpus": Kind(
+        entry="kdstudy.data.stages:corpus", config=CorpusConfig, writes=ReplayCorpus
+    ),
     "contamination": Kind(config=ContaminationConfig, writes=Contaminations),
 }

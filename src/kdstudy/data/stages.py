@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from kdstudy.artifacts import CORPUS, ITEMS, Contaminations, Corpus
+from kdstudy.artifacts import CORPUS, ITEMS, REPLAY, Contaminations, Corpus
 from kdstudy.data.audit import overlaps
 from kdstudy.data.corpora import Source, is_unchanged, load
 from kdstudy.data.kinds import ContaminationConfig, CorpusConfig
@@ -13,6 +13,8 @@ from kdstudy.stage import Work
 
 def corpus(work: Work) -> str:
     """Write a `Corpus`: its two splits, where each row stands in its file, and an account of all.
+
+    A `ReplayCorpus` alike.
 
     Raises:
         StageError: The file is not the one that the study was planned with.
@@ -62,9 +64,11 @@ def _require_unchanged(source: Source) -> None:
 def contamination(work: Work) -> str:
     """Look for a benchmark's questions in the corpus: `Contaminations`.
 
-    Validation rows count as well: checkpoints are chosen on them.
+    Validation rows count as well: checkpoints are chosen on them. So do those that are replayed.
     """
     corpus, items = work.read(CORPUS).all_rows(), work.read(ITEMS).examples.read()
+    if (replay := work.find(REPLAY)) is not None:
+        corpus += replay.all_rows()
     name = ContaminationConfig.of(work.config).benchmark
     rows = [
         Contamination(benchmark=name, example_id=item, overlap=overlap, row=row)

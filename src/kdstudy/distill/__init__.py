@@ -6,6 +6,7 @@ config.py            DistillConfig: transformers.TrainingArguments and the metho
 arguments.py         fields of TrainingArguments that are refused, or do nothing
 assemble.py          its student and teacher, from names or loaded models
 rows.py              a corpus, or a dataset in TRL's formats -> training rows
+teacher_text.py      the teacher's text in the corpus's place, and what was chosen of its drafts
 batches.py           rows -> tensors; the one place that shifts, weighs and counts
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk
@@ -13,6 +14,7 @@ span_loss.py         the same over unlike vocabularies, span by span
 teacher.py           the live teacher
 aligned.py           a teacher with another tokenizer
 together.py          several teachers of one run: mixtures, and one for each row
+replay.py            general text mixed into every step, against forgetting
 token_selection.py   the tokens of a row that are charged, where not all are
 token_difficulty.py  easy tokens and hard ones, by the teacher's doubts
 returns.py           what tokens that the student drew bring, for a policy gradient

@@ -77,6 +77,8 @@ class Batch:
         hard_N: Which tokens the teacher is unsure of, where the objective asks
             (`token_difficulty.Doubts`).
         charges_N: Each token's weight in the step's loss then, in float64.
+        replay: Rows of general text that go through the student beside these; None for none.
+        replay_scale: What the sum of their cross-entropies is multiplied by.
     """
 
     texts: tuple[Encoded, ...]
@@ -90,6 +92,8 @@ class Batch:
     objective: Objective | None = None
     hard_N: Tensor | None = None
     charges_N: Tensor | None = None
+    replay: "Batch | None" = None
+    replay_scale: float = 0.0
 
 
 def collate(

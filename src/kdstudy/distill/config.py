@@ -135,6 +135,8 @@ class DistillConfig(TrainingArguments):
         template_arguments: What the chat template is handed, such as `{"enable_thinking": False}`.
         normalisation: `tokens`, `sequences` or `micro_batches`.
         normalisation_group: Rows of a group for `micro_batches`.
+        replay_weight: Weight of the mean cross-entropy on `replay_dataset` in every step's loss.
+        replay_rows: Rows of it that a step reads, over all devices.
         teacher_cache: `memory`: compute the teacher's hidden states on the dataset once and keep
             them in CPU memory; a teacher that was given by name is then freed, unless the method
             samples. `off`: run it at every step.
@@ -161,6 +163,8 @@ class DistillConfig(TrainingArguments):
     template_arguments: dict | None = None
     normalisation: Literal["tokens", "sequences", "micro_batches"] = "tokens"
     normalisation_group: int = 4
+    replay_weight: float = 0.0
+    replay_rows: int = 4
     teacher_cache: Literal["memory", "off"] = "memory"
     logging_nan_inf_filter: bool = False
 

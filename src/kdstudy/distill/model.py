@@ -14,6 +14,7 @@ from kdstudy.distill import returns, sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import Side, TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
+from kdstudy.distill.replay import with_replay
 from kdstudy.distill.span_loss import span_loss
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.together import Together, side_of
@@ -53,6 +54,7 @@ class DistillModel(nn.Module):
         extra: The method's own module beside the divergence (`Recipe.extra`), if it has one; one
             for each of the pairs, where there are some.
         pairs: Layers of student and teacher whose states that compares; none for the final states.
+        taught: Of the last pass: the loss without what the replayed rows add.
         layout: How the student's weights lie on the devices, and how to have them whole.
 
     Raises:
@@ -78,6 +80,7 @@ class DistillModel(nn.Module):
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
+        self.taught = torch.zeros(())
         self.extra: nn.Module | None = None
         self.pairs: Sequence[tuple[int, int]] = ()
         if method.extra is not None:
@@ -88,7 +91,9 @@ class DistillModel(nn.Module):
             each = [method.extra(*widths) for _ in self.pairs]
             self.extra = nn.ModuleList(each) if each else method.extra(*widths)
 
-    def forward(self, batch: Batch, num_items_in_batch: int | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, batch: Batch, num_items_in_batch: int | None = None, *, labels_only: bool = False
+    ) -> tuple[Tensor, ...]:
         """Return (loss,) for training, or the sums (loss, cross-entropy) for validation.
 
         The cross-entropy is of the student's whole vocabulary, the loss of what it shares with its
@@ -100,29 +105,36 @@ class DistillModel(nn.Module):
                 all micro-batches and devices; the loss is this micro-batch's share of the step's.
                 None returns the weighted sums over the scored tokens, of which nobody has taken
                 a mean.
+            labels_only: For validation: both are the cross-entropy, and no teacher is asked.
         """
         validation = num_items_in_batch is None
         narrow = _autocast(batch.ids_T.device.type)
         # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
         with disable_input_dtype_casting(self.student, active=narrow is not None):
-            hidden_NH, *ours = packing.scored_states(
-                self.student,
-                batch.ids_T,
-                batch.lengths,
-                batch.places_N,
-                [layer for layer, _ in self.pairs],
+            states = packing.scored_states(
+                self.student, *with_replay(batch), [layer for layer, _ in self.pairs]
             )
-        teacher, theirs = self._teacher_side(batch)
+        hidden_NH = states[0] if narrow is None else states[0].to(narrow)
         whole = head = parts.head(self.student)
+        if labels_only:
+            text = batch.targets_N, batch.weights_N
+            entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
+            return entropy, entropy
+        hidden_NH, again_NH = hidden_NH.tensor_split([len(batch.places_N)])
+        ours = [inner[: len(batch.places_N)] for inner in states[1:]]
+        teacher, theirs = self._teacher_side(batch)
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)
-        hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
         loss, entropy = self._charged(batch, hidden_NH, head, teacher, validation)
         if self.extra is not None:
-            states = zip(ours, theirs, strict=True) if self.pairs else [(hidden_NH, teacher.hidden)]
-            loss = loss + self._beside(list(states), batch.weights_N)
+            both = zip(ours, theirs, strict=True) if self.pairs else [(hidden_NH, teacher.hidden)]
+            loss = loss + self._beside(list(both), batch.weights_N)
         if not validation:
-            return (loss / num_items_in_batch,)
+            loss = loss / num_items_in_batch
+            self.taught = loss.detach()
+            if batch.replay is not None:
+                loss = loss + self._replayed(batch.replay, again_NH) * batch.replay_scale
+            return (loss,)
         of_some = self.method.selection is not None or batch.charges_N is not None
         if of_some or len(head.weight) < len(whole.weight):
             # The same whatever the method and the teacher: at every token, over all that the
@@ -130,6 +142,11 @@ class DistillModel(nn.Module):
             text = batch.targets_N, batch.weights_N
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
         return loss, entropy
+
+    def _replayed(self, again: Batch, hidden_NH: Tensor) -> Tensor:
+        """Return the sum of the replayed rows' cross-entropies."""
+        text = again.targets_N, again.weights_N
+        return head_loss(hidden_NH, parts.head(self.student), *text, CROSS_ENTROPY)[0]
 
     def _charged(
         self,

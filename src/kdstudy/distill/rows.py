@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -56,7 +56,7 @@ def encode_rows(
     tokenizer: PreTrainedTokenizerBase,
     template: str | PromptFormat,
     max_length: int,
-    teacher_text: Mapping[str, Generation] | None = None,
+    teacher_text: Mapping[str, Generation | None] | None = None,
     places: Mapping[str, str] | None = None,
     context: str = "",
 ) -> Rows:
@@ -71,7 +71,8 @@ def encode_rows(
         tokenizer: The student's.
         template: How prompts are made.
         max_length: Limit on tokens of prompt and response.
-        teacher_text: Teacher's text by example id; None trains on the corpus.
+        teacher_text: Teacher's text by example id, None where the corpus's own is learnt; None
+            trains on the corpus.
         places: Where each row stands in its file, by example id, for a refusal.
         context: What the teacher reads in the instruction's place; empty for the same.
 
@@ -90,7 +91,8 @@ def encode_rows(
                     why="the student would be trained on fewer rows than the other methods",
                     remedy="generate the teacher's text for this corpus again",
                 )
-            written = _written(teacher_text[example.id])
+            made = teacher_text[example.id]
+            written = made and made.written
         row = None
         if written is None or written[0].strip():
             where = called(example, places or {})
@@ -108,13 +110,6 @@ def encode_rows(
     return Rows(
         rows=tuple(rows), truncated=truncated, unended=unended, dropped=dropped, empty=empty
     )
-
-
-def _written(made: Generation) -> tuple[str, Literal["ended", "cut"]]:
-    if made.stop == "eos":
-        return made.completion, "ended"
-    # A budget may end inside a character, which no tokenizer would give back.
-    return made.completion.rstrip("\ufffd"), "cut"
 
 
 def encode_dataset(

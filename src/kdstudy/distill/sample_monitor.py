@@ -56,7 +56,7 @@ def choose(
     tokenizer: PreTrainedTokenizerBase,
     template: str | PromptFormat,
     max_length: int,
-    teacher_text: Mapping[str, Generation] | None,
+    teacher_text: Mapping[str, Generation | None] | None,
     most: int,
 ) -> list[Row]:
     """Return at most `most` rows: the shortest of four times as many that end within `max_length`.

@@ -16,6 +16,7 @@ from kdstudy.distill.config import DistillConfig
 from kdstudy.errors import StageError
 from kdstudy.stage import Progress
 
+_OPTIONAL = ("eval_replay_cross_entropy",)
 # Positions that take about as long as what a forward and backward pass costs whatever its size.
 _PASS = 512
 # Tokens of a pass without padding. On two cores more of them gain nothing and fill memory; that a
@@ -86,6 +87,8 @@ def study_config(
         loss_tokens=train.loss_tokens,
         max_length=train.max_length,
         max_truncated_share=1.0,
+        replay_weight=train.replay_weight,
+        replay_rows=max(1, train.replayed),
         seed=seed,
         num_train_epochs=train.epochs,
         per_device_train_batch_size=micro,
@@ -140,6 +143,7 @@ def curve(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
                     "eval_cross_entropy": entry["eval_cross_entropy"],
                     "learning_rate": rate,
                 }
+                | {k: entry[k] for k in _OPTIONAL if k in entry}
             )
             losses = []
     return rows

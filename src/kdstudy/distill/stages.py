@@ -12,42 +12,34 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import (
-    CORPUS,
-    EACH_TEACHER_TEXT,
-    ROLLOUTS,
-    START,
-    TEACHER_TEXT,
-    Generations,
-    Trained,
-)
+from kdstudy.artifacts import CORPUS, REPLAY, ROLLOUTS, START, Corpus, Trained
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded, PromptFormat
-from kdstudy.distill import aligned, placement, sample_monitor, trackers
+from kdstudy.distill import aligned, placement, sample_monitor, teacher_text, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Rows, encode_rows, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
+from kdstudy.distill.teacher_text import TeacherText
 from kdstudy.distill.together import Together, require_routes
 from kdstudy.distill.trainer import DistillTrainer
-from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, packing, parts
 from kdstudy.models.sample import seed_of
-from kdstudy.records import Generation
 from kdstudy.stage import Work
 
 
 def train(work: Work) -> str:
     """Train one student: `Trained` holds an adapter (LoRA) or a model (full).
 
-    Config: `TrainConfig`. Inputs: `CORPUS`, `TEACHER` (its finished train stage; without it the
-    teacher is used as it is), `TEACHER_TEXT` (for seqkd), `START` (a train stage of the same
-    student, whose weights are gone on from), `ROLLOUTS` (what that wrote, for offline_opd). Aids:
-    `TEACHER_CACHE`. Several teachers have each a role of its own (`EACH_TEACHER` and its kin).
-    Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that
-    change no bytes; and, where there are trackers, `tracking` {study, label, folder}.
+    Config: `TrainConfig`. Inputs: `CORPUS`, `REPLAY` (where some is replayed), `TEACHER` (its
+    finished train stage; without it the teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT`
+    (for seqkd), `START` (a train stage of the same student, whose weights are gone on from),
+    `ROLLOUTS` (what that wrote, for offline_opd). Aids: `TEACHER_CACHE`. Several teachers have each
+    a role of its own (`EACH_TEACHER` and its kin). Local: `models` {role: `resolve.Resolved.local`},
+    `train`, the fields of `schema.Train` that change no bytes; and, where there are trackers,
+    `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -71,14 +63,17 @@ def train(work: Work) -> str:
     corpus = _text(*asked, None, config.context)
     text, written = corpus, None
     if recipe.written_before:
-        taught = recipe.source == "teacher"
-        written = _teacher_text(work, route) if taught else _texts(work.read(ROLLOUTS))
+        written = teacher_text.read(work, route)
         text = _text(*asked, written)
+    again = {}
+    if (replayed := work.find(REPLAY)) is not None:
+        again = _rows(replayed, *asked[1:], None)
     counts = {part: found.counts for part, found in text.items()}
+    counts |= {f"replay {part}": found.counts for part, found in again.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
     # Validation measures the cross-entropy of the corpus's own rows too.
     others = {} if text is corpus else {"validation": corpus["validation"]}
-    read = [*_rows(text), *_rows(others)]
+    read = [*_to_teacher(text), *_to_teacher(others)]
     student, teacher, note = _models(work, settings, recipe, tokenizer, read)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, config.seed
@@ -95,17 +90,24 @@ def train(work: Work) -> str:
             train_dataset=rows,
             eval_dataset=text["validation"].rows,
             corpus_dataset=None if text is corpus else corpus["validation"].rows,
+            replay_dataset=again["train"].rows if again else None,
+            replay_eval_dataset=again["validation"].rows if again else None,
             processing_class=tokenizer,
             callbacks=[Schedule(settings.evaluations, work.progress), watch],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.run()
-    facts = _written(trainer, work, text, watch, settings)
+    more = {"teacher_text": written.counts} if written and written.counts else {}
+    if again:
+        rows = {part: len(found.rows) for part, found in again.items()}
+        more["replay"] = rows | {"weight": settings.replay_weight, "per_step": settings.replayed}
+    facts = _written(trainer, work, text, watch, settings, more)
     before = "its start" if recipe.source == "start" else "sft"
     after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{after}{sample_monitor.summary(facts['probe'])}"
+        f"at step {facts['best_step']}{note}{after}{written.said if written else ''}"
+        f"{sample_monitor.summary(facts['probe'])}"
     )
 
 
@@ -126,10 +128,10 @@ def teacher_cache(work: Work) -> str:
     tokenizer = load.open_tokenizer(work.model("teacher"))
     asked = (work, tokenizer, config.format(config.loss_turns), config.max_length)
     text = _text(*asked, None, config.context)
-    rows = _rows(text)
+    rows = _to_teacher(text)
     if work.find(ROLLOUTS) is not None:
-        rollouts = _text(*asked, _texts(work.read(ROLLOUTS)))
-        rows = [*_rows(rollouts), *_rows({"validation": text["validation"]})]
+        rollouts = _text(*asked, teacher_text.read(work))
+        rows = [*_to_teacher(rollouts), *_to_teacher({"validation": text["validation"]})]
     return placement.cache_teacher(work, rows)
 
 
@@ -138,46 +140,38 @@ def _text(
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptFormat,
     max_length: int,
-    teacher_text: Mapping[str, Generation] | None,
+    written: TeacherText | None,
     context: str = "",
 ) -> dict[str, Rows]:
-    corpus = work.read(CORPUS)
-    return {
-        part: encode_rows(
-            corpus.part(part).read(),
+    return _rows(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
+
+
+def _rows(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptFormat,
+    max_length: int,
+    written: TeacherText | None,
+    context: str = "",
+) -> dict[str, Rows]:
+    found = {}
+    for part in ("train", "validation"):
+        rows = corpus.part(part).read()
+        found[part] = encode_rows(
+            written.learnt(rows) if written else rows,
             tokenizer,
             prompts,
             max_length,
-            teacher_text,
+            written and written.texts,
             corpus.places,
             context,
         )
-        for part in ("train", "validation")
-    }
+    return found
 
 
-def _rows(text: Mapping[str, Rows]) -> list[Encoded]:
+def _to_teacher(text: Mapping[str, Rows]) -> list[Encoded]:
     """Return rows as their teacher reads them."""
     return [row.to_teacher for part in text.values() for row in part.rows]
-
-
-def _teacher_text(work: Work, route: Mapping[str, int] | None) -> dict[str, Generation]:
-    """Return the teacher's text by example id; with a route that of the row's own teacher."""
-    if route is None:
-        return _texts(work.read(TEACHER_TEXT))
-    each = {number: _texts(texts) for number, texts in work.each(EACH_TEACHER_TEXT).items()}
-    own = {e.id: each[str(route[e.tag])] for e in work.read(CORPUS).all_rows()}
-    return {name: texts[name] for name, texts in own.items() if name in texts}
-
-
-def _texts(generations: Generations) -> dict[str, Generation]:
-    found = generations.rows
-    texts: dict[str, Generation] = {}
-    for row in found.read():
-        if row.example_id in texts:
-            raise StageError(f"{found.path}: two texts for corpus row {row.example_id}")
-        texts[row.example_id] = row
-    return texts
 
 
 def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManager[None]:
@@ -199,14 +193,15 @@ def _monitor(
     settings: schema.Train,
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptFormat,
-    written: Mapping[str, Generation] | None,
+    written: TeacherText | None,
 ) -> sample_monitor.SampleMonitor:
+    rows = work.read(CORPUS).validation.read()
     rows = sample_monitor.choose(
-        work.read(CORPUS).validation.read(),
+        written.learnt(rows) if written else rows,
         tokenizer,
         prompts,
         settings.max_length,
-        written,
+        written and written.texts,
         settings.probe_rows,
     )
     return sample_monitor.SampleMonitor(rows, tokenizer, stop=settings.on_alarm == "stop")
@@ -276,6 +271,7 @@ def _written(
     text: Mapping[str, Rows],
     watch: sample_monitor.SampleMonitor,
     settings: schema.Train,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the student and the facts of its training, and return these."""
     local, made = work.model("student"), Trained(work.out)
@@ -288,7 +284,7 @@ def _written(
     if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
         opened = functools.partial(load.open_model, local, _precision(settings), made)
         load.require_same(trainer.student, out, opened)
-    facts = _facts(trainer, text, watch) | _start(work)
+    facts = _facts(trainer, text, watch) | _start(work) | more
     if trainer.is_world_process_zero():
         made.facts.write(facts)
     return facts

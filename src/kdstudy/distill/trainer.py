@@ -21,6 +21,7 @@ from kdstudy.distill import (
     hub,
     onpolicy,
     pacing,
+    replay,
     sharded,
     token_difficulty,
     validation,
@@ -55,6 +56,9 @@ class DistillTrainer(Resumable):
         eval_dataset: Rows that `evaluate` measures the method's own loss on, or a mapping of such
             sets by name.
         corpus_dataset: Rows that it measures the cross-entropy on, when those are others.
+        replay_dataset: Rows of general text, some of which every step reads beside its own: see
+            `DistillConfig.replay_weight`.
+        replay_eval_dataset: Rows of such text that `evaluate` measures the cross-entropy on.
         processing_class: The student's tokenizer; None loads it from where the model came from.
         peft_config: Adapter to train in the student's place.
         callbacks: As in `Trainer`.
@@ -76,6 +80,8 @@ class DistillTrainer(Resumable):
         train_dataset: Any,
         eval_dataset: Any = None,
         corpus_dataset: Any = None,
+        replay_dataset: Any = None,
+        replay_eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
@@ -96,7 +102,12 @@ class DistillTrainer(Resumable):
         given = {"train_dataset": train_dataset, "corpus_dataset": corpus_dataset}
         for name, rows in validation.parts(eval_dataset).items():
             given[_part(name)] = rows
-        self.text = {name: _read(name, rows, tokenizer, args) for name, rows in given.items()}
+        again = {"replay_dataset": replay_dataset, "replay_eval_dataset": replay_eval_dataset}
+        again = {name: rows for name, rows in again.items() if rows is not None}
+        self.text = {
+            name: _read(name, rows, tokenizer, args) for name, rows in (given | again).items()
+        }
+        self._replay = replay.of_arguments({name: self.text[name].rows for name in again}, args)
         self.rows, self._corpus, *_ = (text.rows for text in self.text.values())
         self._validation = {
             name: self.text[_part(name)].rows for name in validation.parts(eval_dataset)
@@ -104,10 +115,11 @@ class DistillTrainer(Resumable):
         if method.lmbda:
             places = self.text["train_dataset"].numbers or range(len(self.rows))
             require_prompts(self.rows, places, tokenizer.bos_token_id)
-        known = [row for text in self.text.values() for row in text.rows]
+        read = [row for text in self.text.values() for row in text.rows]
         parts.require_room(
-            model, max(len(row.ids) for row in known), max(max(row.ids) for row in known)
+            model, max(len(row.ids) for row in read), max(max(row.ids) for row in read)
         )
+        known = [row for name in given for row in self.text[name].rows]
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()
@@ -121,9 +133,11 @@ class DistillTrainer(Resumable):
                 remedy="cache the teacher (teacher_cache), or train on one device or with DDP",
             )
         assemble.require_writer(teacher, method, sharded=self._fsdp is not None)
-        self._pacing = pacing.Pacing(method, lambda: self._guard.losses, self._mean)
+        self._pacing = pacing.Pacing(method, self._taught, self._mean)
         ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
+        if self._replay is not None:
+            self._replay.plan(len(self._order))
         super().__init__(
             model=DistillModel(model, method, teacher),
             args=args,
@@ -203,12 +217,19 @@ class DistillTrainer(Resumable):
             made = self._doubts.told_apart(made, self._everywhere)
         places = self.text["train_dataset"].numbers
         self._guard.begin(step, [[places[numbers[i]] for i in part] for part in parts])
-        return [{"batch": batch} for batch in made], self._count(rows, made, denominator)
+        again = self._replay.of_step(step, len(made)) if self._replay else [None] * len(made)
+        denominator, replayed = self._count(made, again, denominator)
+        if self._replay is not None:
+            made = self._replay.beside(made, again, replayed)
+        return [{"batch": batch} for batch in made], denominator
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As in Trainer; the loss is remembered until the step's gradients are checked."""
         loss = super().training_step(*args, **kwargs)
         self._guard.losses.append(loss)
+        if self._replay is not None:
+            # As Trainer scales a loss whose denominator is counted over all devices.
+            self._replay.taught.append(self.model.taught * self.args.world_size)
         return loss
 
     def evaluate(
@@ -238,10 +259,14 @@ class DistillTrainer(Resumable):
             prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
             # The corpus's tokens stand beside rows that a teacher wrote, not beside named parts.
             corpus = self._corpus if eval_dataset is None and not name else ()
-            metrics |= self._measured(rows, prefix, corpus, own=eval_dataset is None)
+            # General text stands beside the corpus, once an evaluation.
+            again = self._replay if eval_dataset is None and not metrics else None
+            metrics |= self._measured(rows, prefix, corpus, again, own=eval_dataset is None)
         return metrics
 
-    def _measured(self, given: Any, prefix: str, corpus: Any, *, own: bool) -> dict[str, float]:
+    def _measured(
+        self, given: Any, prefix: str, corpus: Any, again: replay.Replay | None, *, own: bool
+    ) -> dict[str, float]:
         """Measure one set of rows, tell everybody, and return what was found."""
         rows = given if own else _read("eval_dataset", given, self.processing_class, self.args).rows
         model = self._wrap_model(self.model, training=False)
@@ -253,6 +278,10 @@ class DistillTrainer(Resumable):
             _, entropy = validation.measured(model, corpus, *where)
         metrics = {f"{prefix}_loss": loss, f"{prefix}_cross_entropy": entropy}
         validation.require_finite(metrics, self.state.global_step)
+        if again is not None and again.measured:
+            text = again.measured, batches.Weighing(), self.accelerator, size
+            _, entropy = validation.measured(model, *text, labels_only=True)
+            metrics[f"{prefix}_replay_cross_entropy"] = entropy
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -278,8 +307,9 @@ class DistillTrainer(Resumable):
         if kind in ("no", False):
             return
         batch = inputs["batch"]
-        real = sum(len(row.ids) for row in batch.texts)
-        count = real if kind == "non_padding" else packing.positions(self.student, batch.lengths)
+        _, lengths, _ = replay.with_replay(batch)
+        real = kind == "non_padding"
+        count = sum(lengths) if real else packing.positions(self.student, lengths)
         seen = torch.tensor(count, device=self.args.device)
         self.state.num_input_tokens_seen += self.accelerator.gather(seen).sum().item()
 
@@ -308,6 +338,10 @@ class DistillTrainer(Resumable):
         """Draw lmbda once per optimizer step, alike on every device."""
         draw = random.Random(seed_of("lmbda", self.args.seed, step)).random()
         return draw < self.model.method.lmbda
+
+    def _taught(self) -> list[torch.Tensor]:
+        """Return the step's losses without what is replayed, one per micro-batch."""
+        return self._guard.losses if self._replay is None else self._replay.taught
 
     def _mean(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
@@ -340,25 +374,36 @@ class DistillTrainer(Resumable):
             )
 
     def _count(
-        self, rows: Sequence[Encoded], made: Sequence[batches.Batch], denominator: int
-    ) -> int:
-        """Add up what the step trains on, and return its denominator, over all devices."""
+        self,
+        made: Sequence[batches.Batch],
+        again: Sequence[batches.Batch | None],
+        denominator: int,
+    ) -> tuple[int, int]:
+        """Add up what the step trains on and replays, over all devices; return both denominators.
+
+        Tokens of a run are those that its method scores; what it replays costs positions alone.
+        """
+        lengths = [
+            (*batch.lengths, *(part.lengths if part else ()))
+            for batch, part in zip(made, again, strict=True)
+        ]
         counts = [
             denominator,
             sum(batch.targets_N.numel() for batch in made),
-            sum(len(row.ids) for row in rows),
-            sum(packing.positions(self.student, batch.lengths) for batch in made),
+            sum(map(sum, lengths)),
+            sum(packing.positions(self.student, rows) for rows in lengths),
             int(self._interrupt.asked),
+            sum(part.targets_N.numel() for part in again if part),
         ]
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
-        denominator, tokens, real, cells, asked = counts
+        denominator, tokens, real, cells, asked, replayed = counts
         self._interrupt.agreed = asked > 0
         self._counts.tokens += tokens
         self._counts.real += real
         self._counts.cells += cells
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
-        return max(1, denominator)
+        return max(1, denominator), replayed
 
 
 def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:

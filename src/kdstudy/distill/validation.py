@@ -48,6 +48,8 @@ def measured(
     accelerator: Accelerator,
     size: int,
     doubts: Doubts | None = None,
+    *,
+    labels_only: bool = False,
 ) -> tuple[float, float]:
     """Return the method's loss and the cross-entropy, in nats; every device measures all rows.
 
@@ -58,6 +60,7 @@ def measured(
         accelerator: Says where, and in which precision.
         size: Rows of a forward pass.
         doubts: Tells easy tokens from hard ones; their median is that of all rows.
+        labels_only: The cross-entropy in place of the method's loss too; no teacher is asked.
     """
     sums = torch.zeros(2, dtype=torch.float64)
     weights, denominator = weighing.weights(rows)
@@ -76,7 +79,7 @@ def measured(
     for batch in made:
         # Before training, Trainer has not yet put its own around the model.
         with torch.no_grad(), accelerator.autocast():
-            sums += torch.stack(model(batch)).double().cpu()
+            sums += torch.stack(model(batch, labels_only=labels_only)).double().cpu()
     loss, entropy = (sums / denominator).tolist()
     return loss, entropy
 

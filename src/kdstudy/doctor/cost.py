@@ -4,10 +4,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdstudy.artifacts import IMPORTANCE, TRAINED
+from kdstudy.artifacts import DRAFTS, IMPORTANCE, TRAINED
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.doctor.facts import ModelFacts, StudyFacts
-from kdstudy.evaluation.kinds import GenerateConfig, LikelihoodConfig, TokenFidelityConfig
+from kdstudy.evaluation.kinds import (
+    DraftLikelihoodConfig,
+    GenerateConfig,
+    LikelihoodConfig,
+    TokenFidelityConfig,
+)
 from kdstudy.models.kinds import ImportanceConfig, named_in
 from kdstudy.stage import Stage, kinds
 
@@ -121,6 +126,7 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "train": _train,
         "teacher_cache": _cache,
         "teacher_text": _write,
+        "draft_likelihood": _read_drafts,
         "generate": _write,
         "likelihood": _choose,
         "token_fidelity": _tokens,
@@ -148,6 +154,7 @@ def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
             live, evaluated = 1.0, evaluated + forward
         steps = [speed.distil.get(teacher.name, speed.train) for teacher in named]
         row += share * sum(step - speed.train for step in steps) + live * forward
+    row += facts.study.train.replayed / facts.study.train.batch_size * speed.train
     # A student reads and writes a step's prompts before it trains on what it wrote.
     budget = facts.study.train.max_length - _mean(text.tokens - text.scored, text.rows)
     answer = max(0.0, budget) if long else _mean(text.scored, text.rows)
@@ -189,6 +196,15 @@ def _write(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     if speed is None or answers is None:
         return None
     return speed.load + answers * (speed.prompt + length * speed.token)
+
+
+def _read_drafts(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of a teacher's passes over what it wrote."""
+    speed = facts.speeds.get(DraftLikelihoodConfig.of(stage.config).model.name)
+    stages = facts.plan.stages if facts.plan else {}
+    drafts = stages.get(DRAFTS.find(stage.inputs) or "")
+    count = _answers(facts, drafts)[0] if drafts else None
+    return None if speed is None or count is None else speed.load + count * speed.forward
 
 
 def _choose(facts: StudyFacts, stage: Stage, long: bool) -> float | None:

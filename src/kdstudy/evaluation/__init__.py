@@ -25,7 +25,7 @@ graders/            what becomes of answers: right, wrong, a score; a file a gra
   likelihood.py     the likeliest option
   harness.py        texts by a harness task's own filters
 options.py          what is asked of a model that chooses by likelihood
-likelihoods.py      log-probabilities of options, contexts read once
+likelihoods.py      log-probabilities of options, contexts read once; of whole texts
 asking.py           exemplars before items, where answers end
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
@@ -38,5 +38,6 @@ agreement.py        same answer, its bounds and kappa
 fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps
 rouge.py            ROUGE-L of a text with its references
 kinds.py            what its stages are told
+drafts.py           which of a teacher's drafts are learnt: draft_likelihood, chosen_text
 stages.py           its stages, from benchmark to compare and token_fidelity
 """

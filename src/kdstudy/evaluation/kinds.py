@@ -4,7 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdstudy.artifacts import Generations, Items, Likelihoods, Pairs, Scores, Tokens
+from kdstudy.artifacts import (
+    Chosen,
+    DraftLikelihoods,
+    Generations,
+    Items,
+    Likelihoods,
+    Pairs,
+    Scores,
+    Tokens,
+)
 from kdstudy.data.prompts import LossTurns, Prompted
 from kdstudy.models.kinds import Named
 from kdstudy.stage import Config, Kind
@@ -46,6 +55,27 @@ class GenerateConfig(Prompted):
     generation: Mapping[str, Any]
     precision: str
     asking: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DraftLikelihoodConfig(Prompted):
+    """Of `draft_likelihood`: what wrote the drafts, and what it computes in."""
+
+    model: Named
+    precision: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChosenTextConfig(Config):
+    """Of `chosen_text`: fields of `methods.SeqKD`, and the rule that reads answers."""
+
+    keep: str
+    choose: str
+    otherwise: str
+    corpus_share: float
+    least_kept: float
+    labels: Sequence[str]
+    rule: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +129,15 @@ class TokenFidelityConfig(Prompted):
 KINDS = {
     "benchmark": Kind(config=BenchmarkConfig, version=3, writes=Items),
     "teacher_text": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
+    "draft_likelihood": Kind(
+        entry="kdstudy.evaluation.drafts:draft_likelihood",
+        config=DraftLikelihoodConfig,
+        writes=DraftLikelihoods,
+        needs_model=True,
+    ),
+    "chosen_text": Kind(
+        entry="kdstudy.evaluation.drafts:chosen_text", config=ChosenTextConfig, writes=Chosen
+    ),
     "generate": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
     "likelihood": Kind(config=LikelihoodConfig, writes=Likelihoods, needs_model=True),
     "token_fidelity": Kind(config=TokenFidelityConfig, version=5, writes=Tokens, needs_model=True),

@@ -7,16 +7,19 @@ allows it. Softmax is float32 over all of the model's entries, sums are float64.
 Shapes: N scored tokens, C of a chunk, H hidden width, V vocabulary entries.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.data.prompts import Encoded
 from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
 from kdstudy.evaluation.graders import Grader
@@ -64,13 +67,59 @@ def likelihoods(
         InputError: The model's logits are not its output layer's, an option is no token of its own,
             or the model has no positions or entries for a text.
     """
+    with _ready(model):
+        yield from _in_batches(model, tokenizer, items, frozenset(done), progress)
+
+
+@torch.inference_mode()
+def of_texts(
+    model: parts.Model, texts: Sequence[Encoded], progress: Progress = silent
+) -> list[float]:
+    """Return the log-probability of each text's scored tokens, a sum in nats.
+
+    Args:
+        model: As in `likelihoods`, like what is read together.
+        texts: Prompts with what was written, as the model reads them.
+        progress: Told how many texts are done.
+
+    Raises:
+        InputError: As `likelihoods` does, of a model.
+    """
+    found: dict[int, float] = {}
+    with _ready(model):
+        if texts:
+            longest, highest = (max(f(t.ids) for t in texts) for f in (len, max))
+            parts.require_room(model, longest, highest)
+        most = _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER
+        progress(0, len(texts), "text")
+        for group in _groups({i: len(text.ids) for i, text in enumerate(texts)}, most):
+            sums = _sums_of_texts(model, [texts[i] for i in group])
+            found |= dict(zip(group, sums, strict=True))
+            progress(len(found), len(texts), "text")
+    return [found[i] for i in range(len(texts))]
+
+
+def _sums_of_texts(model: parts.Model, texts: Sequence[Encoded]) -> list[float]:
+    starts = itertools.accumulate((len(text.ids) for text in texts), initial=0)
+    at = [start + p for start, text in zip(starts, texts, strict=False) for p in text.scored]
+    places_N = torch.tensor(at, dtype=torch.long, device=model.device)
+    ids_T = torch.tensor([i for text in texts for i in text.ids], device=model.device)
+    lengths = [len(text.ids) for text in texts]
+    hidden_NH = packing.scored_hidden(model, ids_T, lengths, places_N - 1)
+    found_N = _logprobs(parts.head(model), hidden_NH, ids_T[places_N]).cpu()
+    return [float(part.sum()) for part in found_N.split([len(text.scored) for text in texts])]
+
+
+@contextlib.contextmanager
+def _ready(model: parts.Model) -> Iterator[None]:
+    """Have a model read rows that lie one behind the other, and leave it as it was."""
     assert not any(module.training for module in model.modules()), "dropout would be measured"
     parts.require_known_head(model)
     base = parts.plain(model)
     attention = base.config._attn_implementation
     packing.enable(model)
     try:
-        yield from _in_batches(model, tokenizer, items, frozenset(done), progress)
+        yield
     finally:
         if base.config._attn_implementation != attention:
             base.set_attn_implementation(attention)
@@ -93,7 +142,9 @@ def _in_batches(
         parts.require_room(model, longest, highest)
     done = 0
     progress(0, len(texts), "item")
-    for names in _groups(texts, _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER):
+    most = _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER
+    sizes = {name: sum(text.length for text in found) for name, found in texts.items()}
+    for names in _groups(sizes, most):
         done += len(names)
         if finished.issuperset(names):
             continue
@@ -177,6 +228,7 @@ def _note(journal: Path, batch: Mapping[str, Scored]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+Name = TypeVar("Name", bound=Hashable)
 _Encoded = list[Branching]
 """An item's texts: one whose branches are its options, or one for each option."""
 
@@ -213,11 +265,10 @@ def _shared(wholes: Sequence[tuple[int, ...]]) -> int:
     return next((i for i in range(most) if first[i] != last[i]), most)
 
 
-def _groups(texts: Mapping[str, _Encoded], most: int) -> Iterator[list[str]]:
-    """Yield items, the longest first, that go through the body together."""
-    sizes = {name: sum(text.length for text in found) for name, found in texts.items()}
+def _groups(sizes: Mapping[Name, int], most: int) -> Iterator[list[Name]]:
+    """Yield names of items, the longest first, that go through the body together."""
     group, size = [], 0
-    for name in sorted(texts, key=lambda name: sizes[name], reverse=True):
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
         if group and size + sizes[name] > most:
             yield group
             group, size = [], 0

@@ -7,6 +7,7 @@ that is too long.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from kdstudy.config.refs import CorpusRef
 from kdstudy.config.schema import Study, Train
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
@@ -197,9 +198,10 @@ def require_usable(source: corpora.Source, found: corpora.Contents, study: Study
     """Refuse a corpus that the study's stages would refuse.
 
     Raises:
-        InputError: It has too few rows, or no prompts for methods that need them.
+        InputError: It has too few rows, or no prompts or answers for methods that need them.
     """
     ref = study.corpus
+    _require_answers(source, found, study)
     corpora.held_out(source, min(found.rows, ref.rows or found.rows), ref.validation_rows)
     writers = [m.type for m in study.methods if m.needs_prompts]
     if found.unprompted and writers:
@@ -209,6 +211,66 @@ def require_usable(source: corpora.Source, found: corpora.Contents, study: Study
             why="the student or the teacher writes the text to learn from, in answer to a prompt",
             remedy="give rows with a prompt, or methods that learn the corpus's own text: sft, "
             "word_kd, revkd, gkd with lmbda: 0",
+        )
+
+
+def require_other(
+    source: corpora.Source,
+    replay: corpora.Source,
+    found: corpora.Contents | None,
+    ref: CorpusRef,
+) -> None:
+    """Refuse general text that is no text beside the corpus.
+
+    Args:
+        source: The corpus.
+        replay: What is replayed beside it.
+        found: What that holds, where it is known.
+        ref: How the study names it.
+
+    Raises:
+        InputError: It is the corpus itself, or has too few rows.
+    """
+    drawn = source.path is None and source.dataset is None  # by one generator, under two names
+    if replay.fingerprint == source.fingerprint and not (drawn and replay.name != source.name):
+        raise InputError(
+            f"replay: {replay.name} is the corpus itself",
+            why="its rows are learnt already; a student forgets what is not among them",
+            remedy="name general text, such as the student's own instruction data",
+        )
+    if found is not None:
+        rows = min(found.rows, ref.rows or found.rows)
+        corpora.held_out(replay, rows, ref.validation_rows)
+
+
+def _require_answers(source: corpora.Source, found: corpora.Contents, study: Study) -> None:
+    """Refuse a corpus by whose answers nobody could tell whether a teacher's draft is right."""
+    varied = [
+        part.changed(method, study.train, value)[0]
+        for part in study.ablations.vary
+        for method in study.methods
+        if method.type in part.methods
+        for value in part.values
+    ]
+    judging = [m for m in (*study.methods, *varied) if getattr(m, "keep", "all") == "right"]
+    if not judging:
+        return
+    if found.unanswered:
+        raise InputError(
+            f"corpus {source.name}: {found.unanswered} of {found.rows} rows have no answer, and "
+            f"{judging[0].name} keeps the drafts that are right (keep: right)",
+            why="a row's answer is a column beside its text, and says what a right draft ends in",
+            remedy="give rows with an `answer`, or name its column (columns: {answer: ...}); or "
+            "write keep: all",
+        )
+    if found.worded and not all(m.labels for m in judging):
+        raise InputError(
+            f"corpus {source.name}: {found.worded} of {found.rows} answers are neither a number "
+            "nor a capital letter",
+            why=f"{judging[0].name} keeps the drafts that are right (keep: right), and needs to "
+            "know what an answer may be",
+            remedy="list them, as in labels: [true, false]; write numbers without separators and "
+            "units",
         )
 
 

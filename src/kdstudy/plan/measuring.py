@@ -178,7 +178,7 @@ class Measuring:
             self._asking[name] = asking(ref, self._base, self._data_dir)
             if self._asking[name].shots:
                 self._asking[name].require_apart(name, self._at_hand(ref))
-        inputs = artifacts.CORPUS.at(self.stages.corpus)
+        inputs = artifacts.CORPUS.at(self.stages.corpus) | artifacts.REPLAY.at(self.stages.replay)
         inputs |= artifacts.ITEMS.at(self._benchmarks[name])
         self._audited[name] = self.stages.add(
             "contamination",

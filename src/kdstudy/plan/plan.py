@@ -17,6 +17,7 @@ from kdstudy.plan.fit import (
     require_fit,
     require_layers,
     require_one_vocabulary,
+    require_other,
     require_own_text,
     require_routes,
     require_shared_vocabulary,
@@ -115,7 +116,11 @@ class _Planner:
         if (found := corpora.contents(source, pins)) is not None:
             require_usable(source, found, study)
             require_routes(source, found, study)
-        self.stages = Stages(self.study, source)
+        replay = None
+        if study.replay is not None:
+            replay = corpora.locate(study.replay, base, data_dir, pins)
+            require_other(source, replay, corpora.contents(replay, pins), study.replay)
+        self.stages = Stages(self.study, source, replay)
         self.measured = Measuring(self.stages, base, data_dir)
 
     def plan(self) -> Plan:

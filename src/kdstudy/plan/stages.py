@@ -15,7 +15,8 @@ from kdstudy.data.chat import DATE
 from kdstudy.data.corpora import Source as CorpusSource
 from kdstudy.data.kinds import CorpusConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
-from kdstudy.evaluation.kinds import GenerateConfig
+from kdstudy.errors import InputError
+from kdstudy.evaluation.kinds import ChosenTextConfig, DraftLikelihoodConfig, GenerateConfig
 from kdstudy.models.kinds import CutConfig, ImportanceConfig, Named, Source
 from kdstudy.models.resolve import Resolved
 from kdstudy.records import System
@@ -44,12 +45,18 @@ class Subject:
 class Stages:
     """A study's stages, each added when something needs it; every method returns a key."""
 
-    def __init__(self, study: schema.Study, source: CorpusSource):
-        """Begin with the stage of the study's corpus."""
+    def __init__(
+        self, study: schema.Study, source: CorpusSource, replay: CorpusSource | None = None
+    ):
+        """Begin with the stages of the study's corpus and of what is replayed beside it."""
         self.study = study
         self.by_key: dict[str, Stage] = {}
         self.corpus_name = source.name
-        self.corpus = self._corpus(source)
+        self.corpus = self._corpus("corpus", source, study.corpus)
+        self.replay = None
+        if replay is not None and study.replay is not None:
+            self.corpus_name += f" and {replay.name}"
+            self.replay = self._corpus("replay_corpus", replay, study.replay)
 
     def train(
         self,
@@ -70,10 +77,11 @@ class Stages:
         inputs |= self.cut(model, "student")
         writer = start if method.recipe().source == "start" else None
         inputs |= self._rollouts(writer, method)
+        if train.replay_weight > 0:
+            inputs |= artifacts.REPLAY.at(self.replay)
         models, aids, scored = {"student": place(model)}, {}, {}
         if method.teacher_gives == "text":
-            texts = [self._text_of(teacher, method) for teacher in teachers]
-            inputs |= _one_or_each(artifacts.TEACHER_TEXT, artifacts.EACH_TEACHER_TEXT, texts)
+            inputs |= self._text_to_learn(teachers, method)
         elif teachers:
             found = tuple(named(teacher.model) for teacher in teachers)
             scored = {"teacher": found[0]} if several is None else {"teachers": found}
@@ -161,17 +169,17 @@ class Stages:
         self.by_key.setdefault(stage.key, stage)
         return stage.key
 
-    def _corpus(self, source: CorpusSource) -> str:
+    def _corpus(self, kind: str, source: CorpusSource, ref: schema.CorpusRef) -> str:
         choice = {"rows", "validation_rows", "seed", "columns"}
         config = CorpusConfig(
             name=source.name,
             fingerprint=source.fingerprint,
             kind=source.kind,
-            **self.study.corpus.model_dump(include=choice),
+            **ref.model_dump(include=choice),
         )
         local = {"source": dataclasses.asdict(source)}
         del local["source"]["columns"]
-        return self.add("corpus", source.name, config, local=local)
+        return self.add(kind, source.name, config, local=local)
 
     def _importance(self, model: Resolved, source: Source, local: Mapping[str, Any]) -> str:
         """Measure a model on training rows before it is cut."""
@@ -219,10 +227,53 @@ class Stages:
         """Have a run's start answer the corpus's prompts, where it is to."""
         return artifacts.ROLLOUTS.at(self._text_of(writer, method) if writer else None)
 
+    def _text_to_learn(self, teachers: Sequence[Subject], method: methods.Method) -> dict[str, str]:
+        """Return the inputs that say what is learnt in the corpus's place."""
+        texts = [self._text_of(teacher, method) for teacher in teachers]
+        if not (isinstance(method, methods.SeqKD) and method.chooses):
+            return _one_or_each(artifacts.TEACHER_TEXT, artifacts.EACH_TEACHER_TEXT, texts)
+        if len(teachers) > 1:
+            raise InputError(
+                f"{method.name}: {' and '.join(t.model.name for t in teachers)} teach together, "
+                "and it chooses among the drafts of one teacher",
+                remedy="list the teachers one by one, or leave out drafts, keep, otherwise and "
+                "corpus_share",
+            )
+        (teacher,), (drafts,) = teachers, texts
+        inputs = artifacts.CORPUS.at(self.corpus) | artifacts.DRAFTS.at(drafts)
+        if method.choose == "likeliest":
+            likely = self._draft_likelihood(teacher, drafts)
+            inputs |= artifacts.DRAFT_LIKELIHOODS.at(likely)
+        config = ChosenTextConfig(
+            keep=method.keep,
+            choose=method.choose,
+            otherwise=method.otherwise,
+            corpus_share=method.corpus_share,
+            least_kept=method.least_kept,
+            labels=method.labels,
+            rule=self.study.extraction,
+        )
+        label = f"{teacher.label} on corpus"
+        return artifacts.CHOSEN_TEXT.at(self.add("chosen_text", label, config, inputs))
+
+    def _draft_likelihood(self, teacher: Subject, drafts: str) -> str:
+        """Have a teacher say how likely its drafts are."""
+        config = DraftLikelihoodConfig(
+            model=named(teacher.model), **self.prompts(), precision=self.study.train.precision
+        )
+        inputs = artifacts.PROMPTS.at(self.corpus) | artifacts.DRAFTS.at(drafts)
+        inputs |= artifacts.TRAINED.at(teacher.trained) | self.cut(teacher.model, "model")
+        local = {"models": {"model": place(teacher.model)}}
+        return self.add("draft_likelihood", f"{teacher.label} on corpus", config, inputs, local)
+
     def _text_of(self, writer: Subject, method: Any) -> str:
         """Have a teacher, or a run's start, answer the corpus's prompts."""
         settings = self.study.generation.model_copy(
-            update={"temperature": method.sampling_temperature, "samples": 1, "top_p": 1.0}
+            update={
+                "temperature": method.sampling_temperature,
+                "samples": getattr(method, "drafts", 1),
+                "top_p": 1.0,
+            }
         )
         asked = artifacts.PROMPTS.at(self.corpus)
         return self.written("teacher_text", writer, "corpus", asked, settings)

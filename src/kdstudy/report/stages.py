@@ -18,6 +18,7 @@ from kdstudy.artifacts import (
     CutModel,
     Items,
     Manifest,
+    ReplayCorpus,
     Tokens,
     Trained,
 )
@@ -122,6 +123,7 @@ def _provenance(work: Work) -> dict[str, Any]:
     """Gather how it was made from the manifests of the stages."""
     stages, trained, benchmarks, aids, cuts = [], {}, {}, {}, {}
     corpus: dict[str, Any] = {}
+    replay: dict[str, Any] = {}
     environments, config = [], ReportConfig.of(work.config)
     for (_, label), found in work.each(EACH_STAGE).items():
         manifest = found.manifest
@@ -133,6 +135,8 @@ def _provenance(work: Work) -> dict[str, Any]:
         stages.append({k: getattr(manifest, k) for k in keys} | {"status": "done"})
         aids |= {aid["key"]: aid | {"status": "done"} for aid in manifest.aids.values()}
         match kinds()[manifest.kind].writes(found.folder):
+            case ReplayCorpus() as opened:
+                replay = opened.account.read()
             case Corpus() as opened:
                 corpus = opened.account.read()
             case Items() as opened:
@@ -151,6 +155,7 @@ def _provenance(work: Work) -> dict[str, Any]:
         "prompts_apart": config.prompts_apart,
         "stages": [*stages, *aids.values(), *work.local.get("missing", [])],
         "corpus": corpus,
+        **({"replay": replay} if replay else {}),
         "benchmarks": benchmarks,
         "training": [
             _training(opened, manifest, trained)

@@ -51,9 +51,8 @@ def sentence(data: ReportData) -> str:
 
 def sizes_sheet(data: ReportData) -> Sheet:
     """Return the sizes of all data sets."""
-    corpus: Mapping[str, Any] = data.made.get("corpus") or {}
     rows = []
-    if corpus:
+    for corpus in filter(None, (data.made.get("corpus"), data.made.get("replay"))):
         kept = [corpus.get("train", corpus.get("kept")), corpus.get("validation")]
         cells = [f"{n:,}" if n is not None else "–" for n in kept]
         rows.append([str(corpus.get("name", "corpus")), *cells, "–"])

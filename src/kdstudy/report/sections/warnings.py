@@ -37,6 +37,7 @@ def warnings(
         *_thin_evidence(data),
         *_smallest_gain(data.seeds, data.tests),
         *_dropped(data.made),
+        *_chosen_text(data.made, names_of(data.table)),
         *_mixed(data.made),
     ]
 
@@ -159,6 +160,20 @@ def _dropped(provenance: Mapping[str, Any]) -> list[str]:
     if corpus.get("truncated"):
         found.append(f"{corpus['truncated']:,} training rows were cut at the maximum length.")
     return found
+
+
+def _chosen_text(provenance: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Say what runs learn that choose among a teacher's drafts."""
+    found = {}
+    for run in provenance.get("training") or ():
+        if counts := run.get("teacher_text"):
+            found[names.get(run["system"], run["system"])] = counts["all"]
+    return [
+        f"{name} learns the teacher's text of {n['teacher']:,} of {n['rows']:,} rows, the corpus's "
+        f"of {n['corpus']:,} and leaves out {n['left_out']:,}: {n['with_draft']:,} rows have a "
+        "draft that is kept."
+        for name, n in found.items()
+    ]
 
 
 def _mixed(provenance: Mapping[str, Any]) -> list[str]:
