@@ -37,8 +37,8 @@ def train(work: Work) -> str:
     finished train stage; without it the teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT`
     (for seqkd), `START` (a train stage of the same student, whose weights are gone on from),
     `ROLLOUTS` (what that wrote, for offline_opd). Aids: `TEACHER_CACHE`. Several teachers have each
-    a role of its own (`EACH_TEACHER` and its kin). Local: `models` {role: `resolve.Resolved.local`},
-    `train`, the fields of `schema.Train` that change no bytes; and, where there are trackers,
+    a role of its own (`EACH_TEACHER` and its kin). Local: `models` {role:
+    `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes; and, where there are trackers,
     `tracking` {study, label, folder}.
 
     Returns:
