@@ -1,4 +1,4 @@
-"""Task files of lm-evaluation-harness and the rows that they are about."""
+"""Local tasks of lm-evaluation-harness: their documents and their files."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,6 @@ TASKS = {
     "sums_few": ("sums", WRITTEN + "num_fewshot: 1\nfilter_list:" + LAST + "\n"),
 }
 ROWS = {"choices": CHOICES, "blanks": BLANKS, "sums": SUMS}
-NEEDED = "lm_eval is not here: pip install 'kdstudy[harness]'"
 
 
 def write(folder: Path, name: str = "", more: str = "") -> Path:

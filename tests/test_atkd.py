@@ -36,7 +36,7 @@ def charged(s, t, targets, hard, tau=1.0):
             torch.ones(1),
             what,
             TeacherSide(hidden=t[i : i + 1], head=eye),
-            hard_N=hard[i : i + 1],
+            told_N=hard[i : i + 1],
         )[0]
         for i in range(len(s))
     ]

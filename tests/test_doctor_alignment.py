@@ -123,7 +123,7 @@ def test_a_study_of_unlike_tokenizers_is_planned_looked_over_run_and_reported(
     monkeypatch.chdir(finished)
     planned = run(finished, "plan", "study.yaml")
     assert planned.exit_code == 0 and "zoo-xs/gold/other" in planned.output
-    looked = run(finished, "doctor", "study.yaml", "--probe-seconds", "1")
+    looked = run(finished, "doctor", "study.yaml", "--probe-seconds", "30")
     assert "zoo-xs and other: 100.0% of the answers' text" in looked.output
     done = run(finished, "run", "study.yaml")
     assert done.exit_code == 0, (done.output, done.exception)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import harness_tasks as tasks
 import pytest
 from refusals import call
 
@@ -198,6 +197,7 @@ def test_a_call_that_names_no_file_is_refused():
 
 def test_a_log_that_the_harness_wrote_pairs_with_the_tasks_items(tmp_path):
     pytest.importorskip("lm_eval", reason="lm_eval is not here: pip install 'kdstudy[harness]'")
+    import harness_tasks as tasks
     import lm_eval
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.models.huggingface import HFLM

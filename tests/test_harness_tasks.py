@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness_tasks import CHOICES, NEEDED, ROWS, SUMS, TASKS, write
+from harness_tasks import CHOICES, ROWS, SUMS, TASKS, write
 from refusals import call
 from study_folder import plan_of, write_folder
 
@@ -32,6 +32,8 @@ from kdstudy.models import zoo
 from kdstudy.records import Example, Generation
 
 RECORD = Path(__file__).parent / "golden" / "harness_tasks.json"
+
+NEEDED = "lm_eval is not here: pip install 'kdstudy[harness]'"
 
 
 def harness(folder: Path, scratch: Path) -> dict:
@@ -168,7 +170,8 @@ def test_the_harness_itself_finds_the_same(tmp_path, opened):
 def test_shots_of_a_study_take_the_place_of_the_tasks(tmp_path):
     pytest.importorskip("lm_eval", reason=NEEDED)
     path = str(write(tmp_path, "few"))
-    none, two = HarnessTask("few", path, 0), HarnessTask("few", path)
+    none = benchmarks.meant(BenchmarkRef.model_validate({"harness": path, "shots": 0}))
+    two = HarnessTask("few", path)
     asked = [json.loads(e.request)["options"][0][0] for e in none.load(None).examples]
     assert asked == [f"Question: {row['question']}\nAnswer:" for row in CHOICES]
     assert none.fingerprint() != two.fingerprint() == HarnessTask("few", path).fingerprint()

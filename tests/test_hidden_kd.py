@@ -8,28 +8,16 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+from hidden_states import batch_of, dense
 from safetensors.torch import load_file
 from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
-from kdstudy.distill import batches, cache
-from kdstudy.distill.batches import Weighing
+from kdstudy.distill import cache
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.methods.hidden_kd import HiddenKD
 from kdstudy.methods.hidden_loss import HiddenLoss
-
-
-def dense(student_NH, teacher_NH, projection, distance, normalise):
-    """The distance of each token by numpy, from its definition."""
-    s = student_NH if projection is None else student_NH @ projection.T
-    if distance == "cosine":
-        norms = np.linalg.norm(s, axis=1) * np.linalg.norm(teacher_NH, axis=1)
-        return 1 - (s * teacher_NH).sum(axis=1) / norms
-    if normalise:
-        s, teacher_NH = (x / np.sqrt((x**2).mean(axis=1, keepdims=True)) for x in (s, teacher_NH))
-    return ((s - teacher_NH) ** 2).mean(axis=1)
-
 
 CASES = list(itertools.product(("mse", "cosine"), (True, False), ((5, 7), (6, 6), (9, 4))))
 
@@ -75,10 +63,6 @@ def test_no_other_draw_is_moved_by_the_projections():
     assert torch.equal(torch.rand(3), want)
     again = HiddenLoss(5, 7, weight=1, distance="mse", normalise=True)
     assert torch.equal(first.projection.weight, again.projection.weight)
-
-
-def batch_of(rows):
-    return batches.collate(rows, Weighing(), torch.device("cpu"))
 
 
 def test_the_loss_is_the_divergence_and_the_distance():

@@ -29,6 +29,7 @@ from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import StageError
 from kdstudy.methods.atkd import ATKD
 from kdstudy.methods.gold import GOLD
+from kdstudy.methods.minillm import MiniLLM
 from kdstudy.methods.selective_kd import SelectiveKD
 from kdstudy.methods.taid import TAID
 from kdstudy.models import load
@@ -65,6 +66,7 @@ CASES = {
     "atkd": Case(method=ATKD(), cached=True, dtype=torch.float64),
     "selective": Case(method=SelectiveKD(share=0.5), cached=True, dtype=torch.float64),
     "gold": Case(method=GOLD(hard_label_weight=0.2), lora=False, dtype=torch.float64),
+    "minillm": Case(method=MiniLLM(teacher_share=0), dtype=torch.float64),
     "bfloat16": Case(method=methods.WordKD(), dtype=torch.bfloat16),
 }
 

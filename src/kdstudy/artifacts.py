@@ -416,6 +416,8 @@ TEACHER_TEXT = Role("teacher_text", Generations)
 # Of what chooses among several texts of a teacher; what it chose, of `train`.
 DRAFTS, DRAFT_LIKELIHOODS = Role("drafts", Generations), Role("likelihoods", DraftLikelihoods)
 CHOSEN_TEXT = Role("chosen_text", Chosen)
+# What a run's start wrote, of `train` and `teacher_cache`.
+ROLLOUTS = Role("rollouts", Generations)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
 # The same of a `train` stage with several teachers, as `by_number` has them.
 EACH_TEACHER = Roles[str, Trained]("teacher", Trained)

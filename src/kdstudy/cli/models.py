@@ -47,8 +47,12 @@ def distill(
     method: Annotated[str, typer.Option(help="`kdstudy ls methods` names them.")] = "word_kd",
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 4,
     start: Annotated[
-        str, typer.Option(help="`base`, or `sft`: train on from the student's own sft run.")
-    ] = "base",
+        str | None,
+        typer.Option(
+            help="`base`, or `sft`: train on from the student's own sft run; offline_opd: `seqkd` "
+            "or `sft`. The method's own if left out."
+        ),
+    ] = None,
     start_epochs: Annotated[
         float | None, typer.Option(help="Passes of that sft run; --epochs if left out.")
     ] = None,
@@ -72,6 +76,7 @@ def distill(
     store: StorePath = STORE,
 ) -> None:
     """Distil one student without a study file; the result loads in peft or transformers."""
+    from kdstudy import methods
     from kdstudy.cli.exporting import hand_over, new_folder, require_new, trained
 
     out = out.expanduser()
@@ -81,17 +86,19 @@ def distill(
         raise InputError(f"--method {method} needs a --teacher", remedy="or choose --method sft")
     require_new(out)
     begin = _start(start, start_epochs)
-    if method == "sft" and begin != "base":
+    if method == "sft" and begin not in (None, "base"):
         raise InputError("--start: sft is what other methods start from", remedy="leave it out")
-    own = [] if method == "sft" else [{"type": method, "start": begin}]
+    own = [] if method == "sft" else [{"type": method} | ({"start": begin} if begin else {})]
+    known = methods.METHODS.get(method)
+    writes = known is not None and known().recipe().written_before
     study = studies.single(
         teachers=[{"model": teacher, "finetune": False}] if teacher else [],
         students=[student],
         corpus=corpus_fields("--data", data, columns) | {"validation_rows": validation_rows},
         methods=["sft", *own],
         seeds=[seed],
-        # Only a teacher that writes answers anything here: no other budget has to fit a model.
-        generation={} if method == "seqkd" else {"max_new_tokens": 1},
+        # Only who writes text to learn from answers anything: no other budget has to fit a model.
+        generation={} if writes else {"max_new_tokens": 1},
         train={
             "epochs": epochs,
             "learning_rate": learning_rate,
@@ -191,7 +198,7 @@ def import_(
     typer.echo(str(out))
 
 
-def _start(start: str, epochs: float | None) -> Any:
+def _start(start: str | None, epochs: float | None) -> Any:
     if epochs is None:
         return start
     if start != "sft":

@@ -284,8 +284,9 @@ class BenchmarkRef(Strict):
     text is generated, the likeliest option is the answer (docs/scoring.md); a grader of a package
     of your own, or a table of its fields. Of numbers `strict` (the number behind `####`) and
     `flexible` (the last number), as lm-evaluation-harness grades GSM8K."""
-    shots: int | None = Field(default=None, ge=1, le=100)
-    """So many exemplars, questions with their answers, stand before every item."""
+    shots: int | None = Field(default=None, ge=0, le=100)
+    """So many exemplars, questions with their answers, stand before every item. Null: none, and of
+    a task of the harness as many as it says."""
     exemplars: PathText | None = None
     """A file of exemplars in any form of docs/data.md; its first rows are taken. Null: train.jsonl
     or train.json beside the set's own file, and training rows of synthetic sets."""

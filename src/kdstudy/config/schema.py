@@ -429,6 +429,13 @@ class Study(Strict):
                 "teachers: is empty, and every method but sft learns from one; add one"
             )
         require_sense(self)
+        inner = [m.type for m in self.methods if m.recipe().layers is not None]
+        if inner and self.train.teacher_cache in ("disk", "memory"):
+            raise ValueError(
+                f"train.teacher_cache: {self.train.teacher_cache} holds final states, and "
+                f"{', '.join(inner)} reads other layers (layers); write auto, with which that "
+                "method's teacher runs beside its student"
+            )
         self._ablations_make_sense()
         self._replay_makes_sense()
         for field, number in _numbers(self.model_dump()):

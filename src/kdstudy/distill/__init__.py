@@ -17,6 +17,7 @@ together.py          several teachers of one run: mixtures, and one for each row
 replay.py            general text mixed into every step, against forgetting
 token_selection.py   the tokens of a row that are charged, where not all are
 token_difficulty.py  easy tokens and hard ones, by the teacher's doubts
+returns.py           what tokens that the student drew bring, for a policy gradient
 noise.py             noise on a teacher's logits, a function of seed and entry
 compiled.py          torch.compile where it pays, and the way around it
 cache.py             the teacher's hidden states, exact, on disk or in memory

@@ -108,7 +108,7 @@ def teacher(
         return model
     width = heads.common_width(tokenizer, theirs, parts.head(learner), parts.head(model))
     live = LiveTeacher(model.to(args.device), width)
-    if args.teacher_cache == "off" or method.lmbda == 1:
+    if args.teacher_cache == "off" or method.asks_anew:
         return live
     tokens = args.weighing(method).loss_tokens
     states = cache.in_memory(live, rows, tokens, rows_per_pass=args.per_device_eval_batch_size)
@@ -117,6 +117,34 @@ def teacher(
         reopened = _Reopened(lambda: LiveTeacher(again()[0].to(args.device), width))
         return cache.CachedTeacher(states, live.head, width, tokens, reopened)
     return cache.CachedTeacher(states, live.head, width, tokens, live)
+
+
+def writer(teacher: Teacher | None) -> parts.Model | None:
+    """Return the model that can write a teacher's text, or None where there is none here."""
+    return getattr(getattr(teacher, "live", teacher), "model", None)
+
+
+def require_writer(teacher: Teacher | None, method: Recipe, *, sharded: bool) -> None:
+    """Refuse a method that draws from a mixture with its teacher, where this cannot write.
+
+    Args:
+        teacher: The method's.
+        method: The method.
+        sharded: The teacher's weights lie on several devices.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not method.teacher_share or (writer(teacher) is not None and not sharded):
+        return
+    raise InputError(
+        f"teacher_share: {method.teacher_share:g} of the text is to be the teacher's, and it "
+        "cannot write here",
+        why="under FSDP its weights lie in shards, and processes end their texts at unlike moments"
+        if sharded
+        else "an object with hidden states is no model that decodes",
+        remedy="set teacher_share to 0: the student alone writes",
+    )
 
 
 class _Reopened:

@@ -124,8 +124,8 @@ class DistillConfig(TrainingArguments):
         alpha: skew_kl, skew_revkl, distillm2: weight in the mixture. alpha_beta: power of the
             teacher.
         mixture: gkd: `paper` or `released`.
-        lmbda: gkd, onpolicy_revkl, distillm2: probability of a step on text that the student
-            samples.
+        lmbda: gkd, onpolicy_revkl, distillm2, minillm: probability of a step on text that the
+            student samples.
         sampling_temperature: Of that sampling.
         on_policy_text: `ids` or `retokenised`.
         max_length: Most tokens of prompt and completion; also bounds sampled text.
@@ -201,6 +201,12 @@ class DistillConfig(TrainingArguments):
                 remedy="write the teacher's text into the dataset's completions and use method "
                 "sft; `kdstudy distill --method seqkd` does both",
             )
+        if self.method == "offline_opd":
+            raise InputError(
+                "method: offline_opd is reverse KL on text that the student's start wrote",
+                remedy="write the start's text into the dataset's completions and use method "
+                "revkd; `kdstudy distill --method offline_opd` does both",
+            )
         self._require_known(given)
         try:
             return methods.named({"type": self.method, **given}).recipe()
@@ -265,10 +271,11 @@ class DistillConfig(TrainingArguments):
             )
 
     def _require_known(self, given: dict[str, object]) -> None:
+        whole = ("seqkd", "offline_opd")  # a study's, or the command line's
         if self.method not in methods.METHODS:
             raise InputError(
                 f"DistillConfig: there is no method {self.method!r}",
-                remedy=f"one of {', '.join(name for name in methods.METHODS if name != 'seqkd')}",
+                remedy=f"one of {', '.join(name for name in methods.METHODS if name not in whole)}",
             )
         known = [name for name in _OF_METHOD if name in methods.METHODS[self.method].model_fields]
         strangers = [name for name in given if name not in known]

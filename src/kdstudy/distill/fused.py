@@ -120,7 +120,7 @@ def head_loss(
     objective: Objective,
     teacher: Side | None = None,
     *,
-    hard_N: Tensor | None = None,
+    told_N: Tensor | None = None,
     labels: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -136,21 +136,25 @@ def head_loss(
         weights_N: Weight of each token in both sums.
         objective: What a token is charged.
         teacher: Needed by an objective with a divergence.
-        hard_N: Which tokens the teacher is unsure of, for an objective with an `easy_weight`.
+        told_N: What the divergence is handed beside the text's tokens, [N] or [N, 2], where the
+            objective `asks`: which tokens the teacher is unsure of, or `returns.told`.
         labels: Also measure the cross-entropy; it has no gradient. Otherwise it is 0.
         chunk: Rows per chunk; None chooses.
     """
     if (objective.divergence is None) != (teacher is None):
         raise ValueError("an objective with a divergence needs a teacher, and no other does")
-    if (objective.easy_weight is None) != (hard_N is None):
-        raise ValueError("an objective with an easy_weight needs to know which tokens are hard")
+    if objective.asks != (told_N is not None):
+        raise ValueError(
+            "an objective with an easy_weight needs to know which tokens are hard, "
+            "one with returns what they are, and no other is told"
+        )
     narrow = min(hidden_NH.dtype, head.weight.dtype, key=lambda d: torch.finfo(d).bits)
     job = _Job(
         targets=targets_N,
         weights=weights_N,
         objective=objective,
         teacher=teacher,
-        hard=hard_N,
+        told=told_N,
         labels=labels,
         chunk=chunk or _rows(head.weight.device, len(head.weight)),
         gradient=torch.is_grad_enabled(),
@@ -169,7 +173,7 @@ class _Job:
     weights: Tensor
     objective: Objective
     teacher: Side | None
-    hard: Tensor | None
+    told: Tensor | None
     labels: bool
     chunk: int
     gradient: bool
@@ -212,8 +216,8 @@ def _chunk(hidden_NH: Tensor, at: slice, job: _Job, grads: list[Tensor | None]) 
     teacher_CV, caps = None, NO_CAPS
     if job.teacher is not None:
         teacher_CV, caps = job.teacher.logits(at, job.objective.temperature)
-    hard_C = None if job.hard is None else job.hard[at]
-    text = job.targets[at], hard_C
+    told_C = None if job.told is None else job.told[at]
+    text = job.targets[at], told_C
     losses_C, entropies_C = _scored(student_CV, teacher_CV, *text, job, caps, gradient)
     # From here on student_CV holds the gradient of each token's loss, weights left out: products
     # in a narrow type keep their precision, and the weights are applied to H numbers a row, not V.
@@ -237,14 +241,14 @@ def _scored(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     targets_C: Tensor,
-    hard_C: Tensor | None,
+    told_C: Tensor | None,
     job: _Job,
     caps: Caps,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return losses and cross-entropies, [C] each; logits become gradients if `gradient`."""
     score = _with_settings(job, caps, gradient)
-    rows = student_CV, teacher_CV, targets_C, hard_C
+    rows = student_CV, teacher_CV, targets_C, told_C
     done = compiled.attempt(score.func, *rows, **score.keywords)
     if done is not None:
         return done
@@ -275,7 +279,7 @@ def _score(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     targets_C: Tensor,
-    hard_C: Tensor | None,
+    told_C: Tensor | None,
     *,
     terms: Terms | None,
     parameter: Parameter,
@@ -295,7 +299,7 @@ def _score(
         other_CV, _ = finished(teacher_CV, *teacher_caps)
         s_CV = torch.log_softmax(logits_CV / temperature, -1)
         t_CV = torch.log_softmax(other_CV / temperature, -1)
-        told = () if hard_C is None else (targets_C, hard_C)
+        told = () if told_C is None else (targets_C, told_C)
         value_CV, slopes_CV = terms(s_CV, t_CV, parameter, *told)
         losses_C = value_CV.sum(-1) * scale
         through_CV = slopes_CV - s_CV.exp() * slopes_CV.sum(-1, keepdim=True)
@@ -326,14 +330,14 @@ def log_of_rest(side: Side, targets_N: Tensor, temperature: float) -> Tensor:
     return _of_rows(side, temperature, rest)
 
 
-def log_of_target(side: Side, targets_N: Tensor) -> Tensor:
-    """Return log P(target) of each token at temperature 1, [N]; 0 where there is no target."""
+def log_of_target(side: Side, targets_N: Tensor, temperature: float) -> Tensor:
+    """Return log P(target) of each token, [N]; 0 where there is no target."""
 
     def target(logs_CV: Tensor, at: slice) -> Tensor:
         found_C = logs_CV.gather(-1, targets_N[at, None].clamp_min(0))[:, 0]
         return found_C.masked_fill(targets_N[at] < 0, 0.0)
 
-    return _of_rows(side, 1.0, target)
+    return _of_rows(side, temperature, target)
 
 
 def entropies(side: Side) -> Tensor:

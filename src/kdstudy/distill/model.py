@@ -3,22 +3,27 @@
 Shapes: N scored tokens, H hidden width, V vocabulary entries.
 """
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
-from kdstudy.distill import sharded
+from kdstudy.distill import returns, sharded
 from kdstudy.distill.batches import Batch
 from kdstudy.distill.fused import Side, TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
 from kdstudy.distill.replay import with_replay
 from kdstudy.distill.span_loss import span_loss
+from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.together import Together, side_of
 from kdstudy.distill.token_selection import chosen
+from kdstudy.errors import InputError
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
 from kdstudy.models import dropout, packing, parts
+from kdstudy.models.cut import layers_of
+from kdstudy.models.layers import paired
 
 
 class Teacher(Protocol):
@@ -46,7 +51,9 @@ class DistillModel(nn.Module):
             them. Entries of the student's vocabulary beyond the teacher's width are sliced off.
 
     Attributes:
-        extra: The method's own module beside the divergence (`Recipe.extra`), if it has one.
+        extra: The method's own module beside the divergence (`Recipe.extra`), if it has one; one
+            for each of the pairs, where there are some.
+        pairs: Layers of student and teacher whose states that compares; none for the final states.
         taught: Of the last pass: the loss without what the replayed rows add.
         layout: How the student's weights lie on the devices, and how to have them whole.
 
@@ -75,11 +82,14 @@ class DistillModel(nn.Module):
         self.teacher = teacher if method.needs_teacher else None
         self.taught = torch.zeros(())
         self.extra: nn.Module | None = None
+        self.pairs: Sequence[tuple[int, int]] = ()
         if method.extra is not None:
             if isinstance(teacher, Together):
                 raise ValueError("states of several teachers have no common width")
-            widths = (side.weight.shape[1] for side in (parts.head(student), teacher.head))
-            self.extra = method.extra(*widths)
+            widths = [side.weight.shape[1] for side in (parts.head(student), teacher.head)]
+            self.pairs = () if method.layers is None else _pairs(method.layers, student, teacher)
+            each = [method.extra(*widths) for _ in self.pairs]
+            self.extra = nn.ModuleList(each) if each else method.extra(*widths)
 
     def forward(
         self, batch: Batch, num_items_in_batch: int | None = None, *, labels_only: bool = False
@@ -101,7 +111,9 @@ class DistillModel(nn.Module):
         narrow = _autocast(batch.ids_T.device.type)
         # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
         with disable_input_dtype_casting(self.student, active=narrow is not None):
-            hidden_NH = packing.scored_hidden(self.student, *with_replay(batch))
+            hidden_NH, *ours = packing.scored_states(
+                self.student, *with_replay(batch), [layer for layer, _ in self.pairs]
+            )
         hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
         whole = head = parts.head(self.student)
         if labels_only:
@@ -109,12 +121,14 @@ class DistillModel(nn.Module):
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
             return entropy, entropy
         hidden_NH, again_NH = hidden_NH.tensor_split([len(batch.places_N)])
-        teacher = self._teacher_side(batch)
+        ours = [states_NH[: len(batch.places_N)] for states_NH in ours]
+        teacher, theirs = self._teacher_side(batch)
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)
         loss, entropy = self._charged(batch, hidden_NH, head, teacher, validation)
         if self.extra is not None:
-            loss = loss + self.extra(hidden_NH, teacher.hidden, batch.weights_N)
+            states = zip(ours, theirs, strict=True) if self.pairs else [(hidden_NH, teacher.hidden)]
+            loss = loss + self._beside(list(states), batch.weights_N)
         if not validation:
             loss = loss / num_items_in_batch
             self.taught = loss.detach()
@@ -152,6 +166,9 @@ class DistillModel(nn.Module):
         if self.method.selection is not None:
             kept, weights = chosen(self.method.selection, batch, hidden_NH, head, teacher)
             hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], teacher.of(kept)
+        told = batch.hard_N
+        if objective.returns is not None:
+            targets, told = returns.told(objective, batch, hidden_NH, head, teacher)
         return head_loss(
             hidden_NH,
             head,
@@ -159,7 +176,7 @@ class DistillModel(nn.Module):
             weights,
             objective.unlabelled if batch.sampled else objective,
             teacher,
-            hard_N=batch.hard_N,
+            told_N=told,
             labels=labels,
         )
 
@@ -184,6 +201,12 @@ class DistillModel(nn.Module):
         text = batch.targets_N, batch.weights_N
         entropy, _ = head_loss(hidden_NH, head, *text, CROSS_ENTROPY)
         return loss + share * entropy, entropy.detach()
+
+    def _beside(self, states: Sequence[tuple[Tensor, Tensor]], weights_N: Tensor) -> Tensor:
+        """Return what the method's own module adds to the loss, a mean over pairs of states."""
+        modules = self.extra if self.pairs else [self.extra]
+        found = [m(*pair, weights_N) for m, pair in zip(modules, states, strict=True)]
+        return torch.stack(found).mean()
 
     @property
     def _no_split_modules(self) -> list[str]:
@@ -210,15 +233,33 @@ class DistillModel(nn.Module):
         base.enable_input_require_grads()
         getattr(base, name)(**settings)
 
-    def _teacher_side(self, batch: Batch) -> Side | None:
+    def _teacher_side(self, batch: Batch) -> tuple[Side | None, list[Tensor]]:
+        """Return the teacher's part, and the states of its layers that the method compares."""
         if self.teacher is None:
-            return None
+            return None, []
         noise = None
         if self.method.noise and batch.noise_seeds_N is not None:
             noise = Noise(self.method.noise, batch.noise_seeds_N)
         # In the teacher's own type, as its cached states are.
         with torch.autocast(batch.ids_T.device.type, enabled=False):
-            return side_of(self.teacher, batch, noise)
+            if not self.pairs:
+                return side_of(self.teacher, batch, noise), []
+            hidden_NH, *inner = self.teacher.states(batch, [layer for _, layer in self.pairs])
+        return TeacherSide(hidden=hidden_NH, head=self.teacher.head, disturb=noise), inner
+
+
+def _pairs(
+    which: Literal["even"] | Sequence[tuple[int, int]], student: parts.Model, teacher: Teacher
+) -> list[tuple[int, int]]:
+    """Return which layers are compared; raises InputError where they are not to be had."""
+    if not isinstance(teacher, LiveTeacher):
+        raise InputError(
+            "layers: states of a teacher's layers are asked for, and a cache, like a teacher with "
+            "a context, gives the last alone",
+            remedy="give the teacher as a model or a name; in a study, train.teacher_cache: auto",
+        )
+    both = (len(layers_of(parts.plain(model))) for model in (student, teacher.model))
+    return paired(which, *both)
 
 
 def _autocast(device: str) -> torch.dtype | None:

@@ -8,7 +8,7 @@ from kdstudy.data.prompts import Encoded
 from kdstudy.data.tokenise import plain_ids
 from kdstudy.methods.objective import Recipe
 from kdstudy.models.parts import Model
-from kdstudy.models.sample import sample
+from kdstudy.models.sample import Beside, sample
 from kdstudy.models.writing import writing
 
 
@@ -22,6 +22,7 @@ def rewritten(
     width: int | None,
     seeds: Sequence[int],
     eos_ids: Sequence[int],
+    teacher: Model | None = None,
 ) -> list[Encoded]:
     """Return the rows with the student's own last responses, LoRA dropout off meanwhile.
 
@@ -37,7 +38,9 @@ def rewritten(
         width: Vocabulary entries that may be drawn; None for all.
         seeds: One per row.
         eos_ids: What ends a response.
+        teacher: Writes as well, where the method draws from a mixture of both.
     """
+    beside = Beside(model=teacher, share=method.teacher_share) if method.teacher_share else None
     with writing(student) as writer:
         texts = sample(
             writer,
@@ -48,6 +51,7 @@ def rewritten(
             eos_ids=eos_ids,
             pad_id=0,
             width=width,
+            beside=beside,
         )
     written = [
         _answered(row, (*row.ids[: row.prompt_length], *text.ids), row.prompt_length)

@@ -196,8 +196,8 @@ class Run:
     def _where(self) -> str:
         """Return `disk`, `memory` or `off`: what the study asks for, or `auto` found."""
         if self.settings.teacher_cache in ("memory", "off"):
-            # Text that the student writes at every step is never cached.
-            return "off" if self.method.lmbda == 1 else self.settings.teacher_cache
+            # Text that the student writes at every step, and inner layers, are never cached.
+            return "off" if self.method.asks_anew else self.settings.teacher_cache
         # The plan gives none to a run that has no use for it.
         return self._cached.placement.read()["where"] if self._cached else "off"
 

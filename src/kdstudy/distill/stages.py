@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from kdstudy import methods
-from kdstudy.artifacts import CORPUS, REPLAY, START, Corpus, Trained
+from kdstudy.artifacts import CORPUS, REPLAY, ROLLOUTS, START, Corpus, Trained
 from kdstudy.config import schema
-from kdstudy.data.prompts import PromptFormat
+from kdstudy.data.prompts import Encoded, PromptFormat
 from kdstudy.distill import aligned, placement, sample_monitor, teacher_text, trackers
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
@@ -35,7 +35,8 @@ def train(work: Work) -> str:
 
     Config: `TrainConfig`. Inputs: `CORPUS`, `REPLAY` (where some is replayed), `TEACHER` (its
     finished train stage; without it the teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT`
-    (for seqkd), `START` (a train stage of the same student, whose weights are gone on from). Aids:
+    (for seqkd), `START` (a train stage of the same student, whose weights are gone on from),
+    `ROLLOUTS` (what that wrote, for offline_opd). Aids:
     `TEACHER_CACHE`. Several teachers have each a role of its own (`EACH_TEACHER` and its kin).
     Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that
     change no bytes; and, where there are trackers, `tracking` {study, label, folder}.
@@ -61,19 +62,24 @@ def train(work: Work) -> str:
     asked = (work, tokenizer, prompts, settings.max_length)
     corpus = _text(*asked, None, config.context)
     text, written = corpus, None
-    if recipe.source == "teacher":
+    if recipe.written_before:
         written = teacher_text.read(work, route)
         text = _text(*asked, written)
     again = {}
     if (replayed := work.find(REPLAY)) is not None:
-        again = _rows(replayed, *asked[1:], None)
+        again = _encoded(replayed, *asked[1:], None)
     counts = {part: found.counts for part, found in text.items()}
     counts |= {f"replay {part}": found.counts for part, found in again.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
-    student, teacher, note = _models(work, settings, recipe, tokenizer, text)
+    # Validation measures the cross-entropy of the corpus's own rows too.
+    others = {} if text is corpus else {"validation": corpus["validation"]}
+    read = [*_rows(text), *_rows(others)]
+    student, teacher, note = _models(work, settings, recipe, tokenizer, read)
     checkpoints = work.scratch / "checkpoints"
     rows, seed = text["train"].rows, config.seed
-    watch = _monitor(work, settings, tokenizer, prompts, written)
+    # What the student wrote itself is no measure of what its answers should be.
+    expected = written if recipe.source == "teacher" else None
+    watch = _monitor(work, settings, tokenizer, prompts, expected)
     args = study_config(settings, method, rows, checkpoints, seed, packed=packing.enable(student))
     # Trackers look at the environment when the trainer is made.
     with _tracked(work, args):
@@ -96,7 +102,9 @@ def train(work: Work) -> str:
         rows = {part: len(found.rows) for part, found in again.items()}
         more["replay"] = rows | {"weight": settings.replay_weight, "per_step": settings.replayed}
     facts = _written(trainer, work, text, watch, settings, more)
-    after = f", after {facts['start']['best_step']} steps of sft" if "start" in facts else ""
+    facts = _written(trainer, work, text, watch, settings, more)
+    before = "its start" if recipe.source == "start" else "sft"
+    after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
         f"at step {facts['best_step']}{note}{after}{written.said if written else ''}"
@@ -107,8 +115,8 @@ def train(work: Work) -> str:
 def teacher_cache(work: Work) -> str:
     """Cache a teacher on the corpus, or find that it does not fit: a `TeacherCache` says which.
 
-    Config: `TeacherCacheConfig`. Inputs: `CORPUS`, and `TEACHER` as for `train`. Local: `models` as
-    for `train`, and `rows_per_pass`.
+    Config: `TeacherCacheConfig`. Inputs: `CORPUS`, `TEACHER` as for `train`, and `ROLLOUTS` where
+    that is the text that is read. Local: `models` as for `train`, and `rows_per_pass`.
 
     Returns:
         A line with the sizes.
@@ -121,7 +129,10 @@ def teacher_cache(work: Work) -> str:
     tokenizer = load.open_tokenizer(work.model("teacher"))
     asked = (work, tokenizer, config.format(config.loss_turns), config.max_length)
     text = _text(*asked, None, config.context)
-    rows = [row.to_teacher for part in text.values() for row in part.rows]
+    rows = _rows(text)
+    if work.find(ROLLOUTS) is not None:
+        rollouts = _text(*asked, teacher_text.read(work))
+        rows = [*_rows(rollouts), *_rows({"validation": text["validation"]})]
     return placement.cache_teacher(work, rows)
 
 
@@ -133,10 +144,10 @@ def _text(
     written: TeacherText | None,
     context: str = "",
 ) -> dict[str, Rows]:
-    return _rows(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
+    return _encoded(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
 
 
-def _rows(
+def _encoded(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptFormat,
@@ -157,6 +168,11 @@ def _rows(
             context,
         )
     return found
+
+
+def _rows(text: Mapping[str, Rows]) -> list[Encoded]:
+    """Return rows as their teacher reads them."""
+    return [row.to_teacher for part in text.values() for row in part.rows]
 
 
 def _tracked(work: Work, args: DistillConfig) -> contextlib.AbstractContextManager[None]:
@@ -197,9 +213,12 @@ def _models(
     settings: schema.Train,
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
-    text: Mapping[str, Rows],
+    asked: Sequence[Encoded],
 ) -> tuple[parts.Model, Teacher | Together | None, str]:
-    """Return student and teacher, and what there is to say about the teacher."""
+    """Return student and teacher, and what there is to say about the teacher.
+
+    The teacher is `asked` about these rows.
+    """
     start, note = work.find(START), ""
     whole = start if settings.lora is None else None
     student = load.open_model(work.model("student"), _precision(settings), whole)
@@ -209,7 +228,7 @@ def _models(
             work=work,
             settings=settings,
             method=recipe,
-            rows=[row.to_teacher for part in text.values() for row in part.rows],
+            rows=asked,
             tokenizer=tokenizer,
             student=parts.head(student),
         )

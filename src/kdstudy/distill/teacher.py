@@ -3,6 +3,7 @@
 Shapes: N scored tokens, H hidden width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +34,13 @@ class LiveTeacher:
         parts.require_known_head(model)
         packing.enable(model)
         self.head = parts.head(model).narrowed(width)
+
+    @torch.no_grad()
+    def states(self, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
+        """Return what `hidden` does, and the states that some layers leave, [N, H] each."""
+        assert not self.model.training, "a teacher never drops out"
+        rows = batch.ids_T, batch.lengths, batch.places_N
+        return packing.scored_states(self.model, *rows, layers)
 
     # no_grad and not inference_mode: the divergence's backward pass saves what comes out of here.
     @torch.no_grad()

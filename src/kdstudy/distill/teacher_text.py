@@ -8,6 +8,7 @@ from kdstudy.artifacts import (
     CHOSEN_TEXT,
     CORPUS,
     EACH_TEACHER_TEXT,
+    ROLLOUTS,
     TEACHER_TEXT,
     Chosen,
     Generations,
@@ -53,6 +54,8 @@ def read(work: Work, route: Mapping[str, int] | None = None) -> TeacherText:
     """
     if (chosen := work.find(CHOSEN_TEXT)) is not None:
         return _chosen(chosen)
+    if (own := work.find(ROLLOUTS)) is not None:
+        return TeacherText(texts=_texts(own))
     if route is None:
         return TeacherText(texts=_texts(work.read(TEACHER_TEXT)))
     each = {number: _texts(texts) for number, texts in work.each(EACH_TEACHER_TEXT).items()}

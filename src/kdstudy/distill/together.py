@@ -215,7 +215,7 @@ class Mixing(Together):
         alone = self._alone([row], batch.places_N.device)
         targets = max(1, int((alone.targets_N >= 0).sum()))
         logs = [
-            fused.log_of_target(self._asked(number, alone), alone.targets_N).double().sum()
+            fused.log_of_target(self._asked(number, alone), alone.targets_N, 1.0).double().sum()
             / targets
             for number in range(len(self.teachers))
         ]

@@ -132,6 +132,7 @@ class DistillTrainer(Resumable):
                 why="under FSDP all processes would have to ask a live teacher at the same moment",
                 remedy="cache the teacher (teacher_cache), or train on one device or with DDP",
             )
+        assemble.require_writer(teacher, method, sharded=self._fsdp is not None)
         self._pacing = pacing.Pacing(method, self._taught, self._mean)
         ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
@@ -369,6 +370,7 @@ class DistillTrainer(Resumable):
                 width=teacher.width if teacher else None,
                 seeds=self._row_seeds("sample", step, len(rows)),
                 eos_ids=self.eos_ids,
+                teacher=assemble.writer(teacher),
             )
 
     def _count(

@@ -230,7 +230,8 @@ def _lengths(
             f"of {many(len(text.asked), 'row')} are sampled up to max_length {limit}",
             [limit] * len(text.asked),
         )
-    if "teacher" in model.roles and "text" in given:
+    writers = {m.recipe().source for m in study.methods if m.recipe().written_before}
+    if ("teacher" in model.roles and "teacher" in writers) or (student and "start" in writers):
         yield (
             f"of {many(len(text.asked), 'prompt')} of the corpus are longer with {answers} new "
             "tokens",
@@ -296,6 +297,26 @@ def teacher(facts: StudyFacts) -> Iterator[Finding]:
             yield _by_accuracy(max(learnt, key=lambda a: a.value), scored[teacher.name])
         elif teacher.name in facts.losses and student.name in facts.losses:
             yield _by_loss(facts, student, teacher)
+
+
+def consistency(facts: StudyFacts) -> Iterator[Finding]:
+    """Who teaches on a start's text wrote what the start learnt (Lightning OPD's condition)."""
+    for method in facts.study.methods:
+        if method.recipe().source != "start":
+            continue
+        if getattr(method, "start", None) == "seqkd":
+            what = f"{method.name}: a run's teacher wrote what its start learnt (seqkd)"
+            yield Finding(level="ok", check="consistency", what=what)
+            continue
+        yield Finding(
+            level="warning",
+            check="consistency",
+            what=f"{method.name}: starts from sft on the corpus, and nothing says that the teacher "
+            "wrote the corpus",
+            why="where another taught the start, training on its text is drawn to another optimum "
+            "than on-policy distillation (teacher consistency, Wu et al. 2026)",
+            remedy="start: seqkd; or nothing, if the corpus is this teacher's text",
+        )
 
 
 def _by_accuracy(student: Accuracy, teacher: Accuracy) -> Finding:

@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     check_text.benchmarks,
     check_models.adapters,
     check_models.teacher,
+    check_models.consistency,
     check_machine.trackers,
     check_machine.device,
     check_machine.memory,

@@ -99,7 +99,7 @@ def needs_live_teacher(facts: StudyFacts) -> bool:
     """Whether some run asks a teacher about text that nobody could cache."""
     off = facts.study.train.teacher_cache == "off"
     methods = [m for m in facts.study.methods if m.teacher_gives in ("distribution", "spans")]
-    return any(off or m.on_policy_share for m in methods)
+    return any(off or m.on_policy_share or m.recipe().asks_anew for m in methods)
 
 
 def lora_numbers(facts: StudyFacts, model: ModelFacts) -> int:
@@ -149,7 +149,8 @@ def _train(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         share = 1 / len(named) if "route" in config.together else 1.0
         forward = share * sum(teacher.forward for teacher in teachers if teacher)
         live = config.method.get("lmbda", 0.0)
-        if facts.study.train.teacher_cache == "off":
+        # A cache holds no states of inner layers.
+        if facts.study.train.teacher_cache == "off" or "layers" in config.method:
             live, evaluated = 1.0, evaluated + forward
         steps = [speed.distil.get(teacher.name, speed.train) for teacher in named]
         row += share * sum(step - speed.train for step in steps) + live * forward

@@ -103,7 +103,7 @@ def generate(work: Work) -> str:
 
 
 def teacher_text(work: Work) -> str:
-    """Answer every prompt of the corpus, for sequence-level distillation: `Generations`.
+    """Answer every prompt of the corpus, for a student to learn from: `Generations`.
 
     Raises:
         InputError: Rows are text without a prompt.
@@ -114,7 +114,7 @@ def teacher_text(work: Work) -> str:
     if unprompted:
         raise InputError(
             f"{unprompted} of {len(examples)} corpus rows are text without a prompt",
-            why="seqkd has the teacher answer prompts",
+            why="seqkd has the teacher answer prompts, offline_opd the student before its run",
             remedy="give rows with a prompt, or take another method",
         )
     return _generate(work, examples, corpus.places)

@@ -23,9 +23,11 @@ selective_kd.py    forward KL at the tokens of highest entropy
 aligned.py         what methods share whose teacher has another tokenizer
 uld.py             sorted probabilities, whatever tokens have them
 gold.py            tokens of both vocabularies one by one, the others sorted
-hidden_kd.py       forward KL, and final hidden states
+hidden_kd.py       forward KL, and hidden states of the last layer or others
 hidden_loss.py     the distance of hidden states, as a module; needs torch
 onpolicy_revkl.py  reverse KL on text that the student samples
+offline_opd.py     reverse KL on text that the student's start wrote
+minillm.py         reverse KL of whole texts, by policy gradient
 """
 
 from __future__ import annotations

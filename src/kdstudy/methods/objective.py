@@ -24,6 +24,27 @@ Terms = Callable[["Tensor", "Tensor", Any], "tuple[Tensor, Tensor]"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Returns:
+    """What a token that the student drew brings: the rewards log T(y)/S(y) of tokens behind it.
+
+    Attributes:
+        weight: Factor on it.
+        discount: A reward k tokens further on counts discount**k.
+        mean: Divide the sum by the number of its rewards.
+        own: The token's own reward is among them.
+        clip: Bound on a reward's size, in nats; None for none.
+        teacher_share: Share of the teacher in the mixture that the text was drawn from.
+    """
+
+    weight: float = 1.0
+    discount: float = 1.0
+    mean: bool = False
+    own: bool = False
+    clip: float | None = None
+    teacher_share: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """The loss of one token, in nats.
 
@@ -41,6 +62,9 @@ class Objective:
         easy_weight: Where it is given, D is also handed the text's tokens and at which of them the
             teacher is unsure, [C] both: at those where 1 - T(token) is no less than the step's
             median. The mean over the others has this weight, and the mean over those the rest.
+        returns: Where it is given, D is also handed the tokens that the student drew, [C], below 0
+            for none, and of each its importance weight S(token) / mixture(token) and its returns
+            times that weight, [C, 2]; 0 for none.
     """
 
     divergence: Terms | None
@@ -50,6 +74,12 @@ class Objective:
     hard_label_weight: float = 0.0
     weight: float = 1.0
     easy_weight: float | None = None
+    returns: Returns | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether D is handed more than two distributions."""
+        return self.easy_weight is not None or self.returns is not None
 
     @property
     def scale(self) -> float:
@@ -124,7 +154,8 @@ class Recipe:
     """What a trainer needs to know of a method.
 
     Attributes:
-        source: Who writes the tokens that are trained on.
+        source: Who writes the tokens that are trained on; `start`: whoever the student was when
+            its training began.
         objective: What a token is charged; in validation alone, where there is a pace.
         pace: Makes a run's pace, which says what a token is charged at each training step.
         selection: Which tokens are charged; None for all.
@@ -132,6 +163,7 @@ class Recipe:
         noise: Scale of the Gaussian noise on the teacher's logits while training.
         lmbda: Probability that an optimizer step trains on text the student samples.
         sampling_temperature: Temperature of that sampling; unrelated to the objective's.
+        teacher_share: Share of the teacher in the mixture that the text is drawn from.
         retokenised: Student text is decoded without special tokens and encoded again, as the
             paper's released code does; otherwise the sampled ids are kept.
         normalisation: Overrides the run's; None keeps it.
@@ -139,9 +171,12 @@ class Recipe:
             student and teacher. It is called with both states, [N, H_S] and [N, H_T], and the
             tokens' weights, [N], and returns a weighted sum that is added to the loss. Its
             parameters are trained with the student's and saved in checkpoints alone.
+        layers: Pairs of layers, the student's and the teacher's counted from 0, whose states
+            `extra` is called with in the place of the final ones: a module for each pair, and the
+            mean of what they return. `even`: pairs evenly spaced. None: the final states alone.
     """
 
-    source: Literal["corpus", "teacher", "student"]
+    source: Literal["corpus", "teacher", "student", "start"]
     objective: Objective = CROSS_ENTROPY
     pace: Callable[[], Pace] | None = None
     selection: Selection | None = None
@@ -149,9 +184,21 @@ class Recipe:
     noise: float = 0.0
     lmbda: float = 0.0
     sampling_temperature: float = 1.0
+    teacher_share: float = 0.0
     retokenised: bool = False
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
     extra: Callable[[int, int], nn.Module] | None = None
+    layers: Literal["even"] | tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def asks_anew(self) -> bool:
+        """Every step asks the teacher's body: no cache holds what it is asked for."""
+        return self.lmbda == 1 or self.layers is not None
+
+    @property
+    def written_before(self) -> bool:
+        """Somebody answers the corpus's prompts before the run begins."""
+        return self.source in ("teacher", "start")
 
     @property
     def needs_teacher(self) -> bool:

@@ -1,7 +1,7 @@
 """What of a model is kept, from what a study says; never imports torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from kdstudy.errors import InputError
 
@@ -53,6 +53,36 @@ def chosen(layers: int | Sequence[int], of: int, model: str) -> list[int]:
             f"layers: {model} has {of} layers, and all are kept", remedy="leave layers out"
         )
     return evenly(layers, of) if isinstance(layers, int) else list(layers)
+
+
+def paired(
+    which: Literal["even"] | Sequence[tuple[int, int]], student: int, teacher: int
+) -> list[tuple[int, int]]:
+    """Return pairs of layers, (student's, teacher's), both counted from 0.
+
+    Args:
+        which: The pairs; or `even`: every layer of the shallower model with layers of the other
+            that are evenly spaced, first with first and last with last.
+        student: How many layers the student has.
+        teacher: How many the teacher has.
+
+    Raises:
+        InputError: A model has no such layer.
+    """
+    if which == "even":
+        few, many = sorted((student, teacher))
+        other = evenly(few, many) if few > 1 else [many - 1]
+        numbers = (range(few), other) if student <= teacher else (other, range(few))
+        return list(zip(*numbers, strict=True))
+    for place, whose, of in ((0, "student", student), (1, "teacher", teacher)):
+        for pair in which:
+            if pair[place] >= of:
+                raise InputError(
+                    f"layers: layer {pair[place]} of the {whose} is asked for in {[*pair]}, and it "
+                    f"has {of} layers",
+                    remedy=f"the last is {of - 1}: they are counted from 0, the student's first",
+                )
+    return [*which]
 
 
 def require_narrower(neurons: int, of: int, model: str) -> None:

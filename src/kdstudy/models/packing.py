@@ -13,7 +13,7 @@ Shapes: B rows, L positions of the longest, T tokens of all rows, N scored token
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from kdstudy.errors import InputError
 from kdstudy.models import memory, parts
+from kdstudy.models.cut import layers_of
 
 ATTENTION = "kdstudy_rows"
 """Name of the attention that `enable` gives a model: torch's own, told where rows end."""
@@ -149,6 +151,56 @@ def scored_hidden(
     ids_BL.view(-1)[padded_T] = ids_T
     # No mask: attention is causal, and padding stands behind every real token.
     return _hidden(base, input_ids=ids_BL).flatten(0, 1)[padded_T[places_N]]
+
+
+def scored_states(
+    model: parts.Model,
+    ids_T: Tensor,
+    lengths: Sequence[int],
+    places_N: Tensor,
+    layers: Sequence[int],
+) -> list[Tensor]:
+    """Return the final hidden states at the scored places, and those that `layers` leave, [N, H].
+
+    The last layer's states are the final ones: they have passed the norm before the head.
+
+    Args:
+        model: As for `scored_hidden`, which the others are too.
+        ids_T: Token ids.
+        lengths: Tokens of each row.
+        places_N: Places.
+        layers: Numbers of layers, from 0.
+
+    Raises:
+        InputError: The model does not show its layers; or a layer's states have no gradient while
+            the final ones have.
+    """
+    base, left = parts.plain(model), {}
+    blocks = layers_of(base) if layers else ()
+    inner = {n for n in layers if n != len(blocks) - 1}
+
+    def keep(number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: Any, out: Any) -> None:
+            left[number] = out[0] if isinstance(out, tuple) else out
+
+        return hook
+
+    handles = [blocks[number].register_forward_hook(keep(number)) for number in sorted(inner)]
+    try:
+        final_NH = scored_hidden(model, ids_T, lengths, places_N)
+    finally:
+        for handle in handles:
+            handle.remove()
+    at_N = places_N if enabled(base) else _padded(lengths, ids_T.device)[places_N]
+    for number, states in left.items():
+        if final_NH.requires_grad and not states.requires_grad:
+            raise InputError(
+                f"the states of layer {number} have no gradient",
+                why="nothing up to it is trained, so that comparing them would teach nothing",
+                remedy="choose higher layers",
+            )
+        left[number] = states.flatten(0, -2)[at_N]
+    return [final_NH, *(left.get(number, final_NH) for number in layers)]
 
 
 def may_branch(model: parts.Model) -> bool:

@@ -78,6 +78,14 @@ class Resolved:
         return self.fingerprint.removesuffix(self.cut.mark if self.cut else "")
 
     @property
+    def layers(self) -> int | None:
+        """How many layers it has when it is cut; None where that is not known."""
+        kept = None if self.cut is None else self.cut.layers
+        if kept is None:
+            return self.depth
+        return kept if isinstance(kept, int) else len(kept)
+
+    @property
     def kept(self) -> list[int] | None:
         """Numbers of the layers that are kept; None for all, or where they are not known."""
         cut = self.cut

@@ -8,6 +8,7 @@ its neighbours, and it keeps computing rows that have finished. `bench/decode.py
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from kdstudy.errors import InputError
 from kdstudy.models import parts, selfcheck
-from kdstudy.models.decoding import opened
+from kdstudy.models.decoding import BatchDecoder, opened
 from kdstudy.records import content_id
 
 # The first level of the inverse CDF sums this many entries at a time: few enough that the second
@@ -44,6 +45,19 @@ class Sampled:
     stop: Literal["eos", "stop", "length"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A second model whose distribution is mixed into the one that tokens are drawn from.
+
+    Attributes:
+        model: As the first, with the same tokens.
+        share: Its weight in the mixture, above 0 and below 1.
+    """
+
+    model: parts.Model
+    share: float
+
+
 def seed_of(*parts: str | int) -> int:
     """Return a 63-bit seed of the parts: equal parts, equal seed, on every machine."""
     return int(content_id(*map(str, parts)), 16) >> 1
@@ -62,6 +76,7 @@ def sample(
     pad_id: int,
     width: int | None = None,
     stopped: Callable[[Sequence[int]], bool] | None = None,
+    beside: Beside | None = None,
 ) -> list[Sampled]:
     """Return one completion per prompt, in order.
 
@@ -79,12 +94,15 @@ def sample(
         pad_id: Any id of the vocabulary; where padding stands is told by a mask.
         width: Only the first `width` vocabulary entries may be drawn; None for all.
         stopped: Asked after every token whether the tokens of a completion end it.
+        beside: Tokens are drawn from a mixture of the model's distribution and this one's, both at
+            `temperature`, which is above 0 then.
 
     Raises:
         InputError: A prompt has no tokens, or does not fit the model (`parts.require_room`), or the
             model is not causal (`selfcheck.decoding`).
     """
     assert not model.training, "dropout would be sampled as well"
+    assert beside is None or temperature, "a mixture has no likeliest token of either"
     if not prompts:
         return []
     if not all(map(len, prompts)):
@@ -93,10 +111,14 @@ def sample(
         [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
     )
     ends_at = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
-    parts.require_room(model, max(ends_at), max(map(max, prompts)))
+    for writer in (model, beside.model) if beside else (model,):
+        parts.require_room(writer, max(ends_at), max(map(max, prompts)))
     uniforms_BT = _uniforms(seeds, len(prompts), max(budgets)) if temperature else None
     texts: list[list[int]] = [[] for _ in prompts]
-    steps = opened(parts.plain(model), prompts, pad_id, selfcheck.decoding(model))
+    steps: BatchDecoder = _opened(model, prompts, pad_id)
+    if beside is not None:
+        both = steps, _opened(beside.model, prompts, pad_id)
+        steps = _Mixture(both, beside.share, temperature, width)
     ends = frozenset(eos_ids)
     ended: set[int] = set()  # rows that `stopped` ended
     rows = list(range(len(prompts)))
@@ -126,6 +148,41 @@ def sample(
         Sampled(tuple(ids), "eos" if ids[-1] in ends else "stop" if row in ended else "length")
         for row, ids in enumerate(texts)
     ]
+
+
+def _opened(model: parts.Model, prompts: Sequence[Sequence[int]], pad_id: int) -> BatchDecoder:
+    return opened(parts.plain(model), prompts, pad_id, selfcheck.decoding(model))
+
+
+class _Mixture:
+    """Two models that decode the same rows, as one whose distribution is their mixture.
+
+    Its logits are `temperature` times the mixture's logarithm, so that softmax at this temperature
+    gives the mixture.
+    """
+
+    def __init__(
+        self,
+        both: tuple[BatchDecoder, BatchDecoder],
+        share: float,
+        temperature: float,
+        width: int | None,
+    ):
+        self._both, self._temperature, self._width = both, temperature, width
+        self._shares = math.log1p(-share), math.log(share)
+
+    @property
+    def logits_AV(self) -> Tensor:
+        first_AV, second_AV = (
+            torch.log_softmax(steps.logits_AV[:, : self._width].float() / self._temperature, -1)
+            for steps in self._both
+        )
+        first, second = self._shares
+        return self._temperature * torch.logaddexp(first_AV + first, second_AV + second)
+
+    def advance(self, next_A: Tensor, going: list[int]) -> None:
+        for steps in self._both:
+            steps.advance(next_A, going)
 
 
 def draw(logits_AV: Tensor, u_A: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:

@@ -12,7 +12,7 @@ from kdstudy.config.schema import Study, Train
 from kdstudy.data import corpora
 from kdstudy.errors import InputError
 from kdstudy.methods import Method
-from kdstudy.models import vocabulary
+from kdstudy.models import layers, vocabulary
 from kdstudy.models.resolve import Resolved
 
 
@@ -130,6 +130,45 @@ def require_alignable(
         )
 
 
+def require_own_text(
+    run: str, method: Method, *, several: bool, context: bool, chained: bool
+) -> None:
+    """Refuse what a method cannot be that learns from text that its start wrote.
+
+    Args:
+        run: Its label.
+        method: Its method.
+        several: It learns from several teachers together.
+        context: Its teacher is told more than the prompt.
+        chained: Its teacher is a generation before.
+
+    Raises:
+        InputError: It is one of these.
+    """
+    found = {"several teachers together": several, "a teacher's context": context}
+    found["generations"] = chained
+    for what in (what for what, there in found.items() if there):
+        if method.recipe().source == "start":
+            raise InputError(
+                f"{run}: {method.type} with {what}",
+                why="its start is taught by the one teacher that then scores its text",
+                remedy="list teachers one by one, without a context, and leave generations at 1; "
+                "onpolicy_revkl learns on the student's own text from any of them",
+            )
+
+
+def require_layers(method: Method, student: Resolved, teachers: Iterable[Resolved]) -> None:
+    """Refuse pairs of layers that the models do not have, as far as their files tell.
+
+    Raises:
+        InputError: Names the pair.
+    """
+    which = method.recipe().layers
+    for teacher in teachers:
+        if which is not None and student.layers is not None and teacher.layers is not None:
+            layers.paired(which, student.layers, teacher.layers)
+
+
 def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:
     """Yield, in sentences, what fits only as long as no text is too long."""
     most = model.room.most
@@ -148,7 +187,7 @@ def notes(study: Study, model: Resolved, kinds: Iterable[str]) -> Iterator[str]:
 def _budgets(study: Study, kinds: Iterable[str]) -> list[tuple[str, int]]:
     """Return the fields that say how long answers may be, and their values, where they are used."""
     used, found = set(kinds), []
-    if used - {"text"} or any(m.teacher_gives == "text" for m in study.methods):
+    if used - {"text"} or any(m.recipe().written_before for m in study.methods):
         found.append(("generation.max_new_tokens", study.generation.max_new_tokens))
     if "text" in used:
         found.append(("text_generation.max_new_tokens", study.text_generation.max_new_tokens))

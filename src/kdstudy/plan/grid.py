@@ -19,6 +19,11 @@ def own_sft(study: schema.Study) -> methods.Sft:
     return next((m for m in study.methods if m.type == "sft"), methods.Sft())
 
 
+def own_seqkd(study: schema.Study) -> methods.SeqKD:
+    """Return how students learn from a teacher's text before a method that starts there."""
+    return next((m for m in study.methods if m.type == "seqkd"), methods.SeqKD())
+
+
 def epochs(study: schema.Study, method: methods.Method) -> tuple[float, ...]:
     """Return a method's passes over the corpus: those of its start, if it has one, and its own."""
     own = study.train.epochs if method.epochs is None else method.epochs
@@ -27,6 +32,8 @@ def epochs(study: schema.Study, method: methods.Method) -> tuple[float, ...]:
         return (own,)
     if start == "sft":
         return (*epochs(study, own_sft(study)), own)
+    if start == "seqkd":
+        return (*epochs(study, own_seqkd(study)), own)
     return (start.sft, own)
 
 
@@ -34,12 +41,14 @@ def budgets(study: schema.Study) -> dict[str, str]:
     """Return what is to be said of each method's epochs, by its name; {} where all have as many."""
     methods = list({m.name: m for m in (own_sft(study), *study.methods)}.values())
     spent = {m.name: epochs(study, m) for m in methods}
+    starts = {m.name: getattr(m, "start", "base") for m in methods}
     if len(set(spent.values())) == 1:
         return {}
     said = {}
     for name, parts in spent.items():
         text = f"{' + '.join(f'{e:g}' for e in parts)} epoch{'s' * (parts != (1,))}"
-        said[name] = f"starts from the sft run: {text}" if len(parts) > 1 else text
+        before = "seqkd" if starts[name] == "seqkd" else "sft"
+        said[name] = f"starts from the {before} run: {text}" if len(parts) > 1 else text
         if sum(parts) != sum(spent["sft"]):
             said[name] += f", {sum(parts) / sum(spent['sft']):.2g} times those of sft"
     return said

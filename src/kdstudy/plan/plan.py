@@ -15,17 +15,19 @@ from kdstudy.plan.fit import (
     notes,
     require_alignable,
     require_fit,
+    require_layers,
     require_one_vocabulary,
     require_other,
+    require_own_text,
     require_routes,
     require_shared_vocabulary,
     require_usable,
 )
-from kdstudy.plan.grid import distilled, own_sft
+from kdstudy.plan.grid import Run, distilled, own_seqkd, own_sft
 from kdstudy.plan.measuring import Measuring
 from kdstudy.plan.precision import settled
 from kdstudy.plan.stages import Stages, Subject
-from kdstudy.records import System
+from kdstudy.records import System, joined
 from kdstudy.stage import Stage
 
 
@@ -213,7 +215,7 @@ class _Planner:
             by = [teacher.system for teacher in group.by]
             made = {"ablated": ablated, "mixture": group.mixture}
             for run in distilled(self.study, model.name, by, seed, tail, **made):
-                start = self._start(run.method, before, tail)
+                start = self._start(run, before, tail)
                 own = (run.system, run.method, run.train, model, start)
                 several = None if run.system.after else group.several
                 subject = self._train(*own, several, group.context)
@@ -221,29 +223,49 @@ class _Planner:
 
     def _train(
         self, system: System, method: methods.Method, train: schema.Train, model: Resolved,
-        start: str | None = None, several: Together | None = None, context: str = "",
+        start: Subject | None = None, several: Together | None = None, context: str = "",
     ) -> Subject:  # fmt: skip
         if method.epochs is not None:
             train = train.model_copy(update={"epochs": method.epochs})
         teachers = [self.measured.subjects[label] for label in system.own_teachers]
         told = {"several": several is not None, "context": bool(context)}
         require_alignable(system.label, method, train, **told)
+        require_own_text(system.label, method, **told, chained=bool(system.after))
+        require_layers(method, model, [t.model for t in teachers])
         key = self.stages.train(system, method, train, model, teachers, start, several, context)
         subject = Subject(system=system, model=model, trained=key)
         self.measured.add(subject)
         return subject
 
-    def _start(self, method: methods.Method, sft: Subject, tail: str) -> str | None:
-        """Return the train stage whose weights a run goes on from, where it has one."""
-        start = getattr(method, "start", "base")
+    def _start(self, run: Run, sft: Subject, tail: str) -> Subject | None:
+        """Return the system whose weights a run goes on from, where it has one."""
+        start = getattr(run.method, "start", "base")
         if start == "base":
             return None
         if start == "sft":
-            return sft.trained
+            return sft
+        if start == "seqkd":
+            return self._taught_start(run, sft, tail)
         label = f"{sft.model.name}/sft for {start.sft:g} epochs{tail}"
         own = dataclasses.replace(sft.system, label=label)
         train = self.study.train.model_copy(update={"epochs": start.sft})
-        return self.stages.train(own, methods.Sft(), train, sft.model)
+        trained = self.stages.train(own, methods.Sft(), train, sft.model)
+        return Subject(system=own, model=sft.model, trained=trained)
+
+    def _taught_start(self, run: Run, sft: Subject, tail: str) -> Subject:
+        """Return a seqkd run from a run's own teachers: the study's, where it lists one."""
+        before = dataclasses.replace(run, method=own_seqkd(self.study), train=self.study.train)
+        teachers = [self.measured.subjects[label] for label in run.system.teachers]
+        label = f"{sft.model.name}/{before.method.name}/{joined([t.model.name for t in teachers])}"
+        if run.system.ablation == "base_teacher":
+            label += "/base-teacher"
+        own = dataclasses.replace(run.system, label=label + tail, method=before.method.name)
+        train = before.train
+        if before.method.epochs is not None:
+            train = train.model_copy(update={"epochs": before.method.epochs})
+        start = self._start(before, sft, tail)
+        trained = self.stages.train(own, before.method, train, sft.model, teachers, start)
+        return Subject(system=own, model=sft.model, trained=trained)
 
     def _report(self, results: str, systems: Collection[str]) -> str:
         trained = {key for key, s in self.stages.by_key.items() if s.kind == "train"}

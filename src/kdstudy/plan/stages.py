@@ -65,18 +65,20 @@ class Stages:
         train: schema.Train,
         model: Resolved,
         teachers: Sequence[Subject] = (),
-        start: str | None = None,
+        start: Subject | None = None,
         several: Together | None = None,
         context: str = "",
     ) -> str:
-        """Train a system from its model, or from where the train stage `start` ended.
+        """Train a system from its model, or from where the train stage of `start` ended.
 
         Several teachers come with what says how they teach, one teacher perhaps with a context.
         """
-        inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start)
+        inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start and start.trained)
         inputs |= self.cut(model, "student")
         if train.replay_weight > 0:
             inputs |= artifacts.REPLAY.at(self.replay)
+        writer = start if method.recipe().source == "start" else None
+        inputs |= self._rollouts(writer, method)
         models, aids, scored = {"student": place(model)}, {}, {}
         if method.teacher_gives == "text":
             inputs |= self._text_to_learn(teachers, method)
@@ -89,7 +91,7 @@ class Stages:
             inputs |= _one_or_each(artifacts.TEACHER, artifacts.EACH_TEACHER, trained)
             if several is None:  # a cut one is the student before in a chain
                 inputs |= self.cut(teachers[0].model, "teacher")
-            told = (method, train, context)
+            told = (method, train, context, writer)
             caches = [self._teacher_cache(teacher, *told) for teacher in teachers]
             aids = _one_or_each(artifacts.TEACHER_CACHE, artifacts.EACH_TEACHER_CACHE, caches)
         config = TrainConfig(
@@ -192,11 +194,13 @@ class Stages:
         return self.add("importance", label, config, artifacts.CORPUS.at(self.corpus), local)
 
     def _teacher_cache(
-        self, teacher: Subject, method: methods.Method, train: schema.Train, context: str
-    ) -> str | None:
-        """Cache a teacher on the corpus, where a run can use it."""
-        # Text that the student writes at every step is never the corpus.
-        if train.teacher_cache not in ("auto", "disk") or method.on_policy_share == 1:
+        self, teacher: Subject, method: methods.Method, train: schema.Train, context: str,
+        writer: Subject | None,
+    ) -> str | None:  # fmt: skip
+        """Cache a teacher on the corpus, or on a start's text, where a run can use it."""
+        # Text that the student writes at every step is never the corpus, and states of inner
+        # layers are in no cache.
+        if train.teacher_cache not in ("auto", "disk") or method.recipe().asks_anew:
             return None
         config = TeacherCacheConfig(
             teacher=named(teacher.model),
@@ -210,16 +214,18 @@ class Stages:
         )
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.TEACHER.at(teacher.trained)
         inputs |= self.cut(teacher.model, "teacher")
+        inputs |= self._rollouts(writer, method)
         local = {
             "models": {"teacher": place(teacher.model)},
             "rows_per_pass": 2 * (train.micro_batch_size or train.batch_size),
         }
-        label = f"{teacher.label} on corpus{' with its context' * bool(context)}"
+        read = f"text of {writer.label}" if writer else "corpus"
+        label = f"{teacher.label} on {read}{' with its context' * bool(context)}"
         return self.add("teacher_cache", label, config, inputs, local)
 
     def _text_to_learn(self, teachers: Sequence[Subject], method: methods.Method) -> dict[str, str]:
         """Return the inputs that say what is learnt in the corpus's place."""
-        texts = [self._teacher_text(teacher, method) for teacher in teachers]
+        texts = [self._text_of(teacher, method) for teacher in teachers]
         if not (isinstance(method, methods.SeqKD) and method.chooses):
             return _one_or_each(artifacts.TEACHER_TEXT, artifacts.EACH_TEACHER_TEXT, texts)
         if len(teachers) > 1:
@@ -256,8 +262,12 @@ class Stages:
         local = {"models": {"model": place(teacher.model)}}
         return self.add("draft_likelihood", f"{teacher.label} on corpus", config, inputs, local)
 
-    def _teacher_text(self, teacher: Subject, method: methods.Method) -> str:
-        """Have a teacher answer the corpus's prompts."""
+    def _rollouts(self, writer: Subject | None, method: methods.Method) -> dict[str, str]:
+        """Have a run's start answer the corpus's prompts, where it is to."""
+        return artifacts.ROLLOUTS.at(self._text_of(writer, method) if writer else None)
+
+    def _text_of(self, writer: Subject, method: Any) -> str:
+        """Have a teacher, or a run's start, answer the corpus's prompts."""
         settings = self.study.generation.model_copy(
             update={
                 "temperature": method.sampling_temperature,
@@ -266,7 +276,7 @@ class Stages:
             }
         )
         asked = artifacts.PROMPTS.at(self.corpus)
-        return self.written("teacher_text", teacher, "corpus", asked, settings)
+        return self.written("teacher_text", writer, "corpus", asked, settings)
 
     def prompts(self) -> dict[str, Any]:
         """Return what decides how text becomes prompts: the fields of `Prompted`."""
