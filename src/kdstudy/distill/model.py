@@ -111,17 +111,17 @@ class DistillModel(nn.Module):
         narrow = _autocast(batch.ids_T.device.type)
         # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
         with disable_input_dtype_casting(self.student, active=narrow is not None):
-            states = packing.scored_states(
+            hidden_NH, *ours = packing.scored_states(
                 self.student, *with_replay(batch), [layer for layer, _ in self.pairs]
             )
-        hidden_NH = states[0] if narrow is None else states[0].to(narrow)
+        hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
         whole = head = parts.head(self.student)
         if labels_only:
             text = batch.targets_N, batch.weights_N
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
             return entropy, entropy
         hidden_NH, again_NH = hidden_NH.tensor_split([len(batch.places_N)])
-        ours = [inner[: len(batch.places_N)] for inner in states[1:]]
+        ours = [states_NH[: len(batch.places_N)] for states_NH in ours]
         teacher, theirs = self._teacher_side(batch)
         if self.teacher is not None:
             head = head.narrowed(self.teacher.width)

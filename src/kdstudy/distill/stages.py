@@ -36,10 +36,10 @@ def train(work: Work) -> str:
     Config: `TrainConfig`. Inputs: `CORPUS`, `REPLAY` (where some is replayed), `TEACHER` (its
     finished train stage; without it the teacher is used as it is), `TEACHER_TEXT` or `CHOSEN_TEXT`
     (for seqkd), `START` (a train stage of the same student, whose weights are gone on from),
-    `ROLLOUTS` (what that wrote, for offline_opd). Aids: `TEACHER_CACHE`. Several teachers have each
-    a role of its own (`EACH_TEACHER` and its kin). Local: `models` {role:
-    `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that change no bytes; and, where there are trackers,
-    `tracking` {study, label, folder}.
+    `ROLLOUTS` (what that wrote, for offline_opd). Aids:
+    `TEACHER_CACHE`. Several teachers have each a role of its own (`EACH_TEACHER` and its kin).
+    Local: `models` {role: `resolve.Resolved.local`}, `train`, the fields of `schema.Train` that
+    change no bytes; and, where there are trackers, `tracking` {study, label, folder}.
 
     Returns:
         A line that says how it went.
@@ -67,7 +67,7 @@ def train(work: Work) -> str:
         text = _text(*asked, written)
     again = {}
     if (replayed := work.find(REPLAY)) is not None:
-        again = _rows(replayed, *asked[1:], None)
+        again = _encoded(replayed, *asked[1:], None)
     counts = {part: found.counts for part, found in text.items()}
     counts |= {f"replay {part}": found.counts for part, found in again.items()}
     require_enough(counts, settings.max_length, settings.max_truncated_share)
@@ -143,10 +143,10 @@ def _text(
     written: TeacherText | None,
     context: str = "",
 ) -> dict[str, Rows]:
-    return _rows(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
+    return _encoded(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
 
 
-def _rows(
+def _encoded(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptFormat,
