@@ -187,6 +187,7 @@ def test_shots_of_a_study_take_the_place_of_the_tasks(tmp_path):
          "no benchmark of a study.*type loglikelihood_rolling"),
         ("plain", "output_type: loglikelihood\n", "type loglikelihood"),
         ("sums", "repeats: 3\n", "asks every item 3 times"),
+        ("sums", "unsafe_code: true\n", r"runs the code that a model writes \(unsafe_code\)"),
         ("plain", 'doc_to_target: "{{[0, 1]}}"\n', "cannot load|no one right option"),
         ("plain", "doc_to_target: \"nothing\"\n", "document 0 has no one right option"),
         ("plain", "dataset_kwargs: {data_files: {test: nowhere.jsonl}}\n",
@@ -195,11 +196,19 @@ def test_shots_of_a_study_take_the_place_of_the_tasks(tmp_path):
         ("plain", "task: [\n", "is not YAML"),
     ],
 )  # fmt: skip
-def test_tasks_that_are_no_benchmarks_are_refused(tmp_path, name, more, wanted):
+def test_tasks_that_are_no_benchmarks_are_refused(tmp_path, monkeypatch, name, more, wanted):
     pytest.importorskip("lm_eval", reason=NEEDED)
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
     with pytest.raises(InputError) as told:
         HarnessTask("mine", str(write(tmp_path, name, more))).load(None)
     assert re.search(wanted, f"{told.value.what} {told.value.why}")
+
+
+def test_a_task_that_runs_code_of_a_model_needs_a_word(tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason=NEEDED)
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    path = write(tmp_path, "sums", "unsafe_code: true\n")
+    assert len(HarnessTask("mine", str(path)).load(None).examples) == len(SUMS)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,8 @@ class HarnessTask:
             why = "it counts choices by a function of its own"
         elif (config.repeats or 1) > 1:
             why = f"it asks every item {config.repeats} times"
+        elif getattr(task, "UNSAFE_CODE", False) and os.environ.get("HF_ALLOW_CODE_EVAL") != "1":
+            why = "it runs the code that a model writes (unsafe_code); HF_ALLOW_CODE_EVAL is not 1"
         if why:
             raise InputError(
                 f"{self.name}: {self.task} is no benchmark of a study",
