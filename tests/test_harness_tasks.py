@@ -268,12 +268,41 @@ def test_a_study_of_tasks_runs_to_its_report(tmp_path):
     assert json.loads(again.out)["accuracy"] == sums["accuracy"]
 
 
+CODE = """
+def right(text, answer):
+    return text == answer
+
+def process_results(doc, results):
+    return {"exact_match": float(right(results[0], doc["answer"]))}
+"""
+
+
 def test_a_task_that_changed_after_it_was_planned_grades_nothing(tmp_path):
     pytest.importorskip("lm_eval", reason=NEEDED)
-    before = HarnessTask("mine", str(write(tmp_path, "sums"))).load(None)
-    after = HarnessTask("mine", str(write(tmp_path, "sums", "num_fewshot: 1\n")))
-    with pytest.raises(StageError, match="has changed since the study was planned"):
-        after.with_grader(before)
+    task = HarnessTask("mine", str(write(tmp_path, "sums")))
+    before, told = task.load(None), task.fingerprint()
+    assert task.with_grader(before, told).graded
+    changes = ("num_fewshot: 1\n", "doc_to_target: '{{question}}'\n", "generation_kwargs: {}\n")
+    for more in changes:
+        after = HarnessTask("mine", str(write(tmp_path, "sums", more)))
+        with pytest.raises(StageError, match="has changed since the study was planned"):
+            after.with_grader(before, told)
+
+
+def test_what_a_tasks_function_calls_and_the_harnesss_version_are_in_its_fingerprint(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("lm_eval", reason=NEEDED)
+    found = []
+    for folder, code in (("a", CODE), ("b", CODE), ("c", CODE.replace("==", "in"))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "utils.py").write_text(code)
+        more = "process_results: !function utils.process_results\n"
+        path = write(tmp_path / folder, "sums", more)
+        found.append(HarnessTask("mine", str(path)).fingerprint())
+    assert found[0] == found[1] != found[2]
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.4.99")
+    assert HarnessTask("mine", str(path)).fingerprint() != found[2]
 
 
 def test_a_plan_pins_a_tasks_items(tmp_path):

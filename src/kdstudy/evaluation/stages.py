@@ -156,8 +156,9 @@ def score(work: Work) -> str:
     for name, items in work.each(EACH_ITEMS).items():
         found = _pinned(items)
         if name in work.local.get("tasks", {}):
-            task = benchmarks.HarnessTask(name, **work.local["tasks"][name])
-            found = task.with_grader(found)
+            told = work.local["tasks"][name]
+            task = benchmarks.HarnessTask(name, told["task"], told["shots"])
+            found = task.with_grader(found, told["fingerprint"])
         grader = graders.of_config(config.scoring.get(name), found)
         given, mark = answers[name].rows.read(), config.thinking.get(name, "")
         rows += grade(given, found, config.rule, config.rouge_tokenizer, grader, mark)

@@ -219,7 +219,7 @@ class Measuring:
         self._scoring[name] = graders.as_config(self._graders[name])
         self._asking[name] = asking(ref, task=task)
         if whole.graded is not None:
-            self._tasks[name] = local
+            self._tasks[name] = {**local, "fingerprint": config.fingerprint}
         return name
 
     def _at_hand(self, ref: schema.BenchmarkRef) -> Sequence[Example]:

@@ -18,6 +18,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,17 @@ class HarnessTask:
         return tuple([until] if isinstance(until, str) else until)
 
     def fingerprint(self, data_dir: Path | None = None) -> str:
-        """Return a hash of all that the task asks and of how it grades, wherever its files are."""
+        """Return a hash of all that the task asks and of how it grades, wherever its files are.
+
+        Of its Python functions it is all `*.py` beside them, since they call others; of what the
+        harness does itself, the harness's version.
+        """
         config = self.opened.dump_config()
         told = json.dumps({key: config.get(key) for key in _GRADING}, sort_keys=True, default=str)
         digest = hashlib.sha256(_ADDRESS.sub("", told).encode())
+        digest.update(metadata.version("lm_eval").encode())
+        for source in _sources(self.opened):
+            digest.update(f"{source.name}{len(source.read_bytes())}".encode() + source.read_bytes())
         for example in self.load(None).examples:
             digest.update(f"{example.id}{example.answer}{example.request}".encode())
         return digest.hexdigest()
@@ -120,16 +128,22 @@ class HarnessTask:
         """
         return self._loaded
 
-    def with_grader(self, items: Benchmark) -> Benchmark:
+    def with_grader(self, items: Benchmark, fingerprint: str) -> Benchmark:
         """Return items of this task, pinned before, with what grades their texts.
 
+        Args:
+            items: All of the task's or some.
+            fingerprint: The task's, when it was planned.
+
         Raises:
-            StageError: The task has other items by now.
+            StageError: The task asks or grades otherwise by now.
         """
-        known = {(e.id, e.request) for e in self._loaded.examples}
-        if any((e.id, e.request) not in known for e in items.examples):
+        known = {(e.id, e.request, e.answer) for e in self._loaded.examples}
+        strange = any((e.id, e.request, e.answer) not in known for e in items.examples)
+        if strange or self.fingerprint() != fingerprint:
             raise StageError(
                 f"{self.name}: the task {self.task} has changed since the study was planned",
+                why="its documents, its code or the version of lm-evaluation-harness did",
                 remedy="run the study again: it will be planned with the task as it is now",
             )
         return dataclasses.replace(items, graded=self._loaded.graded)
@@ -277,6 +291,24 @@ def _graded(
     filters[name].apply([one])
     found = one.filtered_resps[name]
     return str(found), dict(task.process_results(docs[item], [found])), name
+
+
+def _sources(task: Any) -> list[Path]:
+    """Return the Python files in the folders of the functions that grade a task's texts."""
+    functions = [type(task).process_results]
+    left = [getattr(task.config, key, None) for key in _GRADING]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+        elif callable(value):
+            functions.append(getattr(value, "func", value))  # of a partial what it calls
+    codes = [f.__code__ for f in functions if hasattr(f, "__code__")]
+    folders = {Path(code.co_filename).parent for code in codes}
+    found = [path for folder in folders for path in folder.glob("*.py")]
+    return sorted(found, key=lambda path: (path.name, path.read_bytes()))
 
 
 def _example(key: str, text: str, answer: str, request: str) -> Example:
