@@ -40,16 +40,16 @@ def sample(number, right, *, question=None, target="7", filter_="strict-match", 
     return row | more
 
 
-def choice(number, logprobs, right, **more):
+def choice(number, logprobs, right, *, norm=None, target=1, texts=(" a", " bcde", " f"), **more):
     """A row of a task that chooses by likelihood."""
-    row = sample(number, right, target="1", filter_="none", **more)
+    row = sample(number, right, target=str(target), filter_="none")
     del row["exact_match"]
-    arguments = {f"gen_args_{i}": {"arg_0": "Q", "arg_1": f" option {i}"} for i in range(3)}
+    arguments = {f"gen_args_{i}": {"arg_0": "Q", "arg_1": text} for i, text in enumerate(texts)}
     filtered = [[str(value), "False"] for value in logprobs]
-    both = {"acc": float(right), "acc_norm": 0.0, "metrics": ["acc", "acc_norm"]}
-    return (
-        row | both | {"arguments": arguments, "filtered_resps": filtered, "prompt_hash": sha("Q")}
-    )
+    norm = float(right if norm is None else norm)
+    both = {"acc": float(right), "acc_norm": norm, "metrics": ["acc", "acc_norm"]}
+    both |= {"arguments": arguments, "filtered_resps": filtered, "prompt_hash": sha("Q")}
+    return row | both | more
 
 
 def write(path, rows):
@@ -79,15 +79,62 @@ def test_a_log_of_texts_by_hand(tmp_path):
 
 
 def test_a_log_of_choices_by_hand(tmp_path):
-    path = write(tmp_path / "mine.jsonl", [choice(0, [-3, -1, -2], 1), choice(1, [-1, -2, -3], 0)])
+    """Lengths 1, 4 and 1: per character -3, -1/4, -2; then -1, -3/4, -3."""
+    rows = [choice(0, [-3, -1, -2], 1), choice(1, [-1, -3, -3], 0, norm=1)]
+    path = write(tmp_path / "mine.jsonl", rows)
     log = read_log(path)
     assert log.benchmark == "harness-mine"
     assert [(s.extracted, s.completion, s.quality) for s in log.scores] == [
-        ("B", "option 1", 1.0),
-        ("A", "option 0", 0.0),
+        ("B", "bcde", 1.0),
+        ("A", "a", 0.0),
     ]
     assert {s.rule for s in log.scores} == {"choice-likelihood"}
-    assert {s.rule for s in read_log(path, "acc_norm").scores} == {"harness-acc_norm,none"}
+    assert {(s.option_characters, s.target) for s in log.scores} == {((1, 4, 1), 1)}
+    normed = read_log(path, "acc_norm").scores
+    assert {s.rule for s in normed} == {"harness-acc_norm,none"}
+    assert [(s.extracted, s.outcome) for s in normed] == [("B", "correct")] * 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        choice(0, [-1, -3, -3], 0, norm=0),  # the lengths are not those of the task
+        choice(0, [-3, -1], 1, texts=(" same", " same")),  # contexts are the options
+        choice(0, [-3, -1, -2], 1, target="[0, 1]"),
+    ],
+)
+def test_choices_that_a_log_does_not_tell_are_left_open(tmp_path, row):
+    path = write(tmp_path / "mine.jsonl", [choice(1, [-3, -1, -2], 1), row])
+    assert [bool(s.extracted) for s in read_log(path, "acc").scores] == [True, True]
+    normed = read_log(path, "acc_norm").scores
+    assert {(s.extracted, s.option_logprobs, s.target) for s in normed} == {("", (), -1)}
+    assert [s.outcome == "correct" for s in normed] == [bool(row["acc_norm"]), True]
+
+
+def test_options_without_their_context_are_no_options(tmp_path):
+    texts = (" a", " bcde", " f") * 2
+    more = {"acc_mutual_info": 0.0, "metrics": ["acc", "acc_norm", "acc_mutual_info"]}
+    row = choice(0, [-3, -1, -2, -9, -0.5, -9], 1, texts=texts, **more)
+    (score,) = read_log(write(tmp_path / "mine.jsonl", [row])).scores
+    assert (score.extracted, score.option_logprobs) == ("B", (-3, -1, -2))
+    (score,) = read_log(tmp_path / "mine.jsonl", "acc_mutual_info").scores
+    assert (score.extracted, score.outcome) == ("", "wrong")
+
+
+def test_two_logs_of_choices_agree_by_their_metric(tmp_path, monkeypatch):
+    """By `acc` they choose A and C, both wrong; by `acc_norm` both choose B."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", [choice(i, [-1, -3, -3], 0, norm=1) for i in range(3)])
+    write(tmp_path / "b.jsonl", [choice(i, [-3, -3, -1], 0, norm=1) for i in range(3)])
+    both = ("score", "--lm-eval", "a.jsonl", "--against", "b.jsonl")
+    for metric, rate in (("acc", 0), ("acc_norm", 1)):
+        found = json.loads(call(*both, "--metric", metric, "--json").out)
+        assert (found["agreement"]["rate"], found["fidelity"]) == (rate, None)
+    assert "BLEU" not in call(*both).out
+    write(tmp_path / "b.jsonl", [choice(i, [-3, -3, -1], 0) for i in range(3)])
+    done = call(*both, "--metric", "acc_norm", "--out", "out")
+    assert "agreement" not in done.out and "do not tell which options" in done.err
+    assert not (tmp_path / "out" / "pairs.parquet").exists()
 
 
 def test_one_document_under_two_numbers_is_two_items(tmp_path):

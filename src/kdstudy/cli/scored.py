@@ -66,6 +66,11 @@ def of_logs(
         mine, theirs, pairs = compare(*scores)
         document["against"] = _logged(scores[1], of)
         document |= compared(mine, theirs, pairs, items, "rouge-score")
+        if any(log.chooses for log in found):
+            document["fidelity"] = None  # nothing was written
+            if not all(score.extracted for score in (*mine, *theirs)):
+                note(f"note: {scores[0][0].rule}: the logs do not tell which options it chose")
+                document["agreement"] = pairs = None
     return document, pairs, scores[0]
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Log:
         documents: By `doc_id`, the hashes of document and target.
         prompts: By `doc_id`, the hash of the prompt.
         others: What else it could have been read by: `metric,filter`.
+        chooses: Whether options were chosen by likelihood, and no text written.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Log:
     documents: Mapping[int, tuple[str, str]]
     prompts: Mapping[int, str]
     others: tuple[str, ...]
+    chooses: bool
 
 
 def read_log(path: Path, metric: str | None = None, name: str | None = None) -> Log:
@@ -57,6 +59,9 @@ def read_log(path: Path, metric: str | None = None, name: str | None = None) -> 
     Raises:
         InputError: It is no such log, has been changed (a hash is not that of what stands beside
             it), holds a document twice, or its metric is neither 0 nor 1.
+
+    Of choices each option's log-probability and length are in the scores, unless lengths or right
+    options of any cannot be told from the log: then a choice is told for `acc` alone.
     """
     rows = [(where, _row(row, where)) for where, row in objects(path)]
     if not rows:
@@ -72,6 +77,7 @@ def read_log(path: Path, metric: str | None = None, name: str | None = None) -> 
     benchmark = f"harness-{found[1] if found else path.stem}"
     seen: Counter[str] = Counter()
     scores, documents, prompts = [], {}, {}
+    whole = all(_options(row) for _, row in chosen)
     for where, row in sorted(chosen, key=lambda pair: pair[1]["doc_id"]):
         number, told = row["doc_id"], row["doc_hash"]
         if number in documents:
@@ -83,7 +89,7 @@ def read_log(path: Path, metric: str | None = None, name: str | None = None) -> 
         documents[number], prompts[number] = (told, row["target_hash"]), row["prompt_hash"]
         seen[told] += 1
         item = told[:16] + (f"-{seen[told]}" if seen[told] > 1 else "")
-        scores.append(_score(where, row, item, benchmark, metric))
+        scores.append(_score(where, row, item, benchmark, metric, whole))
     others = [f"{m},{f}" for f in filters for m in metrics if (m, f) != (metric, name)]
     return Log(
         path=path,
@@ -92,6 +98,7 @@ def read_log(path: Path, metric: str | None = None, name: str | None = None) -> 
         documents=documents,
         prompts=prompts,
         others=tuple(others),
+        chooses=any(_logprobs(row) for _, row in chosen),
     )
 
 
@@ -181,7 +188,9 @@ def _arguments(given: Any, where: str) -> list[list[Any]]:
     raise InputError(f"{where}: its arguments are none of a request", remedy="give another file")
 
 
-def _score(where: str, row: Mapping[str, Any], item: str, benchmark: str, metric: str) -> Score:
+def _score(
+    where: str, row: Mapping[str, Any], item: str, benchmark: str, metric: str, whole: bool
+) -> Score:
     value = row.get(metric)
     if not isinstance(value, int | float) or value not in (0, 1):
         raise InputError(
@@ -189,16 +198,18 @@ def _score(where: str, row: Mapping[str, Any], item: str, benchmark: str, metric
             why="an item is right or wrong",
             remedy=f"choose another metric: --metric with one of {', '.join(_metrics(row))}",
         )
-    logprobs = _logprobs(row["filtered_resps"])
+    logprobs, rule, options = _logprobs(row), f"harness-{metric},{row['filter']}", {}
     if logprobs:
-        best = logprobs.index(max(logprobs))
-        answer, text = label_of(best), str(row["arguments"][best][-1]).strip()
-        rule = "choice-likelihood" if metric == "acc" else f"harness-{metric},{row['filter']}"
+        options = _options(row) if whole else {}
+        best = _choices({"option_logprobs": logprobs, **options}).get(metric)
+        answer = "" if best is None else label_of(best)
+        text = str(row["arguments"][_largest(logprobs)][-1]).strip()
+        rule = "choice-likelihood" if metric == "acc" else rule
     else:
         resps = row.get("resps") or [[""]]
         text = resps[0][0] if isinstance(resps[0], list) else str(resps[0])
-        answer, rule = str(row["filtered_resps"][0]), f"harness-{metric},{row['filter']}"
-    missing = answer in ("", "[invalid]")
+        answer = str(row["filtered_resps"][0])
+    missing = not logprobs and answer in ("", "[invalid]")
     return Score(
         benchmark=benchmark,
         example_id=item,
@@ -209,15 +220,57 @@ def _score(where: str, row: Mapping[str, Any], item: str, benchmark: str, metric
         outcome="correct" if value else "unparsed" if missing else "wrong",
         quality=float(value),
         tokens=0,
+        **options,
     )
 
 
-def _logprobs(filtered: Any) -> list[float]:
-    """Return the log-probabilities of a row that chose by likelihood, [] of one that wrote."""
+def _logprobs(row: Mapping[str, Any]) -> list[float]:
+    """Return the options' log-probabilities of a row that chose, [] of one that wrote."""
+    filtered = row["filtered_resps"]
     try:
-        return [float(one[0]) for one in filtered if isinstance(one, list) and len(one) == 2]
+        found = [float(one[0]) for one in filtered if isinstance(one, list) and len(one) == 2]
     except ValueError:
         return []
+    # Behind the options come those without their context.
+    return found[: len(found) // 2] if "acc_mutual_info" in row else found
+
+
+def _options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `Score`'s fields of options; {} where the log does not tell all of them.
+
+    It has no list of the options: they are the continuations without the blanks before them. Where
+    what follows from these is not the metrics that the log has, they are something else.
+    """
+    logprobs = _logprobs(row)
+    texts = [str(one[-1]).lstrip() for one in row["arguments"][: len(logprobs)]]
+    if len(set(texts)) < len(logprobs) or not logprobs or not all(texts):
+        return {}  # where contexts are what differs, they are the options
+    told = str(row["target"]).strip()
+    targets = {i for i, text in enumerate(texts) if told in (str(i), text.strip())}
+    found = {
+        "option_logprobs": tuple(logprobs),
+        "option_characters": tuple(map(len, texts)),
+        "option_bytes": tuple(len(text.encode()) for text in texts),
+    }
+    chosen = {name: i for name, i in _choices(found).items() if name in row}
+    fit = [t for t in targets if all((i == t) == row[name] for name, i in chosen.items())]
+    return {**found, "target": fit[0]} if len(fit) == 1 else {}
+
+
+def _choices(options: Mapping[str, Any]) -> dict[str, int]:
+    """Return which option is chosen, by metric, as far as lengths are there."""
+    logprobs = options["option_logprobs"]
+    found = {"acc": _largest(logprobs)}
+    for metric, field in (("acc_norm", "option_characters"), ("acc_bytes", "option_bytes")):
+        if field in options:
+            normed = [value / n for value, n in zip(logprobs, options[field], strict=True)]
+            found[metric] = _largest(normed)
+    return found
+
+
+def _largest(values: Sequence[float]) -> int:
+    """Return the place of the first of the largest."""
+    return values.index(max(values))
 
 
 def _hash(text: str) -> str:
