@@ -268,6 +268,20 @@ def test_a_study_of_tasks_runs_to_its_report(tmp_path):
     assert json.loads(again.out)["accuracy"] == sums["accuracy"]
 
 
+def test_completions_made_elsewhere_end_where_the_task_ends_them(tmp_path):
+    """The task's last number behind its stop string would be 99."""
+    pytest.importorskip("lm_eval", reason=NEEDED)
+    path = write(tmp_path, "sums")
+    ids = [e.id for e in HarnessTask("mine", str(path)).load(None).examples]
+    lines = [
+        {"id": i, "completion": f"{row['answer']} Question: is it 99"}
+        for i, row in zip(ids, SUMS, strict=True)
+    ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ("score", "--benchmark", path, "--generations", tmp_path / "said.jsonl", "--json")
+    assert json.loads(call(*asked).out)["accuracy"] == 1
+
+
 CODE = """
 def right(text, answer):
     return text == answer

@@ -16,7 +16,7 @@ from kdstudy.errors import InputError
 
 if TYPE_CHECKING:
     from kdstudy.config.refs import BenchmarkRef
-    from kdstudy.evaluation.benchmarks import Benchmark
+    from kdstudy.evaluation.benchmarks import Benchmark, Source
 
 
 class KindName(StrEnum):
@@ -181,9 +181,16 @@ def load(reference: "BenchmarkRef", data_dir: Path | None) -> "Benchmark":
     """Return a benchmark's items, with a note where its file is not the published one."""
     from kdstudy.evaluation import benchmarks
 
+    return items_of(benchmarks.meant(reference), data_dir)
+
+
+def items_of(source: "Source", data_dir: Path | None) -> "Benchmark":
+    """Return what `load` does, of what `benchmarks.meant` found."""
+    from kdstudy.evaluation import benchmarks
+
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", benchmarks.EditedBenchmark)
-        loaded = benchmarks.meant(reference).load(data_dir)
+        loaded = source.load(data_dir)
     for warning in heard:
         note(f"note: {warning.message}")
     return loaded

@@ -111,15 +111,18 @@ def score(
         raise InputError(
             "Missing option '--generations'", remedy="give a file of completions, or --lm-eval FILE"
         )
-    from kdstudy.evaluation.asking import Endings
+    from kdstudy.evaluation import benchmarks
+    from kdstudy.evaluation.asking import endings_of
     from kdstudy.evaluation.completions import compare
     from kdstudy.evaluation.graders import of_benchmark
 
     asked = sets.chosen(benchmark, kind, labels, study, scoring, stop=stop, thinking=thinking)
     reference = sets.one(asked, study)
-    items, words = sets.load(reference, data_dir), rouge_tokenizer.value
+    source, words = benchmarks.meant(reference), rouge_tokenizer.value
+    items = sets.items_of(source, data_dir)
     grader = of_benchmark(reference.scoring, items)
-    endings = Endings(stop=tuple(reference.stop), thinking=reference.thinking or "")
+    task = source if isinstance(source, benchmarks.HarnessTask) else None
+    endings = endings_of(reference, task)
     scores, found = _scored(generations, items, rule.value, words, grader, endings)
     document = {"benchmark": items.name, **found}
     pairs = None

@@ -172,7 +172,7 @@ def asking(
         InputError: Exemplars are nowhere, too few, or no question and answer; or the study says how
             texts end, and the task has none written.
     """
-    endings = Endings(stop=tuple(ref.stop), thinking=ref.thinking or "")
+    endings = endings_of(ref, task)
     if task is not None:
         return _of_task(ref, task, endings)
     if not ref.shots:
@@ -186,10 +186,15 @@ def asking(
     )
 
 
+def endings_of(ref: BenchmarkRef, task: HarnessTask | None = None) -> Endings:
+    """Return where a benchmark's answers end; of a task by its own stop strings as well."""
+    own = () if task is None or task.chooses else task.stop
+    return Endings(stop=(*own, *ref.stop), thinking=ref.thinking or "")
+
+
 def _of_task(ref: BenchmarkRef, task: HarnessTask, endings: Endings) -> Asking:
     if not task.chooses:
-        ends = dataclasses.replace(endings, stop=(*task.stop, *endings.stop))
-        return Asking(shots_as="text" if ref.shots_as == "text" else "bare", endings=ends)
+        return Asking(shots_as="text" if ref.shots_as == "text" else "bare", endings=endings)
     if endings != Endings() or ref.shots_as != "turns":
         raise InputError(
             f"{ref.name}: stop, thinking and shots_as are of generated answers",
