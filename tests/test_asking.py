@@ -169,6 +169,27 @@ def test_texts_end_and_are_counted_as_if_cut_by_hand(written, mark):
     assert early or mark == "?1"  # which no text has
 
 
+def test_a_special_token_that_is_a_stop_string_ends_a_text(written):
+    """Texts are shown without `<pad>`, and so is what stands before it."""
+    rows = run(Endings(stop=("<pad>", "qa")))
+    found = {k: (r.completion, r.stop, r.tokens, r.thought) for k, r in rows.items()}
+    assert found == {
+        key: (text.removesuffix("<pad>"), *more)
+        for key, made in written.items()
+        for text, *more in [by_special(*made)]
+    }
+    assert any(r.tokens < written[k][1] for k, r in rows.items())
+
+
+def by_special(ids, tokens, stop):
+    """Return (text, end, tokens, thought) of a text that `<pad>` or "qa" ends."""
+    for n in range(1, len(ids) + 1):
+        text = shown(ids[:n], "<pad>")
+        if text.endswith(("<pad>", "qa")):
+            return text.removesuffix("qa"), "eos", n, -1
+    return shown(ids), stop, tokens, -1
+
+
 def test_stop_strings_end_generation_and_not_only_the_text(monkeypatch):
     from kdstudy.evaluation import generate as module
 

@@ -216,12 +216,13 @@ def _stopping(
         return None
     # A token is a byte of text or more; the first of a few may lose its blank.
     tail = max(len(stop.encode()) for stop in endings.stop) + 4
+    kept = _kept(tokenizer, endings)
 
     def stopped(ids: Sequence[int]) -> bool:
-        last = _decoded(tokenizer, ids[-tail:], "")
+        last = _decoded(tokenizer, ids[-tail:], kept)
         if not any(stop in last for stop in endings.stop):
             return False
-        return endings.cut(_decoded(tokenizer, ids, endings.thinking)) is not None
+        return endings.cut(_decoded(tokenizer, ids, kept)) is not None
 
     return stopped
 
@@ -230,19 +231,19 @@ def _generation(
     tokenizer: PreTrainedTokenizerBase, key: Key, text: Sampled, endings: Endings
 ) -> Generation:
     """Return a completion, cut before its earliest stop string whatever was written behind it."""
-    mark = endings.thinking
+    mark, kept = endings.thinking, _kept(tokenizer, endings)
     body = text.ids[:-1] if text.stop == "eos" else text.ids
-    completion, tokens = _decoded(tokenizer, body, mark), len(text.ids)
+    completion, tokens = _decoded(tokenizer, body, kept), len(text.ids)
     at = endings.cut(completion)
     if at is not None:
-        tokens = _first(body, lambda ids: endings.cut(_decoded(tokenizer, ids, mark)) is not None)
+        tokens = _first(body, lambda ids: endings.cut(_decoded(tokenizer, ids, kept)) is not None)
         completion = completion[:at]
     thought = -1
     if mark:
         closed = completion.count(mark)
         thought = tokens
         if closed:
-            thought = _first(body, lambda i: _decoded(tokenizer, i, mark).count(mark) >= closed)
+            thought = _first(body, lambda i: _decoded(tokenizer, i, kept).count(mark) >= closed)
     benchmark, example_id, number = key
     return Generation(
         benchmark=benchmark,
@@ -260,19 +261,28 @@ def _first(ids: Sequence[int], holds: Callable[[Sequence[int]], bool]) -> int:
     return bisect.bisect_left(range(len(ids) + 1), True, key=lambda n: holds(ids[:n]))
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], mark: str) -> str:
-    """Return the text of tokens without special ones, but for a mark that is one."""
-    added = tokenizer.added_tokens_decoder.items() if mark else ()
-    special = next((i for i, t in added if t.special and t.content == mark), -1)
+def _kept(tokenizer: PreTrainedTokenizerBase, endings: Endings) -> dict[int, str]:
+    """Return the special tokens that say where a text or its thought ends, by id."""
+    marks = {*endings.stop, endings.thinking} - {""}
+    added = tokenizer.added_tokens_decoder.items() if marks else ()
+    return {i: token.content for i, token in added if token.special and token.content in marks}
+
+
+def _decoded(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], kept: Mapping[int, str]
+) -> str:
+    """Return the text of tokens, of special ones that of those which are kept alone."""
     parts: list[list[int]] = [[]]
+    marks = [""]
     for token in ids:
-        if token == special:
+        if token in kept:
             parts.append([])
+            marks.append(kept[token])
         else:
             parts[-1].append(token)
-    return mark.join(
-        tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for part in parts
+    return "".join(
+        mark + tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for mark, part in zip(marks, parts, strict=True)
     )
 
 
