@@ -11,6 +11,7 @@ import pytest
 
 from kdstudy.errors import InputError
 from kdstudy.evaluation import benchmarks
+from kdstudy.evaluation.asking import Endings
 from kdstudy.evaluation.benchmarks import Benchmark
 from kdstudy.evaluation.completions import compare, grade, read
 from kdstudy.evaluation.score import summary
@@ -215,6 +216,18 @@ def test_json_list_byte_order_mark_and_our_own_parquet_are_the_same(tmp_path):
     write_records(tmp_path / "own.parquet", own, Generation)
     assert read(tmp_path / "list.json", TOY)[0] == lines == own
     assert read(tmp_path / "own.parquet", TOY)[0] == own
+
+
+def test_tokens_of_a_text_are_not_those_of_a_part_of_it(tmp_path):
+    texts = ("a</t> b", "a</t> b Q: c</t>")
+    shared = {"benchmark": "toy", "sample": 0, "stop": "length", "tokens": 9, "thought": 4}
+    own = [Generation(**shared, example_id=f"id{i}", completion=t) for i, t in enumerate(texts)]
+    write_records(tmp_path / "own.parquet", own, Generation)
+    ends = Endings(stop=("Q:",), thinking="</t>")
+    found, _ = read(tmp_path / "own.parquet", TOY, endings=ends)
+    assert found[0] == own[0]
+    assert (found[1].completion, found[1].stop) == ("a</t> b ", "eos")
+    assert (found[1].tokens, found[1].thought) == (0, -1)
 
 
 def test_text_that_no_file_can_hold_is_mended_and_line_ends_inside_texts_are_kept(tmp_path):

@@ -54,6 +54,7 @@ class Answer:
     stop: Literal["eos", "length", ""]
     tokens: int
     logprobs: tuple[float, ...] = ()
+    thought: int = -1
 
 
 def answers(path: Path, benchmark: str, *, options: bool = False) -> Iterator[Answer]:
@@ -77,9 +78,8 @@ def answers(path: Path, benchmark: str, *, options: bool = False) -> Iterator[An
             _check_benchmark(g.benchmark, benchmark, where)
             raw = dataclasses.asdict(g)
             sample, tokens = (_count(raw, field, where) for field in ("sample", "tokens"))
-            yield Answer(
-                where, (g.example_id,), "", g.completion, sample, _stop(raw, where), tokens
-            )
+            ids, stop = (g.example_id,), _stop(raw, where)
+            yield Answer(where, ids, "", g.completion, sample, stop, tokens, thought=g.thought)
         return
     for where, given in objects(path):
         for raw in _plain(given, where):

@@ -236,13 +236,16 @@ class _Items:
 
 def _generation(row: Answer, benchmark: str, item: str, endings: Endings) -> Generation:
     at = endings.cut(row.completion)
+    cut = at is not None
     return Generation(
         benchmark=benchmark,
         example_id=item,
         sample=row.sample,
         completion=row.completion[:at],
-        stop=(row.stop or "eos") if at is None else "eos",
-        tokens=row.tokens,
+        stop="eos" if cut else row.stop or "eos",
+        # The file counts tokens of the whole text; of a part of it nobody knows them.
+        tokens=0 if cut else row.tokens,
+        thought=-1 if cut else row.thought,
     )
 
 
