@@ -123,8 +123,9 @@ def _loss_row(
 ) -> Row:
     taught = {"temperature": 1.5, "hard_label_weight": 0.2, "noise": 0.5}
     fields = set(METHODS[name].model_fields)
-    if METHODS[name]().recipe().objective.easy_weight is not None:
-        fields.remove("hard_label_weight")  # refused
+    plain = METHODS[name]().recipe()
+    if plain.objective.easy_weight is not None or plain.source == "start":
+        fields.discard("hard_label_weight")  # refused
     method = METHODS[name](**{k: v for k, v in taught.items() if k in fields}).recipe()
     narrow = [copy.deepcopy(m).to(dtype) for m in pair]
     want, gradient = _exact(method, [copy.deepcopy(m).double() for m in narrow], rows)
