@@ -175,6 +175,12 @@ def test_an_equation_holds_where_arithmetic_says_so(text, true):
     assert told and all(told) == true
 
 
+def test_a_result_in_percent_is_not_called_false():
+    for text in ("25 / 100 = 25%", "He got 18 / 20 = 90% right.", "1 - 0.4 = 60%"):
+        assert [holds(step) for step in steps(text)] == [None], text
+    assert [holds(step) for step in steps("25 / 100 = 26")] == [False]
+
+
 def test_repeated_training_text_is_counted_as_sets_of_words_would():
     rng = np.random.default_rng(0)
     vocabulary = [f"w{i}" for i in range(3)]
@@ -403,6 +409,36 @@ def test_what_is_missing_is_left_out():
     }
 
 
+def test_who_lost_everything_is_said_to_have():
+    right, wrong = ([score(i, r) for i in range(300)] for r in (True, False))
+    half = [score(i, i % 2 == 0) for i in range(300)]
+    table = table_of({"big": half, "s": wrong, "small": right}, elsewhere={"math"})
+    row = one(table, "accuracy_kept", ELSEWHERE)
+    assert row.value == 0 and math.isnan(row.low) and words.verdict(row) == words.LOST
+    row = one(table, "forgetting", ELSEWHERE)
+    assert row.value == -1 and words.verdict(row) == words.LOST
+    told = [said for said in words.sentences(table, {}) if said]
+    assert "forgets 100.0 points elsewhere" in told[0] and "nan" not in " ".join(told)
+    assert not any(said.startswith("Cannot be told") for said in told)
+    few = table_of({"big": right[:3], "s": right[:3]})
+    assert words.verdict(one(few, "accuracy_kept")) == words.UNKNOWN
+
+
+def test_other_items_are_refused():
+    big, other = ([score(i, True) for i in range(first, first + 5)] for first in (0, 3))
+    with pytest.raises(InputError, match="other items of math"):
+        table_of({"big": big, "s": other})
+
+
+def test_what_filters_say_comes_back_from_a_file(tmp_path):
+    rows = [dataclasses.replace(score(i, i < 2), by_filter=(1, 0, 1)) for i in range(3)]
+    frame = pd.DataFrame([dataclasses.asdict(r) | {"system": "s"} for r in rows])
+    frame.to_parquet(tmp_path / "items.parquet")
+    found = cells_of_items(pd.read_parquet(tmp_path / "items.parquet"), ["s"])["s"]["math"]
+    wanted = cells_of("s", rows)["math"]
+    assert np.array_equal(found.by_filter, wanted.by_filter)
+
+
 def test_items_of_a_study_are_cells_again():
     rows = [*FIVE, *drawn([[1, 0], [0, 0]])]
     frame = pd.DataFrame([dataclasses.asdict(r) | {"system": "s"} for r in rows])
@@ -519,7 +555,7 @@ def line(measure, value, low, high, benchmark=AVERAGE, **more):
     row = {"system": "s", "teacher": "t", "measure": measure, "benchmark": benchmark}
     row |= {"against": against, "student": 0.5, "reference": 0.6, "floor": 0.0}
     row |= {"value": value, "low": low, "high": high, "sd": math.nan, "seeds": 3, "n": 900}
-    return row | {"of": "a, b", "why": ""} | more
+    return row | {"alike": False, "of": "a, b", "why": ""} | more
 
 
 def test_one_sentence_sums_up():

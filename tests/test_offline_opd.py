@@ -225,3 +225,14 @@ def test_doctor_says_whether_teachers_are_consistent(start, level):
     if level == "warning":
         assert "start: seqkd" in said.remedy and "teacher consistency" in said.why
     assert not [f for f in check(healthy()) if f.check == "consistency"]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [[{"type": "seqkd", "start": "sft"}, "seqkd"], [{"type": "seqkd", "generations": 2}]],
+)
+def test_which_seqkd_run_it_starts_from_is_never_guessed(tmp_path, listed):
+    folder = write_folder(tmp_path)
+    with pytest.raises(InputError, match="starts from the seqkd run, and there are several"):
+        planned(folder, *listed, "offline_opd")
+    assert planned(folder, *listed, {"type": "offline_opd", "start": "sft"}).stages

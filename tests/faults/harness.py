@@ -43,7 +43,10 @@ _SHARD_BYTES = 2**16
 
 # What says when it was made, how long that took, or what was free then; and vl-convert writes a
 # PDF's fonts in any order.
-_TIMED = ("report.html", "tables/cost.*", "tables/systems.*", "figures/*.pdf", "placement.json")
+_TIMED = (
+    *("report.html", "tables/cost.*", "tables/systems.*", "figures/*.pdf", "figures/pace.svg"),
+    "placement.json",
+)
 
 
 @dataclasses.dataclass(frozen=True)

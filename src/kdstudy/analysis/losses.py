@@ -7,6 +7,7 @@ number is the mean of the runs', and its interval covers items and seeds as `con
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from scipy import stats
 from kdstudy.analysis.contrasts import together
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
+from kdstudy.errors import InputError
 from kdstudy.measures import LOSSES, copied
 from kdstudy.measures.base import Loss
 from kdstudy.measures.cell import Cell, cells_of
@@ -31,12 +33,14 @@ ELSEWHERE = "elsewhere"
 
 COLUMNS = [
     *("system", "teacher", "measure", "benchmark", "against"),
-    *("student", "reference", "floor", "value", "low", "high", "sd", "seeds", "n", "of", "why"),
+    *("student", "reference", "floor", "value", "low", "high", "alike", "sd", "seeds", "n"),
+    *("of", "why"),
 ]
 """Of the table.
 
 `value` is the student's number over the `reference`'s, both less `floor`, or the student's less the
-reference's, or the number itself where nothing is compared. `of` are the benchmarks that a mean is
+reference's, or the number itself where nothing is compared. `alike`: all draws of the items gave
+this very number, so that there is no interval to show. `of` are the benchmarks that a mean is
 over, `why` says why a value is NaN.
 """
 
@@ -123,12 +127,17 @@ def cells_of_items(items: pd.DataFrame, wanted: Collection[str]) -> dict[str, di
     rows = items[items.system.isin(list(wanted))]
     found = {}
     for label, part in rows.groupby("system", sort=False):
-        columns = [part[name].tolist() for name in known]
+        columns = [[_plain(value) for value in part[name]] for name in known]
         scores = [
             Score(**dict(zip(known, values, strict=True))) for values in zip(*columns, strict=True)
         ]
         found[str(label)] = cells_of(str(label), scores)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as `Score` has it: a column of lists comes out of a file as arrays."""
+    return tuple(value.tolist()) if isinstance(value, np.ndarray) else value
 
 
 def courses(
@@ -179,6 +188,11 @@ def over_items_and_seeds(found: np.ndarray, many: int) -> tuple[float, float, fl
     return value, value + wider * float(low), value + wider * float(high), sd
 
 
+def _alike(found: np.ndarray) -> bool:
+    """Return whether every draw of the items gives every run the number that it has."""
+    return bool(np.isfinite(found).all() and np.abs(found - found[:, :1]).max() < 1e-12)
+
+
 class _Drawn:
     """Every loss of every cell under all weights of its items, computed once."""
 
@@ -206,6 +220,16 @@ class _Drawn:
         """Return what nothing learned scores."""
         return loss.floor(self.cells[label][benchmark], self.chance.get(benchmark) or 0.0)
 
+    def require_same(self, label: str, reference: str, benchmark: str) -> None:
+        """Refuse two systems whose items of a benchmark are not the same, in the same order."""
+        own, theirs = (self.cells.get(name, {}).get(benchmark) for name in (label, reference))
+        if own is not None and theirs is not None and list(own.ids) != list(theirs.ids):
+            raise InputError(
+                f"{label} and {reference} were asked other items of {benchmark}",
+                why="what a student kept is taken item by item",
+                remedy="score both on the same items",
+            )
+
     def items(self, label: str, benchmark: str) -> int:
         """Return how many items there are."""
         return len(self.cells[label][benchmark].ids)
@@ -221,6 +245,8 @@ def _of_loss(
         if drawn.of(loss, reference, b) is not None
         and any(drawn.of(loss, run, b) is not None for run in runs)
     )
+    for run, benchmark in itertools.product(runs, known):
+        drawn.require_same(run, reference, benchmark)
     scopes = {AVERAGE: known}
     if loss.how == "kept" or loss.where != "all":
         scopes = {
@@ -260,7 +286,7 @@ def _compared(
         "student": float(students[:, 0].mean()),
         "reference": float(theirs[0]),
         "floor": floor,
-        **{"value": value, "low": low, "high": high, "sd": sd},
+        **{"value": value, "low": low, "high": high, "alike": _alike(compared), "sd": sd},
         **{"seeds": len(whole), "n": n, "of": ", ".join(part), "why": why},
     }
 
@@ -285,7 +311,7 @@ def _of_tokens(loss: TokenLoss, frames: Sequence[pd.DataFrame], bootstrap: Boots
         "student": value if loss.teacher is None else value + theirs,
         "reference": theirs,
         "floor": 0.0,
-        **{"value": value, "low": low, "high": high, "sd": sd},
+        **{"value": value, "low": low, "high": high, "alike": False, "sd": sd},
         **{"seeds": len(frames), "n": n, "of": HELD_OUT, "why": ""},
     }
 

@@ -44,6 +44,7 @@ class Side:
         """Return the sum of the log-probabilities of each span's other tokens, [G]."""
         tokens = TeacherSide(hidden=hidden_NH[self.rest_R], head=head)
         with torch.autocast(hidden_NH.device.type, enabled=False):
+            # 1: these heads are divided by the loss's temperature already (`_softened`).
             logs_R = log_of_target(tokens, self.targets_R, 1.0)
         return logs_R.new_zeros(len(self.at_G)).index_add(0, self.spans_R, logs_R)
 

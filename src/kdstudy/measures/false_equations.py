@@ -46,6 +46,9 @@ def holds(step: Step) -> bool | None:
     if whole is None or stated is None:
         return None
     exact = Fraction(whole.value)
+    percent = exact * 100 == stated or numerals.rounds_to(exact * 100, step.result)
+    if percent and exact != stated:
+        return None  # perhaps in percent: a step does not keep the sign behind its result
     rounded = exact.denominator != 1 and abs(exact - stated) < 1 and stated.denominator == 1
     return stated == exact or rounded or numerals.rounds_to(exact, step.result)
 

@@ -24,7 +24,7 @@ def whole_step(
 
     With y the token drawn, w its importance weight and R its returns, the gradient is that of
     KL(S || T) - w * R * log S(y), w and R held fixed. The value is the KL alone: summed over the
-    tokens of drawn texts it is an unbiased estimate of the texts' KL.
+    tokens of drawn texts it is an unbiased estimate of the texts' KL (where teacher_share is 0).
 
     Args:
         s: The student's log-probabilities, [C, V].

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdstudy import methods
 from kdstudy.config import schema
+from kdstudy.errors import InputError
 from kdstudy.fields import Strict
 from kdstudy.records import System, joined
 
@@ -20,8 +21,19 @@ def own_sft(study: schema.Study) -> methods.Sft:
 
 
 def own_seqkd(study: schema.Study) -> methods.SeqKD:
-    """Return how students learn from a teacher's text before a method that starts there."""
-    return next((m for m in study.methods if m.type == "seqkd"), methods.SeqKD())
+    """Return how students learn from a teacher's text before a method that starts there.
+
+    Raises:
+        InputError: The study lists several such runs, or a chain of them.
+    """
+    listed = [m for m in study.methods if isinstance(m, methods.SeqKD)]
+    if len(listed) > 1 or any(m.generations > 1 for m in listed):
+        raise InputError(
+            "methods: a method starts from the seqkd run, and there are several: "
+            f"{', '.join(m.name for m in listed)}{' with generations' * (len(listed) == 1)}",
+            remedy="leave one seqkd with generations: 1, or write start: sft",
+        )
+    return listed[0] if listed else methods.SeqKD()
 
 
 def epochs(study: schema.Study, method: methods.Method) -> tuple[float, ...]:

@@ -38,10 +38,13 @@ def verdict(row: Any) -> str:
     """
     if not row.against or math.isnan(row.value):
         return ""
-    if math.isnan(row.low):
-        return UNKNOWN
     line, same = LINES[row.measure], 1.0 if kept(row) else 0.0
     low, high = row.low - same, row.high - same
+    if math.isnan(low):
+        # All items alike: with n of them, up to some 4/n would look the same (the rule of three).
+        if not row.alike or abs(row.value - same) <= 4 / row.n:
+            return UNKNOWN
+        low = high = row.value - same
     if line.worse == "less":
         low, high = -high, -low
     if low <= 0 <= high:
@@ -158,8 +161,10 @@ def _shares(found: Mapping[tuple[str, str], Any]) -> str:
 def _forgotten(row: Any | None, form: str) -> str:
     if row is None or verdict(row) != LOST:
         return ""
-    low, high = points(-row.high, sign=False), points(-row.low, sign=False)
-    return f"{form.format(points(-row.value, sign=False))} ({low} to {high})"
+    told = form.format(points(-row.value, sign=False))
+    if math.isnan(row.low):
+        return told
+    return f"{told} ({points(-row.high, sign=False)} to {points(-row.low, sign=False)})"
 
 
 def _claims(found: Mapping[tuple[str, str], Any]) -> str:

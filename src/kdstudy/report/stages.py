@@ -112,6 +112,8 @@ def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
     tokens, responses = {}, None
     for (_, label), found in work.each(EACH_STAGE).items():
         match kinds()[found.manifest.kind].writes(found.folder):
+            case ReplayCorpus():
+                pass  # nobody asks whether general text comes back
             case Corpus() as opened:
                 responses = [row.response for row in opened.train.read()]
             case Tokens() as opened if label in pairs:

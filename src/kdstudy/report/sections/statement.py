@@ -21,7 +21,7 @@ _ACROSS = 3
 _EACH = ("accuracy_kept", "text_kept", "forgetting", "over_base")
 """Lines that the table has for every benchmark; statement.csv has all."""
 _BOUNDS = ("lower", "upper")
-_SCOPES = {AVERAGE: "trained for", ELSEWHERE: "not trained for", HELD_OUT: "held-out text"}
+_SCOPES = {AVERAGE: "the others", ELSEWHERE: "not trained for", HELD_OUT: "held-out text"}
 
 
 def section(data: ReportData) -> Section:
