@@ -44,7 +44,8 @@ def test_every_part_runs_in_its_tiny_form(part, gpu, monkeypatch):
         assert all(row["passed"] for row in rows), rows
     if part.name == "losses":
         cases = [row["case"] for row in rows]
-        for method in METHODS:
+        # gold and uld ask a teacher with another tokenizer, which this part does not have.
+        for method in (name for name, cls in METHODS.items() if cls.teacher_gives != "spans"):
             assert any(case.startswith(f"{method}, bfloat16") for case in cases)
         assert any(case.endswith(", compiled") for case in cases)
 
