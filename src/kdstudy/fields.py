@@ -50,3 +50,10 @@ class Strict(BaseModel):
                     "unknown_key", "unknown key '{key}'; {known}", {"key": str(key), "known": known}
                 )
         return value
+
+
+def refuse_repeats(field: str, values: list[Any]) -> None:
+    """Raise ValueError where a value of a field's list is there twice."""
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"{field}: {', '.join(twice)} is listed twice; list each once")

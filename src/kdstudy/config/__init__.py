@@ -3,6 +3,7 @@
 schema.py     study.yaml as types: every default, every refusal
 refs.py       what a study names: models, a corpus, benchmarks
 teachers.py   its teachers, alone and together: what makes no sense of them
+ablations.py  runs beside the main grid: what a study varies
 cuts.py       what a study keeps of a model that it cuts a student out of
 resources.py  what stages ask of a cluster's nodes
 protocols.py  the presets corrected and reference

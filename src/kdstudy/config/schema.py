@@ -12,16 +12,16 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
+from kdstudy.config.ablations import Ablations, require_listed
 from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef, Together
 from kdstudy.config.resources import Resources
 from kdstudy.config.teachers import are_several, called, loaded, members, require_sense
-from kdstudy.fields import TAGS, Strict
-from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, giving, short_form
+from kdstudy.fields import TAGS, Strict, refuse_repeats
+from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, short_form
 
 _LARGEST = 2**32
 TEMPLATES = ("auto", "alpaca", "chat", "reference")
@@ -42,109 +42,8 @@ Tracker = Literal[
 """What transformers.Trainer can report to."""
 RougeTokenizer = Literal["rouge-score", "unicode"]
 """What ROUGE-L takes for words."""
-Taught = Literal[*giving("text"), *giving("distribution"), *giving("spans")]
-WithDistribution = Literal[*giving("distribution")]
-WithTemperature = Literal[*giving("distribution"), *giving("spans")]
-
 
 _REPLAY = "train.replay_weight"
-NO_RESULT = frozenset(
-    {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
-)
-"""Fields of `train` that change speed or records, never the result."""
-
-
-class TemperatureAblation(Strict):
-    """Repeat methods at several loss temperatures."""
-
-    methods: list[WithTemperature] = ["word_kd", "revkd"]
-    """Methods to repeat; each must be among the study's methods."""
-    values: list[Annotated[float, Field(gt=0)]] = Field(default=[1, 2, 5], min_length=1)
-    """Temperatures."""
-
-
-class NoiseAblation(Strict):
-    """Repeat methods with Gaussian noise on the teacher's logits."""
-
-    methods: list[WithDistribution] = ["word_kd"]
-    """Methods to repeat; each must be among the study's methods."""
-    values: list[Annotated[float, Field(ge=0)]] = Field(default=[0, 1, 2, 5], min_length=1)
-    """Scales of the noise."""
-
-
-class BaseTeacherAblation(Strict):
-    """Repeat methods with a teacher that was not fine-tuned (`task-unaware`)."""
-
-    methods: list[Taught] = ["word_kd"]
-    """Methods to repeat; each must be among the study's methods."""
-
-
-class Vary(Strict):
-    """Repeat methods with other values of one field: of the methods, or of training."""
-
-    vary: str
-    """The field: one of the methods' own, such as `beta`, or of training: `train.learning_rate`,
-    `train.lora.r`. Teachers and sft runs, which all others are compared with, stay as they are."""
-    values: list[Any] = Field(min_length=1)
-    """Its values; the one that the study has is the main grid's run."""
-    methods: list[Taught] = Field(min_length=1)
-    """Methods to repeat; each must be among the study's methods."""
-
-    @field_validator("vary")
-    @classmethod
-    def _can_vary(cls, field: str) -> str:
-        head, _, tail = field.partition(".")
-        if field in ("type", "start"):
-            raise ValueError(f"{field} makes another method; list it under methods")
-        if field == "generations":
-            raise ValueError("generations has a run for each already; write it under methods")
-        if field in ("temperature", "noise"):
-            raise ValueError(f"{field} has an ablation of its own: write {field}: {{values: ...}}")
-        if head == "train" and tail.partition(".")[0] in {*NO_RESULT, "probe_rows"}:
-            raise ValueError(f"{field} changes speed or records, and no result")
-        return field
-
-    def changed(self, method: Any, train: Train, value: Any) -> tuple[Any, Train]:
-        """Return a method and its training with the field at a value.
-
-        Raises:
-            ValueError: Neither has such a field, or it cannot have that value.
-        """
-        head, _, tail = self.vary.partition(".")
-        if head == "train" and tail:
-            if getattr(method, tail, None) is not None and tail in type(method).model_fields:
-                raise ValueError(f"{method.type} has its own {tail}, which overrides training's")
-            return method, _with(train, tail, value)
-        if self.vary not in type(method).model_fields:
-            own = sorted(set(type(method).model_fields) - {"type", "start", "generations"})
-            raise ValueError(
-                f"{method.type} has no field {self.vary}; it has {', '.join(own)}, and training "
-                "has train.learning_rate and the like"
-            )
-        return _with(method, self.vary, value), train
-
-    def current(self, method: Any, train: Train) -> Any:
-        """Return the value that the study has."""
-        head, _, tail = self.vary.partition(".")
-        part, path = (train, tail) if head == "train" and tail else (method, self.vary)
-        for name in path.split("."):
-            part = getattr(part, name, None)
-        return part
-
-
-class Ablations(Strict):
-    """Runs beside the main grid; a list of `Vary` alone may stand in its place."""
-
-    temperature: TemperatureAblation | None = None
-    """Loss temperature (the paper's Figure 6)."""
-    noise: NoiseAblation | None = None
-    """Noise on the teacher's logits (Figure 5)."""
-    base_teacher: BaseTeacherAblation | None = None
-    """A teacher that never saw the task (Figure 2)."""
-    vary: list[Vary] = []
-    """Any other field: `{vary: beta, values: [0.1, 0.9], methods: [gkd]}`."""
-    students: list[str] | None = None
-    """Restrict the ablations to these students, by model or name; null means all."""
 
 
 class Lora(Strict):
@@ -166,6 +65,10 @@ class Train(Strict):
     """How every model of the study is trained; for teachers see `teacher_train`."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"replay_weight", "replay_rows"})
+    NO_RESULT: ClassVar[frozenset[str]] = frozenset(
+        {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
+    )
+    """Fields that change speed or records, never the result."""
 
     epochs: float = Field(default=4.0, gt=0)
     """Passes over the corpus."""
@@ -408,11 +311,11 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Study:
-        _refuse_repeats("methods", [m.name for m in self.methods])
-        _refuse_repeats("seeds", self.seeds)
+        refuse_repeats("methods", [m.name for m in self.methods])
+        refuse_repeats("seeds", self.seeds)
         # As `benchmarks.canonical` has it, which the schema must not import.
         bare = [re.sub(r"[-_\s]", "", b.name.casefold()) for b in self.benchmarks]
-        _refuse_repeats("benchmarks", bare)
+        refuse_repeats("benchmarks", bare)
         turns = [
             b.name for b in self.benchmarks if b.shots and b.shots_as == "turns" and not b.harness
         ]
@@ -421,9 +324,9 @@ class Study(Strict):
                 f"benchmarks: {turns[0]}: template has no place for shots_as: turns; write "
                 "shots_as: text, or template: auto"
             )
-        _refuse_repeats("teachers", [called(t) for t in self.teachers])
-        _refuse_repeats("students", [loaded(s) for s in self.students])
-        _refuse_repeats("students", [s.name for s in self.students if s.name])
+        refuse_repeats("teachers", [called(t) for t in self.teachers])
+        refuse_repeats("students", [loaded(s) for s in self.students])
+        refuse_repeats("students", [s.name for s in self.students if s.name])
         if not self.teachers and {m.type for m in self.methods} != {"sft"}:
             raise ValueError(
                 "teachers: is empty, and every method but sft learns from one; add one"
@@ -436,7 +339,7 @@ class Study(Strict):
                 f"{', '.join(inner)} reads other layers (layers); write auto, with which that "
                 "method's teacher runs beside its student"
             )
-        self._ablations_make_sense()
+        require_listed(self)
         self._replay_makes_sense()
         for field, number in _numbers(self.model_dump()):
             if not abs(number) < _LARGEST:
@@ -454,66 +357,6 @@ class Study(Strict):
             raise ValueError(
                 f"replay: {_REPLAY} is 0, so that nothing would read it; set it, such as to 0.5"
             )
-
-    def _ablations_make_sense(self) -> None:
-        have = {m.type for m in self.methods}
-        for kind in ("temperature", "noise", "base_teacher"):
-            part = getattr(self.ablations, kind)
-            missing = [m for m in part.methods if m not in have] if part else []
-            if missing:
-                raise ValueError(
-                    f"ablations.{kind}: {', '.join(missing)} is not among methods; the curve would "
-                    "lack its main point; add it to methods or take it out here"
-                )
-        self._varied_fields_make_sense()
-        if self.ablations.base_teacher and not any(t.finetune for t in self.teacher_models):
-            raise ValueError(
-                "ablations.base_teacher: no teacher is fine-tuned (finetune: false), so every run "
-                "is task-unaware already; remove the ablation"
-            )
-        names = [name for s in self.students for name in (s.model, s.called)]
-        unknown = [s for s in self.ablations.students or [] if s not in names]
-        if unknown:
-            raise ValueError(f"ablations.students: {', '.join(unknown)} is not among students")
-
-    def _varied_fields_make_sense(self) -> None:
-        for i, part in enumerate(self.ablations.vary):
-            at = f"ablations.vary[{i}]"
-            _refuse_repeats(f"{at}.values", [json.dumps(v) for v in part.values])
-            for name in part.methods:
-                listed = [m for m in self.methods if m.type == name]
-                if not listed:
-                    raise ValueError(f"{at}.methods: {name} is not among methods; add it there")
-                for value in part.values:
-                    try:
-                        part.changed(listed[0], self.train, value)
-                    except ValidationError as e:
-                        what = e.errors()[0]["msg"].removeprefix("Value error, ")
-                        raise ValueError(f"{at}.values: {part.vary} {value}: {what}") from e
-                    except ValueError as e:
-                        raise ValueError(f"{at}.vary: {e}") from e
-
-
-def _with(part: Any, path: str, value: Any) -> Any:
-    """Return a part of the study with a field of it, or of a part of it, at another value."""
-    head, _, tail = path.partition(".")
-    if head not in type(part).model_fields:
-        raise ValueError(
-            f"there is no field {head}; known: {', '.join(sorted(type(part).model_fields))}"
-        )
-    if tail:
-        below = getattr(part, head)
-        if not isinstance(below, Strict):
-            raise ValueError(f"{head} is {below} in this study, so that it has no {tail}")
-        value = _with(below, tail, value)
-    whole = part.model_dump() | {head: value.model_dump() if isinstance(value, Strict) else value}
-    return type(part).model_validate(whole)
-
-
-def _refuse_repeats(field: str, values: list[Any]) -> None:
-    twice = sorted({str(v) for v in values if values.count(v) > 1})
-    if twice:
-        raise ValueError(f"{field}: {', '.join(twice)} is listed twice; list each once")
 
 
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

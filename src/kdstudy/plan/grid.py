@@ -7,6 +7,7 @@ from typing import Any
 
 from kdstudy import methods
 from kdstudy.config import schema
+from kdstudy.config.ablations import Ablations
 from kdstudy.errors import InputError
 from kdstudy.fields import Strict
 from kdstudy.records import System, joined
@@ -161,7 +162,7 @@ def distilled(
 
 
 def _named(
-    ablations: schema.Ablations, listed: Mapping[str, list[methods.Method]]
+    ablations: Ablations, listed: Mapping[str, list[methods.Method]]
 ) -> Iterator[tuple[str, methods.Method, float]]:
     """Yield field, method and value of the paper's two curves, but for the main grid's points."""
     for field, part in (("temperature", ablations.temperature), ("noise", ablations.noise)):

@@ -96,7 +96,7 @@ class Stages:
             aids = _one_or_each(artifacts.TEACHER_CACHE, artifacts.EACH_TEACHER_CACHE, caches)
         config = TrainConfig(
             method=method.model_dump(exclude=method.OF_TRAINING),
-            train=train.model_dump(exclude=schema.NO_RESULT),
+            train=train.model_dump(exclude=train.NO_RESULT),
             **self.prompts(),
             seed=system.seed,
             student=named(model),
@@ -107,7 +107,7 @@ class Stages:
         )
         local = {
             "models": models,
-            "train": train.model_dump(include=schema.NO_RESULT),
+            "train": train.model_dump(include=train.NO_RESULT),
             "tracking": {"study": self.study.name, "label": system.label},
         }
         return self.add("train", system.label, config, inputs, local, aids)
