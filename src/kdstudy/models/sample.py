@@ -107,18 +107,12 @@ def sample(
         return []
     if not all(map(len, prompts)):
         raise InputError("a prompt has no tokens", why="there is nothing to go on from")
-    budgets = (
-        [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
-    )
-    ends_at = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
+    budgets = _budgets(prompts, max_new_tokens)
     for writer in (model, beside.model) if beside else (model,):
-        parts.require_room(writer, max(ends_at), max(map(max, prompts)))
+        _require_room(writer, prompts, budgets)
     uniforms_BT = _uniforms(seeds, len(prompts), max(budgets)) if temperature else None
     texts: list[list[int]] = [[] for _ in prompts]
-    steps: BatchDecoder = _opened(model, prompts, pad_id)
-    if beside is not None:
-        both = steps, _opened(beside.model, prompts, pad_id)
-        steps = _Mixture(both, beside.share, temperature, width)
+    steps = _begun(model, prompts, pad_id, beside, temperature, width)
     ends = frozenset(eos_ids)
     ended: set[int] = set()  # rows that `stopped` ended
     rows = list(range(len(prompts)))
@@ -150,8 +144,36 @@ def sample(
     ]
 
 
-def _opened(model: parts.Model, prompts: Sequence[Sequence[int]], pad_id: int) -> BatchDecoder:
-    return opened(parts.plain(model), prompts, pad_id, selfcheck.decoding(model))
+def _budgets(prompts: Sequence[object], given: int | Sequence[int]) -> list[int]:
+    budgets = [given] * len(prompts) if isinstance(given, int) else [*given]
+    assert len(budgets) == len(prompts), "a token budget for every prompt"
+    return budgets
+
+
+def _require_room(
+    model: parts.Model, prompts: Sequence[Sequence[int]], budgets: Sequence[int]
+) -> None:
+    longest = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
+    parts.require_room(model, longest, max(map(max, prompts)))
+
+
+def _begun(
+    model: parts.Model,
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    beside: Beside | None,
+    temperature: float,
+    width: int | None,
+) -> BatchDecoder:
+    """Return the decoder of the prompts: of the model, or of its mixture with the one beside."""
+
+    def opened_on(writer: parts.Model) -> BatchDecoder:
+        return opened(parts.plain(writer), prompts, pad_id, selfcheck.decoding(writer))
+
+    if beside is None:
+        return opened_on(model)
+    both = opened_on(model), opened_on(beside.model)
+    return _Mixture(both, beside.share, temperature, width)
 
 
 class _Mixture:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdstudy import methods
 from kdstudy.config import schema
-from kdstudy.config.ablations import Ablations
+from kdstudy.config.ablations import Ablations, Vary
 from kdstudy.errors import InputError
 from kdstudy.fields import Strict
 from kdstudy.records import System, joined
@@ -99,66 +99,90 @@ def distilled(
         ablated: Whether the ablations are for this student.
         mixture: How several teachers teach (`System.mixture`).
     """
-    found: dict[str, Run] = {}
-    tuned = tuple(t.label for t in teachers)
-    plain = tuple(t.model for t in teachers)
-
-    def add(
-        method: methods.Method, train: schema.Train, *, ablation: str = "", setting: str = "",
-        suffix: str = "", by: tuple[str, ...] = tuned, after: str = "",
-    ) -> str:  # fmt: skip
-        label = f"{student}/{method.name}/{joined(plain, mixture)}{suffix}{tail}"
-        system = System(
-            label=label,
-            kind="distilled",
-            model=student,
-            teachers=by,
-            method=method.name,
-            ablation=ablation,
-            setting=setting,
-            temperature=getattr(method, "temperature", 1.0),
-            noise=getattr(method, "noise", 0.0),
-            seed=seed,
-            mixture=mixture,
-            after=after,
-        )
-        found.setdefault(label, Run(system=system, method=method, train=train))
-        return label
-
-    train, varied = study.train, study.ablations.vary
+    runs = _Runs(student=student, teachers=teachers, seed=seed, tail=tail, mixture=mixture)
+    train, varied = study.train, [v for v in study.ablations.vary if ablated]
     listed: dict[str, list[methods.Method]] = {}
-    last: dict[str, str] = {}  # label of a chain's last run so far, by the method's name
     for method in study.methods:
         if method.type != "sft":
             listed.setdefault(method.type, []).append(method)
-            own = [v for v in varied if ablated and method.type in v.methods]
-            says = {v.vary: v.current(method, train) for v in own}
-            if getattr(method, CHAIN, 1) > 1:
-                says = {CHAIN: 1} | says
-            setting = "; ".join(f"{k}={_short(v)}" for k, v in says.items())
-            last[method.name] = add(method, train, setting=setting)
+            runs.add(method, train, setting=_point(method, train, varied))
     for method in study.methods:
-        for number in range(2, getattr(method, CHAIN, 1) + 1):
-            point = {"setting": f"{CHAIN}={number}", "suffix": f"/generation={number}"}
-            after = last[method.name]
-            last[method.name] = add(method, train, ablation=CHAIN, after=after, **point)
+        runs.add_later_generations(method, train)
     if not ablated:
-        return list(found.values())
+        return runs.found
     for field, method, value in _named(study.ablations, listed):
         sign = "tau" if field == "temperature" else "noise"
         changed = method.model_copy(update={field: float(value)})
-        add(changed, train, ablation=field, suffix=f"/{sign}={value:g}")
+        runs.add(changed, train, ablation=field, suffix=f"/{sign}={value:g}")
     for part in varied:
         for method in [m for name in part.methods for m in listed[name]]:
             for value in part.values:
                 changed = part.changed(method, train, value)
                 if changed != (method, train):
                     setting = f"{part.vary}={_short(value)}"
-                    add(*changed, ablation=part.vary, setting=setting, suffix=f"/{setting}")
-    if study.ablations.base_teacher and tuned != plain:
-        for m in [m for name in study.ablations.base_teacher.methods for m in listed[name]]:
-            add(m, train, ablation="base_teacher", suffix="/base-teacher", by=plain)
-    return list(found.values())
+                    runs.add(*changed, ablation=part.vary, setting=setting, suffix=f"/{setting}")
+    if study.ablations.base_teacher and runs.tuned != runs.plain:
+        for method in [m for name in study.ablations.base_teacher.methods for m in listed[name]]:
+            runs.add(method, train, ablation="base_teacher", suffix="/base-teacher", by=runs.plain)
+    return runs.found
+
+
+class _Runs:
+    """The runs of one student under one teacher or several together, each label once."""
+
+    def __init__(
+        self, *, student: str, teachers: Sequence[System], seed: int, tail: str, mixture: str
+    ):
+        self.tuned = tuple(t.label for t in teachers)
+        self.plain = tuple(t.model for t in teachers)
+        self._student, self._seed, self._tail, self._mixture = student, seed, tail, mixture
+        self._found: dict[str, Run] = {}
+
+    @property
+    def found(self) -> list[Run]:
+        return list(self._found.values())
+
+    def add(
+        self, method: methods.Method, train: schema.Train, *, ablation: str = "",
+        setting: str = "", suffix: str = "", by: tuple[str, ...] | None = None, after: str = "",
+    ) -> str:  # fmt: skip
+        """Add a run, unless there is one of its label; return the label."""
+        label = self._label(method, suffix)
+        system = System(
+            label=label,
+            kind="distilled",
+            model=self._student,
+            teachers=self.tuned if by is None else by,
+            method=method.name,
+            ablation=ablation,
+            setting=setting,
+            temperature=getattr(method, "temperature", 1.0),
+            noise=getattr(method, "noise", 0.0),
+            seed=self._seed,
+            mixture=self._mixture,
+            after=after,
+        )
+        self._found.setdefault(label, Run(system=system, method=method, train=train))
+        return label
+
+    def _label(self, method: methods.Method, suffix: str = "") -> str:
+        taught = joined(self.plain, self._mixture)
+        return f"{self._student}/{method.name}/{taught}{suffix}{self._tail}"
+
+    def add_later_generations(self, method: methods.Method, train: schema.Train) -> None:
+        """Add the runs of a chain after its first, each of which learns from the one before."""
+        after = self._label(method)
+        for number in range(2, getattr(method, CHAIN, 1) + 1):
+            point = {"setting": f"{CHAIN}={number}", "suffix": f"/generation={number}"}
+            after = self.add(method, train, ablation=CHAIN, after=after, **point)
+
+
+def _point(method: methods.Method, train: schema.Train, varied: Sequence[Vary]) -> str:
+    """Return where a run of the main grid stands on the curves that its method is part of."""
+    says = {v.vary: v.current(method, train) for v in varied if method.type in v.methods}
+    if getattr(method, CHAIN, 1) > 1:
+        says = {CHAIN: 1} | says
+    return "; ".join(f"{field}={_short(value)}" for field, value in says.items())
 
 
 def _named(
