@@ -116,6 +116,18 @@ def drafts(folder: Path) -> Plan:
     )  # fmt: skip
 
 
+def failed(folder: Path) -> Plan:
+    """A teacher that rewrites what its student fails, as it comes and after sft."""
+    write_folder(folder)
+    rows = [{"prompt": f"{i}?", "completion": f"{i}", "answer": str(i)} for i in range(10)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    asked = [
+        {"type": "seqkd", "rows": "failed"},
+        {"type": "seqkd", "rows": "failed", "start": "sft"},
+    ]
+    return plan_of(folder, methods=["sft", *asked], ablations={}, **FIXED)
+
+
 STUDIES: dict[str, Callable[[Path], Plan]] = {
     "demo": demo,
     "paper_scale": paper_scale,
@@ -124,6 +136,7 @@ STUDIES: dict[str, Callable[[Path], Plan]] = {
     "likelihood": likelihood,
     "shots": shots,
     "drafts": drafts,
+    "failed": failed,
 }
 
 
@@ -154,7 +167,7 @@ def test_the_pinned_studies_have_every_kind_of_stage():
     assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(kinds())
 
 
-@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood", "drafts"])
+@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood", "drafts", "failed"])
 def test_a_stage_reads_what_its_key_hashes_and_no_other_name(tmp_path, name):
     for stage in {s.kind: s for s in STUDIES[name](tmp_path).stages.values()}.values():
         told = json.loads(json.dumps(stage.config))  # as a manifest or another process has it

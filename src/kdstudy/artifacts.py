@@ -403,7 +403,8 @@ def by_number(values: Iterable[Value]) -> dict[str, Value]:
 
 
 CORPUS, REPLAY = Role("corpus", Corpus), Role("replay", ReplayCorpus)
-# A benchmark, of `generate` and `contamination`; the corpus whose prompts `teacher_text` answers.
+# A benchmark, of `generate` and `contamination`; the corpus whose prompts `teacher_text` and
+# `attempts` answer.
 ITEMS, PROMPTS = Role("items", Items), Role("items", Corpus)
 IMPORTANCE = Role("importance", Importance)
 CUT = Roles[str, CutModel]("cut", CutModel)
@@ -417,6 +418,8 @@ TEACHER_TEXT = Role("teacher_text", Generations)
 ROLLOUTS = Role("rollouts", Generations)
 # Of what chooses among several texts of a teacher; what it chose, of `train`.
 DRAFTS, DRAFT_LIKELIHOODS = Role("drafts", Generations), Role("likelihoods", DraftLikelihoods)
+# What a student answers to the corpus's training rows before it learns from its teacher.
+ATTEMPTS = Role("attempts", Generations)
 CHOSEN_TEXT = Role("chosen_text", Chosen)
 TEACHER_CACHE = Role("teacher_cache", TeacherCache)
 # The same of a `train` stage with several teachers, as `by_number` has them.

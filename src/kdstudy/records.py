@@ -127,14 +127,15 @@ class ChosenText:
 
     Attributes:
         example_id: `Example.id`.
-        source: `teacher`: the draft below; `corpus`: the row as it is; `none`: the row is left out.
+        source: `teacher`: the draft below; `corpus`: the row as it is; `known`: likewise, because
+            the student answers it right already; `none`: the row is left out.
         kept: How many of the row's drafts could be learnt.
         sample: Number of the draft that is; -1 for none.
         completion: Its text, as in `Generation`; like `stop` and `tokens`.
     """
 
     example_id: str
-    source: Literal["teacher", "corpus", "none"]
+    source: Literal["teacher", "corpus", "known", "none"]
     kept: int
     sample: int = -1
     completion: str = ""

@@ -43,7 +43,12 @@ class TeacherText:
             return ""
         found = self.counts["all"]
         share = 100 * found["with_draft"] / found["rows"]
-        return f", {share:.1f}% of rows with a draft that is kept"
+        said = f", {share:.1f}% of rows with a draft that is kept"
+        train = self.counts["train"]
+        if "failed" in train:
+            failed, rewritten = (100 * train[n] / train["rows"] for n in ("failed", "teacher"))
+            said += f", {failed:.1f}% of training rows failed at first, {rewritten:.1f}% rewritten"
+        return said
 
 
 def read(work: Work, route: Mapping[str, int] | None = None) -> TeacherText:
@@ -80,7 +85,7 @@ def _chosen(chosen: Chosen) -> TeacherText:
             left_out.add(row.example_id)
             continue
         text = {name: getattr(row, name) for name in _OF_BOTH}
-        own = row.source == "corpus"
+        own = row.source in ("corpus", "known")
         texts[row.example_id] = None if own else Generation(benchmark="corpus", **text)
     return TeacherText(texts=texts, left_out=frozenset(left_out), counts=chosen.facts.read())
 

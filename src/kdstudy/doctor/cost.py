@@ -126,6 +126,7 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "train": _train,
         "teacher_cache": _cache,
         "teacher_text": _write,
+        "attempts": _write,
         "draft_likelihood": _read_drafts,
         "generate": _write,
         "likelihood": _choose,
@@ -221,7 +222,8 @@ def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int |
     text = facts.reader(config.model.name)
     items = {b.name: b.items for b in facts.benchmarks}
     if facts.corpus is not None:
-        items["corpus"] = facts.corpus.train + facts.corpus.validation
+        validation = 0 if stage.kind == "attempts" else facts.corpus.validation
+        items["corpus"] = facts.corpus.train + validation
     count = items.get(config.items)
     budget = config.generation["max_new_tokens"]
     if count is None or text is None:
@@ -250,7 +252,7 @@ def _disk(facts: StudyFacts, stage: Stage) -> int:
     if stage.kind == "teacher_cache":
         teacher = facts.model(TeacherCacheConfig.of(stage.config).teacher.name)
         return cache_bytes(facts, teacher) if teacher else 0
-    if stage.kind in ("teacher_text", "generate"):
+    if stage.kind in ("teacher_text", "attempts", "generate"):
         answers, length = _answers(facts, stage)
         return round((answers or 0) * length * 4)  # about four characters a token
     return 0

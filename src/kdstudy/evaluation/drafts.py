@@ -1,11 +1,12 @@
 """Which of a teacher's drafts a student learns: the stages `draft_likelihood` and `chosen_text`."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kdstudy.answers.extract import kind_of_gold
 from kdstudy.artifacts import (
+    ATTEMPTS,
     CORPUS,
     DRAFT_LIKELIHOODS,
     DRAFTS,
@@ -65,12 +66,12 @@ def draft_likelihood(work: Work) -> str:
 def chosen_text(work: Work) -> str:
     """Choose what is learnt in each corpus row's place: `Chosen`.
 
-    Config: `ChosenTextConfig`. Inputs: `CORPUS`, `DRAFTS`, and `DRAFT_LIKELIHOODS` where the
-    likeliest is chosen.
+    Config: `ChosenTextConfig`. Inputs: `CORPUS`, `DRAFTS`, `DRAFT_LIKELIHOODS` where the
+    likeliest is chosen, and `ATTEMPTS` where only rows that the student fails are rewritten.
 
     Raises:
-        InputError: A row has no answer, or one that no rule reads, and the right drafts are kept.
-        StageError: Too few rows have a draft that is kept, or none is left.
+        InputError: A row has no answer, or one that no rule reads, and texts are judged by it.
+        StageError: Too few rows have a draft that is kept, none is left, or the student fails none.
     """
     config, corpus = ChosenTextConfig.of(work.config), work.read(CORPUS)
     drafts: dict[str, list[Generation]] = {}
@@ -79,19 +80,41 @@ def chosen_text(work: Work) -> str:
     likely = None
     if (found := work.find(DRAFT_LIKELIHOODS)) is not None:
         likely = {(d.example_id, d.sample): d.logprob / d.tokens for d in found.rows.read()}
+    known: set[str] = set()
+    if config.rows == "failed":
+        attempts = {row.example_id: row for row in work.read(ATTEMPTS).rows.read()}
+        known = answered(corpus.train.read(), attempts, config)
     rows, facts = [], {}
     for part in ("train", "validation"):
         examples = corpus.part(part).read()
-        rows += (own := choose(examples, drafts, config, likely))
+        rows += (own := choose(examples, drafts, config, likely, known))
         facts[part] = account(own, sum(len(drafts[e.id]) for e in examples))
     facts["all"] = {
         name: facts["train"][name] + facts["validation"][name] for name in facts["train"]
     }
+    if config.rows == "failed":
+        facts["train"] |= account_of_failed(rows[: facts["train"]["rows"]])
     _require_enough(facts, config)
     made = Chosen(work.out)
     made.rows.write(rows)
     made.facts.write(facts)
-    return said(facts["all"], config.keep)
+    return said(facts, config.keep)
+
+
+def answered(
+    examples: Sequence[Example], attempts: Mapping[str, Generation], config: ChosenTextConfig
+) -> set[str]:
+    """Return the ids of the rows that the student answers right, graded as drafts are.
+
+    Args:
+        examples: Training rows.
+        attempts: The student's answer by the row's id.
+        config: Says how answers are read.
+
+    Raises:
+        InputError: As `chosen_text`.
+    """
+    return {e.id for e in examples if _right(e, [attempts[e.id]], config)}
 
 
 def choose(
@@ -99,6 +122,7 @@ def choose(
     drafts: Mapping[str, Sequence[Generation]],
     config: ChosenTextConfig,
     likely: Likely | None = None,
+    known: Collection[str] = (),
 ) -> list[ChosenText]:
     """Return what is learnt of each row.
 
@@ -107,6 +131,7 @@ def choose(
         drafts: What the teacher wrote, by the row's id, in the order of its drafts.
         config: Which drafts are kept and which of them is learnt; see `methods.SeqKD`.
         likely: Where the likeliest is chosen.
+        known: Ids of rows that are not rewritten: the student answers them right.
 
     Raises:
         InputError: As `chosen_text`.
@@ -120,7 +145,9 @@ def choose(
         if config.keep == "right":
             kept = _right(example, kept, config)
         own = {"example_id": example.id, "kept": len(kept)}
-        if example.id in given or (not kept and config.otherwise == "corpus"):
+        if example.id in known:
+            found.append(ChosenText(**own, source="known"))
+        elif example.id in given or (not kept and config.otherwise == "corpus"):
             found.append(ChosenText(**own, source="corpus"))
         elif not kept:
             found.append(ChosenText(**own, source="none"))
@@ -145,19 +172,41 @@ def account(rows: Sequence[ChosenText], drafts: int) -> dict[str, int]:
         "kept": sum(row.kept for row in rows),
         "with_draft": sum(row.kept > 0 for row in rows),
         "teacher": sources.count("teacher"),
-        "corpus": sources.count("corpus"),
+        "corpus": sources.count("corpus") + sources.count("known"),
         "left_out": sources.count("none"),
     }
 
 
-def said(facts: Mapping[str, int], keep: str) -> str:
-    """Say what `account` counted in a line."""
+def account_of_failed(rows: Sequence[ChosenText]) -> dict[str, int]:
+    """Return how many training rows the student `failed`, and how many of these have a draft."""
+    failed = [row for row in rows if row.source != "known"]
+    return {
+        "failed": len(failed),
+        "failed_with_draft": sum(row.kept > 0 for row in failed),
+    }
+
+
+def said(found: Mapping[str, Mapping[str, int]], keep: str) -> str:
+    """Say what was counted in a line.
+
+    Args:
+        found: By part of the corpus, and of `all`.
+        keep: Which drafts were kept.
+    """
     what = "right" if keep == "right" else "not empty"
+    facts, train, failed = found["all"], found["train"], ""
+    if "failed" in train:
+        share = 100 * train["failed"] / train["rows"]
+        failed = (
+            f"; the student fails {train['failed']} of {train['rows']} training rows "
+            f"({share:.1f}%), {train['failed_with_draft']} of which have a draft that is kept and "
+            f"{train['teacher']} are rewritten"
+        )
     return (
         f"{facts['kept']} of {facts['drafts']} drafts are {what}; {facts['with_draft']} of "
         f"{facts['rows']} rows ({100 * facts['with_draft'] / facts['rows']:.1f}%) have such a "
         f"draft; learnt: the teacher's text of {facts['teacher']} rows, the corpus's of "
-        f"{facts['corpus']}; {facts['left_out']} left out"
+        f"{facts['corpus']}; {facts['left_out']} left out{failed}"
     )
 
 
@@ -169,7 +218,7 @@ def _rank(draft: Generation, likely: Likely | None) -> tuple[Any, ...]:
 def _right(
     example: Example, drafts: Sequence[Generation], config: ChosenTextConfig
 ) -> list[Generation]:
-    """Return the drafts whose answer is the row's, as a benchmark's answers are graded."""
+    """Return the texts whose answer is the row's, as a benchmark's answers are graded."""
     kind, labels = _kind(example, tuple(config.labels))
     own = Benchmark(
         name="corpus", version="", kind=kind, labels=labels, chance=0.0, examples=(example,)
@@ -187,19 +236,29 @@ def _kind(example: Example, labels: tuple[str, ...]) -> tuple[Kind, tuple[str, .
         return ("number" if kind == "number" else "choice"), ()
     what = f"the answer {example.answer[:40]!r}" if example.answer else "no answer"
     raise InputError(
-        f"corpus row {example.id} has {what}, and the teacher's drafts that are right are learnt",
+        f"corpus row {example.id} has {what}, and whether texts are right decides what is learnt",
         why="an answer is a number, a capital letter, or one of the method's labels",
         remedy="give rows with an answer, list what answers may be (labels: [true, false]), or "
-        "write keep: all",
+        "write keep: all and rows: all",
     )
 
 
 def _require_enough(facts: Mapping[str, Mapping[str, int]], config: ChosenTextConfig) -> None:
-    whole = facts["all"]
-    if whole["with_draft"] < config.least_kept * whole["rows"]:
+    whole, train = facts["all"], facts["train"]
+    having, rows, which = whole["with_draft"], whole["rows"], "rows"
+    if "failed" in train:
+        having, rows = train["failed_with_draft"], train["failed"]
+        which = "training rows that the student fails"
+    if not rows and config.least_kept:
         raise StageError(
-            f"{whole['with_draft']} of {whole['rows']} rows "
-            f"({100 * whole['with_draft'] / whole['rows']:.1f}%) have a draft that is kept",
+            f"the student fails none of the {train['rows']} training rows",
+            why="nothing is left for the teacher to rewrite: it would learn the corpus under the "
+            "teacher's name",
+            remedy="write rows: all, take harder rows, or least_kept: 0 to accept it",
+        )
+    if having < config.least_kept * rows:
+        raise StageError(
+            f"{having} of {rows} {which} ({100 * having / rows:.1f}%) have a draft that is kept",
             why=f"less than least_kept {config.least_kept:g}: the student would learn from what "
             "little the teacher can do, or from the corpus under the teacher's name",
             remedy="raise drafts, take a teacher that can do the task (epochs, finetune), write "

@@ -40,7 +40,7 @@ class BenchmarkConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Prompted):
-    """Of `generate` and `teacher_text`.
+    """Of `generate`, `teacher_text` and `attempts`.
 
     Attributes:
         model: What writes.
@@ -76,6 +76,7 @@ class ChosenTextConfig(Config):
     least_kept: float
     labels: Sequence[str]
     rule: str
+    rows: str = "all"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,7 @@ class TokenFidelityConfig(Prompted):
 KINDS = {
     "benchmark": Kind(config=BenchmarkConfig, version=3, writes=Items),
     "teacher_text": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
+    "attempts": Kind(config=GenerateConfig, writes=Generations, needs_model=True),
     "draft_likelihood": Kind(
         entry="kdstudy.evaluation.drafts:draft_likelihood",
         config=DraftLikelihoodConfig,

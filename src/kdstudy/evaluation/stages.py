@@ -1,4 +1,4 @@
-"""The stages `benchmark`, `teacher_text`, `generate`, `score`, `compare` and `token_fidelity`."""
+"""The stages `benchmark`, those that write and score texts, `compare` and `token_fidelity`."""
 
 import contextlib
 import dataclasses
@@ -118,6 +118,12 @@ def teacher_text(work: Work) -> str:
             remedy="give rows with a prompt, or take another method",
         )
     return _generate(work, examples, corpus.places)
+
+
+def attempts(work: Work) -> str:
+    """Answer the prompts of the corpus's training rows, to be graded: `Generations`."""
+    corpus = work.read(PROMPTS)
+    return _generate(work, corpus.train.read(), corpus.places)
 
 
 def likelihood(work: Work) -> str:

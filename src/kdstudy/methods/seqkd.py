@@ -20,7 +20,7 @@ class SeqKD(Taught):
     teacher_gives = "text"
     color = "#0072b2"
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"drafts", "keep", "labels", "choose", "otherwise", "least_kept", "corpus_share"}
+        {"drafts", "keep", "labels", "choose", "otherwise", "least_kept", "corpus_share", "rows"}
     )
 
     type: Literal["seqkd"] = "seqkd"
@@ -44,15 +44,26 @@ class SeqKD(Taught):
     otherwise: Literal["drop", "corpus"] = "drop"
     """A row of which no draft is kept: left out, or learnt as the `corpus` has it."""
     least_kept: float = Field(default=0.1, ge=0, le=1)
-    """Refuse to train where a smaller share of rows has a draft that is kept."""
+    """Refuse to train where a smaller share of rows has a draft that is kept; with `rows: failed`,
+    of the rows that the student fails."""
     corpus_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of rows that are learnt as the corpus has them whatever the teacher wrote."""
+    rows: Literal["all", "failed"] = "all"
+    """Which training rows the teacher rewrites: `all`, or those that the student `failed`. As it
+    starts (see `start`) it answers each once, greedily; an answer is right as under `keep: right`.
+    Rows that it answers right are learnt as the corpus has them. Validation rows are not asked, and
+    learn what they do under `all`."""
 
     @property
     def chooses(self) -> bool:
         """Whether not simply the one text that the teacher wrote for each row is learnt."""
-        kept = self.keep == "right" or self.otherwise == "corpus"
+        kept = self.judges or self.otherwise == "corpus"
         return kept or self.drafts > 1 or self.corpus_share > 0
+
+    @property
+    def judges(self) -> bool:
+        """Whether texts are compared with the answers of the corpus's rows."""
+        return self.keep == "right" or self.rows == "failed"
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -70,8 +81,10 @@ class SeqKD(Taught):
             )
         if self.choose == "likeliest" and self.drafts == 1:
             raise ValueError("choose: of one draft there is nothing to choose; raise drafts")
-        if self.labels and self.keep != "right":
-            raise ValueError("labels: are what answers are compared with; they need keep: right")
+        if self.labels and not self.judges:
+            raise ValueError(
+                "labels: are what answers are compared with; they need keep: right, or rows: failed"
+            )
         return self
 
     def recipe(self) -> Recipe:

@@ -81,7 +81,9 @@ class Stages:
             inputs |= artifacts.REPLAY.at(self.replay)
         models, aids, scored = {"student": place(model)}, {}, {}
         if method.teacher_gives == "text":
-            inputs |= self._text_to_learn(teachers, method)
+            base = System(label=model.name, kind="base", model=model.name)
+            learner = start or Subject(system=base, model=model)
+            inputs |= self._text_to_learn(teachers, method, learner)
         elif teachers:
             found = tuple(named(teacher.model) for teacher in teachers)
             scored = {"teacher": found[0]} if several is None else {"teachers": found}
@@ -119,7 +121,7 @@ class Stages:
         """Have a model answer what `asked` holds: questions (`generate`) or the corpus's prompts.
 
         Args:
-            kind: `generate` or `teacher_text`.
+            kind: `generate`, `teacher_text` or `attempts`.
             by: What writes.
             items: Name of the benchmark, or `corpus`.
             asked: The input that holds what is answered.
@@ -227,8 +229,10 @@ class Stages:
         """Have a run's start answer the corpus's prompts, where it is to."""
         return artifacts.ROLLOUTS.at(self._text_of(writer, method) if writer else None)
 
-    def _text_to_learn(self, teachers: Sequence[Subject], method: methods.Method) -> dict[str, str]:
-        """Return the inputs that say what is learnt in the corpus's place."""
+    def _text_to_learn(
+        self, teachers: Sequence[Subject], method: methods.Method, learner: Subject
+    ) -> dict[str, str]:
+        """Return the inputs that say what is learnt in the corpus's place by a run's start."""
         texts = [self._text_of(teacher, method) for teacher in teachers]
         if not (isinstance(method, methods.SeqKD) and method.chooses):
             return _one_or_each(artifacts.TEACHER_TEXT, artifacts.EACH_TEACHER_TEXT, texts)
@@ -236,14 +240,18 @@ class Stages:
             raise InputError(
                 f"{method.name}: {' and '.join(t.model.name for t in teachers)} teach together, "
                 "and it chooses among the drafts of one teacher",
-                remedy="list the teachers one by one, or leave out drafts, keep, otherwise and "
-                "corpus_share",
+                remedy="list the teachers one by one, or leave out drafts, keep, otherwise, "
+                "corpus_share and rows",
             )
         (teacher,), (drafts,) = teachers, texts
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.DRAFTS.at(drafts)
         if method.choose == "likeliest":
             likely = self._draft_likelihood(teacher, drafts)
             inputs |= artifacts.DRAFT_LIKELIHOODS.at(likely)
+        label = f"{teacher.label} on corpus"
+        if method.rows == "failed":
+            inputs |= artifacts.ATTEMPTS.at(self._attempts(learner))
+            label += f", for {learner.label}"
         config = ChosenTextConfig(
             keep=method.keep,
             choose=method.choose,
@@ -252,8 +260,8 @@ class Stages:
             least_kept=method.least_kept,
             labels=method.labels,
             rule=self.study.extraction,
+            rows=method.rows,
         )
-        label = f"{teacher.label} on corpus"
         return artifacts.CHOSEN_TEXT.at(self.add("chosen_text", label, config, inputs))
 
     def _draft_likelihood(self, teacher: Subject, drafts: str) -> str:
@@ -265,6 +273,13 @@ class Stages:
         inputs |= artifacts.TRAINED.at(teacher.trained) | self.cut(teacher.model, "model")
         local = {"models": {"model": place(teacher.model)}}
         return self.add("draft_likelihood", f"{teacher.label} on corpus", config, inputs, local)
+
+    def _attempts(self, learner: Subject) -> str:
+        """Have a student answer the corpus's training rows before it learns from its teacher."""
+        greedy = {"temperature": 0.0, "samples": 1, "top_p": 1.0}
+        settings = self.study.generation.model_copy(update=greedy)
+        asked = artifacts.PROMPTS.at(self.corpus)
+        return self.written("attempts", learner, "corpus", asked, settings)
 
     def _text_of(self, writer: Subject, method: Any) -> str:
         """Have a teacher, or a run's start, answer the corpus's prompts."""

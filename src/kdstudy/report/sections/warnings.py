@@ -167,13 +167,24 @@ def _chosen_text(provenance: Mapping[str, Any], names: Mapping[str, str]) -> lis
     found = {}
     for run in provenance.get("training") or ():
         if counts := run.get("teacher_text"):
-            found[names.get(run["system"], run["system"])] = counts["all"]
+            found[names.get(run["system"], run["system"])] = counts["all"], counts["train"]
     return [
         f"{name} learns the teacher's text of {n['teacher']:,} of {n['rows']:,} rows, the corpus's "
         f"of {n['corpus']:,} and leaves out {n['left_out']:,}: {n['with_draft']:,} rows have a "
-        "draft that is kept."
-        for name, n in found.items()
+        f"draft that is kept.{_failed(train)}"
+        for name, (n, train) in found.items()
     ]
+
+
+def _failed(n: Mapping[str, int]) -> str:
+    """Say what became of the training rows that a student failed, where it was asked."""
+    if "failed" not in n:
+        return ""
+    lost = n["failed"] - n["failed_with_draft"]
+    return (
+        f" As it started the student failed {n['failed']:,} of {n['rows']:,} training rows; "
+        f"{n['teacher']:,} of these are rewritten, of {lost:,} no draft is kept."
+    )
 
 
 def _mixed(provenance: Mapping[str, Any]) -> list[str]:
