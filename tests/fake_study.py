@@ -153,19 +153,45 @@ def fake_study(
 def with_texts(study: FakeStudy, n: int = 25, seed: int = 1) -> FakeStudy:
     """Return the study with a benchmark of free texts, `follow`, graded by an invented ROUGE-L."""
     rng = np.random.default_rng(seed)
-    scores = dict(study.scores)
-    for system in study.systems:
-        closeness = 0.35 + 0.06 * _level(system)
-        scores[system.label] = [
-            *scores[system.label],
-            *(_free_text(system, i, closeness, rng) for i in range(n)),
-        ]
-    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in study.pairs}
+    added = {
+        system.label: [_free_text(system, i, 0.35 + 0.06 * _level(system), rng) for i in range(n)]
+        for system in study.systems
+    }
     asked = [{"id": f"follow-{i:04d}", "question": f"Write on {i}.", "gold": ""} for i in range(n)]
-    texts = {k: [r for r in rows if r.benchmark == "follow"] for k, rows in scores.items()}
-    items = pd.concat([study.items, items_frame(texts, {"follow": asked}, {})], ignore_index=True)
-    facts = {"n": n, "chance": 0.0, "majority": None, "version": "1"}
-    made = study.provenance | {"benchmarks": study.provenance["benchmarks"] | {"follow": facts}}
+    return _with(study, "follow", added, asked, chance=0.0)
+
+
+@functools.cache
+def with_choices(study: FakeStudy, n: int = 25, seed: int = 1) -> FakeStudy:
+    """Return the study with a benchmark of choices by likelihood, `facts`, of 2 to 5 options."""
+    rng = np.random.default_rng(seed)
+    truth = [rng.normal(size=2 + i % 4) for i in range(n)]
+    added = {
+        system.label: [
+            _choice(i, logits, np.exp(0.5 * _level(system)), rng) for i, logits in enumerate(truth)
+        ]
+        for system in study.systems
+    }
+    asked = [
+        {
+            "id": f"facts-{i:04d}",
+            "question": f"Which of {len(logits)} is number {i}?",
+            "gold": "ABCDE"[logits.argmax()],
+        }
+        for i, logits in enumerate(truth)
+    ]
+    return _with(study, "facts", added, asked, chance=0.3)
+
+
+def _with(
+    study: FakeStudy, name: str, added: dict[str, list[Score]], asked: list[dict], chance: float
+) -> FakeStudy:
+    """Return the study with one benchmark more."""
+    scores = {label: [*rows, *added[label]] for label, rows in study.scores.items()}
+    pairs = {p: pair(scores[p[0]], scores[p[1]]) for p in study.pairs}
+    items = pd.concat([study.items, items_frame(added, {name: asked}, {})], ignore_index=True)
+    facts = {"n": len(asked), "chance": chance, "majority": None, "version": "1"}
+    made = study.provenance | {"benchmarks": study.provenance["benchmarks"] | {name: facts}}
     return dataclasses.replace(
         study,
         scores=scores,
@@ -265,6 +291,27 @@ def _free_text(system: System, i: int, closeness: float, rng: np.random.Generato
         outcome="rated",
         quality=float(np.clip(closeness + 0.1 * rng.normal(), 0, 1)),
         tokens=len(words),
+    )
+
+
+def _choice(i: int, logits: np.ndarray, skill: float, rng: np.random.Generator) -> Score:
+    told = skill * logits + 0.4 * rng.normal(size=len(logits)) - 3.0
+    chosen, target = int(told.argmax()), int(logits.argmax())
+    words = [f"option {k} of {i}" for k in range(len(logits))]
+    return Score(
+        benchmark="facts",
+        example_id=f"facts-{i:04d}",
+        sample=0,
+        completion=words[chosen],
+        extracted="ABCDE"[chosen],
+        rule="choice-likelihood",
+        outcome="correct" if chosen == target else "wrong",
+        quality=float(chosen == target),
+        tokens=0,
+        option_logprobs=tuple(told.tolist()),
+        option_characters=tuple(map(len, words)),
+        option_bytes=tuple(map(len, words)),
+        target=target,
     )
 
 

@@ -75,12 +75,12 @@ def test_option_probabilities_are_for_measures_to_read():
 def test_nothing_is_measured_of_texts_that_nobody_wrote():
     (cell,) = cells_of("x", graded()).values()
     own = {m.name for m in MEASURES.values() if isinstance(m, Measure) and m.defined_on(cell)}
-    assert own == {"accuracy", "acc_norm", "acc_bytes"}
+    assert own == {"accuracy", "acc_norm", "acc_bytes", "option_ece"}
     texts = [dataclasses.replace(s, option_logprobs=()) for s in graded()]
     (cell,) = cells_of("x", texts).values()
     own = {m.name for m in MEASURES.values() if isinstance(m, Measure) and m.defined_on(cell)}
     assert {"accuracy", "parse_rate", "tokens"} <= own
-    assert not own & {"acc_norm", "acc_bytes"}
+    assert not own & {"acc_norm", "acc_bytes", "option_ece"}
 
 
 def test_a_choice_and_an_answer_are_not_compared():

@@ -17,5 +17,5 @@ class ResultsConfig(Config):
 
 
 KINDS = {
-    "results": Kind(config=ResultsConfig, version=8, writes=Results),
+    "results": Kind(config=ResultsConfig, version=9, writes=Results),
 }

@@ -39,9 +39,9 @@ COLUMNS = [
 """Of the table.
 
 `value` is the student's number over the `reference`'s, both less `floor`, or the student's less the
-reference's, or the number itself where nothing is compared. `alike`: all draws of the items gave
-this very number, so that there is no interval to show. `of` are the benchmarks that a mean is
-over, `why` says why a value is NaN.
+reference's, or the number itself where it is a distance and nothing is compared. `alike`: all draws
+of the items gave this very number, so that there is no interval to show. `of` are the benchmarks
+that a mean is over, `why` says why a value is NaN.
 """
 
 _NORMAL = float(stats.norm.ppf(0.975))
@@ -199,20 +199,27 @@ class _Drawn:
     def __init__(self, cells: Cells, chance: Mapping[str, float], bootstrap: Bootstrap):
         self.cells, self.chance, self.bootstrap = cells, chance, bootstrap
         self._places = {b: i for i, b in enumerate(sorted({b for c in cells.values() for b in c}))}
-        self._found: dict[tuple[str, str, str], np.ndarray] = {}
+        self._found: dict[tuple[str, str, str, str], np.ndarray] = {}
 
-    def of(self, loss: Loss, label: str, benchmark: str) -> np.ndarray | None:
-        """Return its number for the items as they are and for each draw, None where it has none."""
-        cell = self.cells.get(label, {}).get(benchmark)
-        if cell is None or not loss.defined_on(cell):
+    def of(self, loss: Loss, label: str, benchmark: str, reference: str = "") -> np.ndarray | None:
+        """Return its number for the items as they are and for each draw, None where it has none.
+
+        A distance is one of two systems: from `reference`.
+        """
+        labels = [label, reference] if loss.between else [label]
+        cells = [self.cells.get(name, {}).get(benchmark) for name in labels]
+        if any(cell is None or not loss.defined_on(cell) for cell in cells):
             return None
-        key = (loss.name, label, benchmark)
+        key = (loss.name, label, benchmark, reference if loss.between else "")
         if key not in self._found:
             # Other draws on each benchmark: items of one are independent of another's.
             own = dataclasses.replace(
                 self.bootstrap, seed=self.bootstrap.seed + self._places[benchmark]
             )
-            self._found[key] = loss.of(cell)(_weights(own, len(cell.ids)))
+            if loss.between:
+                self.require_same(label, reference, benchmark)
+            made = (loss.between or loss.of)(*cells)
+            self._found[key] = made(_weights(own, len(cells[0].ids)))
         found = self._found[key]
         return None if math.isnan(found[0]) else found
 
@@ -242,8 +249,8 @@ def _of_loss(
     known = sorted(
         b
         for b in drawn.cells.get(reference, {})
-        if drawn.of(loss, reference, b) is not None
-        and any(drawn.of(loss, run, b) is not None for run in runs)
+        if (loss.between or drawn.of(loss, reference, b) is not None)
+        and any(drawn.of(loss, run, b, reference) is not None for run in runs)
     )
     for run, benchmark in itertools.product(runs, known):
         drawn.require_same(run, reference, benchmark)
@@ -262,14 +269,18 @@ def _of_loss(
 def _compared(
     loss: Loss, runs: Sequence[str], reference: str, drawn: _Drawn, part: list[str], name: str
 ) -> Iterator[Row]:
-    of_runs = [[drawn.of(loss, run, b) for b in part] for run in runs]
+    of_runs = [[drawn.of(loss, run, b, reference) for b in part] for run in runs]
     whole = [np.mean(found, axis=0) for found in of_runs if all(f is not None for f in found)]
     if not whole:
         return
-    students, theirs = np.array(whole), np.mean([drawn.of(loss, reference, b) for b in part], 0)
+    students, theirs = np.array(whole), np.full(1, math.nan)
+    if not loss.between:
+        theirs = np.mean([drawn.of(loss, reference, b) for b in part], axis=0)
     n = sum(drawn.items(reference, b) for b in part)
     why, floor = "", 0.0
-    if loss.how == "change":
+    if loss.how == "distance":
+        compared = students
+    elif loss.how == "change":
         compared = students - theirs
     else:
         floor = float(np.mean([drawn.floor(loss, reference, b) for b in part]))
@@ -282,7 +293,7 @@ def _compared(
     yield {
         "measure": loss.name,
         "benchmark": name,
-        "against": loss.against,
+        "against": "" if loss.between else loss.against,
         "student": float(students[:, 0].mean()),
         "reference": float(theirs[0]),
         "floor": floor,

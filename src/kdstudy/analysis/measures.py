@@ -21,6 +21,7 @@ HELD_OUT = "held_out"
 """Name of the pseudo-benchmark of token-level measures: the corpus's validation rows."""
 
 _OF_TEXTS = {"rouge_l", "rouge_l_gain"}
+_OF_OPTIONS = {name for name, measure in MEASURES.items() if measure.of == "options"}
 _PER_ROW = ("rouge_l", "steps", "bleu")
 
 Row = dict[str, Any]
@@ -33,7 +34,12 @@ def own_rows(
     for benchmark, cell in cells.items():
         note = f"rule:{cell.rules}|draws:{len(cell.samples)}"
         known = (m for m in MEASURES.values() if isinstance(m, Measure) and m.defined_on(cell))
-        rows = [_measured(m, m.per_item(cell), note, bootstrap) for m in known]
+        rows = [
+            _measured(m, m.per_item(cell), note, bootstrap)
+            if m.whole is None
+            else _whole(m, cell, note, bootstrap)
+            for m in known
+        ]
         if not (cell.text or cell.options):
             rows.append(_completed(cell, note))
         if not cell.text:
@@ -154,11 +160,14 @@ def token_rows(frame: pd.DataFrame, bootstrap: Bootstrap) -> Iterator[Row]:
 def averages(rows: Sequence[Row], answers: Collection[str], texts: Collection[str]) -> list[Row]:
     """Return unweighted means over benchmarks: ROUGE-L over texts, all else over answers.
 
-    A metric that a benchmark lacks has no mean. Where every benchmark asks for texts, theirs are
-    the means of everything.
+    A metric that a benchmark lacks has no mean, but for those of options, whose mean is over the
+    choices by likelihood. Where every benchmark asks for texts, theirs are the means of everything.
     """
+    by_likelihood = {r["benchmark"] for r in rows if r["metric"] in _OF_OPTIONS}
 
     def covered(metric: str) -> set[str]:
+        if metric in _OF_OPTIONS:
+            return by_likelihood
         return set(texts if metric in _OF_TEXTS or not answers else answers)
 
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -204,6 +213,9 @@ def _measured(
         InputError: It has not one finite number per item.
     """
     values = np.asarray(values, dtype=float)
+    if measure.unit is Unit.NATS and np.isposinf(values).any():  # a divergence can be infinite
+        sign = "|".join(part for part in (measure.name, measure.signature, note) if part)
+        return _row(measure.name, np.inf, np.nan, np.nan, len(values), sign)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise InputError(
             f"measure {measure.name}: must give one finite number per item",
@@ -231,6 +243,26 @@ def _measured(
         )
     sign = f"{measure.name}|{note}|ci:{bootstrap}" if note else f"{measure.name}|ci:{bootstrap}"
     return _row(measure.name, mean, float(low), float(high), len(values), sign)
+
+
+def _whole(measure: Measure, cell: Cell, note: str, bootstrap: Bootstrap) -> Row:
+    """Return the row of a number that is no mean over items, with its interval over them.
+
+    Draws of an error that takes distances are off more than the items themselves are, so that the
+    interval is moved by what their mean is above the number (as in the loss statement).
+    """
+    n = len(cell.ids)
+    drawn = measure.whole(cell)(np.vstack([np.ones(n), bootstrap.weights(n)]))
+    value, draws = float(drawn[0]), drawn[1:]
+    low = high = np.nan
+    if np.ptp(draws) > 0:  # all resamples alike is not certainty
+        low, high = value - draws.mean() + np.quantile(draws, [0.025, 0.975])
+    if measure.unit is Unit.SHARE:
+        low, high = np.clip([low, high], 0, 1)
+    sign = "|".join(
+        part for part in (measure.name, measure.signature, note, f"ci:{bootstrap}") if part
+    )
+    return _row(measure.name, value, float(low), float(high), n, sign)
 
 
 def _apart(cell: Cell, overlaps: Mapping[str, Overlap] | None, note: str) -> Iterator[Row]:

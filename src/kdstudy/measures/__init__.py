@@ -30,6 +30,7 @@ forgetting.py      accuracy beside the base's, where nobody trained and where so
 confidence.py      how sure a system is of its answers
 overconfidence.py  how much more often it claims to be right than it is
 calibration.py     how far confidence is from accuracy
+option_kl.py       how far probabilities of options are from the teacher's
 risk_coverage.py   whether the answers that it is sure of are the right ones
 false_equations.py right answers for wrong reasons
 copied.py          training text that it repeats
@@ -47,6 +48,7 @@ from kdstudy.measures import (
     false_equations,
     forgetting,
     kept,
+    option_kl,
     overconfidence,
     risk_coverage,
 )
@@ -103,6 +105,6 @@ UNITS |= {name: measure.unit for name, measure in MEASURES.items()}
 
 LOSSES = (
     *(*kept.LOSSES, coverage.LOSS, *forgetting.LOSSES, overconfidence.LOSS, calibration.LOSS),
-    *(risk_coverage.LOSS, false_equations.LOSS),
+    *(risk_coverage.LOSS, option_kl.LOSS, false_equations.LOSS),
 )
 """Lines of the loss statement, in its order; `copied.loss` and `token_losses` come after them."""

@@ -35,18 +35,21 @@ class Measure:
         interval: `wilson` for a share of items, `bootstrap` over items, or `none`.
         signature: What says how it is computed, where its name does not.
         draws: How many draws of an item it needs at least.
+        whole: Where it is no mean over items, such as a calibration error: the number itself for
+            weights of the items. `per_item` is not asked then.
     """
 
     name: str
     unit: Unit
     column: str
     note: str
-    per_item: Callable[[Cell], np.ndarray]
+    per_item: Callable[[Cell], np.ndarray] | None = None
     of: Of = "all"
     written: bool = True
     interval: Interval = "bootstrap"
     signature: str = ""
     draws: int = 1
+    whole: Callable[[Cell], "Draws"] | None = None
 
     def defined_on(self, cell: Cell) -> bool:
         """Return whether a benchmark's answers have it."""
@@ -92,11 +95,12 @@ class Loss:
         title: What the statement calls it.
         unit: What the numbers themselves are counted in.
         worse: Whether less of it or more of it is a loss.
-        how: `kept`, the student's share of the reference's (of what is above `floor`), or `change`,
-            the student's less the reference's.
+        how: `kept`, the student's share of the reference's (of what is above `floor`), `change`,
+            the student's less the reference's, or `distance`, one number of both.
         against: What the student is compared with; its `base` is its model before training.
         where: Benchmarks it is of: all, `elsewhere` those that nobody trained for, `home` the rest.
         of: Makes `Draws` of a cell; NaN where a draw has no such number.
+        between: Of a distance, makes `Draws` of the student's cell and the reference's.
         defined_on: Whether a cell has it.
         floor: What nothing learned scores, from a cell and the benchmark's chance accuracy.
         note: What it is, in a sentence.
@@ -108,10 +112,11 @@ class Loss:
     title: str
     unit: Unit
     worse: Literal["less", "more"]
-    how: Literal["kept", "change"]
+    how: Literal["kept", "change", "distance"]
     against: Literal["teacher", "base"] = "teacher"
     where: Literal["all", "home", "elsewhere"] = "all"
-    of: Callable[[Cell], Draws]
+    of: Callable[[Cell], Draws] | None = None
+    between: Callable[[Cell, Cell], Draws] | None = None
     defined_on: Callable[[Cell], bool]
     floor: Callable[[Cell, float], float] = lambda cell, chance: 0.0
     note: str

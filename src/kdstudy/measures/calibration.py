@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdstudy.measures.base import Draws, Loss
+from kdstudy.measures.base import Draws, Loss, Measure
 from kdstudy.measures.cell import Cell
 from kdstudy.measures.confidence import confidence, known
 from kdstudy.measures.units import Unit
@@ -30,6 +30,19 @@ def bins(claimed: np.ndarray) -> np.ndarray:
     return (place[:, None] == np.arange(len(ends) + 1)).astype(float)
 
 
+_CHANCE = "chance alone gives it about 0.8 √(bins · p(1 − p) / items)"
+
+MEASURE = Measure(
+    name="option_ece",
+    unit=Unit.SHARE,
+    column="Calibration error",
+    note=f"Calibration error: mean distance of the likeliest option's share of the probability "
+    f"from accuracy, over {BINS} bins of as many items each; of few items {_CHANCE}.",
+    whole=calibration_error,
+    of="options",
+    signature=f"bins:{BINS} of equal size",
+)
+
 LOSS = Loss(
     name="calibration_error",
     title="Calibration error",
@@ -40,7 +53,6 @@ LOSS = Loss(
     defined_on=known,
     note=f"Calibration error: mean distance of confidence from accuracy over {BINS} bins of as "
     "many items each.",
-    cannot="much of few items: chance alone gives it about 0.8 √(bins · p(1 − p) / items), to "
-    "student and teacher alike.",
+    cannot=f"much of few items: {_CHANCE}, to student and teacher alike.",
     cost="choices by likelihood, or three draws per item",
 )

@@ -25,18 +25,26 @@ class Options:
         characters: Length of each in characters, [items, K]; 1 where there is none.
         bytes: In bytes of UTF-8, [items, K]; 1 where there is none.
         target: Which is right, [items].
+        counts: How many options each item has, [items].
     """
 
     logprobs: np.ndarray
     characters: np.ndarray
     bytes: np.ndarray
     target: np.ndarray
+    counts: np.ndarray
 
     @property
     def probabilities(self) -> np.ndarray:
         """Each option's share of the probability of all, [items, K]."""
         shares = np.exp(self.logprobs - self.logprobs.max(axis=1, keepdims=True))
         return shares / shares.sum(axis=1, keepdims=True)
+
+    @property
+    def log_shares(self) -> np.ndarray:
+        """Logarithm of `probabilities`, of small ones too; -inf where there is no option."""
+        above = self.logprobs - self.logprobs.max(axis=1, keepdims=True)
+        return above - np.log(np.exp(above).sum(axis=1, keepdims=True))
 
     def right(self, lengths: np.ndarray) -> np.ndarray:
         """Return whether the option of the highest log-probability over length is right."""
@@ -163,4 +171,5 @@ def _options(rows: Sequence[Score], where: str) -> Options | None:
         characters=wide("option_characters", 1),
         bytes=wide("option_bytes", 1),
         target=np.array([row.target for row in rows]),
+        counts=np.array(counts),
     )

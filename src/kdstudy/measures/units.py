@@ -18,7 +18,7 @@ class Unit(enum.Enum):
     COUNT = "count"
     """A mean count, to one decimal."""
     NATS = "nats"
-    """Nats per token, to three decimals."""
+    """Nats, per token or per item, to three decimals."""
     NUMBER = "number"
     """Without a unit, to two decimals."""
 

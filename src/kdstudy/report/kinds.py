@@ -32,5 +32,5 @@ class ReportConfig(Config):
 
 
 KINDS = {
-    "report": Kind(config=ReportConfig, version=8, writes=Report),
+    "report": Kind(config=ReportConfig, version=9, writes=Report),
 }

@@ -106,7 +106,8 @@ def sentences(rows: pd.DataFrame, courses: Mapping[str, Course]) -> list[str]:
     told += [f"What {name} kept of {_topic(r)} cannot be said: {r.why}." for r in undefined]
     if not told:
         told = [f"{name}: no loss can be shown."]
-    return [*told, _unknown(means), _gains(means), _distance(found), _hacked(courses), _sure(means)]
+    distances = [_of_options(found), _distance(found)]
+    return [*told, _unknown(means), _gains(means), *distances, _hacked(courses), _sure(means)]
 
 
 def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
@@ -214,6 +215,16 @@ def _topic(row: Any) -> str:
     topic = title if title.startswith(("ROUGE", "KL")) else title[0].lower() + title[1:]
     apart = row.benchmark == ELSEWHERE and row.measure != "forgetting"
     return f"{topic} where nobody trained it" if apart else topic
+
+
+def _of_options(found: Mapping[tuple[str, str], Any]) -> str:
+    row = found.get(("options_lost", AVERAGE))
+    if row is None or math.isnan(row.value):
+        return ""
+    return (
+        f"Its probabilities of the options of {row.n:,} items are {_measured(row)} nats per item "
+        "from its teacher's, KL(teacher, student)."
+    )
 
 
 def _distance(found: Mapping[tuple[str, str], Any]) -> str:

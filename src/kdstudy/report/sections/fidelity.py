@@ -311,22 +311,37 @@ def pairs_sheet(seeds: Seeds) -> Sheet:
             "Possible": Cell(possible, link),
             "Kappa": number(numbers.row(r.system, "kappa", *where), seeds=r.seeds),
             "Where both wrong": number(both_wrong, seeds=r.seeds),
+        } | {
+            m.column: number(numbers.row(r.system, m.name, *where), seeds=r.seeds) for m in further
         }
 
+    further = _of_pairs(seeds.means, options=True)
     note = (
         "Possible: what the two accuracies force and allow. Kappa: agreement beyond accident; – "
         "where both give one and the same answer to every item. The teacher is the reference, or "
         "the student's own SFT run (self-agreement)."
     )
+    note = " ".join([note, *(m.note for m in further)])
     found = seeds.lines(_averages_first(seeds.means, "agreement"), line, labels=3)
     title, page = "Agreement of every compared pair", rows_link(metric="agreement")
     return Sheet.of("pairs", title, **found, note=note, labels=3, more=page)
 
 
+def _of_pairs(table: pd.DataFrame, *, options: bool) -> list[PairMeasure]:
+    """Return measures of two systems: those of the options of choices by likelihood, or others.
+
+    The former only where the table has them: most studies have no such choices.
+    """
+    found = [m for m in MEASURES.values() if isinstance(m, PairMeasure)]
+    if options:
+        return [m for m in found if m.of == "options" and (table.metric == m.name).any()]
+    return [m for m in found if m.of != "options"]
+
+
 def likeness_sheet(seeds: Seeds) -> Sheet:
     """Return how alike the texts of every compared pair are, averages first."""
 
-    added = {m.name: m.column for m in MEASURES.values() if isinstance(m, PairMeasure)}
+    added = {m.name: m.column for m in _of_pairs(seeds.means, options=False)}
 
     def line(r: Any, numbers: Numbers) -> dict[str, Any]:
         found = {

@@ -10,6 +10,7 @@ import pandas as pd
 from kdstudy.analysis.losses import ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
 from kdstudy.measures import Unit, hacking
+from kdstudy.measures.base import Loss
 from kdstudy.report import loss_words as words
 from kdstudy.report.blocks import Block, Group, Listed, Section, Text
 from kdstudy.report.data import ReportData
@@ -219,7 +220,8 @@ def _panel_title(r: Any) -> tuple[str, str]:
     if words.kept(r):
         above = " above guessing" if r.floor else ""
         return title, f"% of the teacher's{above}"
-    unit = "nats per token" if line.unit is Unit.NATS else "points"
+    per = "item" if isinstance(line, Loss) else "token"
+    unit = f"nats per {per}" if line.unit is Unit.NATS else "points"
     return title, f"{unit} more than the {r.against}" if r.against else unit
 
 
