@@ -241,6 +241,7 @@ def test_a_student_that_falls_less_than_its_teacher_has_gained():
 
 # In a plan.
 
+SMALL = {"ablations": {}, "train": {"precision": "float32"}}
 EVERY = ["numbers", "names", "irrelevant", "irrelevant_number", "template"]
 
 
@@ -322,7 +323,7 @@ def test_what_cannot_be_varied_is_refused(tmp_path, benchmark, why):
     row = '{"question": "One?", "options": ["a", "b"], "answer": "B", "references": ["b"]}\n'
     (tmp_path / "o.jsonl").write_text(row)
     with pytest.raises(InputError, match=why):
-        plan_of(tmp_path, benchmarks=[{"name": "synth_addsub", **benchmark}], ablations={})
+        plan_of(tmp_path, benchmarks=[{"name": "synth_addsub", **benchmark}], **SMALL)
 
 
 def test_the_prompt_of_a_choice_can_be_changed(tmp_path):
@@ -330,7 +331,7 @@ def test_the_prompt_of_a_choice_can_be_changed(tmp_path):
     row = '{"question": "One?", "options": ["a", "b"], "answer": "B"}\n'
     (tmp_path / "o.jsonl").write_text(row)
     own = {"name": "o", "path": "o.jsonl", "kind": "choice", "variants": ["template"]}
-    study = plan_of(tmp_path, benchmarks=[own], ablations={})
+    study = plan_of(tmp_path, benchmarks=[own], **SMALL)
     assert sum(s.kind == "variant" for s in study.stages.values()) == 1
 
 

@@ -222,7 +222,8 @@ def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int |
     items = {b.name: b.items for b in facts.benchmarks}
     if facts.corpus is not None:
         items["corpus"] = facts.corpus.train + facts.corpus.validation
-    count = items.get(config.items)
+    # A variant of a benchmark, `svamp:numbers`, has at most as many.
+    count = items.get(config.items.partition(":")[0])
     budget = config.generation["max_new_tokens"]
     if count is None or text is None:
         return None, budget

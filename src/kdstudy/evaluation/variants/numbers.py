@@ -21,7 +21,7 @@ _FIXED_AFTER = re.compile(
     r"\s?%|\s?per\s?cent|(?:st|nd|rd|th|s)\b|:\d|\s?/\s?\d|\.\d|,\d|\s?[ap]\.?\s?m\b|\s?o'clock"
     r"|\s?-\s?(?:\d|or\b|and\b|to\b)"
     r"|\s(?:days?|hours?|minutes?|seconds?|weeks?|months?|inches|feet|ounces|cents)\s"
-    r"(?:a|an|per|each|every|in\s(?:a|an|one|each|every))\s"
+    r"(?:a|an|per|each|every|in\s(?:a|an|one|the|each|every))\s"
     r"(?:day|hour|minute|week|month|year|foot|yard|pound|dollar)\b"
     r"|\s(?:dozen|hundred|thousand|million)|\sletters\b",
     re.IGNORECASE,
