@@ -103,6 +103,15 @@ def shots(folder: Path) -> Plan:
     return plan_of(folder, benchmarks=[few, thinks], ablations={}, **FIXED)
 
 
+def variants(folder: Path) -> Plan:
+    """Items asked again in every way that must not matter."""
+    every = ["numbers", "names", "irrelevant", "irrelevant_number", "template"]
+    return plan_of(
+        write_folder(folder), benchmarks=[{"name": "synth_addsub", "variants": every}],
+        ablations={}, **FIXED,
+    )  # fmt: skip
+
+
 def drafts(folder: Path) -> Plan:
     """A choice among a teacher's drafts, and general text that is replayed."""
     write_folder(folder)
@@ -137,6 +146,7 @@ STUDIES: dict[str, Callable[[Path], Plan]] = {
     "shots": shots,
     "drafts": drafts,
     "failed": failed,
+    "variants": variants,
 }
 
 
@@ -167,7 +177,9 @@ def test_the_pinned_studies_have_every_kind_of_stage():
     assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(kinds())
 
 
-@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood", "drafts", "failed"])
+@pytest.mark.parametrize(
+    "name", ["paper_scale", "two_teachers", "likelihood", "drafts", "failed", "variants"]
+)
 def test_a_stage_reads_what_its_key_hashes_and_no_other_name(tmp_path, name):
     for stage in {s.kind: s for s in STUDIES[name](tmp_path).stages.values()}.values():
         told = json.loads(json.dumps(stage.config))  # as a manifest or another process has it

@@ -28,6 +28,7 @@ NO_TORCH = [
     *(SOURCE / "measures").glob("*.py"),
     *(SOURCE / "evaluation" / "benchmarks").glob("*.py"),
     *(SOURCE / "evaluation" / "graders").glob("*.py"),
+    *(SOURCE / "evaluation" / "variants").glob("*.py"),
     *(
         p
         for p in (SOURCE / "evaluation").glob("*.py")

@@ -194,6 +194,13 @@ class Items(Artifact):
     """What there is to know beside the items: `stages.benchmark_facts`, and `published`."""
 
 
+class VariantItems(Items):
+    """The items of a benchmark, changed in ways that must not matter, under their own ids.
+
+    Its facts have `original`, `variant` and `left_out` as well: how many items by why.
+    """
+
+
 class Contaminations(Artifact):
     """What a corpus holds of a benchmark."""
 
@@ -289,6 +296,10 @@ class Scores(Artifact):
 
     rows = Rows("scores.parquet", Score)
     """A row per text."""
+
+
+class VariantScores(Scores):
+    """A system's graded texts, of every variant of a benchmark."""
 
 
 class Pairs(Artifact):

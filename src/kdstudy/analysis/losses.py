@@ -20,7 +20,7 @@ from kdstudy.analysis.contrasts import together
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
 from kdstudy.errors import InputError
-from kdstudy.measures import LOSSES, copied
+from kdstudy.measures import LOSSES, copied, robustness
 from kdstudy.measures.base import Loss
 from kdstudy.measures.cell import Cell, cells_of
 from kdstudy.measures.hacking import Course, course
@@ -47,6 +47,8 @@ that a mean is over, `why` says why a value is NaN.
 _NORMAL = float(stats.norm.ppf(0.975))
 
 Cells = Mapping[str, Mapping[str, Cell]]
+Varied = Mapping[str, Mapping[str, Mapping[str, robustness.Changed]]]
+"""Answers to variants of benchmarks: by variant, system label and benchmark."""
 Groups = Mapping[tuple[str, str], Sequence[System]]
 """Runs that are draws of one system, by its name and its teacher's label."""
 
@@ -62,6 +64,7 @@ def statement(
     elsewhere: Collection[str] = (),
     tokens: Mapping[tuple[str, str], pd.DataFrame] | None = None,
     responses: Iterable[str] | None = None,
+    varied: Varied | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> pd.DataFrame:
     """Return what distilled systems kept and lost; columns `COLUMNS`.
@@ -74,16 +77,20 @@ def statement(
         elsewhere: Benchmarks that nobody trained for.
         tokens: Token-level sums by (system label, teacher label).
         responses: Of the corpus's training rows; None where they are not known.
+        varied: Answers to variants of benchmarks, which count in no other line.
         bootstrap: How items are drawn again.
     """
-    losses = [*LOSSES, *([copied.loss(responses)] if responses is not None else [])]
-    drawn = _Drawn(cells, chance, bootstrap)
+    whole = _Drawn(cells, chance, bootstrap)
+    apart = {v: _Drawn(found, chance, bootstrap) for v, found in (varied or {}).items()}
+    losses = [(loss, whole) for loss in LOSSES]
+    losses += [(loss, apart[v]) for v, loss in robustness.LOSSES.items() if v in apart]
+    losses += [(copied.loss(responses), whole)] if responses is not None else []
     rows: list[Row] = []
     for (system, teacher), runs in groups.items():
         base = _base_of(runs[0], systems)
         shared = {"system": system, "teacher": teacher}
         run_labels = [run.label for run in runs]
-        for loss in losses:
+        for loss, drawn in losses:
             against = teacher if loss.against == "teacher" else base
             found = _of_loss(loss, run_labels, against, drawn, frozenset(elsewhere))
             rows += [shared | row for row in found]
@@ -196,7 +203,12 @@ def _alike(found: np.ndarray) -> bool:
 class _Drawn:
     """Every loss of every cell under all weights of its items, computed once."""
 
-    def __init__(self, cells: Cells, chance: Mapping[str, float], bootstrap: Bootstrap):
+    def __init__(
+        self,
+        cells: Cells | Mapping[str, Mapping[str, Any]],
+        chance: Mapping[str, float],
+        bootstrap: Bootstrap,
+    ):
         self.cells, self.chance, self.bootstrap = cells, chance, bootstrap
         self._places = {b: i for i, b in enumerate(sorted({b for c in cells.values() for b in c}))}
         self._found: dict[tuple[str, str, str, str], np.ndarray] = {}

@@ -260,6 +260,8 @@ class CorpusRef(Strict):
 
 
 ShotsAs = Literal["turns", "text", "bare"]
+Variant = Literal["numbers", "names", "irrelevant", "irrelevant_number", "template"]
+"""Ways to ask an item otherwise that must not matter."""
 THOUGHT_END = "</think>"
 """What ends a thought where a study says no more than that models think."""
 
@@ -303,6 +305,16 @@ class BenchmarkRef(Strict):
     """What ends a model's thought; true means `</think>`. What stands before it is no answer, its
     length is reported, and a thought without an end has no answer."""
 
+    variants: list[Variant] = []
+    """Ask its items again in ways that must not matter, for the loss statement: other `numbers`
+    (the answer recomputed by the item's equation), other `names`, an `irrelevant` sentence, one
+    with a number in it (`irrelevant_number`), another prompt `template`. Of answers that are
+    numbers; `template` of choices too. Items that cannot be changed for certain are left out and
+    counted."""
+    variant_template: str | None = None
+    """What the variant `template` asks in: a text with {instruction} in it; null: Alpaca's prompt
+    in other words."""
+
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
@@ -320,6 +332,15 @@ class BenchmarkRef(Strict):
     def _has_a_place(cls, value: str | None) -> str | None:
         if value is not None and "{question}" not in value:
             raise ValueError("question: has no {question}, where an item's own would stand")
+        return value
+
+    @field_validator("variant_template")
+    @classmethod
+    def _asks_the_question(cls, value: str | None) -> str | None:
+        if value is not None and "{instruction}" not in value:
+            raise ValueError(
+                "variant_template: has no {instruction}, where the question would stand"
+            )
         return value
 
     @field_validator("labels", mode="before")
@@ -375,5 +396,33 @@ class BenchmarkRef(Strict):
             raise ValueError(
                 f"{self.name}: {written[0]} is of generated answers, and scoring: likelihood "
                 "generates none; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_vary(self) -> BenchmarkRef:
+        if self.variant_template is not None and "template" not in self.variants:
+            raise ValueError(
+                f"{self.name}: variant_template is of the variant template; write it under variants"
+            )
+        if not self.variants:
+            return self
+        twice = sorted({v for v in self.variants if self.variants.count(v) > 1})
+        if twice:
+            raise ValueError(f"{self.name}: variants: {twice[0]} is listed twice; list each once")
+        if self.harness is not None:
+            raise ValueError(
+                f"{self.name}: variants: the words of a harness task are its own; take variants of "
+                "a file of its items"
+            )
+        if self.scoring == "likelihood" or self.kind == "text":
+            raise ValueError(
+                f"{self.name}: variants are of written answers that are right or wrong; leave them "
+                "out"
+            )
+        if "template" in self.variants and self.shots and self.shots_as != "text":
+            raise ValueError(
+                f"{self.name}: variants: with shots_as: {self.shots_as} there is no prompt around "
+                "the text for template to change; write shots_as: text"
             )
         return self

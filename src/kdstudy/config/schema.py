@@ -324,6 +324,11 @@ class Study(Strict):
                 f"benchmarks: {turns[0]}: template has no place for shots_as: turns; write "
                 "shots_as: text, or template: auto"
             )
+        same = [b.name for b in self.benchmarks if b.variant_template == self.template]
+        if same:
+            raise ValueError(
+                f"benchmarks: {same[0]}: variant_template is the study's template; write another"
+            )
         refuse_repeats("teachers", [called(t) for t in self.teachers])
         refuse_repeats("students", [loaded(s) for s in self.students])
         refuse_repeats("students", [s.name for s in self.students if s.name])

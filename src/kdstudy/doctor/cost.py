@@ -224,7 +224,8 @@ def _answers(facts: StudyFacts, stage: Stage, long: bool = False) -> tuple[int |
     if facts.corpus is not None:
         validation = 0 if stage.kind == "attempts" else facts.corpus.validation
         items["corpus"] = facts.corpus.train + validation
-    count = items.get(config.items)
+    # A variant of a benchmark, `svamp:numbers`, has at most as many.
+    count = items.get(config.items.partition(":")[0])
     budget = config.generation["max_new_tokens"]
     if count is None or text is None:
         return None, budget

@@ -24,6 +24,14 @@ graders/            what becomes of answers: right, wrong, a score; a file a gra
   text.py           free texts
   likelihood.py     the likeliest option
   harness.py        texts by a harness task's own filters
+variants/           the same items asked in ways that must not matter
+  __init__.py       numbers, names, irrelevant sentences, another prompt
+  base.py           what changes an item, and why one is left out
+  equation.py       an item's equation over the numbers of its text
+  numbers.py        other numbers, and the answer that they give
+  names.py          other first names
+  irrelevant.py     a true sentence that does not matter
+  stages.py         the stage variant
 options.py          what is asked of a model that chooses by likelihood
 likelihoods.py      log-probabilities of options, contexts read once; of whole texts
 asking.py           exemplars before items, where answers end

@@ -13,6 +13,8 @@ from kdstudy.artifacts import (
     Pairs,
     Scores,
     Tokens,
+    VariantItems,
+    VariantScores,
 )
 from kdstudy.data.prompts import LossTurns, Prompted
 from kdstudy.models.kinds import Named
@@ -36,6 +38,21 @@ class BenchmarkConfig(Config):
     limit: int | None
     kind: str | None = None
     labels: Sequence[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VariantConfig(BenchmarkConfig):
+    """Of `variant`: the benchmark, and how its items are changed.
+
+    Attributes:
+        variant: One of `config.refs.Variant`.
+        lists: Hash of the list that it draws from (`variants.fingerprint`).
+        seed: Of the draws.
+    """
+
+    variant: str
+    lists: str = ""
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,5 +161,13 @@ KINDS = {
     "likelihood": Kind(config=LikelihoodConfig, writes=Likelihoods, needs_model=True),
     "token_fidelity": Kind(config=TokenFidelityConfig, version=5, writes=Tokens, needs_model=True),
     "score": Kind(config=ScoreConfig, version=5, writes=Scores),
+    "variant": Kind(
+        entry="kdstudy.evaluation.variants.stages:variant",
+        config=VariantConfig,
+        writes=VariantItems,
+    ),
+    "score_variants": Kind(
+        entry="kdstudy.evaluation.stages:score", config=ScoreConfig, writes=VariantScores
+    ),
     "compare": Kind(config=CompareConfig, version=4, writes=Pairs),
 }

@@ -56,7 +56,7 @@ def benchmark(work: Work) -> str:
     lm-evaluation-harness.
     """
     config = BenchmarkConfig.of(work.config)
-    whole = _load(work, config)
+    whole = loaded(work, config)
     found = dataclasses.replace(whole, examples=tuple(limited(whole.examples, config.limit)))
     made = Items(work.out)
     made.examples.write(found.examples)
@@ -261,7 +261,8 @@ def token_fidelity(work: Work) -> str:
     )
 
 
-def _load(work: Work, config: BenchmarkConfig) -> benchmarks.Benchmark:
+def loaded(work: Work, config: BenchmarkConfig) -> benchmarks.Benchmark:
+    """Return the benchmark that a stage is told of; StageError where its file has changed."""
     name, local = config.name, work.local
     if "task" in local:
         source = benchmarks.HarnessTask(name, **local)

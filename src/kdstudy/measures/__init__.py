@@ -33,6 +33,7 @@ calibration.py     how far confidence is from accuracy
 option_kl.py       how far probabilities of options are from the teacher's
 risk_coverage.py   whether the answers that it is sure of are the right ones
 false_equations.py right answers for wrong reasons
+robustness.py      accuracy on items that are changed in ways that must not matter
 copied.py          training text that it repeats
 token_losses.py    fit and distances, token by token on held-out text
 hacking.py         closer to the teacher, further from the truth
@@ -107,4 +108,7 @@ LOSSES = (
     *(*kept.LOSSES, coverage.LOSS, *forgetting.LOSSES, overconfidence.LOSS, calibration.LOSS),
     *(risk_coverage.LOSS, option_kl.LOSS, false_equations.LOSS),
 )
-"""Lines of the loss statement, in its order; `copied.loss` and `token_losses` come after them."""
+"""Lines of the loss statement, in its order.
+
+Those of variants (`robustness.LOSSES`), `copied.loss` and `token_losses` come after them.
+"""

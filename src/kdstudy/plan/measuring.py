@@ -24,6 +24,7 @@ from kdstudy.models.vocabulary import may_be_same
 from kdstudy.pairs import compared_pairs
 from kdstudy.plan.grid import CHAIN, budgets
 from kdstudy.plan.stages import Stages, Subject, named, place
+from kdstudy.plan.varying import Variation, variations
 from kdstudy.records import Example, System
 from kdstudy.report.kinds import ReportConfig
 
@@ -57,6 +58,7 @@ class Measuring:
         self._asking: dict[str, Asking] = {}
         self._tasks: dict[str, dict[str, Any]] = {}  # name -> where what grades its texts is
         self._audited: dict[str, str] = {}  # name -> key of its contamination stage
+        self._variants: dict[str, Variation] = {}  # name -> its items and how they are asked
         for ref in self.study.benchmarks:
             self._benchmark(ref)
 
@@ -91,6 +93,8 @@ class Measuring:
         )
         local = {"tasks": self._tasks} if self._tasks else None
         self.scored[subject.label] = self.stages.add("score", subject.label, config, inputs, local)
+        if not subject.system.ablation:
+            self._vary(subject)
 
     def compare(self, subjects: Sequence[Subject]) -> None:
         """Compare text by text; with teachers also token by token, as far as words are shared."""
@@ -178,6 +182,9 @@ class Measuring:
             self._asking[name] = asking(ref, self._base, self._data_dir)
             if self._asking[name].shots:
                 self._asking[name].require_apart(name, self._at_hand(ref))
+            grader = self._graders[name]
+            told = (config, local, self._kinds[name], grader.needs)
+            self._variants |= variations(self.stages, ref, *told)
         inputs = artifacts.CORPUS.at(self.stages.corpus) | artifacts.REPLAY.at(self.stages.replay)
         inputs |= artifacts.ITEMS.at(self._benchmarks[name])
         self._audited[name] = self.stages.add(
@@ -251,6 +258,28 @@ class Measuring:
         settings = self.study.text_generation if text else self.study.generation
         asked, how = artifacts.ITEMS.at(items), self._asking[name].config()
         return self.stages.written("generate", subject, name, asked, settings, how)
+
+    def _vary(self, subject: Subject) -> None:
+        """Answer the variants, and grade them apart: they are in no table of results."""
+        written = {}
+        for name, found in self._variants.items():
+            asked, how = artifacts.ITEMS.at(found.items), self._asking[found.original].config()
+            settings = self.study.generation
+            written[name] = self.stages.written(
+                "generate", subject, name, asked, settings, how, found.template
+            )
+        if not written:
+            return
+        originals = {name: found.original for name, found in self._variants.items()}
+        thinking = {n: self._asking[of].endings.thinking for n, of in originals.items()}
+        config = ScoreConfig(
+            rule=self.study.extraction,
+            scoring={n: self._scoring[of] for n, of in originals.items() if of in self._scoring},
+            thinking={n: mark for n, mark in thinking.items() if mark},
+        )
+        inputs = artifacts.EACH_ITEMS.at({n: v.items for n, v in self._variants.items()})
+        inputs |= artifacts.EACH_GENERATIONS.at(written)
+        self.stages.add("score_variants", subject.label, config, inputs)
 
     def _likelihood(self, subject: Subject, name: str, items: str) -> str:
         """Score the options of a benchmark's items."""

@@ -117,6 +117,7 @@ class Stages:
     def written(
         self, kind: str, by: Subject, items: str, asked: dict[str, str],
         settings: schema.Generation, asking: Mapping[str, Any] | None = None,
+        template: str | None = None,
     ) -> str:  # fmt: skip
         """Have a model answer what `asked` holds: questions (`generate`) or the corpus's prompts.
 
@@ -127,12 +128,14 @@ class Stages:
             asked: The input that holds what is answered.
             settings: How.
             asking: What is asked beside the study's prompt: `Asking.config`.
+            template: What it is asked in; None: the study's.
         """
+        own = {} if template is None else {"template": template}
         config = GenerateConfig(
             model=named(by.model),
             items=items,
             generation=settings.model_dump(exclude=_GENERATION_KNOBS),
-            **self.prompts(),
+            **self.prompts() | own,
             precision=self.study.train.precision,
             asking=asking or {},
         )

@@ -20,6 +20,7 @@ sections/           a file a section: its sentences, its figures, its tables
   answer.py         which student to ship
   warnings.py       what to know before relying on it
   statement.py      what was kept and what was lost
+  robustness.py     the same items changed in ways that must not matter
   cost.py           size, time and memory
   generalization.py accuracy, and gains over SFT
   fidelity.py       how alike student and teacher are

@@ -2,18 +2,27 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from kdstudy.analysis.elsewhere import elsewhere
-from kdstudy.analysis.losses import cells_of_items, courses, distilled, statement
+from kdstudy.analysis.losses import (
+    Cells,
+    Groups,
+    Varied,
+    cells_of_items,
+    courses,
+    distilled,
+    statement,
+)
 from kdstudy.analysis.results import AVERAGE
+from kdstudy.analysis.robustness import changes, varied_cells
 from kdstudy.analysis.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.measures.hacking import Course
-from kdstudy.records import System
+from kdstudy.records import Score, System
 from kdstudy.report.browse import MAX_ITEMS, browser_data
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.views import best_students, graded, texts
@@ -42,6 +51,8 @@ class ReportData:
         max_items: Most items per benchmark in the browser.
         tokens: Token-level sums on validation rows, by (system label, reference label).
         responses: Of the corpus's training rows; None where they are not known.
+        variants: Graded answers to variants of benchmarks, by system label; what they are of is in
+            `made`.
         elsewhere: Benchmarks that a user says nobody trained for.
         students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
@@ -55,6 +66,7 @@ class ReportData:
     max_items: int = MAX_ITEMS
     tokens: Mapping[tuple[str, str], pd.DataFrame] = dataclasses.field(default_factory=dict)
     responses: Sequence[str] | None = None
+    variants: Mapping[str, Sequence[Score]] = dataclasses.field(default_factory=dict)
     elsewhere: Sequence[str] = ()
     students: Sequence[str] = ()
 
@@ -74,22 +86,46 @@ class ReportData:
     @functools.cached_property
     def losses(self) -> pd.DataFrame:
         """What every distilled system kept and lost (`losses.statement`)."""
-        groups = distilled(self.systems, self._called, self.students)
-        runs = [run for part in groups.values() for run in part]
-        models = {run.model for run in runs}
-        wanted = {run.label for run in runs} | {t for run in runs for t in run.teachers}
-        wanted |= {s.label for s in self.systems if s.model in models and not s.method}
+        groups, wanted = self._groups, self._beside
         benchmarks = self.made.get("benchmarks") or {}
         corpus = (self.made.get("corpus") or {}).get("name", "")
+        cells = cells_of_items(self.items, wanted)
         return statement(
             groups,
             self.systems,
-            cells_of_items(self.items, wanted),
+            cells,
             chance={name: facts.get("chance") or 0.0 for name, facts in benchmarks.items()},
             elsewhere=elsewhere(corpus, self.benchmarks, self.elsewhere),
             tokens=self.tokens,
             responses=self.responses,
+            varied=self._varied(cells, wanted),
         )
+
+    @functools.cached_property
+    def robustness(self) -> pd.DataFrame:
+        """What variants of benchmarks do to each system's accuracy (`robustness.changes`)."""
+        if not self.variants:
+            return changes({}, (), {})
+        wanted = self._beside if self.students else set(self.variants)
+        varied = self._varied(cells_of_items(self.items, wanted), wanted)
+        return changes(varied, self.systems, self._called)
+
+    @functools.cached_property
+    def _groups(self) -> Groups:
+        """The runs of which the loss statement is."""
+        return distilled(self.systems, self._called, self.students)
+
+    @functools.cached_property
+    def _beside(self) -> set[str]:
+        """Those runs, their teachers and their models before training."""
+        runs = [run for part in self._groups.values() for run in part]
+        models = {run.model for run in runs}
+        wanted = {run.label for run in runs} | {t for run in runs for t in run.teachers}
+        return wanted | {s.label for s in self.systems if s.model in models and not s.method}
+
+    def _varied(self, cells: Cells, wanted: Collection[str]) -> Varied:
+        scores = {label: rows for label, rows in self.variants.items() if label in wanted}
+        return varied_cells(scores, cells, self.made.get("variants") or {})
 
     @functools.cached_property
     def courses(self) -> dict[str, dict[str, Course]]:

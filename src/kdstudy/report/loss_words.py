@@ -9,18 +9,27 @@ import pandas as pd
 from kdstudy.analysis.losses import ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
 from kdstudy.analysis.verdict import points
-from kdstudy.measures import LOSSES, copied
+from kdstudy.measures import LOSSES, copied, robustness
 from kdstudy.measures.base import Loss
 from kdstudy.measures.hacking import Course
 from kdstudy.measures.token_losses import TOKEN_LOSSES, TokenLoss
 from kdstudy.measures.units import Unit, size, text
 
 LINES: Mapping[str, Loss | TokenLoss] = {
-    line.name: line for line in (*LOSSES, copied.loss(()), *TOKEN_LOSSES)
+    line.name: line
+    for line in (*LOSSES, *robustness.LOSSES.values(), copied.loss(()), *TOKEN_LOSSES)
 }
 """Lines of the statement by name, in its order."""
 
 LOST, KEPT, UNKNOWN, GAINED = "lost", "no loss", "cannot tell", "gained"
+_BY_CHANGE = {
+    "numbers": "loses {} points more than its teacher by other numbers",
+    "names": "loses {} points more than its teacher by other names",
+    "irrelevant": "loses {} points more than its teacher by an irrelevant sentence",
+    "irrelevant_number": "loses {} points more than its teacher by an irrelevant number",
+    "template": "loses {} points more than its teacher in another prompt",
+}
+"""What is said of a student that a variant of the items costs more than its teacher."""
 _MEANS = (AVERAGE, ELSEWHERE, HELD_OUT)
 
 
@@ -49,7 +58,7 @@ def verdict(row: Any) -> str:
         low, high = -high, -low
     if low <= 0 <= high:
         return UNKNOWN
-    if line.unit is Unit.POINTS:
+    if line.unit is Unit.POINTS and line.worse == "more":
         further = abs(row.student) > abs(row.reference)
         return LOST if low > 0 and further else GAINED if high < 0 and not further else KEPT
     return LOST if low > 0 else GAINED
@@ -65,6 +74,11 @@ def ends(row: Any) -> str:
     if math.isnan(row.low):
         return ""
     return f"{_value(row, row.low)} to {_value(row, row.high)}".replace("%", "")
+
+
+def ends_of_points(low: float, high: float) -> str:
+    """Return an interval of a difference of fractions, in points; "" for none."""
+    return "" if math.isnan(low) else f"{points(low)} to {points(high)}"
 
 
 def spread(row: Any) -> str:
@@ -126,6 +140,10 @@ def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
             found.get(("risk_coverage", AVERAGE)),
             "tells its right answers from its wrong ones less well (excess risk {student}, its "
             "teacher {reference})",
+        ),
+        *(
+            _forgotten(found.get((f"robust_{variant}", AVERAGE)), form)
+            for variant, form in _BY_CHANGE.items()
         ),
         _more(
             found.get(("copied", AVERAGE)),

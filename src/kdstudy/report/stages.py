@@ -21,6 +21,8 @@ from kdstudy.artifacts import (
     ReplayCorpus,
     Tokens,
     Trained,
+    VariantItems,
+    VariantScores,
 )
 from kdstudy.records import System
 from kdstudy.report import document
@@ -107,9 +109,9 @@ def _read(work: Work) -> dict[str, Any]:
 
 
 def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
-    """Return the corpus's responses and the token-level sums of every pair that has them."""
+    """Return the corpus's responses, token-level sums of pairs, and graded answers to variants."""
     pairs = {f"{s.label} with {t}": (s.label, t) for s in systems for t in s.teachers}
-    tokens, responses = {}, None
+    tokens, responses, variants = {}, None, {}
     for (_, label), found in work.each(EACH_STAGE).items():
         match kinds()[found.manifest.kind].writes(found.folder):
             case ReplayCorpus():
@@ -118,7 +120,9 @@ def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
                 responses = [row.response for row in opened.train.read()]
             case Tokens() as opened if label in pairs:
                 tokens[pairs[label]] = opened.table.read()
-    return {"tokens": tokens, "responses": responses}
+            case VariantScores() as opened:
+                variants[label] = opened.rows.read()
+    return {"tokens": tokens, "responses": responses, "variants": variants}
 
 
 def _provenance(work: Work) -> dict[str, Any]:
@@ -126,6 +130,7 @@ def _provenance(work: Work) -> dict[str, Any]:
     stages, trained, benchmarks, aids, cuts = [], {}, {}, {}, {}
     corpus: dict[str, Any] = {}
     replay: dict[str, Any] = {}
+    variants: dict[str, Any] = {}
     environments, config = [], ReportConfig.of(work.config)
     for (_, label), found in work.each(EACH_STAGE).items():
         manifest = found.manifest
@@ -141,6 +146,9 @@ def _provenance(work: Work) -> dict[str, Any]:
                 replay = opened.account.read()
             case Corpus() as opened:
                 corpus = opened.account.read()
+            case VariantItems() as opened:
+                facts = opened.facts.read()
+                variants[facts["name"]] = facts
             case Items() as opened:
                 facts = opened.facts.read()
                 benchmarks[facts["name"]] = facts
@@ -159,6 +167,7 @@ def _provenance(work: Work) -> dict[str, Any]:
         "corpus": corpus,
         **({"replay": replay} if replay else {}),
         "benchmarks": benchmarks,
+        **({"variants": variants} if variants else {}),
         "training": [
             _training(opened, manifest, trained)
             for opened, manifest in trained.values()

@@ -9,7 +9,7 @@ from kdstudy.analysis.results import write_csv
 from kdstudy.errors import InputError
 from kdstudy.report.blocks import Block, Listed, Section, Text, write_page
 from kdstudy.report.data import ReportData
-from kdstudy.report.sections import statement
+from kdstudy.report.sections import robustness, statement
 
 TITLE = "What was kept and what was lost"
 
@@ -69,6 +69,8 @@ def markdown(data: ReportData, level: int = 2) -> str:
         parts += [f"{head}# {system}", finding, "\n".join(f"- {line}" for line in more)]
         parts.append(statement.sheet(rows, data).markdown().rstrip())
     notes = "\n".join(f"- {note}" for note in [statement.READ, *statement.notes(data)])
+    if not data.robustness.empty:
+        parts += [robustness.sheet(data).markdown().rstrip(), robustness.taken(data)]
     return "\n\n".join([*parts, f"{head}# What each measure is, and what it cannot tell", notes])
 
 
@@ -84,7 +86,9 @@ def _sections(data: ReportData) -> list[Section]:
         found.append(Section(f"student-{i}", system, blocks))
     notes = [Text(statement.READ, style=""), Listed(statement.notes(data))]
     about = Section("measures", "What each measure is, and what it cannot tell", notes, "Measures")
-    return [*found, about]
+    changed = robustness.blocks(data)
+    apart = [Section("robustness", "Changed items", changed)] if changed else []
+    return [*found, *apart, about]
 
 
 def _facts(data: ReportData) -> list[tuple[str, str]]:

@@ -38,6 +38,8 @@ class Benchmark:
         chance: Expected accuracy of guessing, as a fraction; 0 for numbers and texts.
         examples: The items in file order; ids are unique.
         stated: What the file itself says of an item, by `Example.id`.
+        worked: What the file shows of how an item's answer is found, by `Example.id`: an equation,
+            or a worked answer that may be wrong; of use only where it comes to the gold answer.
         graded: Of a task of lm-evaluation-harness that has texts written, what grades one: given an
             item's id, the text and a filter's name or None, what the filter finds, the task's
             metrics, and the filter's name.
@@ -50,6 +52,7 @@ class Benchmark:
     chance: float
     examples: tuple[Example, ...]
     stated: Mapping[str, Stated] = field(default_factory=dict)
+    worked: Mapping[str, str] = field(default_factory=dict)
     graded: Callable[[str, str, str | None], tuple[str, dict[str, Any], str]] | None = None
 
     @property

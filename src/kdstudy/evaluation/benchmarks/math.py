@@ -1,6 +1,7 @@
 """Six sets of arithmetic word problems, in the file format of LLM-Adapters.
 
-Their `output` field is another model's rationale, often wrong, and is not read; `answer` is gold.
+Their `output` field is another model's rationale, often wrong; `answer` is gold. Only variants read
+it, for the equation of an item, where it comes to the gold answer.
 """
 
 from kdstudy.evaluation.benchmarks.base import Kind

@@ -20,6 +20,8 @@ _QUESTION = ("instruction", "question", "prompt")
 _CONTEXT = ("input", "context")
 _TEXTS = ("references", "output", "answer")
 _IDS = ("id", "example_id")
+_EQUATION = ("equation", "Equation", "lEquations")
+_WORKINGS = ("output", "rationale", "solution")
 # How GSM8K's authors end a worked answer.
 _WORKED = "####"
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -89,7 +91,9 @@ def from_rows(
     in any case; or the letter or the text of an option. Letters need options in the question, as
     "Answer Choices: (A) ... (B) ...", or a list `options` (or `choices`), which is appended so.
     Of a free text `references` (or `output`, `answer`) is a text or a list of texts. A repeated
-    question is kept; its id gets `-2`. An `id` of the file's own is kept in `Benchmark.stated`.
+    question is kept; its id gets `-2`. An `id` of the file's own is kept in `Benchmark.stated`; of
+    numbers, an `equation` or a worked answer (`output`, `rationale`, `solution`) in
+    `Benchmark.worked`.
 
     Args:
         name: The benchmark's name.
@@ -105,7 +109,7 @@ def from_rows(
     """
     where = where or name
     seen: Counter[str] = Counter()
-    examples, chances, stated = [], [], {}
+    examples, chances, stated, worked = [], [], {}, {}
     for number, row in enumerate(rows, start=1):
         place, content = row if isinstance(row, Row) else Row(f"row {number}", row)
         try:
@@ -118,6 +122,8 @@ def from_rows(
         examples.append(example)
         stated[example.id] = Stated(_own_id(content), _required(content, _QUESTION))
         chances.append(1 / offered if offered else 0.0)
+        if kind == "number" and (shown := _worked(content, example.answer)):
+            worked[example.id] = shown
     if not examples:
         raise InputError(f"{where}: a benchmark with no items")
     return Benchmark(
@@ -128,6 +134,7 @@ def from_rows(
         chance=statistics.fmean(chances),
         examples=tuple(examples),
         stated=stated,
+        worked=worked,
     )
 
 
@@ -231,6 +238,20 @@ def _append_options(
     last = "context" if fields["context"] else "instruction"
     fields[last] += f" Answer Choices: {listed}"
     return texts
+
+
+def _worked(row: dict[str, Any], gold: str) -> str:
+    """Return what a row shows of how its answer is found; an equation as one with its result."""
+    given = next((row[name] for name in _EQUATION if row.get(name)), None)
+    given = given[0] if isinstance(given, list) and len(given) == 1 else given
+    if isinstance(given, str):
+        sides = [side.strip() for side in given.split("=")]
+        sides = [side for side in sides if side.casefold() not in ("", "x")]
+        return f"{sides[0]} = {gold}" if len(sides) == 1 else ""
+    answer, mark, _ = _plain(row.get("answer")).rpartition(_WORKED)
+    if mark:
+        return answer.strip()
+    return next((text for name in _WORKINGS if (text := _plain(row.get(name)))), "")
 
 
 def _own_id(row: dict[str, Any]) -> str:

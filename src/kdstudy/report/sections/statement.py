@@ -15,6 +15,7 @@ from kdstudy.report import loss_words as words
 from kdstudy.report.blocks import Block, Group, Listed, Section, Text
 from kdstudy.report.data import ReportData
 from kdstudy.report.plot import INK, ROWS, Figure, colours
+from kdstudy.report.sections import robustness
 from kdstudy.report.sheet import Cell, Sheet
 from kdstudy.report.views import best_students, lines_in_order, printed, short
 
@@ -38,6 +39,7 @@ def section(data: ReportData) -> Section:
         Group([Listed(others)], title=_others(len(others))),
         figure(data),
         sheet(data.losses, data, note=READ),
+        *robustness.blocks(data),
         Group([Listed(notes(data))], title="What each measure is, and what it cannot tell"),
     ]
     return Section("statement", "What was kept and what was lost", blocks, short="Kept and lost")
