@@ -11,7 +11,7 @@ import train_stage
 from small_trainers import SETTINGS, micro, weights
 from study_folder import model_folder, plan_of, write_folder
 from transformers.trainer_callback import PrinterCallback
-from unlike_pair import WIDTH, examples, merged, teacher, tokenizers
+from unlike_pair import WIDTH, dense, examples, merged, teacher, tokenizers
 
 from kdstudy import DistillConfig, DistillTrainer, methods
 from kdstudy.data.prompts import PromptFormat
@@ -32,70 +32,6 @@ def collate(rows):
     return batches.collate(rows, weighing, torch.device("cpu")), weighing.weights(rows)[1]
 
 
-def spans_by_hand(both, row, other):
-    """Where both sides have written as many characters, by decoding them; the end by itself."""
-    spans, a, b = [], 0, 0
-    mine, theirs = ([side.decode([i]) for i in r.ids[r.prompt_length : -1]]
-                    for side, r in ((both.student, row), (both.teacher, other)))  # fmt: skip
-    for i in range(1, len(mine) + 1):
-        for j in range(1, len(theirs) + 1):
-            if "".join(mine[:i]) == "".join(theirs[:j]):
-                spans.append(((a, i), (b, j)))
-                a, b = i, j
-    assert (a, b) == (len(mine), len(theirs))
-    return [*spans, ((a, a + 1), (b, b + 1))]
-
-
-def answers(model, row):
-    places = torch.tensor(list(row.scored)) - 1
-    logits = model(input_ids=torch.tensor([row.ids])).logits[0, places]
-    return logits.softmax(-1), [row.ids[i] for i in row.scored]
-
-
-def masses(p, ids, span):
-    product = 1.0
-    for i in range(span[0] + 1, span[1]):
-        product = product * p[i, ids[i]]
-    return p[span[0]] * product
-
-
-def same_tokens(both):
-    """By their texts; ends are a pair."""
-    ours, theirs = both.student.get_vocab(), both.teacher.get_vocab()
-    found = {i: theirs[t] for t, i in ours.items() if t in theirs}
-    return found | {both.student.eos_token_id: both.teacher.eos_token_id}
-
-
-def dense(both, student, other, rows, pairs, hybrid, share=0.0):
-    """The method's sum over rows, over their scored tokens: every token of every span, by hand."""
-    total, tokens = 0.0, 0
-    found = same_tokens(both)
-    mine = list(found)
-    left = [i for i in range(tiny.VOCABULARY) if i not in found] if hybrid else None
-    right = [i for i in range(len(both.teacher)) if i not in found.values()] if hybrid else None
-    weight = len(found) / len(both.teacher) if hybrid else 0.0
-    for row in rows:
-        q, q_ids = answers(student, row)
-        p, p_ids = answers(other, pairs[row].teacher)
-        for ours, theirs in spans_by_hand(both, row, pairs[row].teacher):
-            s, t = masses(q, q_ids, ours), masses(p.detach(), p_ids, theirs)
-            if hybrid:
-                a, b = s[mine], t[[found[i] for i in mine]]
-                m = (a + b) / 2
-                matched = (b * (b / m).log() + a * (a / m).log()).sum() / 2
-                s, t = s[left], t[right]
-            else:
-                matched = 0.0
-            s, t = s.sort(descending=True).values, t.sort(descending=True).values
-            pad = torch.zeros(abs(len(s) - len(t)), dtype=s.dtype)
-            s, t = (torch.cat([s, pad]), t) if len(s) < len(t) else (s, torch.cat([t, pad]))
-            loss = weight * matched + (1 - weight) * (s - t).abs().sum()
-            total = total + (1 - share) * loss
-        total = total - share * q[range(len(q_ids)), q_ids].log().sum()
-        tokens += len(q_ids)
-    return total / tokens
-
-
 @pytest.mark.parametrize("method", [GOLD(), GOLD(hard_label_weight=0.3), ULD()], ids=str)
 def test_loss_and_gradient_are_those_of_whole_logits(method):
     both = tokenizers()
@@ -105,7 +41,8 @@ def test_loss_and_gradient_are_those_of_whole_logits(method):
     pairs = both.pairs(examples(20), {}, "a and b")
     (got,) = DistillModel(student, method.recipe(), aligned)(batch, total)
     hybrid, share = method.type == "gold", method.hard_label_weight
-    want = dense(both, student, model, rows, pairs, hybrid, share)
+    others = {row: pairs[row].teacher for row in rows}
+    want = dense(both, student, model, others, hybrid, share)
     assert got.item() == pytest.approx(want.item(), rel=1e-10)
     trained = list(student.parameters())
     for ours, theirs in zip(

@@ -126,8 +126,47 @@ def align_rows(
         ours: What the student's tokens stand for.
         theirs: What the teacher's do.
     """
-    mine = _answers(student, ours)
     other = _answers(teacher, theirs) if teacher is not None else []
+    return _joined(_answers(student, ours), other)
+
+
+def align_written(
+    student: Encoded, teacher: Encoded | None, ours: Spelling, theirs: Spelling
+) -> Alignment:
+    """As `align_rows`, of an answer that the student wrote.
+
+    Special tokens in its midst are no text (`Spelling.text`): the teacher does not read them, they
+    are not compared, and what stands around them is.
+    """
+    ((tokens, ends),) = _answers(student, ours)
+    ids = student.ids[max(1, student.prompt_length) :][: len(tokens)]
+    mute = {n for n, i in enumerate(ids) if ours.is_special(i)}
+    spoken = [b"" if n in mute else token for n, token in enumerate(tokens)]
+    made = _joined([(spoken, ends)], _answers(teacher, theirs) if teacher is not None else [])
+    parts = tuple(part for span in made.spans for part in _without(span, mute))
+    return Alignment(parts, made.bytes)
+
+
+def _without(span: Span, mute: set[int]) -> list[Span]:
+    """Return a span without those of the student's tokens that it begins or ends with."""
+    (start, stop), (before, behind) = span.student, span.teacher
+    a, b = start, stop
+    while a < b and a in mute:
+        a += 1
+    while a < b and b - 1 in mute:
+        b -= 1
+    same = span.same and a < b and mute.isdisjoint(range(a, b))
+    found = [
+        Span((start, a), (before, before), False),
+        Span((a, b), span.teacher, same, span.bytes * same),
+        Span((b, stop), (behind, behind), False),
+    ]
+    return [s for s in found if s.student[0] < s.student[1] or s.teacher[0] < s.teacher[1]]
+
+
+def _joined(
+    mine: Sequence[tuple[list[bytes], bool]], other: Sequence[tuple[list[bytes], bool]]
+) -> Alignment:
     spans: list[Span] = []
     a = b = 0
     for (s, s_ends), (t, t_ends) in itertools.zip_longest(mine, other, fillvalue=([], False)):

@@ -336,6 +336,39 @@ def encode(
     return Encoded(ids[:max_length], len(prompt), truncated=len(ids) > max_length)
 
 
+def answered(
+    tokenizer: Any,
+    template: str | PromptFormat,
+    row: Encoded,
+    text: str,
+    max_length: int,
+    *,
+    ended: bool,
+) -> Encoded | None:
+    """Return a row with a text that a model wrote as its last answer, which alone is learnt.
+
+    Args:
+        tokenizer: As in `encode`.
+        template: As in `encode`.
+        row: Its prompt stays as it is.
+        text: The answer.
+        max_length: As in `encode`.
+        ended: The model ended its answer, and was not cut.
+
+    Returns:
+        The row; None where the text would end it before its end (in a bare template, which reads
+        control tokens that a text writes out).
+    """
+    made = _format(template)
+    bare = made.template == BARE
+    body, end = _bare(tokenizer, text) if bare else _response(tokenizer, made, text)
+    if bare and end[0] in body:
+        return None
+    ids = (*row.ids[: row.prompt_length], *body, *(end if ended else ()))
+    cut = len(ids) > max_length
+    return Encoded(ids[:max_length], row.prompt_length, truncated=cut, tag=row.tag)
+
+
 def has_template(folder: Path) -> bool:
     """Whether the tokenizer in a model's folder has a chat template, from its files."""
     if (folder / "chat_template.jinja").is_file():

@@ -54,6 +54,15 @@ class Spelling:
         """Return the bytes of each of some tokens; none for an id that stands for no token."""
         return [self.tokens[i][1] if i in self.tokens else b"" for i in ids]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of some tokens without special ones; U+FFFD for what is no UTF-8."""
+        said = b"".join(self.of([i for i in ids if not self.is_special(i)]))
+        return said.decode("utf-8", "replace")
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is special, or none of the tokenizer's."""
+        return token not in self.tokens or self.tokens[token][0] == "special"
+
     def _require_right(self, tokenizer: Any) -> None:
         for probe in _PROBES:
             ids = tokenizer(probe, add_special_tokens=False)["input_ids"]

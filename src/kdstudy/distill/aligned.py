@@ -4,14 +4,22 @@ Shapes: N scored tokens of the student, M of the teacher, G spans, K the teacher
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kdstudy.data.alignment import Alignment, Span, align_rows, covered, require_covered
-from kdstudy.data.prompts import Encoded, PromptFormat, called, encode, row_of
+from kdstudy.data.alignment import (
+    Alignment,
+    Span,
+    align_rows,
+    align_written,
+    covered,
+    require_covered,
+)
+from kdstudy.data.prompts import Encoded, PromptFormat, answered, called, encode, row_of
 from kdstudy.data.spelling import Spelling, shared, spelling
 from kdstudy.distill import batches
 from kdstudy.distill.batches import Batch, Weighing
@@ -27,7 +35,8 @@ class Pair:
     """A row in both tokenizations.
 
     Attributes:
-        teacher: The row in the teacher's tokens; None where its prompt leaves no room.
+        teacher: The row in the teacher's tokens; None where its prompt leaves no room, or where
+            it cannot read what the student wrote.
         alignment: Where the two meet.
     """
 
@@ -76,6 +85,37 @@ class Tokenizers:
         require_covered([pair.alignment for pair in found.values()], names)
         return found
 
+    def written(self, row: Encoded, pair: Pair, made: Encoded) -> Pair:
+        """Return a row with an answer of the student's own as both read it.
+
+        Args:
+            row: The corpus's row.
+            pair: It and its teacher's.
+            made: It with the student's answer.
+        """
+        ours, theirs = self.spellings
+        said, other = made.ids[made.prompt_length :], pair.teacher
+        # A text that the token limit cut has no end, on either side.
+        ended = bool(said) and said[-1] in ours.ends
+        # Of a conversation that is too long, each side keeps the turns that it has room for.
+        if other is not None and len(other.spans) == len(row.spans):
+            text = ours.text(said[: len(said) - ended])
+            if ended:
+                text = text.removesuffix(self._closing)
+            how = (self.teacher, self.template, other, text, self.max_length)
+            other = answered(*how, ended=ended)
+        else:
+            other = None
+        return Pair(other, align_written(made, other, ours, theirs))
+
+    @functools.cached_property
+    def _closing(self) -> str:
+        """What the student's template writes between an answer and the token that ends it."""
+        if self.template.chosen(self.student) != "chat":
+            return ""
+        ending = self.template.voice(self.student).ending
+        return ending.closing.removesuffix(ending.token)
+
     @property
     def spellings(self) -> tuple[Spelling, Spelling]:
         """What the tokens of both stand for."""
@@ -100,6 +140,7 @@ class Tokenizers:
             width=ours.entries,
             vocabularies=_vocabularies(both, ours, theirs, method, device),
             merge=method.spans.merge,
+            tokenizers=self,
         )
 
     def shared(self) -> tuple[tuple[int, int], ...]:
@@ -121,6 +162,7 @@ class AlignedTeacher:
         width: Entries of the student's output layer that stand for tokens.
         vocabularies: Which entries both share.
         merge: What masses a span of several tokens has (`objective.Spans`).
+        tokenizers: Read text that the student writes; None where it writes none.
 
     Attributes:
         head: The teacher's head.
@@ -136,9 +178,29 @@ class AlignedTeacher:
         width: int,
         vocabularies: Vocabularies,
         merge: str,
+        tokenizers: Tokenizers | None = None,
     ):
         self._teacher, self._pairs, self._merge = teacher, pairs, merge
+        self._tokenizers = tokenizers
+        self._written: dict[Encoded, Pair] = {}
         self.head, self.width, self.vocabularies = teacher.head, width, vocabularies
+
+    def read(self, rows: Sequence[Encoded], made: Sequence[Encoded]) -> tuple[int, int]:
+        """Read what the student wrote in a step, and forget what it wrote before.
+
+        Args:
+            rows: The corpus's rows.
+            made: The same with the student's answers.
+
+        Returns:
+            The student's tokens in these answers, ends included, and how many are compared.
+        """
+        assert self._tokenizers is not None, "a student that writes"
+        both = zip(rows, self._found(rows), made, strict=True)
+        pairs = [self._tokenizers.written(row, pair, new) for row, pair, new in both]
+        self._written = dict(zip(made, pairs, strict=True))
+        compared = [span.student for pair in pairs for span in pair.alignment.compared]
+        return sum(len(row.scored) for row in made), sum(b - a for a, b in compared)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Return the teacher's final hidden states at its own scored positions, [M, K]."""
@@ -152,7 +214,7 @@ class AlignedTeacher:
         """Return both sides of a batch's spans, and the weight of each span, [G]."""
         theirs, spans = self._theirs(batch), []
         a = b = 0
-        for row, pair in zip(batch.texts, self._rows(batch), strict=True):
+        for row, pair in zip(batch.texts, self._found(batch.texts), strict=True):
             spans += [span.moved(a, b) for span in pair.alignment.compared]
             a += len(row.scored)
             b += 0 if pair.teacher is None else len(pair.teacher.scored)
@@ -163,18 +225,20 @@ class AlignedTeacher:
 
     def _theirs(self, batch: Batch) -> Batch | None:
         """Return the batch in the teacher's tokens, rows without room left out."""
-        rows = [pair.teacher for pair in self._rows(batch) if pair.teacher is not None]
+        rows = [pair.teacher for pair in self._found(batch.texts) if pair.teacher is not None]
         return batches.collate(rows, Weighing(), batch.ids_T.device) if rows else None
 
-    def _rows(self, batch: Batch) -> list[Pair]:
-        lost = [row for row in batch.texts if row not in self._pairs]
+    def _found(self, rows: Sequence[Encoded]) -> list[Pair]:
+        lost = [row for row in rows if row not in self._pairs and row not in self._written]
         if lost:
             raise StageError(
-                f"{len(lost)} of {len(batch.texts)} rows have no alignment with the teacher's",
-                why="a teacher of another tokenizer is asked about the corpus's rows alone",
+                f"{len(lost)} of {len(rows)} rows have no alignment with the teacher's",
+                why="a teacher of another tokenizer is asked about the corpus's rows, and about "
+                "what the student wrote in their place",
                 remedy="give the trainer the rows that the teacher was aligned on",
             )
-        return [self._pairs[row] for row in batch.texts]
+        # The corpus's first: a resumed run has forgotten what was written.
+        return [self._pairs.get(row) or self._written[row] for row in rows]
 
 
 def _side(ranges: list[tuple[int, int]], targets_N: Tensor, merge: str) -> Side:

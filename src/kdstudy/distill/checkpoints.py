@@ -28,12 +28,16 @@ class Counts:
         tokens: Scored tokens.
         real: Positions that held a token.
         cells: Positions, padding included.
+        written: Tokens that the student wrote for a teacher of other tokens.
+        compared: How many of them were compared.
         pace: State of what moves while it goes on (`methods.objective.Pace`).
     """
 
     tokens: int = 0
     real: int = 0
     cells: int = 0
+    written: int = 0
+    compared: int = 0
     pace: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

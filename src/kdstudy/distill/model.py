@@ -191,6 +191,8 @@ class DistillModel(nn.Module):
         """As `_charged`, with a teacher of other tokens (`aligned.AlignedTeacher`)."""
         student, theirs, weights_G = self.teacher.sides(batch)
         objective = self.method.objective
+        if batch.sampled:
+            objective = objective.unlabelled
         loss = span_loss(
             hidden_NH, head, student, teacher.hidden, teacher.head, theirs, weights_G,
             objective, self.teacher.vocabularies,

@@ -228,7 +228,10 @@ class Run:
     def _live(self) -> LiveTeacher:
         model = _model(self._local, self._precision, self._finished)
         longest = max((len(row.ids) for row in self.rows), default=0)
-        if self._config.context:  # longer than what the student has room for
+        if self.method.spans is not None and self.method.lmbda:  # as long as a text may become
+            longest = self.settings.max_length
+        if self._config.context or self.method.spans is not None:
+            # longer than what the student has room for, or in other tokens
             parts.require_room(model, longest, 0)
         return LiveTeacher(model, self._width(parts.head(model)))
 

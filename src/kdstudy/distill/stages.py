@@ -98,6 +98,10 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     more = {"teacher_text": written.counts} if written and written.counts else {}
+    compared = ""
+    if (share := trainer.compared_share) is not None:
+        more["compared_share"] = share
+        compared = f", {share:.1%} of the tokens that it wrote compared"
     if again:
         rows = {part: len(found.rows) for part, found in again.items()}
         more["replay"] = rows | {"weight": settings.replay_weight, "per_step": settings.replayed}
@@ -106,7 +110,7 @@ def train(work: Work) -> str:
     after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
     return (
         f"{facts['steps']} steps, best validation loss {facts['best_loss']:.4f} "
-        f"at step {facts['best_step']}{note}{after}{written.said if written else ''}"
+        f"at step {facts['best_step']}{note}{compared}{after}{written.said if written else ''}"
         f"{sample_monitor.summary(facts['probe'])}"
     )
 

@@ -166,6 +166,15 @@ class DistillTrainer(Resumable):
         counts = self._counts
         return 1 - counts.real / counts.cells if counts.cells else 0.0
 
+    @property
+    def compared_share(self) -> float | None:
+        """Share of the tokens that the student wrote so far that are compared with its teacher's.
+
+        None where the two have the same tokens, or the student wrote none.
+        """
+        counts = self._counts
+        return counts.compared / counts.written if counts.written else None
+
     # What follows overrides transformers.Trainer.
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -194,7 +203,7 @@ class DistillTrainer(Resumable):
             return [], 0
         rows = [self.rows[n] for n in numbers]
         step = self.state.global_step
-        method = self.model.method
+        method, self._read = self.model.method, (0, 0)
         if sampled := self._on_policy(step):
             rows = self._sampled(rows, step)
         weights, denominator = self.weighing.weights(rows)
@@ -317,6 +326,8 @@ class DistillTrainer(Resumable):
         """As in Trainer, with the padding so far; epochs are passes over the rows."""
         if "loss" in logs:
             logs["padding_share"] = round(self.padding_share, 4)
+            if (share := self.compared_share) is not None:
+                logs["compared_share"] = round(share, 4)
         self._count_epochs()
         super().log(logs, start_time)
 
@@ -361,7 +372,7 @@ class DistillTrainer(Resumable):
     def _sampled(self, rows: Sequence[Encoded], step: int) -> list[Encoded]:
         teacher = self.model.teacher
         with self.model.layout.whole() as student:
-            return onpolicy.rewritten(
+            made = onpolicy.rewritten(
                 student,
                 rows,
                 self.model.method,
@@ -372,6 +383,9 @@ class DistillTrainer(Resumable):
                 eos_ids=self.eos_ids,
                 teacher=assemble.writer(teacher),
             )
+        if self.model.method.spans is not None:
+            self._read = teacher.read(rows, made)
+        return made
 
     def _count(
         self,
@@ -394,14 +408,17 @@ class DistillTrainer(Resumable):
             sum(packing.positions(self.student, rows) for rows in lengths),
             int(self._interrupt.asked),
             sum(part.targets_N.numel() for part in again if part),
+            *self._read,
         ]
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(torch.tensor(counts, device=self.args.device)).tolist()
-        denominator, tokens, real, cells, asked, replayed = counts
+        denominator, tokens, real, cells, asked, replayed, written, compared = counts
         self._interrupt.agreed = asked > 0
         self._counts.tokens += tokens
         self._counts.real += real
         self._counts.cells += cells
+        self._counts.written += written
+        self._counts.compared += compared
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
         return max(1, denominator), replayed
 

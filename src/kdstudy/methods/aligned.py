@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ class Aligned(Taught):
     """
 
     teacher_gives = "spans"
+    LATER: ClassVar[frozenset[str]] = frozenset({"lmbda", "sampling_temperature"})
 
     temperature: float = Field(default=1.0, gt=0)
     """Loss temperature: softens both distributions."""
@@ -36,6 +37,16 @@ class Aligned(Taught):
     those before it. Both as TRL names them; its `observed` reads each one position late."""
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
     """Overrides `train.normalisation` for this method."""
+    lmbda: float = Field(default=0.0, ge=0, le=1)
+    """Probability that an optimizer step trains on text the student has just sampled, which its
+    teacher reads in its own tokens. The distance is all of the loss on it."""
+    sampling_temperature: float = Field(default=1.0, gt=0)
+    """Temperature at which the student samples."""
+
+    @property
+    def on_policy_share(self) -> float:
+        """Probability that an optimizer step trains on text the student samples."""
+        return self.lmbda
 
     @property
     def parameter(self) -> Parameter:
@@ -62,8 +73,10 @@ class Aligned(Taught):
             hard_label_weight=self.hard_label_weight,
         )
         return Recipe(
-            source="corpus",
+            source="student" if self.lmbda else "corpus",
             objective=objective,
             spans=self.spans,
+            lmbda=self.lmbda,
+            sampling_temperature=self.sampling_temperature,
             normalisation=self.normalisation,
         )
