@@ -10,6 +10,7 @@ teacher_text.py      the teacher's text in the corpus's place, and what was chos
 batches.py           rows -> tensors; the one place that shifts, weighs and counts
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk
+ranks.py             masses in order, and their distance by rank
 span_loss.py         the same over unlike vocabularies, span by span
 teacher.py           the live teacher
 aligned.py           a teacher with another tokenizer
