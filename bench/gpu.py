@@ -44,6 +44,7 @@ PARTS = [
     Part(name="noise", entry="gpu_checks:noise", seconds=25, check=True),
     Part(name="sampler", entry="gpu_checks:sampler", seconds=25, check=True),
     Part(name="losses", entry="gpu_checks:losses", seconds=100, check=True),
+    Part(name="losses of spans", entry="gpu_spans:losses", seconds=15, check=True),
     Part(name="cache", entry="gpu_checks:cache", seconds=25, check=True),
     Part(name="generation", entry="gpu_checks:generation", seconds=25, check=True),
     Part(name="ddp", entry="gpu_checks:ddp", seconds=50, check=True),

@@ -107,7 +107,7 @@ def losses(tiny: bool) -> list[Row]:
     pair = [model(0, 32, vocabulary), model(1, 64, vocabulary)]
     rows = texts(4, vocabulary)
     found = []
-    # A teacher with another tokenizer is no `LiveTeacher`, and its loss is not compiled.
+    # A teacher with another tokenizer is no `LiveTeacher`: `gpu_spans.py` has these methods.
     for name in (name for name, cls in METHODS.items() if cls.teacher_gives != "spans"):
         for dtype in LIMITS:
             for on in (False, True):

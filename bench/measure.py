@@ -60,6 +60,28 @@ def peak_during(work: Callable[[], object]) -> int:
     return _resident("VmHWM") - before
 
 
+def peak_allocated(work: Callable[[], object]) -> int:
+    """Return the most bytes of tensors that `work` holds on top of those that are there before it.
+
+    Every allocation of torch's is counted, also of memory that the process has already; what other
+    libraries allocate is not.
+    """
+    if torch.cuda.is_available():
+        return peak_during(work)
+    gc.collect()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    moves = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    held = most = 0
+    for _, moved in sorted(moves, key=lambda move: move[0]):
+        held += moved
+        most = max(most, held)
+    return most
+
+
 def printed_by(script: str, *arguments: str) -> int:
     """Return the number that a script prints last, in a process of its own."""
     command = [sys.executable, script, *arguments]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 
 from kdstudy.methods import METHODS
 
@@ -42,11 +43,14 @@ def test_every_part_runs_in_its_tiny_form(part, gpu, monkeypatch):
     assert rows
     if part.check:
         assert all(row["passed"] for row in rows), rows
+    # Between them the two parts leave no method out.
+    spans = {name for name, cls in METHODS.items() if cls.teacher_gives == "spans"}
+    checked = {"losses": METHODS.keys() - spans, "losses of spans": spans}.get(part.name, set())
+    cases = [row["case"] for row in rows]
+    for method in checked:
+        for dtype in ("float32", "bfloat16"):
+            assert any(case.startswith(f"{method}, {dtype}") for case in cases)
     if part.name == "losses":
-        cases = [row["case"] for row in rows]
-        # gold and uld ask a teacher with another tokenizer, which this part does not have.
-        for method in (name for name, cls in METHODS.items() if cls.teacher_gives != "spans"):
-            assert any(case.startswith(f"{method}, bfloat16") for case in cases)
         assert any(case.endswith(", compiled") for case in cases)
 
 
@@ -127,4 +131,24 @@ def test_the_bench_of_methods_has_a_row_for_each(monkeypatch):
     rows = bench.rows_of(1, *bench.TINY)
     assert {row["case"].split(",")[0] for row in rows} == set(METHODS)
     (base,) = (row for row in rows if row["case"].startswith("word_kd"))
-    assert base["time_ratio"] == 1 and all(row["time_ratio"] > 0 for row in rows)
+    for what in ("time_ratio", "memory_ratio"):
+        assert base[what] == 1 and all(row[what] > 0 for row in rows)
+    # It holds no distribution of a teacher.
+    (plain,) = (row for row in rows if row["case"].startswith("sft"))
+    assert plain["memory_ratio"] < 1
+
+
+def test_peaks_are_those_of_what_is_held_together(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    measure = importlib.import_module("measure")
+    kept = []
+
+    def work():
+        torch.empty(3 * 2**20, dtype=torch.uint8)
+        for _ in range(4):
+            torch.empty(2**20, dtype=torch.uint8)
+        kept.append(torch.empty(2**20, dtype=torch.uint8))
+        kept.append(torch.empty(5 * 2**19, dtype=torch.uint8))
+
+    # Three MiB at once, given back; then one and two and a half together.
+    assert measure.peak_allocated(work) == pytest.approx(3.5 * 2**20, abs=2**12)

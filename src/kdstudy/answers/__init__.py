@@ -3,6 +3,7 @@
 numerals.py      numbers in running text
 number_words.py  numbers in English words
 extract.py       named answer-extraction rules
+gold.py          a corpus row's right answer, and whether a text gives it
 number_rule.py   those for numbers
 letter_rule.py   those for the letters of options
 labels.py        those for labels such as option2 or true

@@ -20,7 +20,17 @@ from kdstudy.answers.letter_rule import choice, options
 from kdstudy.answers.number_rule import number
 from kdstudy.answers.statements import RULES, Rule
 
-__all__ = ["RULES", "Rule", "choice", "kind_of_gold", "label", "number", "options", "same_number"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "choice",
+    "kind_of_gold",
+    "label",
+    "number",
+    "options",
+    "same_gold",
+    "same_number",
+]
 
 REFERENCE_TOLERANCE = 0.001
 """Absolute difference that the released code allows between an answer and the gold, in floats."""
@@ -34,6 +44,13 @@ def kind_of_gold(answer: str) -> Literal["number", "letter"] | None:
     if numerals.value(answer) is not None:
         return "number"
     return "letter" if re.fullmatch("[A-Z]", answer) else None
+
+
+def same_gold(answer: str, gold: str, rule: Rule) -> bool:
+    """Return whether an extracted number is the gold one under a rule; "" never is."""
+    if rule == "reference":
+        return same_number(answer, gold, rule)
+    return numerals.equal(answer, gold)
 
 
 def same_number(a: str, b: str, rule: Rule) -> bool:

@@ -64,7 +64,7 @@ class Lora(Strict):
 class Train(Strict):
     """How every model of the study is trained; for teachers see `teacher_train`."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"replay_weight", "replay_rows"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"replay_weight", "replay_rows", "replay_towards"})
     NO_RESULT: ClassVar[frozenset[str]] = frozenset(
         {"micro_batch_size", "report_to", "max_truncated_share", "teacher_cache", "on_alarm"}
     )
@@ -107,6 +107,10 @@ class Train(Strict):
     added to every step's loss whatever the method, against forgetting. 0: none."""
     replay_rows: int | None = Field(default=None, ge=1)
     """Rows of it that a step reads beside its own; null: a quarter of batch_size."""
+    replay_towards: Literal["text", "base"] = "text"
+    """What they are held to. `text`: their own, by cross-entropy. `base`: what the student's model
+    said of them before anything trained it, by KL(base || student), which costs another pass over
+    these rows and, without `lora`, a second copy of the model in memory."""
     lora: Lora | None = Lora()
     """Adapters; null or false trains all weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -247,7 +251,8 @@ class Study(Strict):
     def training_of_teachers(self) -> Train:
         """How teachers are fine-tuned."""
         own = self.teacher_train.model_dump(exclude_none=True)
-        return self.train.model_copy(update={"replay_weight": 0.0, "replay_rows": None, **own})
+        none = {"replay_weight": 0.0, "replay_rows": None, "replay_towards": "text"}
+        return self.train.model_copy(update={**none, **own})
 
     @property
     def teacher_models(self) -> list[ModelRef]:
@@ -357,6 +362,11 @@ class Study(Strict):
         if weighed and self.replay is None:
             raise ValueError(
                 f"{_REPLAY}: there is no text to replay; name it (replay: {{path: general.jsonl}})"
+            )
+        if self.train.replay_towards == "base" and not weighed:
+            raise ValueError(
+                f"train.replay_towards: {_REPLAY} is 0, so that nothing is replayed; set it, such "
+                "as to 0.5, or leave replay_towards out"
             )
         if self.replay is not None and not weighed:
             raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from kdstudy.answers.gold import Gold
 from kdstudy.data import chat, contract
 from kdstudy.data.tokenise import Reading, behind, ids_of
 from kdstudy.errors import InputError
@@ -133,6 +134,7 @@ class Encoded:
         spans: (start, stop) of every scored response; empty for the last alone.
         tag: What says which of several teachers it learns from (`Example.tag`).
         told: Ids of the prompt that its teacher reads in this one's place; empty for the same.
+        gold: Its right answer, where a method asks for it.
     """
 
     ids: tuple[int, ...]
@@ -141,6 +143,7 @@ class Encoded:
     spans: tuple[tuple[int, int], ...] = ()
     tag: str = ""
     told: tuple[int, ...] = ()
+    gold: Gold | None = None
 
     @property
     def to_teacher(self) -> "Encoded":

@@ -58,6 +58,28 @@ class Weighing:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """The tokens of a micro-batch that the student drew.
+
+    A prompt's tokens and the end of a text were not drawn: they are told 0.
+
+    Attributes:
+        targets_N: The tokens; -1 for those that were not drawn.
+        weights_N: S(token) / mixture(token), in float64.
+        returns_N: What they bring, the weights left out, in float64.
+    """
+
+    targets_N: Tensor
+    weights_N: Tensor
+    returns_N: Tensor
+
+    @property
+    def told_N2(self) -> Tensor:
+        """What an objective is told of each."""
+        return torch.stack([self.weights_N, self.weights_N * self.returns_N], 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """One micro-batch, its rows one behind the other.
 
@@ -77,6 +99,8 @@ class Batch:
         hard_N: Which tokens the teacher is unsure of, where the objective asks
             (`token_difficulty.Doubts`).
         charges_N: Each token's weight in the step's loss then, in float64.
+        rewards: What each row's drawn tokens bring for its answer; empty where nobody asks.
+        drawn: Those tokens, where they were looked at before the step (`returns.whitened`).
         replay: Rows of general text that go through the student beside these; None for none.
         replay_scale: What the sum of their cross-entropies is multiplied by.
     """
@@ -92,6 +116,8 @@ class Batch:
     objective: Objective | None = None
     hard_N: Tensor | None = None
     charges_N: Tensor | None = None
+    rewards: tuple[float, ...] = ()
+    drawn: Drawn | None = None
     replay: "Batch | None" = None
     replay_scale: float = 0.0
 
@@ -105,6 +131,7 @@ def collate(
     noise_seeds: Sequence[int] = (),
     sampled: bool = False,
     objective: Objective | None = None,
+    rewards: Sequence[float] = (),
 ) -> Batch:
     """Return the rows as one micro-batch on `device`.
 
@@ -116,6 +143,7 @@ def collate(
         noise_seeds: One seed per row for the teacher's noise.
         sampled: The student wrote the rows.
         objective: What a token is charged in this step.
+        rewards: What each row's drawn tokens bring for its answer.
     """
     weights = weighing.weights(rows)[0] if weights is None else weights
     at = [weighing.scored(row) for row in rows]
@@ -135,6 +163,7 @@ def collate(
         noise_seeds_N=_seeds(noise_seeds, at, device),
         sampled=sampled,
         objective=objective,
+        rewards=tuple(rewards),
     )
 
 

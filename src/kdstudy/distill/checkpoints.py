@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def read_counts(folder: Path) -> Counts:
     return Counts(**{name: found[name] for name in known})
 
 
-def write_unlogged(folder: Path, rank: int, loss: float, since: int) -> None:
+def write_unlogged(
+    folder: Path, rank: int, loss: float, since: int, means: Mapping[str, Sequence[float]]
+) -> None:
     """Keep a device's losses since the last log.
 
     Args:
@@ -162,16 +165,23 @@ def write_unlogged(folder: Path, rank: int, loss: float, since: int) -> None:
         rank: The device's number.
         loss: Their sum.
         since: Step of that log.
+        means: What is logged beside them (`means.Means.state`).
     """
-    (folder / f"unlogged_{rank}.json").write_text(json.dumps({"loss": loss, "since": since}))
+    kept = {"loss": loss, "since": since} | ({"means": dict(means)} if means else {})
+    (folder / f"unlogged_{rank}.json").write_text(json.dumps(kept))
 
 
-def read_unlogged(folder: Path, rank: int, world: int) -> tuple[float, int]:
+def read_unlogged(folder: Path, rank: int, world: int) -> tuple[float, int, dict[str, list[float]]]:
     """Return what `write_unlogged` kept for this device; the devices' mean if those were others."""
     every = sorted(folder.glob("unlogged_*.json"))
     files = [folder / f"unlogged_{rank}.json"] if len(every) == world else every
     found = [json.loads(file.read_text()) for file in files]
-    return sum(one["loss"] for one in found) / len(found), found[0]["since"]
+    every = [one.get("means", {}) for one in found]
+    means = {
+        name: [sum(both) / len(every) for both in zip(*(one[name] for one in every), strict=True)]
+        for name in every[0]
+    }
+    return sum(one["loss"] for one in found) / len(found), found[0]["since"], means
 
 
 def _read(folder: Path) -> dict[str, Any]:

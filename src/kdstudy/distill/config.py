@@ -137,6 +137,9 @@ class DistillConfig(TrainingArguments):
         normalisation_group: Rows of a group for `micro_batches`.
         replay_weight: Weight of the mean cross-entropy on `replay_dataset` in every step's loss.
         replay_rows: Rows of it that a step reads, over all devices.
+        replay_towards: `text`: that cross-entropy. `base`: KL(base || student) in its place, where
+            base is the student before anything trained it: its adapter off, or without an adapter
+            a second, frozen copy of its weights in memory.
         teacher_cache: `memory`: compute the teacher's hidden states on the dataset once and keep
             them in CPU memory; a teacher that was given by name is then freed, unless the method
             samples. `off`: run it at every step.
@@ -165,6 +168,7 @@ class DistillConfig(TrainingArguments):
     normalisation_group: int = 4
     replay_weight: float = 0.0
     replay_rows: int = 4
+    replay_towards: Literal["text", "base"] = "text"
     teacher_cache: Literal["memory", "off"] = "memory"
     logging_nan_inf_filter: bool = False
 

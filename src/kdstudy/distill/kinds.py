@@ -25,6 +25,9 @@ class TrainConfig(Prompted):
             which are null where each row has its own.
         context: What the teacher reads in the instruction's place; empty for the same.
         package: Name and version of the package that the method is from; empty for ours.
+        replay_logged: Something is replayed, and the curve says how much of the loss that is. Runs
+            before that was so have other keys.
+        extraction: How the answers of sampled texts are read, where the method rewards right ones.
     """
 
     method: Mapping[str, Any]
@@ -36,6 +39,8 @@ class TrainConfig(Prompted):
     together: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     context: str = ""
     package: str = ""
+    replay_logged: bool = False
+    extraction: str = "corrected"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

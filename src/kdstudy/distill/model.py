@@ -11,10 +11,10 @@ from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
 from kdstudy.distill import returns, sharded
-from kdstudy.distill.batches import Batch
+from kdstudy.distill.batches import Batch, Drawn
 from kdstudy.distill.fused import Side, TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
-from kdstudy.distill.replay import with_replay
+from kdstudy.distill.replay import TOWARDS_BASE, Base, with_replay
 from kdstudy.distill.span_loss import span_loss
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.together import Together, side_of
@@ -49,12 +49,14 @@ class DistillModel(nn.Module):
         method: What is charged per token.
         teacher: Supplies hidden states and head, or is several that do, when the method needs
             them. Entries of the student's vocabulary beyond the teacher's width are sliced off.
+        base: What replayed rows are held to; None for their text.
 
     Attributes:
         extra: The method's own module beside the divergence (`Recipe.extra`), if it has one; one
             for each of the pairs, where there are some.
         pairs: Layers of student and teacher whose states that compares; none for the final states.
         taught: Of the last pass: the loss without what the replayed rows add.
+        replayed: What they add.
         layout: How the student's weights lie on the devices, and how to have them whole.
 
     Raises:
@@ -69,6 +71,7 @@ class DistillModel(nn.Module):
         student: parts.Model,
         method: Recipe,
         teacher: Teacher | Together | None = None,
+        base: Base | None = None,
     ):
         super().__init__()
         if method.needs_teacher and teacher is None:
@@ -80,7 +83,8 @@ class DistillModel(nn.Module):
         self.layout: sharded.Whole = sharded.Whole(student)
         self.method = method
         self.teacher = teacher if method.needs_teacher else None
-        self.taught = torch.zeros(())
+        self.base = base
+        self.taught, self.replayed = torch.zeros(()), torch.zeros(())
         self.extra: nn.Module | None = None
         self.pairs: Sequence[tuple[int, int]] = ()
         if method.extra is not None:
@@ -108,13 +112,8 @@ class DistillModel(nn.Module):
             labels_only: For validation: both are the cross-entropy, and no teacher is asked.
         """
         validation = num_items_in_batch is None
-        narrow = _autocast(batch.ids_T.device.type)
-        # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
-        with disable_input_dtype_casting(self.student, active=narrow is not None):
-            hidden_NH, *ours = packing.scored_states(
-                self.student, *with_replay(batch), [layer for layer, _ in self.pairs]
-            )
-        hidden_NH = hidden_NH if narrow is None else hidden_NH.to(narrow)
+        before = self._before(batch.replay)
+        hidden_NH, *ours = self._states(self.student, *with_replay(batch))
         whole = head = parts.head(self.student)
         if labels_only:
             text = batch.targets_N, batch.weights_N
@@ -133,7 +132,11 @@ class DistillModel(nn.Module):
             loss = loss / num_items_in_batch
             self.taught = loss.detach()
             if batch.replay is not None:
-                loss = loss + self._replayed(batch.replay, again_NH) * batch.replay_scale
+                added = self._again(batch.replay, again_NH, before) * batch.replay_scale
+                self.replayed = added.detach()
+                loss = loss + added
+            else:
+                self.replayed = torch.zeros_like(self.taught)
             return (loss,)
         of_some = self.method.selection is not None or batch.charges_N is not None
         if of_some or len(head.weight) < len(whole.weight):
@@ -143,10 +146,49 @@ class DistillModel(nn.Module):
             entropy, _ = head_loss(hidden_NH, whole, *text, CROSS_ENTROPY)
         return loss, entropy
 
-    def _replayed(self, again: Batch, hidden_NH: Tensor) -> Tensor:
-        """Return the sum of the replayed rows' cross-entropies."""
+    @torch.no_grad()
+    def drawn(self, batch: Batch) -> Drawn:
+        """Return what a step's objective says of text that the student drew, before the step.
+
+        It is asked as it wrote the text: without dropout.
+        """
+        training = self.student.training
+        self.student.eval()
+        hidden_NH, *_ = self._states(self.student, batch.ids_T, batch.lengths, batch.places_N)
+        self.student.train(training)
+        teacher, _ = self._teacher_side(batch)
+        head = parts.head(self.student).narrowed(self.teacher.width)
+        return returns.drawn(batch.objective, batch, hidden_NH, head, teacher)
+
+    def _states(self, model: parts.Model, *rows: Any) -> list[Tensor]:
+        """Return a model's final hidden states of rows, and those of the layers compared.
+
+        Args:
+            model: The student, or what it was.
+            rows: Ids, lengths and places.
+        """
+        narrow = _autocast(rows[0].device.type)
+        # PEFT casts an adapter's input to the adapter's float32, and autocast back again.
+        with disable_input_dtype_casting(model, active=narrow is not None):
+            hidden_NH, *ours = packing.scored_states(
+                model, *rows, [layer for layer, _ in self.pairs]
+            )
+        return [hidden_NH if narrow is None else hidden_NH.to(narrow), *ours]
+
+    @torch.no_grad()
+    def _before(self, again: Batch | None) -> TeacherSide | None:
+        """Return what the student's base says of replayed rows, where they are held to it."""
+        if again is None or self.base is None:
+            return None
+        with self.base.opened() as model:
+            hidden_NH, *_ = self._states(model, again.ids_T, again.lengths, again.places_N)
+        return TeacherSide(hidden=hidden_NH, head=self.base.head)
+
+    def _again(self, again: Batch, hidden_NH: Tensor, before: TeacherSide | None) -> Tensor:
+        """Return the sum of what the replayed rows' tokens are charged."""
+        objective = CROSS_ENTROPY if before is None else TOWARDS_BASE
         text = again.targets_N, again.weights_N
-        return head_loss(hidden_NH, parts.head(self.student), *text, CROSS_ENTROPY)[0]
+        return head_loss(hidden_NH, parts.head(self.student), *text, objective, before)[0]
 
     def _charged(
         self,
@@ -168,7 +210,8 @@ class DistillModel(nn.Module):
             hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], teacher.of(kept)
         told = batch.hard_N
         if objective.returns is not None:
-            targets, told = returns.told(objective, batch, hidden_NH, head, teacher)
+            drawn = batch.drawn or returns.drawn(objective, batch, hidden_NH, head, teacher)
+            targets, told = drawn.targets_N, drawn.told_N2
         return head_loss(
             hidden_NH,
             head,

@@ -62,6 +62,23 @@ def rewritten(
     return [_retokenised(row, tokenizer, max_length) for row in written]
 
 
+def right(row: Encoded, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int]) -> bool:
+    """Return whether a row that the student wrote gives the row's right answer.
+
+    Args:
+        row: Knows the answer (`Encoded.gold`).
+        tokenizer: The student's.
+        eos_ids: What ends a response; one without such an end was cut.
+    """
+    ids = row.ids[row.prompt_length :]
+    cut = ids[-1] not in eos_ids
+    # As an evaluation makes text of tokens.
+    text = tokenizer.decode(
+        ids if cut else ids[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return row.gold.right(text, cut=cut)
+
+
 def _retokenised(row: Encoded, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     prompt = row.ids[: row.prompt_length]
     if plain_ids(tokenizer, tokenizer.decode(prompt, skip_special_tokens=True)) != prompt:
@@ -74,5 +91,6 @@ def _retokenised(row: Encoded, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def _answered(row: Encoded, ids: tuple[int, ...], prompt_length: int) -> Encoded:
-    """Return a row with another answer: whose teacher it is and what that is told stay."""
-    return Encoded(ids, prompt_length, tag=row.tag, told=row.told)
+    """Return a row with another answer: whose teacher it is, what that is told, and what would be
+    right stay."""
+    return Encoded(ids, prompt_length, tag=row.tag, told=row.told, gold=row.gold)

@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from kdstudy.data.prompts import Encoded
 from kdstudy.distill import assemble, checkpoints, epochs, hub, sharded
 from kdstudy.distill.interrupt import Interrupt
+from kdstudy.distill.means import Means
 from kdstudy.distill.pacing import Pacing
 from kdstudy.errors import InputError
 from kdstudy.models import load
@@ -29,6 +30,7 @@ class Resumable(Trainer):
     _interrupt: Interrupt
     _border: epochs.Border
     _pacing: Pacing
+    _means: Means
 
     def run(self) -> None:
         """Train from the last whole checkpoint in the output folder, or from the start.
@@ -141,6 +143,7 @@ class Resumable(Trainer):
         self.model.layout.restore(folder)
         checkpoints.read_extra(folder, self.model.extra)
         self._counts = checkpoints.read_counts(folder)
+        self._means.clear()
         self._pacing.restore(self._counts.pace)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -151,6 +154,7 @@ class Resumable(Trainer):
             self.args.process_index,
             self._tr_loss.item(),
             self._globalstep_last_logged,
+            self._means.state(),
         )
         # The file that says that the checkpoint is whole comes after every device's.
         self.accelerator.wait_for_everyone()
@@ -159,7 +163,8 @@ class Resumable(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint and any(Path(checkpoint).glob("unlogged_*")):  # older checkpoints have none
             rank, world = self.args.process_index, self.args.world_size
-            loss, since = checkpoints.read_unlogged(Path(checkpoint), rank, world)
+            loss, since, means = checkpoints.read_unlogged(Path(checkpoint), rank, world)
+            self._means.restore(means)
             self._tr_loss += loss
             # The mean that `train` returns is of the steps of this call.
             self._total_loss_scalar -= loss

@@ -1,16 +1,23 @@
 """Text -> training rows: a study's corpus, or a dataset in the formats of TRL."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from kdstudy.answers.extract import Rule
+from kdstudy.answers.gold import Gold, gold
 from kdstudy.data.formats import REMEDY, to_example
 from kdstudy.data.prompts import BARE, Encoded, PromptFormat, called, row_of, told
 from kdstudy.errors import InputError, StageError
+from kdstudy.methods.objective import Judging
 from kdstudy.records import Example, Generation
+
+Golds = Callable[[Example, str], Gold]
+"""Returns a row's right answer, given what a refusal calls the row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +66,7 @@ def encode_rows(
     teacher_text: Mapping[str, Generation | None] | None = None,
     places: Mapping[str, str] | None = None,
     context: str = "",
+    golds: Golds | None = None,
 ) -> Rows:
     """Return examples as training rows, with the teacher's text in the response's place if given.
 
@@ -75,15 +83,17 @@ def encode_rows(
             trains on the corpus.
         places: Where each row stands in its file, by example id, for a refusal.
         context: What the teacher reads in the instruction's place; empty for the same.
+        golds: Returns a row's right answer, where the method asks for it.
 
     Raises:
-        InputError: The template cannot render a row, or there is no place in it for the context.
+        InputError: The template cannot render a row, there is no place in it for the context, or
+            its right answer is not known.
         StageError: The teacher wrote nothing for an example.
     """
     rows: list[Encoded] = []
     truncated = unended = dropped = empty = 0
     for example in examples:
-        written = None
+        written, where = None, called(example, places or {})
         if teacher_text is not None:
             if example.id not in teacher_text:
                 raise StageError(
@@ -95,7 +105,6 @@ def encode_rows(
             written = made and made.written
         row = None
         if written is None or written[0].strip():
-            where = called(example, places or {})
             row = row_of(tokenizer, template, example, max_length, written=written, where=where)
             if row is not None and context:
                 told_ids = told(tokenizer, template, context, example, where)
@@ -104,6 +113,8 @@ def encode_rows(
             dropped += 1
             empty += written is not None and not written[0].strip()
             continue
+        if golds is not None:
+            row = dataclasses.replace(row, gold=golds(example, where))
         truncated += row.truncated
         unended += written is not None and written[1] == "cut"
         rows.append(row)
@@ -117,6 +128,7 @@ def encode_dataset(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     chats: PromptFormat | None = None,
+    golds: Golds | None = None,
 ) -> Rows:
     """Return a dataset's rows.
 
@@ -129,6 +141,7 @@ def encode_dataset(
         tokenizer: The student's.
         max_length: Limit on tokens of prompt and completion.
         chats: Arguments of the chat template, and which turns of a conversation are learnt.
+        golds: Returns a row's right answer, where the method asks for it.
 
     Raises:
         InputError: A row has another format, there is no chat template, or it cannot render a row.
@@ -147,6 +160,8 @@ def encode_dataset(
             example = _example(given, f"row {number}")
             empty += example is None
             row = example and _encode_one(given, example, tokenizer, max_length, number, chats)
+            if row is not None and golds is not None:
+                row = dataclasses.replace(row, gold=golds(example, f"row {number}"))
         if row is None:
             dropped += 1
             continue
@@ -169,6 +184,7 @@ def read_dataset(
     max_length: int,
     max_truncated_share: float,
     chats: PromptFormat | None = None,
+    golds: Golds | None = None,
 ) -> Rows:
     """Return a dataset's rows as `encode_dataset` does, none for None, and say what was lost.
 
@@ -177,7 +193,7 @@ def read_dataset(
     """
     if dataset is None:
         return Rows(rows=(), truncated=0, unended=0, dropped=0)
-    found = encode_dataset(dataset, tokenizer, max_length, chats)
+    found = encode_dataset(dataset, tokenizer, max_length, chats, golds)
     require_enough({name: found.counts}, max_length, max_truncated_share)
     # A share of 1 says that they have been counted elsewhere, or that nobody minds.
     if found.truncated + found.dropped and max_truncated_share < 1:
@@ -263,6 +279,37 @@ def require_enough(text: Mapping[str, Counts], max_length: int, max_truncated_sh
                 why=f"more than max_truncated_share {max_truncated_share:g}: the student "
                 "would rarely see how an answer ends",
                 remedy=f"{remedy}, or raise max_truncated_share to accept it",
+            )
+
+
+def golds_of(judging: Judging | None, rule: Rule) -> Golds | None:
+    """Return what knows the right answers that a method needs; None where it needs none.
+
+    A row without one is refused, not given a reward of 0: whitened, that would punish whatever the
+    student writes there.
+
+    Args:
+        judging: What it needs them for.
+        rule: How texts are read.
+    """
+    if judging is None:
+        return None
+    asked = {"needed": f"the method {judging.does}", "otherwise": judging.otherwise}
+    return functools.partial(gold, labels=judging.labels, rule=rule, **asked)
+
+
+def require_golds(rows: Sequence[Encoded], places: Sequence[int]) -> None:
+    """Refuse rows that were encoded without the right answers that a method needs.
+
+    Raises:
+        InputError: Names the first.
+    """
+    for number, row in zip(places, rows, strict=False):
+        if row.gold is None:
+            raise InputError(
+                f"row {number} was encoded without its right answer",
+                why="the method rewards texts that are right",
+                remedy="give rows as texts with an `answer`, or set Encoded.gold",
             )
 
 

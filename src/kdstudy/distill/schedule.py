@@ -17,6 +17,8 @@ from kdstudy.errors import StageError
 from kdstudy.stage import Progress
 
 _OPTIONAL = ("eval_replay_cross_entropy",)
+# Of the steps since the last evaluation: a mean over steps, and one over texts.
+_REPLAYED, _REWARD, _TEXTS = "replay_loss", "reward", "reward_texts"
 # Positions that take about as long as what a forward and backward pass costs whatever its size.
 _PASS = 512
 # Tokens of a pass without padding. On two cores more of them gain nothing and fill memory; that a
@@ -89,6 +91,7 @@ def study_config(
         max_truncated_share=1.0,
         replay_weight=train.replay_weight,
         replay_rows=max(1, train.replayed),
+        replay_towards=train.replay_towards if train.replay_weight else "text",
         seed=seed,
         num_train_epochs=train.epochs,
         per_device_train_batch_size=micro,
@@ -123,30 +126,45 @@ def study_config(
 
 
 def curve(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Return one row per evaluation: losses, and the mean training loss since the last one.
+    """Return one row per evaluation: losses, and what training logged since the last one.
 
     Args:
         history: `TrainerState.log_history`.
     """
-    rows, losses, before, rate = [], [], 0, 0.0
+    rows, logs, before, rate = [], [], 0, 0.0
     for entry in history:
         if "loss" in entry:
-            losses.append((entry["step"] - before, entry["loss"]))
+            logs.append(entry | {"steps": entry["step"] - before})
             before, rate = entry["step"], entry["learning_rate"]
         elif "eval_loss" in entry:
-            steps = sum(n for n, _ in losses)
             rows.append(
                 {
                     "step": entry["step"],
-                    "loss": sum(n * loss for n, loss in losses) / steps,
+                    "loss": _mean(logs, "loss", "steps"),
                     "eval_loss": entry["eval_loss"],
                     "eval_cross_entropy": entry["eval_cross_entropy"],
                     "learning_rate": rate,
                 }
                 | {k: entry[k] for k in _OPTIONAL if k in entry}
+                | _beside(logs)
             )
-            losses = []
+            logs = []
     return rows
+
+
+def _beside(logs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the means of what some runs log beside their loss."""
+    found = {}
+    if any(_REPLAYED in log for log in logs):
+        found[_REPLAYED] = _mean(logs, _REPLAYED, "steps")
+    if graded := [log for log in logs if _TEXTS in log]:
+        found[_REWARD] = _mean(graded, _REWARD, _TEXTS)
+        found[_TEXTS] = sum(log[_TEXTS] for log in graded)
+    return found
+
+
+def _mean(logs: Sequence[dict[str, float]], name: str, of: str) -> float:
+    return sum(log[of] * log[name] for log in logs) / sum(log[of] for log in logs)
 
 
 def _bfloat16(train: schema.Train) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdstudy.distill.fused import TeacherSide, blocks, finished, head_loss, log_of_target
+from kdstudy.distill.ranks import by_rank
 from kdstudy.methods.objective import CROSS_ENTROPY, Objective
 from kdstudy.models.parts import Head
 
@@ -210,10 +211,14 @@ def _charged(
         losses_C += shared.weight * value_CS.sum(-1)
         slopes_CV[:, shared.ours_S] = shared.weight * slope_CS
     if shared.weight < 1:
-        mine = s_CV[:, shared.only_ours].exp()
-        apart_C, signs = by_rank(mine, t_CW[:, shared.only_theirs].exp())
+        mine = _entries(s_CV, shared.only_ours).exp()
+        apart_C, signs = by_rank(mine, _entries(t_CW, shared.only_theirs).exp())
         losses_C += (1 - shared.weight) * apart_C
-        slopes_CV[:, shared.only_ours] = (1 - shared.weight) * signs * mine
+        slopes = (1 - shared.weight) * signs * mine
+        if slopes.shape == s_CV.shape:
+            slopes_CV = slopes
+        else:
+            slopes_CV[:, shared.only_ours] = slopes
     sums_C = slopes_CV.sum(-1)
     if job.gradient:
         through_CV = slopes_CV - own_CV.exp() * sums_C[:, None]
@@ -221,19 +226,9 @@ def _charged(
     return losses_C * objective.scale, sums_C * objective.scale
 
 
-def by_rank(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of abs(S_(k) - T_(k)) of sorted masses, [C], and its slope in each of S.
-
-    The shorter one has zeros behind it. The sum is the least cost of moving one into the other
-    where every two entries are equally far apart (Boizard et al. 2024).
-    """
-    most = max(student.shape[1], teacher.shape[1])
-    ranked, order = student.sort(-1, descending=True)
-    other = teacher.sort(-1, descending=True).values
-    mine, other = (functional.pad(x, (0, most - x.shape[1])) for x in (ranked, other))
-    apart = mine - other
-    signs = apart[:, : student.shape[1]].sign()
-    return apart.abs().sum(-1), torch.zeros_like(student).scatter(-1, order, signs)
+def _entries(all_CV: Tensor, some: Tensor) -> Tensor:
+    """Return some of the columns; all of them, in any order, as they are."""
+    return all_CV if len(some) == all_CV.shape[1] else all_CV[:, some]
 
 
 def _softened(head: Head, temperature: float) -> Head:

@@ -19,7 +19,7 @@ from kdstudy.distill import aligned, placement, sample_monitor, teacher_text, tr
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
-from kdstudy.distill.rows import Rows, encode_rows, require_enough
+from kdstudy.distill.rows import Golds, Rows, encode_rows, golds_of, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
 from kdstudy.distill.teacher_text import TeacherText
 from kdstudy.distill.together import Together, require_routes
@@ -60,7 +60,8 @@ def train(work: Work) -> str:
     if route is not None:
         require_routes(work.read(CORPUS), route)
     asked = (work, tokenizer, prompts, settings.max_length)
-    corpus = _text(*asked, None, config.context)
+    golds = golds_of(recipe.judging, config.extraction)
+    corpus = _text(*asked, None, config.context, golds)
     text, written = corpus, None
     if recipe.written_before:
         written = teacher_text.read(work, route)
@@ -92,6 +93,7 @@ def train(work: Work) -> str:
             corpus_dataset=None if text is corpus else corpus["validation"].rows,
             replay_dataset=again["train"].rows if again else None,
             replay_eval_dataset=again["validation"].rows if again else None,
+            replay_base=_base(work, settings),
             processing_class=tokenizer,
             callbacks=[Schedule(settings.evaluations, work.progress), watch],
         )
@@ -105,6 +107,8 @@ def train(work: Work) -> str:
     if again:
         rows = {part: len(found.rows) for part, found in again.items()}
         more["replay"] = rows | {"weight": settings.replay_weight, "per_step": settings.replayed}
+        if settings.replay_towards == "base":
+            more["replay"]["towards"] = "base"
     facts = _written(trainer, work, text, watch, settings, more)
     before = "its start" if recipe.source == "start" else "sft"
     after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
@@ -146,8 +150,10 @@ def _text(
     max_length: int,
     written: TeacherText | None,
     context: str = "",
+    golds: Golds | None = None,
 ) -> dict[str, Rows]:
-    return _encoded(work.read(CORPUS), tokenizer, prompts, max_length, written, context)
+    asked = (tokenizer, prompts, max_length, written, context, golds)
+    return _encoded(work.read(CORPUS), *asked)
 
 
 def _encoded(
@@ -157,6 +163,7 @@ def _encoded(
     max_length: int,
     written: TeacherText | None,
     context: str = "",
+    golds: Golds | None = None,
 ) -> dict[str, Rows]:
     found = {}
     for part in ("train", "validation"):
@@ -169,6 +176,7 @@ def _encoded(
             written and written.texts,
             corpus.places,
             context,
+            golds if part == "train" else None,
         )
     return found
 
@@ -242,6 +250,17 @@ def _models(
         seed = TrainConfig.of(work.config).seed
         student = load.add_adapter(student, settings.lora, seed_of("lora", seed))
     return student, teacher, note
+
+
+def _base(work: Work, settings: schema.Train) -> parts.Model | None:
+    """Return a student as it was before its start trained it, where it is held to that.
+
+    Without a start, or with an adapter, the trainer finds it itself.
+    """
+    towards = settings.replay_weight > 0 and settings.replay_towards == "base"
+    if not towards or settings.lora is not None or work.find(START) is None:
+        return None
+    return load.open_model(work.model("student"), _precision(settings))
 
 
 def _aligned(run: placement.Run) -> tuple[Teacher, str]:

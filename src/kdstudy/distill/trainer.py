@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from peft import PeftConfig
@@ -22,16 +22,19 @@ from kdstudy.distill import (
     onpolicy,
     pacing,
     replay,
+    returns,
     sharded,
     token_difficulty,
     validation,
 )
 from kdstudy.distill.config import DistillConfig, own
+from kdstudy.distill.evaluating import Evaluating, read_rows
 from kdstudy.distill.interrupt import Interrupt
+from kdstudy.distill.means import Means
 from kdstudy.distill.model import DistillModel, Teacher
 from kdstudy.distill.nan_guard import NanGuard
 from kdstudy.distill.resumable import Resumable
-from kdstudy.distill.rows import Rows, read_dataset, require_prompts
+from kdstudy.distill.rows import golds_of, require_golds, require_prompts
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError
 from kdstudy.models import load, packing, parts
@@ -39,7 +42,7 @@ from kdstudy.models.parts import Model
 from kdstudy.models.sample import seed_of
 
 
-class DistillTrainer(Resumable):
+class DistillTrainer(Evaluating, Resumable):
     """Trains a student, alone or from a teacher.
 
     The optimizer step's denominator (response tokens, or sequences) is counted over all its
@@ -59,6 +62,8 @@ class DistillTrainer(Resumable):
         replay_dataset: Rows of general text, some of which every step reads beside its own: see
             `DistillConfig.replay_weight`.
         replay_eval_dataset: Rows of such text that `evaluate` measures the cross-entropy on.
+        replay_base: With `replay_towards: base` and without an adapter, what the student was before
+            anything trained it; None: the student as it is given, of which a copy is made.
         processing_class: The student's tokenizer; None loads it from where the model came from.
         peft_config: Adapter to train in the student's place.
         callbacks: As in `Trainer`.
@@ -82,6 +87,7 @@ class DistillTrainer(Resumable):
         corpus_dataset: Any = None,
         replay_dataset: Any = None,
         replay_eval_dataset: Any = None,
+        replay_base: Model | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
@@ -89,6 +95,13 @@ class DistillTrainer(Resumable):
     ):
         args = own(args)
         method, self._fsdp = args.recipe(), sharded.plugin_of(args)
+        if self._fsdp is not None and method.whiten:
+            raise InputError(
+                f"{args.method_fields()['method']}: whiten looks at a step's texts before the step",
+                why="with a model that is sharded that has not been shown to give one device's "
+                "numbers",
+                remedy="leave whiten out, or train on one device or with DDP",
+            )
         if self._fsdp is not None and method.extra is not None:
             raise InputError(
                 f"{args.method_fields()['method']}: trains a module of its own beside the student",
@@ -104,8 +117,10 @@ class DistillTrainer(Resumable):
             given[_part(name)] = rows
         again = {"replay_dataset": replay_dataset, "replay_eval_dataset": replay_eval_dataset}
         again = {name: rows for name, rows in again.items() if rows is not None}
+        golds = golds_of(method.judging, "corrected")
         self.text = {
-            name: _read(name, rows, tokenizer, args) for name, rows in (given | again).items()
+            name: read_rows(name, rows, tokenizer, args, golds if name == "train_dataset" else None)
+            for name, rows in (given | again).items()
         }
         self._replay = replay.of_arguments({name: self.text[name].rows for name in again}, args)
         self.rows, self._corpus, *_ = (text.rows for text in self.text.values())
@@ -115,6 +130,8 @@ class DistillTrainer(Resumable):
         if method.lmbda:
             places = self.text["train_dataset"].numbers or range(len(self.rows))
             require_prompts(self.rows, places, tokenizer.bos_token_id)
+            if golds is not None:
+                require_golds(self.rows, places)
         read = [row for text in self.text.values() for row in text.rows]
         parts.require_room(
             model, max(len(row.ids) for row in read), max(max(row.ids) for row in read)
@@ -123,6 +140,8 @@ class DistillTrainer(Resumable):
         teacher = assemble.teacher(teacher_model, method, args, model, tokenizer, known)
         self._teacher_name = assemble.public_name(teacher_model) if teacher else ""
         self._counts = checkpoints.Counts()
+        named = {"replay_loss": self._replay is not None, "reward": method.reward > 0}
+        self._means = Means([name for name, on in named.items() if on])
         validation.require_measured(args.metric_for_best_model, list(self._validation))
         self._guard, self._interrupt, self._border = NanGuard(), Interrupt(), epochs.Border()
         self._doubts = token_difficulty.of_method(method, teacher, self.weighing)
@@ -136,10 +155,12 @@ class DistillTrainer(Resumable):
         self._pacing = pacing.Pacing(method, self._taught, self._mean)
         ours = (self._guard, self._pacing, self._border, checkpoints.Best(), self._interrupt)
         self._order = self._plan(args)
+        base = None
         if self._replay is not None:
             self._replay.plan(len(self._order))
+            base = self._replay.base(model, replay_base, sharded=self._fsdp is not None)
         super().__init__(
-            model=DistillModel(model, method, teacher),
+            model=DistillModel(model, method, teacher, base),
             args=args,
             train_dataset=self.rows,
             eval_dataset=self._validation or None,
@@ -204,8 +225,10 @@ class DistillTrainer(Resumable):
         rows = [self.rows[n] for n in numbers]
         step = self.state.global_step
         method, self._read = self.model.method, (0, 0)
+        rewards: list[float] = []
         if sampled := self._on_policy(step):
             rows = self._sampled(rows, step)
+            rewards = self._rewarded(rows) if method.reward else []
         weights, denominator = self.weighing.weights(rows)
         objective = self._pacing.objective(step, self.args.max_steps, sampled)
         seeds = self._row_seeds("noise", step, len(rows)) if method.noise else None
@@ -219,9 +242,13 @@ class DistillTrainer(Resumable):
                 noise_seeds=[seeds[i] for i in part] if seeds else (),
                 sampled=sampled,
                 objective=objective,
+                rewards=[rewards[i] for i in part] if rewards else (),
             )
             for part in parts
         ]
+        if sampled and method.whiten:
+            with self.accelerator.autocast():
+                made = returns.whitened(made, self.model.drawn, self._everywhere)
         if self._doubts is not None:
             made = self._doubts.told_apart(made, self._everywhere)
         places = self.text["train_dataset"].numbers
@@ -230,6 +257,7 @@ class DistillTrainer(Resumable):
         denominator, replayed = self._count(made, again, denominator)
         if self._replay is not None:
             made = self._replay.beside(made, again, replayed)
+            self._means.add("replay_loss", 0.0, 1)  # a step; its micro-batches add what they are
         return [{"batch": batch} for batch in made], denominator
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -239,76 +267,8 @@ class DistillTrainer(Resumable):
         if self._replay is not None:
             # As Trainer scales a loss whose denominator is counted over all devices.
             self._replay.taught.append(self.model.taught * self.args.world_size)
+            self._means.add("replay_loss", self.model.replayed * self.args.world_size, 0)
         return loss
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Measure the method's own loss and the cross-entropy of the corpus's tokens.
-
-        Args:
-            eval_dataset: Rows, or several sets of rows by name, whose names then stand in the names
-                of what is measured; None for those the trainer was made with.
-            ignore_keys: Not used.
-            metric_key_prefix: Put before the names of both.
-
-        Raises:
-            StageError: One of them is not a finite number.
-        """
-        if isinstance(eval_dataset, str):  # Trainer's way to name a part of its own
-            if eval_dataset not in self._validation:
-                known = ", ".join(self._validation) or "none"
-                raise InputError(f"evaluate: no part is called '{eval_dataset}' (known: {known})")
-            eval_dataset = {eval_dataset: self._validation[eval_dataset]}
-        given = self._validation if eval_dataset is None else validation.parts(eval_dataset)
-        if not any(map(len, given.values())):
-            raise InputError("evaluate: there are no rows", remedy="give the trainer eval_dataset")
-        metrics: dict[str, float] = {}
-        for name, rows in given.items():
-            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
-            # The corpus's tokens stand beside rows that a teacher wrote, not beside named parts.
-            corpus = self._corpus if eval_dataset is None and not name else ()
-            # General text stands beside the corpus, once an evaluation.
-            again = self._replay if eval_dataset is None and not metrics else None
-            metrics |= self._measured(rows, prefix, corpus, again, own=eval_dataset is None)
-        return metrics
-
-    def _measured(
-        self, given: Any, prefix: str, corpus: Any, again: replay.Replay | None, *, own: bool
-    ) -> dict[str, float]:
-        """Measure one set of rows, tell everybody, and return what was found."""
-        rows = given if own else _read("eval_dataset", given, self.processing_class, self.args).rows
-        model = self._wrap_model(self.model, training=False)
-        model.eval()
-        size = self.args.per_device_eval_batch_size
-        where = (self.weighing, self.accelerator, size, self._doubts)
-        loss, entropy = validation.measured(model, rows, *where)
-        if corpus:
-            _, entropy = validation.measured(model, corpus, *where)
-        metrics = {f"{prefix}_loss": loss, f"{prefix}_cross_entropy": entropy}
-        validation.require_finite(metrics, self.state.global_step)
-        if again is not None and again.measured:
-            text = again.measured, batches.Weighing(), self.accelerator, size
-            _, entropy = validation.measured(model, *text, labels_only=True)
-            metrics[f"{prefix}_replay_cross_entropy"] = entropy
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
-
-    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not here: a `DistillModel` gives losses, and no labels go in.
-
-        Raises:
-            InputError: Always; it says what to call.
-        """
-        raise InputError(
-            "predict: a distilled student is not asked for predictions",
-            why="rows are texts; what Trainer collects are the logits of every token of every row",
-            remedy='evaluate(dataset, metric_key_prefix="test") measures its losses, and '
-            "trainer.student.generate writes its texts",
-        )
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """As in Trainer, whose models have their ids among the inputs."""
@@ -328,6 +288,10 @@ class DistillTrainer(Resumable):
             logs["padding_share"] = round(self.padding_share, 4)
             if (share := self.compared_share) is not None:
                 logs["compared_share"] = round(share, 4)
+            means = self._means.taken(self._summed)
+            logs |= {name: mean for name, (mean, _) in means.items()}
+            if "reward" in means:
+                logs["reward_texts"] = means["reward"][1]
         self._count_epochs()
         super().log(logs, start_time)
 
@@ -356,6 +320,9 @@ class DistillTrainer(Resumable):
 
     def _mean(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "mean")
+
+    def _summed(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value.to(self.args.device), "sum")
 
     def _everywhere(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return the rows of a matrix on all devices, which may have unlike numbers of them."""
@@ -386,6 +353,12 @@ class DistillTrainer(Resumable):
         if self.model.method.spans is not None:
             self._read = teacher.read(rows, made)
         return made
+
+    def _rewarded(self, rows: Sequence[Encoded]) -> list[float]:
+        """Return what each row brings for its answer; the share of right ones is logged."""
+        found = [onpolicy.right(row, self.processing_class, self.eos_ids) for row in rows]
+        self._means.add("reward", sum(found), len(found))
+        return [self.model.method.reward * right for right in found]
 
     def _count(
         self,
@@ -421,11 +394,6 @@ class DistillTrainer(Resumable):
         self._counts.compared += compared
         # A step whose rows have no scored token has a loss of 0, not of 0 / 0.
         return max(1, denominator), replayed
-
-
-def _read(name: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, args: DistillConfig) -> Rows:
-    limits = args.max_length, args.max_truncated_share
-    return read_dataset(name, dataset, tokenizer, *limits, args.chats())
 
 
 def _part(name: str) -> str:

@@ -84,6 +84,9 @@ def memory_needed(
     else:
         own = student.parameters * student.itemsize
         own += lora_numbers(facts, student) * _FLOAT32 * (1 + _CHECKPOINT)
+    held = facts.study.train.lora is None and facts.study.train.replay_towards == "base"
+    if held and "student" in student.roles:
+        own += student.parameters * _FLOAT32  # a copy of what it was (`replay.Base`)
     return own + sum(teacher.parameters * teacher.itemsize for teacher in teachers)
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from kdstudy.answers.extract import kind_of_gold
+from kdstudy.answers.gold import gold
 from kdstudy.artifacts import (
     ATTEMPTS,
     CORPUS,
@@ -16,9 +16,7 @@ from kdstudy.artifacts import (
     DraftLikelihoods,
 )
 from kdstudy.data.prompts import called, row_of
-from kdstudy.errors import InputError, StageError
-from kdstudy.evaluation.benchmarks.base import Benchmark, Kind
-from kdstudy.evaluation.graders import Reading, usual
+from kdstudy.errors import StageError
 from kdstudy.evaluation.kinds import ChosenTextConfig, DraftLikelihoodConfig
 from kdstudy.records import ChosenText, DraftLikelihood, Example, Generation, content_id
 from kdstudy.stage import Work
@@ -219,28 +217,15 @@ def _right(
     example: Example, drafts: Sequence[Generation], config: ChosenTextConfig
 ) -> list[Generation]:
     """Return the texts whose answer is the row's, as a benchmark's answers are graded."""
-    kind, labels = _kind(example, tuple(config.labels))
-    own = Benchmark(
-        name="corpus", version="", kind=kind, labels=labels, chance=0.0, examples=(example,)
+    own = gold(
+        example,
+        f"corpus row {example.id}",
+        labels=config.labels,
+        rule=config.rule,
+        needed="whether texts are right decides what is learnt",
+        otherwise="keep: all and rows: all",
     )
-    grader, reading = usual(kind, labels), Reading(rule=config.rule)
-    return [d for d in drafts if grader.score(d, example, own, reading).outcome == "correct"]
-
-
-def _kind(example: Example, labels: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
-    """Return how a row's answer is read: the answer itself says so."""
-    if example.answer in labels:
-        return "choice", labels
-    kind = kind_of_gold(example.answer)
-    if kind is not None:
-        return ("number" if kind == "number" else "choice"), ()
-    what = f"the answer {example.answer[:40]!r}" if example.answer else "no answer"
-    raise InputError(
-        f"corpus row {example.id} has {what}, and whether texts are right decides what is learnt",
-        why="an answer is a number, a capital letter, or one of the method's labels",
-        remedy="give rows with an answer, list what answers may be (labels: [true, false]), or "
-        "write keep: all and rows: all",
-    )
+    return [d for d in drafts if own.right(d.completion, cut=d.stop == "length")]
 
 
 def _require_enough(facts: Mapping[str, Mapping[str, int]], config: ChosenTextConfig) -> None:

@@ -6,13 +6,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from kdstudy.fields import TAGS, Strict
-from kdstudy.methods.objective import Objective, Recipe
+from kdstudy.methods.objective import Judging, Objective, Recipe
 
 if TYPE_CHECKING:
     from kdstudy.methods.objective import Parameter, Terms
+
+
+def _truth_values_are_labels(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return [str(v).lower() if isinstance(v, bool) else v for v in value]
+
+
+Labels = Annotated[list[str], BeforeValidator(_truth_values_are_labels)]
+"""What answers may be; YAML's true and false are the words."""
 
 
 class Method(Strict):
@@ -56,6 +66,11 @@ class Method(Strict):
     def learns_nothing_at_first(self) -> bool:
         """Whether a teacher that is the student as it comes gives it no gradient, then or later."""
         return False
+
+    @property
+    def judging(self) -> Judging | None:
+        """What it needs right answers for; None where it needs none."""
+        return None
 
     def recipe(self) -> Recipe:
         """Return what a trainer needs to know."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from kdstudy.methods.base import Divergence
-from kdstudy.methods.objective import Pace, Recipe, Returns
+from kdstudy.methods.base import Divergence, Labels
+from kdstudy.methods.objective import Judging, Pace, Recipe, Returns
 from kdstudy.methods.revkd import reverse_kl
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class MiniLLM(Divergence):
 
     color = "#cc6677"
     terms = staticmethod(reverse_kl)
+    LATER: ClassVar[frozenset[str]] = frozenset({"whiten", "reward", "labels"})
 
     type: Literal["minillm"] = "minillm"
     """Which method this is."""
@@ -125,11 +126,46 @@ class MiniLLM(Divergence):
     """Factor on a reward for each token that lies between; the authors' code has 0.95."""
     reward_clip: float | None = Field(default=None, gt=0)
     """Bound on the size of a reward log T/S, in nats; null for none."""
+    whiten: bool = False
+    """Shift and scale what the drawn tokens of a step are credited with (long_term_weight times
+    what follows, and `reward`) to mean 0 and variance 1. Costs another pass of student and
+    teacher."""
+    reward: float = Field(default=0.0, ge=0)
+    """Credit, in nats, to each token of a sampled text whose answer is right: read by the study's
+    `extraction` and compared with the row's `answer`, which every row must have. It is neither
+    discounted nor divided by a length."""
+    labels: Labels = Field(default=[])
+    """With `reward`: what the corpus's answers may be where they are neither numbers nor letters,
+    such as [true, false]."""
 
     @property
     def on_policy_share(self) -> float:
         """Probability that an optimizer step trains on text the student samples."""
         return self.lmbda
+
+    @property
+    def judging(self) -> Judging | None:
+        """What it needs right answers for; None where it needs none."""
+        if not self.reward:
+            return None
+        does = f"rewards texts that are right (reward: {self.reward:g})"
+        return Judging(does=does, otherwise="reward: 0", labels=tuple(self.labels))
+
+    @property
+    def learns_nothing_at_first(self) -> bool:
+        """Whether a teacher that is the student as it comes gives it no gradient, then or later."""
+        return super().learns_nothing_at_first and not self.reward
+
+    @model_validator(mode="after")
+    def _credit_makes_sense(self) -> MiniLLM:
+        if self.labels and not self.reward:
+            raise ValueError("labels: are what answers are compared with; they need reward")
+        if self.whiten and not self.reward and self.long_term_weight != 1:
+            raise ValueError(
+                f"whiten: divides by the spread, so that long_term_weight "
+                f"{self.long_term_weight:g} would change nothing; leave one of them out"
+            )
+        return self
 
     def recipe(self) -> Recipe:
         """Return what a trainer needs to know."""
@@ -140,6 +176,9 @@ class MiniLLM(Divergence):
             sampling_temperature=self.temperature,
             teacher_share=self.teacher_share,
             pace=self._pace,
+            whiten=self.whiten,
+            reward=self.reward,
+            judging=self.judging,
         )
 
     def _pace(self) -> Pace:

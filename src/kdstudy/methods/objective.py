@@ -45,6 +45,21 @@ class Returns:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What a method needs the corpus's right answers for.
+
+    Attributes:
+        does: What it does with them, in words.
+        otherwise: What to write if it shall not.
+        labels: What answers may be where they are neither numbers nor capital letters.
+    """
+
+    does: str
+    otherwise: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
     """The loss of one token, in nats.
 
@@ -174,6 +189,10 @@ class Recipe:
         layers: Pairs of layers, the student's and the teacher's counted from 0, whose states
             `extra` is called with in the place of the final ones: a module for each pair, and the
             mean of what they return. `even`: pairs evenly spaced. None: the final states alone.
+        whiten: What the drawn tokens of a step bring has mean 0 and variance 1, on all devices.
+        reward: What each token of a text that the student drew brings besides where the text's
+            answer is right; 0: answers are not looked at.
+        judging: What right answers are needed for while training; None for nothing.
     """
 
     source: Literal["corpus", "teacher", "student", "start"]
@@ -189,6 +208,9 @@ class Recipe:
     normalisation: Literal["tokens", "sequences", "micro_batches"] | None = None
     extra: Callable[[int, int], nn.Module] | None = None
     layers: Literal["even"] | tuple[tuple[int, int], ...] | None = None
+    whiten: bool = False
+    reward: float = 0.0
+    judging: Judging | None = None
 
     @property
     def asks_anew(self) -> bool:

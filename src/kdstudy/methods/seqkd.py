@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from kdstudy.methods.base import Taught
-from kdstudy.methods.objective import Recipe
+from kdstudy.methods.base import Labels, Taught
+from kdstudy.methods.objective import Judging, Recipe
 
 
 class SeqKD(Taught):
@@ -34,7 +34,7 @@ class SeqKD(Taught):
     """Which drafts may be learnt: `all` that are not empty, or those whose answer is `right`, read
     by the study's `extraction` and compared with the row's `answer`: a number, one capital letter,
     or one of `labels`."""
-    labels: list[str] = Field(default=[])
+    labels: Labels = Field(default=[])
     """What the corpus's answers may be where they are neither numbers nor letters, such as
     [true, false]."""
     choose: Literal["first", "likeliest"] = "first"
@@ -65,12 +65,16 @@ class SeqKD(Taught):
         """Whether texts are compared with the answers of the corpus's rows."""
         return self.keep == "right" or self.rows == "failed"
 
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _truth_values_are_labels(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        return [str(v).lower() if isinstance(v, bool) else v for v in value]
+    @property
+    def judging(self) -> Judging | None:
+        """What it needs right answers for; None where it needs none."""
+        if not self.judges:
+            return None
+        does, otherwise = "keeps the drafts that are right (keep: right)", "keep: all"
+        if self.keep == "all":
+            does = "rewrites the rows that its student fails (rows: failed)"
+            otherwise = "rows: all"
+        return Judging(does=does, otherwise=otherwise, labels=tuple(self.labels))
 
     @model_validator(mode="after")
     def _drafts_make_sense(self) -> SeqKD:

@@ -64,8 +64,12 @@ def count(model: Model) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
 
 
-def head(model: Model) -> Head:
+def head(model: Model, *, adapted: bool = True) -> Head:
     """Return the model's head.
+
+    Args:
+        model: Plain or PEFT causal LM.
+        adapted: As an adapter trains it; False: as it was before.
 
     Raises:
         InputError: It is no linear layer, or carries an adapter.
@@ -73,7 +77,8 @@ def head(model: Model) -> Head:
     base = plain(model)
     layer = base.get_output_embeddings()
     if isinstance(layer, ModulesToSaveWrapper):
-        layer = layer.modules_to_save[layer.active_adapters[0]]
+        own = layer.modules_to_save[layer.active_adapters[0]]
+        layer = own if adapted else layer.original_module
     if not isinstance(layer, nn.Linear) or isinstance(layer, BaseTunerLayer):
         raise InputError(
             f"{name(base)}: its output layer is {type(layer).__name__}",

@@ -252,25 +252,25 @@ def _require_answers(source: corpora.Source, found: corpora.Contents, study: Stu
         if method.type in part.methods
         for value in part.values
     ]
-    judging = [m for m in (*study.methods, *varied) if getattr(m, "judges", False)]
+    judging = [(m.name, m.judging) for m in (*study.methods, *varied) if m.judging is not None]
     if not judging:
         return
-    what, field = "keeps the drafts that are right (keep: right)", "keep: all"
-    if judging[0].keep == "all":
-        what, field = "rewrites the rows that its student fails (rows: failed)", "rows: all"
+    name, first = judging[0]
     if found.unanswered:
         raise InputError(
             f"corpus {source.name}: {found.unanswered} of {found.rows} rows have no answer, and "
-            f"{judging[0].name} {what}",
+            f"{name} {first.does}",
             why="a row's answer is a column beside its text, and says what a right text ends in",
             remedy="give rows with an `answer`, or name its column (columns: {answer: ...}); or "
-            f"write {field}",
+            f"write {first.otherwise}",
         )
-    if found.worded and not all(m.labels for m in judging):
+    unlisted = [(name, judge) for name, judge in judging if not judge.labels]
+    if found.worded and unlisted:
+        name, first = unlisted[0]
         raise InputError(
             f"corpus {source.name}: {found.worded} of {found.rows} answers are neither a number "
             "nor a capital letter",
-            why=f"{judging[0].name} {what}, and needs to know what an answer may be",
+            why=f"{name} {first.does}, and needs to know what an answer may be",
             remedy="list them, as in labels: [true, false]; write numbers without separators and "
             "units",
         )

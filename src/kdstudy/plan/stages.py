@@ -73,6 +73,8 @@ class Stages:
 
         Several teachers come with what says how they teach, one teacher perhaps with a context.
         """
+        if not train.replay_weight:
+            train = train.model_copy(update={"replay_towards": "text"})
         inputs = artifacts.CORPUS.at(self.corpus) | artifacts.START.at(start and start.trained)
         inputs |= self.cut(model, "student")
         writer = start if method.recipe().source == "start" else None
@@ -106,6 +108,8 @@ class Stages:
             together=_together(several) if several else {},
             context=context if scored else "",
             package=methods.ORIGINS.get(method.type, ""),
+            replay_logged=train.replay_weight > 0,
+            **({"extraction": self.study.extraction} if method.recipe().judging else {}),
         )
         local = {
             "models": models,

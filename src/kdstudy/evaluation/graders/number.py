@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from kdstudy.answers import numerals
-from kdstudy.answers.extract import Rule, number, same_number
+from kdstudy.answers.extract import Rule, number, same_gold
 from kdstudy.evaluation.benchmarks.base import Benchmark, Kind
 from kdstudy.evaluation.graders.base import Reader
 from kdstudy.records import Example
@@ -31,6 +30,4 @@ class Number(Reader):
 
     def right(self, answer: str, example: Example, rule: Rule) -> bool:
         """Return whether it is the gold one: `numerals.equal`, or within 0.001 (`reference`)."""
-        if rule == "reference":
-            return same_number(answer, example.answer, rule)
-        return numerals.equal(answer, example.answer)
+        return same_gold(answer, example.answer, rule)
