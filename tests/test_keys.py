@@ -116,6 +116,12 @@ def drafts(folder: Path) -> Plan:
     )  # fmt: skip
 
 
+def asked_again(folder: Path) -> Plan:
+    """What the loss statement measures beyond the rest."""
+    asked = {"own_text_items": 20, "reasoning_items": 30}
+    return plan_of(write_folder(folder), statement=asked, ablations={}, **FIXED)
+
+
 STUDIES: dict[str, Callable[[Path], Plan]] = {
     "demo": demo,
     "paper_scale": paper_scale,
@@ -124,6 +130,7 @@ STUDIES: dict[str, Callable[[Path], Plan]] = {
     "likelihood": likelihood,
     "shots": shots,
     "drafts": drafts,
+    "asked_again": asked_again,
 }
 
 
@@ -154,7 +161,9 @@ def test_the_pinned_studies_have_every_kind_of_stage():
     assert {line.split()[1] for line in GOLDEN.read_text().splitlines()} == set(kinds())
 
 
-@pytest.mark.parametrize("name", ["paper_scale", "two_teachers", "likelihood", "drafts"])
+@pytest.mark.parametrize(
+    "name", ["paper_scale", "two_teachers", "likelihood", "drafts", "asked_again"]
+)
 def test_a_stage_reads_what_its_key_hashes_and_no_other_name(tmp_path, name):
     for stage in {s.kind: s for s in STUDIES[name](tmp_path).stages.values()}.values():
         told = json.loads(json.dumps(stage.config))  # as a manifest or another process has it

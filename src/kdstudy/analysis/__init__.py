@@ -25,6 +25,7 @@ pooled.py        the paper's tests, every run for itself
 families.py      Holm and BH within a declared family
 unlike.py        systems that score alike and are unlike in fidelity
 losses.py        what each student kept and lost, as one table
+probed.py        its lines for which models were asked again
 elsewhere.py     which benchmarks nobody trained for
 verdict.py       one test's result, and how its numbers are printed
 kinds.py         what its stage is told: results

@@ -10,7 +10,9 @@ from kdstudy.artifacts import (
     Generations,
     Items,
     Likelihoods,
+    OwnText,
     Pairs,
+    Reasoning,
     Scores,
     Tokens,
 )
@@ -126,6 +128,41 @@ class TokenFidelityConfig(Prompted):
     rows: int | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnTextConfig(Prompted):
+    """Of `own_text`.
+
+    Attributes:
+        model: What is compared with `reference_model` on what each of them answered.
+        items: Name of the benchmark.
+        rows: How many of its items.
+        precision: What both compute in.
+        asking: As for `generate`.
+    """
+
+    model: Named
+    reference_model: Named
+    items: str
+    rows: int
+    precision: str
+    asking: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReasoningConfig(GenerateConfig):
+    """Of `reasoning`; the rest as for `generate`.
+
+    Attributes:
+        rows: How many items.
+        rule: How answers are extracted.
+        scoring: The benchmark's grader where it is not the usual one.
+    """
+
+    rows: int
+    rule: str
+    scoring: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 KINDS = {
     "benchmark": Kind(config=BenchmarkConfig, version=3, writes=Items),
     "teacher_text": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
@@ -141,6 +178,18 @@ KINDS = {
     "generate": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
     "likelihood": Kind(config=LikelihoodConfig, writes=Likelihoods, needs_model=True),
     "token_fidelity": Kind(config=TokenFidelityConfig, version=5, writes=Tokens, needs_model=True),
+    "own_text": Kind(
+        entry="kdstudy.evaluation.own_text:own_text",
+        config=OwnTextConfig,
+        writes=OwnText,
+        needs_model=True,
+    ),
+    "reasoning": Kind(
+        entry="kdstudy.evaluation.reasoning:reasoning",
+        config=ReasoningConfig,
+        writes=Reasoning,
+        needs_model=True,
+    ),
     "score": Kind(config=ScoreConfig, version=5, writes=Scores),
     "compare": Kind(config=CompareConfig, version=4, writes=Pairs),
 }

@@ -8,13 +8,15 @@ from typing import Any
 import pandas as pd
 
 from kdstudy.analysis.elsewhere import elsewhere
-from kdstudy.analysis.losses import cells_of_items, courses, distilled, statement
+from kdstudy.analysis.losses import Groups, cells_of_items, courses, distilled, statement
+from kdstudy.analysis.probed import by_position, probed
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.measures.hacking import Course
 from kdstudy.records import System
 from kdstudy.report.browse import MAX_ITEMS, browser_data
+from kdstudy.report.probes import Probes
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.views import best_students, graded, texts
 
@@ -42,6 +44,7 @@ class ReportData:
         max_items: Most items per benchmark in the browser.
         tokens: Token-level sums on validation rows, by (system label, reference label).
         responses: Of the corpus's training rows; None where they are not known.
+        probes: What models were asked beyond that for the loss statement.
         elsewhere: Benchmarks that a user says nobody trained for.
         students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
@@ -55,6 +58,7 @@ class ReportData:
     max_items: int = MAX_ITEMS
     tokens: Mapping[tuple[str, str], pd.DataFrame] = dataclasses.field(default_factory=dict)
     responses: Sequence[str] | None = None
+    probes: Probes = dataclasses.field(default_factory=dict)
     elsewhere: Sequence[str] = ()
     students: Sequence[str] = ()
 
@@ -73,15 +77,15 @@ class ReportData:
 
     @functools.cached_property
     def losses(self) -> pd.DataFrame:
-        """What every distilled system kept and lost (`losses.statement`)."""
-        groups = distilled(self.systems, self._called, self.students)
+        """What every distilled system kept and lost (`losses.statement`, `probed.probed`)."""
+        groups = self._groups
         runs = [run for part in groups.values() for run in part]
         models = {run.model for run in runs}
         wanted = {run.label for run in runs} | {t for run in runs for t in run.teachers}
         wanted |= {s.label for s in self.systems if s.model in models and not s.method}
         benchmarks = self.made.get("benchmarks") or {}
         corpus = (self.made.get("corpus") or {}).get("name", "")
-        return statement(
+        plain = statement(
             groups,
             self.systems,
             cells_of_items(self.items, wanted),
@@ -90,6 +94,17 @@ class ReportData:
             tokens=self.tokens,
             responses=self.responses,
         )
+        asked = probed(groups, self.probes)
+        return plain if asked.empty else pd.concat([plain, asked], ignore_index=True)
+
+    @functools.cached_property
+    def own_texts(self) -> pd.DataFrame:
+        """How far every distilled system is from its teacher on its own text, by position."""
+        return by_position(self._groups, self.probes.get("own_text", {}))
+
+    @property
+    def _groups(self) -> Groups:
+        return distilled(self.systems, self._called, self.students)
 
     @functools.cached_property
     def courses(self) -> dict[str, dict[str, Course]]:

@@ -12,11 +12,13 @@ from kdstudy.analysis.verdict import points
 from kdstudy.measures import LOSSES, copied
 from kdstudy.measures.base import Loss
 from kdstudy.measures.hacking import Course
+from kdstudy.measures.probe import Probe
+from kdstudy.measures.probes import PROBES
 from kdstudy.measures.token_losses import TOKEN_LOSSES, TokenLoss
 from kdstudy.measures.units import Unit, size, text
 
-LINES: Mapping[str, Loss | TokenLoss] = {
-    line.name: line for line in (*LOSSES, copied.loss(()), *TOKEN_LOSSES)
+LINES: Mapping[str, Loss | TokenLoss | Probe] = {
+    line.name: line for line in (*LOSSES, copied.loss(()), *TOKEN_LOSSES, *PROBES)
 }
 """Lines of the statement by name, in its order."""
 
@@ -133,6 +135,15 @@ def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
         _more(
             found.get(("likelihood_lost", HELD_OUT)),
             "fits held-out text worse by {value} nats per token ({ends})",
+        ),
+        _more(
+            found.get(("own_text", AVERAGE)),
+            "is further from its teacher on its own text than on its teacher's by {value} nats per "
+            "token ({ends})",
+        ),
+        _more(
+            found.get(("reasoning", AVERAGE)),
+            "follows its own reasoning in {student} of answers (its teacher in {reference})",
         ),
     ]
 

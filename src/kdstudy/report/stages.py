@@ -23,7 +23,7 @@ from kdstudy.artifacts import (
     Trained,
 )
 from kdstudy.records import System
-from kdstudy.report import document
+from kdstudy.report import document, probes
 from kdstudy.report.data import ReportData
 from kdstudy.report.kinds import ReportConfig
 from kdstudy.stage import Work, kinds
@@ -107,9 +107,9 @@ def _read(work: Work) -> dict[str, Any]:
 
 
 def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
-    """Return the corpus's responses and the token-level sums of every pair that has them."""
+    """Return the corpus's responses, pairs' token-level sums, and what was asked beyond them."""
     pairs = {f"{s.label} with {t}": (s.label, t) for s in systems for t in s.teachers}
-    tokens, responses = {}, None
+    tokens, responses, others = {}, None, []
     for (_, label), found in work.each(EACH_STAGE).items():
         match kinds()[found.manifest.kind].writes(found.folder):
             case ReplayCorpus():
@@ -118,7 +118,9 @@ def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
                 responses = [row.response for row in opened.train.read()]
             case Tokens() as opened if label in pairs:
                 tokens[pairs[label]] = opened.table.read()
-    return {"tokens": tokens, "responses": responses}
+            case opened:
+                others.append((label, opened))
+    return {"tokens": tokens, "responses": responses, "probes": probes.found(others, systems)}
 
 
 def _provenance(work: Work) -> dict[str, Any]:
