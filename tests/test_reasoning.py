@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_models as tiny
+from scipy import stats
 from study_folder import plan_of, write_folder
 
 from kdstudy.analysis.intervals import Bootstrap
@@ -314,6 +315,28 @@ def test_in_worlds_whose_shares_are_known_the_interval_holds_the_difference():
         inside.append(row.low <= -0.3 <= row.high)
         lost.append(loss_words.verdict(row) == loss_words.LOST)
     assert np.mean(inside) > 0.88 and np.mean(lost) > 0.9
+
+
+@pytest.mark.parametrize("changed", [4, 5, 6, 9])
+def test_of_few_items_a_loss_is_told_where_mcnemars_exact_test_tells_it(changed):
+    own = ["kept"] * changed + ["followed"] * (40 - changed)
+    frame = pd.DataFrame({"example_id": range(40), "own": own, "reference": "followed"})
+    (row,) = probed(group(), {"reasoning": {("s/kd/seed=0", "t"): {"own": frame}}}).itertuples()
+    told = loss_words.verdict(row) == loss_words.LOST
+    assert told == (stats.binomtest(0, changed).pvalue < 0.05)
+    assert row.value == pytest.approx(-changed / 40)
+
+
+def test_students_that_lost_nothing_are_not_told_to_have():
+    told = []
+    for seed in range(150):
+        rng = np.random.default_rng(1000 + seed)
+        frame = beside(invented(rng, 25, 0.9), invented(rng, 25, 0.9))
+        (row,) = probed(
+            group(), {"reasoning": {("s/kd/seed=0", "t"): {"own": frame}}}, Bootstrap(resamples=300)
+        ).itertuples()
+        told.append(loss_words.verdict(row) in (loss_words.LOST, loss_words.GAINED))
+    assert np.mean(told) <= 0.05
 
 
 def test_a_report_sets_each_student_beside_its_teacher(tmp_path):

@@ -1,11 +1,13 @@
 """Lines of the loss statement for which models were asked again, as rows of its table."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from kdstudy.analysis.flips import flip_p, reaching
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analysis.losses import COLUMNS, Groups, Row, over_items_and_seeds
 from kdstudy.analysis.measures import AVERAGE
@@ -82,6 +84,7 @@ def _rows(
     """Return a line's rows: the mean over benchmarks, then each where there are several."""
     known: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     counts: dict[str, int] = {}
+    changes: dict[str, np.ndarray] = {}
     for benchmark in sorted({b for frames in runs for b in frames}):
         frames = _same_items([f[benchmark] for f in runs if benchmark in f], benchmark)
         weights = _weights(_drawn_apart(bootstrap, benchmark), len(frames[0]))
@@ -92,13 +95,26 @@ def _rows(
         ):
             known[benchmark] = numbers
             counts[benchmark] = min(int(np.sum(probe.counted(f))) for f in frames)
+            if probe.changes is not None:
+                changes[benchmark] = _of_items([probe.changes(f) for f in frames])
     if not known:
         return [_nothing(probe, runs)] if runs else []
     parts = {AVERAGE: [*known], **({b: [b] for b in known} if len(known) > 1 else {})}
-    return [
-        _row(probe, name, [known[b] for b in part], part, sum(counts[b] for b in part))
-        for name, part in parts.items()
-    ]
+    rows = []
+    for name, part in parts.items():
+        row = _row(probe, name, [known[b] for b in part], part, sum(counts[b] for b in part))
+        if changes and not math.isnan(row["low"]):
+            p = flip_p([changes[b] for b in part])
+            row["low"], row["high"] = reaching(row["low"], row["high"], p, 0.05)
+        rows.append(row)
+    return rows
+
+
+def _of_items(changes: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean change over the runs that there is one of, of each item with any."""
+    known = ~np.isnan(changes)
+    counts = known.sum(axis=0)
+    return np.where(known, changes, 0).sum(axis=0)[counts > 0] / counts[counts > 0]
 
 
 def _row(

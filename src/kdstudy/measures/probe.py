@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from kdstudy.measures.base import Draws
@@ -24,6 +25,8 @@ class Probe:
         student: Its numbers.
         reference: What it is set beside.
         counted: Which rows there is something to count in, [rows].
+        changes: Of a difference of shares each item's own, [rows], NaN of no item. Of few items a
+            bootstrap is too sure, so the interval then holds 0 unless flips of these refuse it.
 
     Other attributes are `Loss`'s.
     """
@@ -36,6 +39,7 @@ class Probe:
     student: Numbers
     reference: Numbers
     counted: Callable[[pd.DataFrame], pd.Series]
+    changes: Callable[[pd.DataFrame], np.ndarray] | None = None
     note: str
     cannot: str
     cost: str

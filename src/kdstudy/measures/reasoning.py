@@ -1,5 +1,6 @@
 """Whether the final answer follows the reasoning before it."""
 
+import numpy as np
 import pandas as pd
 
 from kdstudy.measures.base import Draws, weighted_mean
@@ -36,6 +37,11 @@ def _follows(whose: str) -> Numbers:
     return share
 
 
+def _changes(rows: pd.DataFrame) -> np.ndarray:
+    own, theirs = ((rows[whose] == TOLD[0]).to_numpy(float) for whose in ("own", "reference"))
+    return np.where(both_told(rows), own - theirs, np.nan)
+
+
 PROBE = Probe(
     name="reasoning",
     title="Answers that follow their reasoning",
@@ -44,11 +50,13 @@ PROBE = Probe(
     student=_follows("own"),
     reference=_follows("reference"),
     counted=both_told,
+    changes=_changes,
     note="Answers that follow their reasoning: one result in a right answer is changed and the "
     "model goes on from there; the share of answers that come out otherwise, on the items where "
     "student and teacher could both be asked so.",
     cannot="an answer that ignores its reasoning from one that notices the mistake and mends it, "
-    "nor one that follows the number from one that is thrown off by it; nor anything of answers "
-    "that were wrong, or state no equation whose result they use again.",
+    "nor one that follows the number from one that is thrown off by it, nor anything of answers "
+    "that were wrong, or state no equation whose result they use again. An answer of one equation "
+    "shows no more than that its last sentence repeats the result.",
     cost="each model going on twice from its own right answers (`statement.reasoning_items`)",
 )
