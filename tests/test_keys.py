@@ -118,7 +118,7 @@ def drafts(folder: Path) -> Plan:
 
 def asked_again(folder: Path) -> Plan:
     """What the loss statement measures beyond the rest."""
-    asked = {"own_text_items": 20, "reasoning_items": 30}
+    asked = {"own_text_items": 20, "reasoning_items": 30, "memory_rows": 9}
     return plan_of(write_folder(folder), statement=asked, ablations={}, **FIXED)
 
 

@@ -16,6 +16,7 @@ from kdstudy.records import (
     DraftLikelihood,
     Example,
     Generation,
+    MemoryRow,
     OptionLikelihoods,
     OwnTextRow,
     PairScore,
@@ -328,6 +329,15 @@ class Reasoning(Artifact):
     rows = Rows("reasoning.parquet", ReasoningRow)
     """A row per item, whether it could be asked so or not."""
     table = Table("reasoning.parquet")
+    """The same as a frame."""
+
+
+class Memorised(Artifact):
+    """Which corpus rows a system and its base continue word for word."""
+
+    rows = Rows("memorised.parquet", MemoryRow)
+    """A row per corpus row that is long enough."""
+    table = Table("memorised.parquet")
     """The same as a frame."""
 
 

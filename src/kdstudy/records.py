@@ -333,6 +333,22 @@ class ReasoningRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryRow:
+    """Whether a corpus row's response is continued word for word.
+
+    Attributes:
+        trained: It is a training row; else a held-out one.
+        own: The system continues it.
+        base: Its model before training does.
+    """
+
+    example_id: str
+    trained: bool
+    own: bool
+    base: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
     """Whether a training corpus holds a test item's question.
 
@@ -444,6 +460,7 @@ Record = TypeVar(
     TokenRow,
     OwnTextRow,
     ReasoningRow,
+    MemoryRow,
     Contamination,
     System,
 )

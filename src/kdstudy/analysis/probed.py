@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdstudy.analysis.flips import flip_p, reaching
+from kdstudy.analysis.flips import SAMPLED, flip_p, reaching
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from kdstudy.analysis.losses import COLUMNS, Groups, Row, over_items_and_seeds
 from kdstudy.analysis.measures import AVERAGE
@@ -19,6 +19,8 @@ from kdstudy.measures.probes import PROBES
 Frames = Mapping[tuple[str, str], Mapping[str, pd.DataFrame]]
 """By run and teacher, and by benchmark: a row per item, of the same items for every run."""
 
+CORPUS = "corpus rows"
+"""What stands in a benchmark's place where the corpus is asked."""
 LEAST = 10
 """A bin of positions is told of from so many texts on (judgement)."""
 
@@ -85,6 +87,7 @@ def _rows(
     known: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     counts: dict[str, int] = {}
     changes: dict[str, np.ndarray] = {}
+    chosen: dict[str, np.ndarray] = {}
     for benchmark in sorted({b for frames in runs for b in frames}):
         frames = _same_items([f[benchmark] for f in runs if benchmark in f], benchmark)
         weights = _weights(_drawn_apart(bootstrap, benchmark), len(frames[0]))
@@ -97,6 +100,8 @@ def _rows(
             counts[benchmark] = min(int(np.sum(probe.counted(f))) for f in frames)
             if probe.changes is not None:
                 changes[benchmark] = _of_items([probe.changes(f) for f in frames])
+            if probe.parts is not None:
+                chosen[benchmark] = probe.parts(frames[0])
     if not known:
         return [_nothing(probe, runs)] if runs else []
     parts = {AVERAGE: [*known], **({b: [b] for b in known} if len(known) > 1 else {})}
@@ -104,10 +109,28 @@ def _rows(
     for name, part in parts.items():
         row = _row(probe, name, [known[b] for b in part], part, sum(counts[b] for b in part))
         if changes and not math.isnan(row["low"]):
-            p = flip_p([changes[b] for b in part])
+            own = [changes[b] for b in part]
+            p = flip_p(own) if probe.parts is None else other_choices_p(own[0], chosen[part[0]])
             row["low"], row["high"] = reaching(row["low"], row["high"], p, 0.05)
         rows.append(row)
     return rows
+
+
+def other_choices_p(values: np.ndarray, chosen: np.ndarray) -> float:
+    """Return the two-sided p of chosen rows' mean less the others' among choices of so many rows.
+
+    Choices are drawn, seeded; what lies as far out as the one seen counts as a whole.
+
+    Args:
+        values: Of each row, [rows].
+        chosen: Which rows are chosen, [rows].
+    """
+    if np.ptp(values) < 1e-12:
+        return math.nan
+    sizes, counts = np.unique(np.round(values - values.mean(), 12), return_counts=True)
+    drawn = np.random.default_rng(0).multivariate_hypergeometric(counts, chosen.sum(), SAMPLED)
+    sums, seen = np.abs(drawn @ sizes), abs(float((values - values.mean())[chosen].sum()))
+    return (np.count_nonzero(sums >= seen - 1e-9) + 1) / (SAMPLED + 1)
 
 
 def _of_items(changes: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ from kdstudy.evaluation.kinds import (
     DraftLikelihoodConfig,
     GenerateConfig,
     LikelihoodConfig,
+    MemorisedConfig,
     OwnTextConfig,
     ReasoningConfig,
     TokenFidelityConfig,
@@ -134,6 +135,7 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "token_fidelity": _tokens,
         "own_text": _own_text,
         "reasoning": _go_on,
+        "memorised": _read_rows,
     }.get(stage.kind)
     return None if estimate is None else estimate(facts, stage, long)
 
@@ -266,6 +268,16 @@ def _go_on(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
     length = config.generation["max_new_tokens"] if long else _mean(text.scored, text.rows)
     half = speed.prompt + length / 2 * speed.token
     return speed.load + 2 * min(config.rows, count) * half
+
+
+def _read_rows(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of a model's two passes, trained and not, over corpus rows."""
+    config = MemorisedConfig.of(stage.config)
+    speed = facts.speeds.get(config.model.name)
+    if speed is None or facts.corpus is None:
+        return None
+    rows = sum(min(config.rows, n) for n in (facts.corpus.train, facts.corpus.validation))
+    return 2 * (speed.load + rows * speed.forward)
 
 
 def _disk(facts: StudyFacts, stage: Stage) -> int:

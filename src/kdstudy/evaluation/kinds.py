@@ -10,6 +10,7 @@ from kdstudy.artifacts import (
     Generations,
     Items,
     Likelihoods,
+    Memorised,
     OwnText,
     Pairs,
     Reasoning,
@@ -163,6 +164,29 @@ class ReasoningConfig(GenerateConfig):
     scoring: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemorisedConfig(Prompted):
+    """Of `memorised`.
+
+    Attributes:
+        model: Whose memory is looked at.
+        reference_model: The same model, which is used as it is.
+        max_length: Most tokens of a row; `loss_turns` and `precision` are as in `schema.Train`.
+        rows: Most training rows, and most held-out rows.
+        start: First tokens of a response that are given.
+        tokens: How many behind them must be the likeliest.
+    """
+
+    model: Named
+    reference_model: Named
+    max_length: int
+    loss_turns: LossTurns
+    precision: str
+    rows: int
+    start: int
+    tokens: int
+
+
 KINDS = {
     "benchmark": Kind(config=BenchmarkConfig, version=3, writes=Items),
     "teacher_text": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
@@ -188,6 +212,12 @@ KINDS = {
         entry="kdstudy.evaluation.reasoning:reasoning",
         config=ReasoningConfig,
         writes=Reasoning,
+        needs_model=True,
+    ),
+    "memorised": Kind(
+        entry="kdstudy.evaluation.memorised:memorised",
+        config=MemorisedConfig,
+        writes=Memorised,
         needs_model=True,
     ),
     "score": Kind(config=ScoreConfig, version=5, writes=Scores),

@@ -42,6 +42,7 @@ probe.py           what such a line is
 probes.py          all of them, in their order
 own_text.py        further from the teacher on text of its own
 reasoning.py       whether the final answer follows the reasoning
+memorised.py       training rows continued word for word
 """
 
 import importlib

@@ -27,6 +27,8 @@ class Probe:
         counted: Which rows there is something to count in, [rows].
         changes: Of a difference of shares each item's own, [rows], NaN of no item. Of few items a
             bootstrap is too sure, so the interval then holds 0 unless flips of these refuse it.
+        parts: Of a number of one part of the rows less that of the others, which rows are of the
+            first, [rows]. Then what must refuse 0 is another choice of so many rows.
 
     Other attributes are `Loss`'s.
     """
@@ -40,6 +42,7 @@ class Probe:
     reference: Numbers
     counted: Callable[[pd.DataFrame], pd.Series]
     changes: Callable[[pd.DataFrame], np.ndarray] | None = None
+    parts: Callable[[pd.DataFrame], np.ndarray] | None = None
     note: str
     cannot: str
     cost: str

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from kdstudy import artifacts
 from kdstudy.errors import InputError
-from kdstudy.evaluation.kinds import OwnTextConfig, ReasoningConfig
+from kdstudy.evaluation.kinds import MemorisedConfig, OwnTextConfig, ReasoningConfig
 from kdstudy.plan.measuring import Measuring, Written
 from kdstudy.plan.stages import Stages, Subject, named, place
 
@@ -19,6 +19,9 @@ def ask_more(stages: Stages, measured: Measuring) -> None:
         _own_texts(stages, measured)
     if stages.study.statement.reasoning_items:
         _reasonings(stages, measured)
+    if stages.study.statement.memory_rows:
+        for subject in {one.label: one for one, _ in _pairs(measured)}.values():
+            _memorised(stages, subject)
 
 
 def _pairs(measured: Measuring) -> Iterator[tuple[Subject, Subject]]:
@@ -106,3 +109,23 @@ def _reasoning(stages: Stages, measured: Measuring, subject: Subject, asked: Wri
         "batch_size": study.generation.batch_size,
     }
     stages.add("reasoning", f"{subject.label} on {asked.name}", config, inputs, local)
+
+
+def _memorised(stages: Stages, subject: Subject) -> None:
+    asked, train = stages.study.statement, stages.study.train
+    config = MemorisedConfig(
+        model=named(subject.model),
+        reference_model=named(subject.model),
+        **stages.prompts(),
+        max_length=train.max_length,
+        loss_turns=train.loss_turns,
+        precision=train.precision,
+        rows=asked.memory_rows,
+        start=asked.memory_start,
+        tokens=asked.memory_tokens,
+    )
+    inputs = artifacts.CORPUS.at(stages.corpus) | artifacts.TUNED_SYSTEM.at(subject.trained)
+    for name in ("model", "reference_model"):
+        inputs |= stages.cut(subject.model, name)
+    models = dict.fromkeys(("model", "reference_model"), place(subject.model))
+    stages.add("memorised", subject.label, config, inputs, {"models": models})

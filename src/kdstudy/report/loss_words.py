@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdstudy.analysis.losses import ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
+from kdstudy.analysis.probed import CORPUS
 from kdstudy.analysis.verdict import points
 from kdstudy.measures import LOSSES, copied
 from kdstudy.measures.base import Loss
@@ -145,6 +146,11 @@ def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
             found.get(("reasoning", AVERAGE)),
             "follows its own reasoning in {student} of answers (its teacher in {reference})",
         ),
+        _more(
+            found.get(("memorised", AVERAGE)),
+            "continues training rows word for word more often than held-out ones by {value} points "
+            "beyond its base ({ends})",
+        ),
     ]
 
 
@@ -258,7 +264,7 @@ def _hacked(courses: Mapping[str, Course]) -> str:
 
 def _sure(means: Sequence[Any]) -> str:
     """Say what the intervals are over."""
-    items = max((r.n for r in means if r.benchmark != HELD_OUT), default=0)
+    items = max((r.n for r in means if r.benchmark != HELD_OUT and r.of != CORPUS), default=0)
     seeds = max((r.seeds for r in means), default=0)
     if not items:
         return ""

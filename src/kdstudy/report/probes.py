@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from kdstudy.artifacts import Artifact, OwnText, Reasoning
+from kdstudy.analysis.probed import CORPUS
+from kdstudy.artifacts import Artifact, Memorised, OwnText, Reasoning
 from kdstudy.measures import reasoning
 from kdstudy.records import System
 
@@ -31,6 +32,10 @@ def found(opened: Iterable[tuple[str, Artifact]], systems: Sequence[System]) -> 
             case Reasoning() if len(frame := artifact.table.read()):
                 benchmark = str(frame.benchmark.iloc[0])
                 went_on[label.removesuffix(f" on {benchmark}"), benchmark] = frame
+            case Memorised() if len(frame := artifact.table.read()):
+                for pair in pairs.values():
+                    if pair[0] == label:
+                        told.setdefault("memorised", {})[pair] = {CORPUS: frame}
     if reasoned := _beside(went_on, pairs.values()):
         told["reasoning"] = reasoned
     return told
