@@ -137,6 +137,12 @@ def failed(folder: Path) -> Plan:
     return plan_of(folder, methods=["sft", *asked], ablations={}, **FIXED)
 
 
+def asked_again(folder: Path) -> Plan:
+    """What the loss statement measures beyond the rest."""
+    asked = {"own_text_items": 20, "reasoning_items": 30, "memory_rows": 9}
+    return plan_of(write_folder(folder), statement=asked, ablations={}, **FIXED)
+
+
 STUDIES: dict[str, Callable[[Path], Plan]] = {
     "demo": demo,
     "paper_scale": paper_scale,
@@ -147,6 +153,7 @@ STUDIES: dict[str, Callable[[Path], Plan]] = {
     "drafts": drafts,
     "failed": failed,
     "variants": variants,
+    "asked_again": asked_again,
 }
 
 
@@ -178,7 +185,8 @@ def test_the_pinned_studies_have_every_kind_of_stage():
 
 
 @pytest.mark.parametrize(
-    "name", ["paper_scale", "two_teachers", "likelihood", "drafts", "failed", "variants"]
+    "name",
+    ["paper_scale", "two_teachers", "likelihood", "drafts", "failed", "variants", "asked_again"],
 )
 def test_a_stage_reads_what_its_key_hashes_and_no_other_name(tmp_path, name):
     for stage in {s.kind: s for s in STUDIES[name](tmp_path).stages.values()}.values():

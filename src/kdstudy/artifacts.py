@@ -16,8 +16,11 @@ from kdstudy.records import (
     DraftLikelihood,
     Example,
     Generation,
+    MemoryRow,
     OptionLikelihoods,
+    OwnTextRow,
     PairScore,
+    ReasoningRow,
     Record,
     Score,
     TokenRow,
@@ -320,6 +323,35 @@ class Tokens(Artifact):
     """Means over tokens, and how they were taken."""
 
 
+class OwnText(Artifact):
+    """Two systems, token by token on what each answered to a benchmark."""
+
+    rows = Rows("own_text.parquet", OwnTextRow)
+    """A row per item: sums by position."""
+    table = Table("own_text.parquet")
+    """The same as a frame."""
+    facts = Json("own_text.json")
+    """Counts of texts, and how numbers were taken."""
+
+
+class Reasoning(Artifact):
+    """A system's own right answers, gone on with after one result was changed."""
+
+    rows = Rows("reasoning.parquet", ReasoningRow)
+    """A row per item, whether it could be asked so or not."""
+    table = Table("reasoning.parquet")
+    """The same as a frame."""
+
+
+class Memorised(Artifact):
+    """Which corpus rows a system and its base continue word for word."""
+
+    rows = Rows("memorised.parquet", MemoryRow)
+    """A row per corpus row that is long enough."""
+    table = Table("memorised.parquet")
+    """The same as a frame."""
+
+
 class Results(Artifact):
     """All that a study measured."""
 
@@ -424,6 +456,9 @@ CUT = Roles[str, CutModel]("cut", CutModel)
 TEACHER, START = Role("teacher", Trained), Role("start", Trained)
 TRAINED = Role("trained", Trained)
 TUNED_SYSTEM, TUNED_REFERENCE = Role("system", Trained), Role("reference", Trained)
+# What the two answered, of `own_text`; the first also of `reasoning`.
+OWN_ANSWERS = Role("own_answers", Generations)
+REFERENCE_ANSWERS = Role("reference_answers", Generations)
 TEACHER_TEXT = Role("teacher_text", Generations)
 # What a run's start wrote, of `train` and `teacher_cache`.
 ROLLOUTS = Role("rollouts", Generations)

@@ -266,6 +266,89 @@ class TokenRow:
     student_hits: tuple[int, ...]
 
 
+POSITION_BINS = (8, 16, 32, 64, 128)
+"""Last positions of the bins of `OwnTextRow`, from 1; the bin behind them is open."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTextRow:
+    """A system and its reference on what each of them answered to one item, position by position.
+
+    Sums are over the positions that both texts have, one number for each of `POSITION_BINS`: so the
+    two texts have as many tokens in every bin. `own_` is on the system's text, `reference_` on its
+    reference's; T is the reference's distribution, S the system's.
+
+    Attributes:
+        own_length: Tokens of the system's text, that of its end included.
+        reference_length: Of its reference's.
+        tokens: How many positions both have.
+        own_kl_student_teacher: Sum of KL(S || T), in nats.
+        own_kl_teacher_student: Sum of KL(T || S).
+        own_ce_student: Sum of -log S of the text's token.
+        own_ce_teacher: Sum of -log T of it.
+    """
+
+    benchmark: str
+    example_id: str
+    own_length: int
+    reference_length: int
+    tokens: tuple[int, ...]
+    own_kl_student_teacher: tuple[float, ...]
+    own_kl_teacher_student: tuple[float, ...]
+    own_ce_student: tuple[float, ...]
+    own_ce_teacher: tuple[float, ...]
+    reference_kl_student_teacher: tuple[float, ...]
+    reference_kl_teacher_student: tuple[float, ...]
+    reference_ce_student: tuple[float, ...]
+    reference_ce_teacher: tuple[float, ...]
+
+
+Continued = Literal[
+    "followed", "kept", "no answer", "unstable", "number went on", "no equation", "not right"
+]
+"""What became of an answer in which one result was changed: its final answer is another one, or the
+same, or none. Nothing can be said where the model does not come to its answer from the unchanged
+beginning either, where it wrote further digits, where no equation's result stands in the answer
+again, or where the answer was not right."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ReasoningRow:
+    """A system's own answer to one item, gone on with after one result was changed.
+
+    Attributes:
+        outcome: What became of it.
+        result: The result that was changed; empty where none was.
+        put: What stood in its place.
+        completion: The whole text, with what the model wrote behind that; empty where none was.
+        extracted: The answer found in it.
+    """
+
+    benchmark: str
+    example_id: str
+    outcome: Continued
+    result: str = ""
+    put: str = ""
+    completion: str = ""
+    extracted: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryRow:
+    """Whether a corpus row's response is continued word for word.
+
+    Attributes:
+        trained: It is a training row; else a held-out one.
+        own: The system continues it.
+        base: Its model before training does.
+    """
+
+    example_id: str
+    trained: bool
+    own: bool
+    base: bool
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
     """Whether a training corpus holds a test item's question.
@@ -376,6 +459,9 @@ Record = TypeVar(
     Score,
     PairScore,
     TokenRow,
+    OwnTextRow,
+    ReasoningRow,
+    MemoryRow,
     Contamination,
     System,
 )

@@ -16,5 +16,6 @@ option_text.py   which option a text names by the option's own words
 steps.py         the steps a reasoning text takes, and which two texts share
 equations.py     equations in running text
 arithmetic.py    an expression as single operations
+corrupt.py       a worked answer with another result in it
 repetition.py    how much a text repeats itself
 """

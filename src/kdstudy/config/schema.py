@@ -19,6 +19,7 @@ from pydantic import (
 from kdstudy.config.ablations import Ablations, require_listed
 from kdstudy.config.refs import BenchmarkRef, CorpusRef, ModelRef, Together
 from kdstudy.config.resources import Resources
+from kdstudy.config.statement import Statement
 from kdstudy.config.teachers import are_several, called, loaded, members, require_sense
 from kdstudy.fields import TAGS, Strict, refuse_repeats
 from kdstudy.methods import GKD, METHODS, AnyMethod, RevKD, SeqKD, Sft, WordKD, short_form
@@ -239,6 +240,9 @@ class Study(Strict):
     """Decoding for instruction-following sets (MiniLLM's: five draws at temperature 1)."""
     token_rows: int = Field(default=100, ge=0)
     """Validation rows on which students are compared with their teacher token by token; 0: none."""
+    statement: Statement = Statement()
+    """What the loss statement measures beyond that, with the models asked again. Nothing of it is
+    measured unless it is asked for here."""
     extraction: Literal["corrected", "reference"] = "corrected"
     """Which rules find the answer in a completion."""
     rouge_tokenizer: RougeTokenizer = "rouge-score"
@@ -351,6 +355,11 @@ class Study(Strict):
             )
         require_listed(self)
         self._replay_makes_sense()
+        if self.statement.asked and not self.teachers:
+            raise ValueError(
+                f"statement.{self.statement.asked[0]}: there is no teacher beside whom a student "
+                "could be set; add one to teachers, or leave it out"
+            )
         for field, number in _numbers(self.model_dump()):
             if not abs(number) < _LARGEST:
                 raise ValueError(f"{field}: {number:g} is no number that a run could use")

@@ -11,6 +11,9 @@ from kdstudy.evaluation.kinds import (
     DraftLikelihoodConfig,
     GenerateConfig,
     LikelihoodConfig,
+    MemorisedConfig,
+    OwnTextConfig,
+    ReasoningConfig,
     TokenFidelityConfig,
 )
 from kdstudy.models.kinds import ImportanceConfig, named_in
@@ -134,6 +137,9 @@ def _seconds(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         "generate": _write,
         "likelihood": _choose,
         "token_fidelity": _tokens,
+        "own_text": _own_text,
+        "reasoning": _go_on,
+        "memorised": _read_rows,
     }.get(stage.kind)
     return None if estimate is None else estimate(facts, stage, long)
 
@@ -245,6 +251,39 @@ def _tokens(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
         return None
     rows = min(config.rows, facts.corpus.validation)
     return sum(speed.load + rows * speed.forward for speed in found if speed)
+
+
+def _own_text(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of both models' passes over both answers to each item."""
+    config = OwnTextConfig.of(stage.config)
+    found = [facts.speeds.get(m.name) for m in (config.model, config.reference_model)]
+    count = {b.name: b.items for b in facts.benchmarks}.get(config.items)
+    if None in found or count is None:
+        return None
+    return sum(s.load + 2 * min(config.rows, count) * s.forward for s in found if s)
+
+
+def _go_on(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of writing half of each answer twice, as if all could be gone on with."""
+    config = ReasoningConfig.of(stage.config)
+    speed = facts.speeds.get(config.model.name)
+    count = {b.name: b.items for b in facts.benchmarks}.get(config.items)
+    text = facts.reader(config.model.name)
+    if speed is None or count is None or text is None:
+        return None
+    length = config.generation["max_new_tokens"] if long else _mean(text.scored, text.rows)
+    half = speed.prompt + length / 2 * speed.token
+    return speed.load + 2 * min(config.rows, count) * half
+
+
+def _read_rows(facts: StudyFacts, stage: Stage, long: bool) -> float | None:
+    """Return the seconds of a model's two passes, trained and not, over corpus rows."""
+    config = MemorisedConfig.of(stage.config)
+    speed = facts.speeds.get(config.model.name)
+    if speed is None or facts.corpus is None:
+        return None
+    rows = sum(min(config.rows, n) for n in (facts.corpus.train, facts.corpus.validation))
+    return 2 * (speed.load + rows * speed.forward)
 
 
 def _disk(facts: StudyFacts, stage: Stage) -> int:

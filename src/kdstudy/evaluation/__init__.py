@@ -38,6 +38,10 @@ asking.py           exemplars before items, where answers end
 generate.py         completions, resumable, blind to batch make-up
 vllm.py             vLLM in place of our sampler
 tokens.py           two models token by token on held-out text: agreement, KL, calibration
+two_models.py       two models of one stage, opened
+own_text.py         the same on what each answered, by position: own_text
+reasoning.py        whether answers follow a changed result: reasoning
+memorised.py        training rows continued word for word: memorised
 completion_rows.py  files of completions, however made, as rows
 completions.py      those rows matched with a benchmark's items and graded
 harness_logs.py     what lm-evaluation-harness logged, as scores

@@ -5,15 +5,18 @@ import dataclasses
 import gc
 import json
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from kdstudy.artifacts import Generations
 from kdstudy.config import schema
-from kdstudy.data.prompts import PromptFormat, asked, encode_prompt
+from kdstudy.data.prompts import PromptFormat, encode_prompt, row_of
+from kdstudy.data.prompts import asked as asked_of
 from kdstudy.errors import StageError
 from kdstudy.evaluation import vllm
 from kdstudy.evaluation.asking import Endings
@@ -28,9 +31,24 @@ Item = tuple[str, Example]
 """A benchmark's name and one of its items."""
 Key = tuple[str, str, int]
 """Benchmark, example id, sample: what makes a generation one of a kind."""
-_Todo = list[tuple[Key, tuple[int, ...]]]
 _NO_ENDINGS = Endings()
-_Write = Callable[[Sequence[Sequence[int]], Sequence[int]], list[Sampled]]
+
+
+class _Asked(NamedTuple):
+    """A completion that is to be written: what it is of, its prompt, and what it begins with."""
+
+    key: Key
+    prompt: tuple[int, ...]
+    begun: tuple[int, ...] = ()
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """All that stands before the first token to be written."""
+        return self.prompt + self.begun
+
+
+_Todo = list[_Asked]
+_Write = Callable[[_Todo, Sequence[int]], list[Sampled]]
 
 
 def generate(
@@ -44,6 +62,7 @@ def generate(
     done: Collection[Key] = (),
     progress: Progress = silent,
     places: Mapping[str, str] | None = None,
+    begun: Mapping[str, str] | None = None,
 ) -> Iterator[list[Generation]]:
     """Yield finished batches of completions, longest prompts first.
 
@@ -63,29 +82,32 @@ def generate(
         done: Generations that exist already.
         progress: Told after every batch, in generations, and before the first of all.
         places: What items are called in a refusal, by id; their ids where it says nothing.
+        begun: By an item's id, a text that its completions begin with: they go on from there, and
+            it counts among their tokens. Not for vLLM.
 
     Raises:
         StageError: A single row does not fit into memory.
     """
-    todo = _todo(tokenizer, items, template, settings, done, places or {})
+    assert not begun or not isinstance(model, vllm.Vllm), "it is handed prompts alone"
+    todo = _todo(tokenizer, items, template, settings, done, places or {}, begun or {})
     write, together = _engine(model, tokenizer, settings, endings)
     total = len(items) * settings.samples
     start, most = 0, len(todo)
     if len(todo) == total:
         progress(0, total, "generation")  # starts the clock, even where there is one batch only
     while start < len(todo):
-        fit = settings.batch_size or _even(len(todo) - start, together(len(todo[start][1])))
+        fit = settings.batch_size or _even(len(todo) - start, together(len(todo[start].read)))
         batch = todo[start : start + min(fit, most)]
-        seeds = [seed_of(settings.seed, key[1], key[2]) for key, _ in batch]
-        texts = _unless_full(write, [prompt for _, prompt in batch], seeds)
+        seeds = [seed_of(settings.seed, *asked.key[1:]) for asked in batch]
+        texts = _unless_full(write, batch, seeds)
         if texts is None:
             most = _halved(batch, settings)
             continue
         start += len(batch)
         progress(total - len(todo) + start, total, "generation")
         yield [
-            _generation(tokenizer, key, text, endings)
-            for (key, _), text in zip(batch, texts, strict=True)
+            _generation(tokenizer, asked, text, endings)
+            for asked, text in zip(batch, texts, strict=True)
         ]
 
 
@@ -101,6 +123,7 @@ def generate_to(
     endings: Endings = _NO_ENDINGS,
     progress: Progress = silent,
     places: Mapping[str, str] | None = None,
+    begun: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `Generations.rows`, in item order, and return the file's path.
 
@@ -112,7 +135,7 @@ def generate_to(
     with journal.open("a", encoding="utf-8") as file:
         for batch in generate(
             model, tokenizer, items, template, settings,
-            endings=endings, done=made, progress=progress, places=places,
+            endings=endings, done=made, progress=progress, places=places, begun=begun,
         ):  # fmt: skip
             for row in batch:
                 file.write(json.dumps(dataclasses.asdict(row)) + "\n")
@@ -135,15 +158,18 @@ def _engine(
     """Return what writes texts after prompts, and how many at once given the longest prompt."""
     if isinstance(model, vllm.Vllm):
         # It writes on behind a stop string; `_generation` cuts there all the same.
-        return lambda prompts, seeds: model.write(prompts, seeds, settings), lambda _: vllm.TOGETHER
+        def served(batch: _Todo, seeds: Sequence[int]) -> list[Sampled]:
+            return model.write([asked.prompt for asked in batch], seeds, settings)
+
+        return served, lambda _: vllm.TOGETHER
     assert not any(module.training for module in model.modules()), "dropout would be sampled"
     ends = eos_ids(model, tokenizer)
 
-    def write(prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Sampled]:
+    def write(batch: _Todo, seeds: Sequence[int]) -> list[Sampled]:
         return sample(
             model,
-            prompts,
-            max_new_tokens=settings.max_new_tokens,
+            [asked.read for asked in batch],
+            max_new_tokens=[max(1, settings.max_new_tokens - len(a.begun)) for a in batch],
             temperature=settings.temperature,
             top_p=settings.top_p,
             seeds=seeds,
@@ -160,12 +186,10 @@ def _even(left: int, most: int) -> int:
     return math.ceil(left / math.ceil(left / most))
 
 
-def _unless_full(
-    write: _Write, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
-) -> list[Sampled] | None:
+def _unless_full(write: _Write, batch: _Todo, seeds: Sequence[int]) -> list[Sampled] | None:
     """Return the texts, or None if memory ran out."""
     try:
-        return write(prompts, seeds)
+        return write(batch, seeds)
     except (RuntimeError, MemoryError) as e:
         if not memory.ran_out(e):
             raise
@@ -178,7 +202,7 @@ def _unless_full(
 def _halved(batch: _Todo, settings: schema.Generation) -> int:
     if len(batch) > 1:
         return len(batch) // 2
-    (benchmark, example_id, _), prompt = batch[0]
+    (benchmark, example_id, _), prompt = batch[0].key, batch[0].read
     raise StageError(
         f"{benchmark} {example_id}: memory ran out while one text was written alone",
         why=f"its prompt has {len(prompt)} tokens and its answer may have "
@@ -195,17 +219,23 @@ def _todo(
     settings: schema.Generation,
     done: Collection[Key],
     places: Mapping[str, str],
+    begun: Mapping[str, str],
 ) -> _Todo:
-    todo = []
+    todo: _Todo = []
     for name, example in items:
         keys = [(name, example.id, number) for number in range(settings.samples)]
         missing = [key for key in keys if key not in done]
         if missing:
-            question, _ = asked(example)
+            question, _ = asked_of(example)
             where = f"{name} {places.get(example.id, example.id)}"
             prompt = encode_prompt(tokenizer, template, **question, where=where)
-            todo += [(key, prompt) for key in missing]
-    return sorted(todo, key=lambda pair: len(pair[1]), reverse=True)
+            first: tuple[int, ...] = ()
+            if example.id in begun:
+                written = begun[example.id], "cut"
+                row = row_of(tokenizer, template, example, sys.maxsize, written=written)
+                first = row.ids[row.prompt_length :]
+            todo += [_Asked(key, prompt, first) for key in missing]
+    return sorted(todo, key=lambda asked: len(asked.read), reverse=True)
 
 
 def _stopping(
@@ -228,12 +258,12 @@ def _stopping(
 
 
 def _generation(
-    tokenizer: PreTrainedTokenizerBase, key: Key, text: Sampled, endings: Endings
+    tokenizer: PreTrainedTokenizerBase, asked: _Asked, text: Sampled, endings: Endings
 ) -> Generation:
     """Return a completion, cut before its earliest stop string whatever was written behind it."""
     mark, kept = endings.thinking, _kept(tokenizer, endings)
-    body = text.ids[:-1] if text.stop == "eos" else text.ids
-    completion, tokens = _decoded(tokenizer, body, kept), len(text.ids)
+    body = asked.begun + (text.ids[:-1] if text.stop == "eos" else text.ids)
+    completion, tokens = _decoded(tokenizer, body, kept), len(asked.begun) + len(text.ids)
     at = endings.cut(completion)
     if at is not None:
         tokens = _first(body, lambda ids: endings.cut(_decoded(tokenizer, ids, kept)) is not None)
@@ -244,7 +274,7 @@ def _generation(
         thought = tokens
         if closed:
             thought = _first(body, lambda i: _decoded(tokenizer, i, kept).count(mark) >= closed)
-    benchmark, example_id, number = key
+    benchmark, example_id, number = asked.key
     return Generation(
         benchmark=benchmark,
         example_id=example_id,

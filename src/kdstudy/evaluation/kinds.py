@@ -10,7 +10,10 @@ from kdstudy.artifacts import (
     Generations,
     Items,
     Likelihoods,
+    Memorised,
+    OwnText,
     Pairs,
+    Reasoning,
     Scores,
     Tokens,
     VariantItems,
@@ -144,6 +147,64 @@ class TokenFidelityConfig(Prompted):
     rows: int | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnTextConfig(Prompted):
+    """Of `own_text`.
+
+    Attributes:
+        model: What is compared with `reference_model` on what each of them answered.
+        items: Name of the benchmark.
+        rows: How many of its items.
+        precision: What both compute in.
+        asking: As for `generate`.
+    """
+
+    model: Named
+    reference_model: Named
+    items: str
+    rows: int
+    precision: str
+    asking: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReasoningConfig(GenerateConfig):
+    """Of `reasoning`; the rest as for `generate`.
+
+    Attributes:
+        rows: How many items.
+        rule: How answers are extracted.
+        scoring: The benchmark's grader where it is not the usual one.
+    """
+
+    rows: int
+    rule: str
+    scoring: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemorisedConfig(Prompted):
+    """Of `memorised`.
+
+    Attributes:
+        model: Whose memory is looked at.
+        reference_model: The same model, which is used as it is.
+        max_length: Most tokens of a row; `loss_turns` and `precision` are as in `schema.Train`.
+        rows: Most training rows, and most held-out rows.
+        start: First tokens of a response that are given.
+        tokens: How many behind them must be the likeliest.
+    """
+
+    model: Named
+    reference_model: Named
+    max_length: int
+    loss_turns: LossTurns
+    precision: str
+    rows: int
+    start: int
+    tokens: int
+
+
 KINDS = {
     "benchmark": Kind(config=BenchmarkConfig, version=3, writes=Items),
     "teacher_text": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
@@ -160,6 +221,24 @@ KINDS = {
     "generate": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
     "likelihood": Kind(config=LikelihoodConfig, writes=Likelihoods, needs_model=True),
     "token_fidelity": Kind(config=TokenFidelityConfig, version=5, writes=Tokens, needs_model=True),
+    "own_text": Kind(
+        entry="kdstudy.evaluation.own_text:own_text",
+        config=OwnTextConfig,
+        writes=OwnText,
+        needs_model=True,
+    ),
+    "reasoning": Kind(
+        entry="kdstudy.evaluation.reasoning:reasoning",
+        config=ReasoningConfig,
+        writes=Reasoning,
+        needs_model=True,
+    ),
+    "memorised": Kind(
+        entry="kdstudy.evaluation.memorised:memorised",
+        config=MemorisedConfig,
+        writes=Memorised,
+        needs_model=True,
+    ),
     "score": Kind(config=ScoreConfig, version=5, writes=Scores),
     "variant": Kind(
         entry="kdstudy.evaluation.variants.stages:variant",

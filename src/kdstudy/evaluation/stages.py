@@ -19,16 +19,12 @@ from kdstudy.artifacts import (
     REFERENCE,
     SYSTEM,
     TRAINED,
-    TUNED_REFERENCE,
-    TUNED_SYSTEM,
     Generations,
     Items,
     Likelihoods,
     Pairs,
-    Role,
     Scores,
     Tokens,
-    Trained,
 )
 from kdstudy.data.prompts import called, row_of
 from kdstudy.errors import InputError, StageError
@@ -45,6 +41,7 @@ from kdstudy.evaluation.kinds import (
 )
 from kdstudy.evaluation.score import score as grade
 from kdstudy.evaluation.score import summary
+from kdstudy.evaluation.two_models import opened_pair
 from kdstudy.records import Example, PairScore, Score, content_id
 from kdstudy.stage import Work
 
@@ -140,7 +137,7 @@ def likelihood(work: Work) -> str:
     from kdstudy.models.writing import opened_to_write
 
     config = LikelihoodConfig.of(work.config)
-    items, local = _pinned(work.read(ITEMS)), work.model("model")
+    items, local = pinned(work.read(ITEMS)), work.model("model")
     grader, trained = graders.of_config(config.scoring, items), work.find(TRAINED)
     model, unmerged = opened_to_write(lambda: open_model(local, config.precision, trained))
     journal = work.scratch / "likelihoods.jsonl"
@@ -160,7 +157,7 @@ def score(work: Work) -> str:
     config = ScoreConfig.of(work.config)
     rows: list[Score] = []
     for name, items in work.each(EACH_ITEMS).items():
-        found = _pinned(items)
+        found = pinned(items)
         if name in work.local.get("tasks", {}):
             told = work.local["tasks"][name]
             task = benchmarks.HarnessTask(name, told["task"], told["shots"])
@@ -239,9 +236,9 @@ def token_fidelity(work: Work) -> str:
     from kdstudy.evaluation import tokens
 
     config = TokenFidelityConfig.of(work.config)
-    student, tokenizer = _opened(work, "model", config.precision, TUNED_SYSTEM)
-    teacher, theirs = _opened(work, "reference_model", config.precision, TUNED_REFERENCE)
-    width = _common_width(tokenizer, theirs, student, teacher)
+    student, teacher, tokenizer, width = opened_pair(
+        work, config.precision, what="token-level fidelity", remedy="set token_rows: 0"
+    )
     rows, dropped = _validation(work, config, tokenizer)
     found = tokens.compare(student, teacher, rows, width, work.progress)
     made = Tokens(work.out)
@@ -301,7 +298,7 @@ def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
     return [example for example in examples if example.id in chosen]
 
 
-def _pinned(items: Items) -> benchmarks.Benchmark:
+def pinned(items: Items) -> benchmarks.Benchmark:
     """Return the benchmark as its stage pinned it: the data folder may be gone by now."""
     facts = items.facts.read()
     known = {k: facts[k] for k in ("name", "version", "kind", "chance")}
@@ -329,7 +326,7 @@ def _generate(
 
     config = GenerateConfig.of(work.config)
     settings = schema.Generation(**config.generation, batch_size=work.local["batch_size"])
-    with _answering(work, config.precision, settings.engine) as (model, facts):
+    with answering(work, config.precision, settings.engine) as (model, facts):
         generate_to(
             work.out,
             work.scratch,
@@ -354,7 +351,7 @@ def _generate(
 
 
 @contextlib.contextmanager
-def _answering(work: Work, precision: str, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def answering(work: Work, precision: str, engine: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Give what writes the answers, and its facts: parameters without adapter, how it decodes."""
     from kdstudy.evaluation import vllm
     from kdstudy.models import parts, selfcheck
@@ -375,15 +372,6 @@ def _answering(work: Work, precision: str, engine: str) -> Iterator[tuple[Any, d
             writer.close()
 
 
-def _opened(work: Work, model: str, precision: str, role: Role[Trained]) -> tuple[Any, Any]:
-    """Return a model of a `token_fidelity` stage, ready to be asked, and its tokenizer."""
-    from kdstudy.models.load import open_model, open_tokenizer, ready_to_answer
-
-    local = work.model(model)
-    opened = open_model(local, precision, work.find(role))
-    return ready_to_answer(opened), open_tokenizer(local)
-
-
 def _validation(
     work: Work, config: TokenFidelityConfig, tokenizer: Any
 ) -> tuple[list[tuple[str, Any]], int]:
@@ -399,14 +387,3 @@ def _validation(
             remedy="raise train.max_length",
         )
     return rows, len(examples) - len(rows)
-
-
-def _common_width(tokenizer: Any, theirs: Any, student: Any, teacher: Any) -> int:
-    from kdstudy.models import heads, parts
-
-    try:
-        return heads.common_width(tokenizer, theirs, parts.head(student), parts.head(teacher))
-    except InputError as e:
-        raise InputError(
-            f"token-level fidelity is not defined: {e.what}", why=e.why, remedy="set token_rows: 0"
-        ) from e

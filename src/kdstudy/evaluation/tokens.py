@@ -39,15 +39,46 @@ def compare(
 ) -> list[TokenRow]:
     """Return the sums of every row, in the order given.
 
+    Args:
+        student: As in `token_by_token`, like the others.
+        teacher: In eval mode.
+        rows: Ids of examples and their text as both models read it.
+        width: Vocabulary entries that both have.
+        progress: Told how many rows are done.
+
+    Raises:
+        InputError: A model's logits are not its output layer's.
+    """
+    found: dict[int, TokenRow] = {}
+    texts = [text for _, text in rows]
+    for i, tokens in token_by_token(student, teacher, texts, width, progress):
+        found[i] = _row(rows[i][0], tokens)
+    return [found[i] for i in range(len(rows))]
+
+
+def token_by_token(
+    student: parts.Model,
+    teacher: parts.Model,
+    texts: Sequence[Encoded],
+    width: int,
+    progress: Progress = silent,
+) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+    """Yield a text's number and what is measured of each of its scored tokens, the longest first.
+
     No tensor of all tokens times the vocabulary is made: texts go through the bodies a few at a
     time, and their hidden states through the heads in chunks.
 
     Args:
         student: In eval mode, on the teacher's device.
         teacher: In eval mode.
-        rows: Ids of examples and their text as both models read it.
+        texts: As both models read them.
         width: Vocabulary entries that both have (`heads.common_width`).
-        progress: Told how many rows are done.
+        progress: Told how many texts are done.
+
+    Yields:
+        By name, float64, a number per token in nats, shares or 0 and 1: `kl_teacher_student`,
+        `kl_student_teacher`, `agree` (same likeliest token); of `student` and `teacher` `ce_` of
+        the text's token, `confidence_` of the likeliest, and `hit_`: that is the text's.
 
     Raises:
         InputError: A model's logits are not its output layer's.
@@ -56,18 +87,17 @@ def compare(
         assert not any(module.training for module in model.modules()), "dropout would be measured"
         parts.require_known_head(model)
         packing.enable(model)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1].ids), reverse=True)
-    found: dict[int, TokenRow] = {}
-    for group in _groups(order, rows, student.device):
-        texts = [rows[i][1] for i in group]
-        counts = [len(text.scored) for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids), reverse=True)
+    done = 0
+    for group in _groups(order, texts, student.device):
+        read = [texts[i] for i in group]
+        counts = [len(text.scored) for text in read]
         ends = np.cumsum(counts)
-        tokens = _tokens(student, teacher, texts, width)
+        tokens = _tokens(student, teacher, read, width)
         for i, stop, count in zip(group, ends, counts, strict=True):
-            own = {name: values[stop - count : stop] for name, values in tokens.items()}
-            found[i] = _row(rows[i][0], own)
-        progress(len(found), len(rows), "row")
-    return [found[i] for i in range(len(rows))]
+            yield i, {name: values[stop - count : stop] for name, values in tokens.items()}
+        done += len(group)
+        progress(done, len(texts), "row")
 
 
 def summary(rows: Iterable[TokenRow]) -> dict[str, Any]:
@@ -102,13 +132,13 @@ def summary(rows: Iterable[TokenRow]) -> dict[str, Any]:
 
 
 def _groups(
-    order: Sequence[int], rows: Sequence[tuple[str, Encoded]], device: torch.device
+    order: Sequence[int], texts: Sequence[Encoded], device: torch.device
 ) -> Iterator[list[int]]:
-    """Yield rows, the longest first, that the bodies read together."""
+    """Yield texts, the longest first, that the bodies read together."""
     most = _TOGETHER_CUDA if device.type == "cuda" else _TOGETHER
     start = 0
     while start < len(order):
-        size = max(1, most // len(rows[order[start]][1].ids))
+        size = max(1, most // len(texts[order[start]].ids))
         yield list(order[start : start + size])
         start += size
 

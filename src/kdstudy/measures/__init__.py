@@ -37,6 +37,14 @@ robustness.py      accuracy on items that are changed in ways that must not matt
 copied.py          training text that it repeats
 token_losses.py    fit and distances, token by token on held-out text
 hacking.py         closer to the teacher, further from the truth
+
+Lines for which models are asked again (`probes.PROBES`):
+
+probe.py           what such a line is
+probes.py          all of them, in their order
+own_text.py        further from the teacher on text of its own
+reasoning.py       whether the final answer follows the reasoning
+memorised.py       training rows continued word for word
 """
 
 import importlib

@@ -1,5 +1,6 @@
 """The stages that measure systems: benchmarks, answers, grades, comparisons, results, report."""
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,26 @@ from kdstudy.plan.stages import Stages, Subject, named, place
 from kdstudy.plan.varying import Variation, variations
 from kdstudy.records import Example, System
 from kdstudy.report.kinds import ReportConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """A benchmark that is answered in text.
+
+    Attributes:
+        kind: What its answers are.
+        items: The key of its items.
+        asking: How it is asked.
+        scoring: Its grader where that is not the usual one, as keys have it.
+        of_task: A task of lm-evaluation-harness grades it.
+    """
+
+    name: str
+    kind: str
+    items: str
+    asking: Asking
+    scoring: Mapping[str, Any]
+    of_task: bool
 
 
 class Measuring:
@@ -68,6 +89,22 @@ class Measuring:
         return [k for name, k in self._kinds.items() if self._graders[name].needs == "text"]
 
     @property
+    def written(self) -> list[Written]:
+        """The benchmarks that are answered in text."""
+        return [
+            Written(
+                name=name,
+                kind=self._kinds[name],
+                items=items,
+                asking=self._asking[name],
+                scoring=self._scoring.get(name, {}),
+                of_task=name in self._tasks,
+            )
+            for name, items in self._benchmarks.items()
+            if self._graders[name].needs == "text"
+        ]
+
+    @property
     def systems(self) -> tuple[System, ...]:
         """What is measured."""
         return tuple(subject.system for subject in self.subjects.values())
@@ -105,8 +142,19 @@ class Measuring:
         for pair in new if self.study.token_rows else ():
             subject, reference = (self.subjects[label] for label in pair)
             main = not subject.system.ablation and reference.system.kind != "sft"
-            if main and self._share_words(subject, reference):
+            if main and self.share_words(subject, reference):
                 self._tokens[pair] = self._token_fidelity(subject, reference)
+
+    def answers(self, subject: Subject, benchmark: str) -> str:
+        """Return the key of what a system answered to a benchmark."""
+        return self._answered[subject.label][benchmark]
+
+    def share_words(self, one: Subject, other: Subject) -> bool:
+        """Return whether two systems' models may have the same tokens."""
+        names = one.model.name, other.model.name
+        if names not in self._shared:  # once a pair: vocabularies are long
+            self._shared[names] = may_be_same(one.model.vocabulary, other.model.vocabulary)
+        return self._shared[names]
 
     def results(self) -> str:
         """Join all that was measured."""
@@ -155,6 +203,7 @@ class Measuring:
     def _as_reported(self) -> dict[str, Any]:
         """Return the study without what changes no result and what older keys did not have."""
         plain = {"rouge_tokenizer"} if self.study.rouge_tokenizer == "rouge-score" else set()
+        plain |= set() if self.study.statement.asked else {"statement"}
         found = self.study.model_dump(mode="json", exclude={"resources", *plain})
         for benchmark, ref in zip(found["benchmarks"], self.study.benchmarks, strict=True):
             for field in {*benchmark} - {"name", "path", "kind", "labels"}:
@@ -300,12 +349,6 @@ class Measuring:
         inputs |= artifacts.REFERENCE.at(self.scored[reference])
         config = CompareConfig(rouge_tokenizer=self.study.rouge_tokenizer)
         return self.stages.add("compare", f"{label} with {reference}", config, inputs)
-
-    def _share_words(self, one: Subject, other: Subject) -> bool:
-        names = one.model.name, other.model.name
-        if names not in self._shared:  # once a pair: vocabularies are long
-            self._shared[names] = may_be_same(one.model.vocabulary, other.model.vocabulary)
-        return self._shared[names]
 
     def _token_fidelity(self, one: Subject, reference: Subject) -> str:
         """Compare two systems token by token."""

@@ -27,6 +27,7 @@ from kdstudy.plan.grid import Run, distilled, own_seqkd, own_sft
 from kdstudy.plan.measuring import Measuring
 from kdstudy.plan.precision import settled
 from kdstudy.plan.stages import Stages, Subject
+from kdstudy.plan.statement import ask_more
 from kdstudy.records import System, joined
 from kdstudy.stage import Stage
 
@@ -150,6 +151,7 @@ class _Planner:
                 chosen = self.study.ablations.students
                 ablated = chosen is None or not {ref.model, ref.called}.isdisjoint(chosen)
                 self._student(student, teachers, seed, ablated)
+        ask_more(self.stages, self.measured)
         results, trained = self.measured.results(), self._trained()
         return Plan(
             study=self.study,

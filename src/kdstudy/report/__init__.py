@@ -1,6 +1,7 @@
 """What people look at: figures, tables, sentences, pages. Never imports torch.
 
 data.py             what a report is made from, and what several sections read
+probes.py           what models were asked again, for the loss statement
 views.py            views of the table that figures, tables and sentences share
 seeds.py            one row per system: its seeds averaged, the runs below
 plot.py             the look of figures; Altair -> SVG and PDF
@@ -21,6 +22,7 @@ sections/           a file a section: its sentences, its figures, its tables
   warnings.py       what to know before relying on it
   statement.py      what was kept and what was lost
   robustness.py     the same items changed in ways that must not matter
+  own_text.py       how far a student is from its teacher on its own text
   cost.py           size, time and memory
   generalization.py accuracy, and gains over SFT
   fidelity.py       how alike student and teacher are

@@ -17,6 +17,7 @@ from kdstudy.analysis.losses import (
     distilled,
     statement,
 )
+from kdstudy.analysis.probed import by_position, probed
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.robustness import changes, varied_cells
 from kdstudy.analysis.stats import Test
@@ -24,6 +25,7 @@ from kdstudy.errors import InputError
 from kdstudy.measures.hacking import Course
 from kdstudy.records import Score, System
 from kdstudy.report.browse import MAX_ITEMS, browser_data
+from kdstudy.report.probes import Probes
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.views import best_students, graded, texts
 
@@ -53,6 +55,7 @@ class ReportData:
         responses: Of the corpus's training rows; None where they are not known.
         variants: Graded answers to variants of benchmarks, by system label; what they are of is in
             `made`.
+        probes: What models were asked beyond that for the loss statement.
         elsewhere: Benchmarks that a user says nobody trained for.
         students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
@@ -67,6 +70,7 @@ class ReportData:
     tokens: Mapping[tuple[str, str], pd.DataFrame] = dataclasses.field(default_factory=dict)
     responses: Sequence[str] | None = None
     variants: Mapping[str, Sequence[Score]] = dataclasses.field(default_factory=dict)
+    probes: Probes = dataclasses.field(default_factory=dict)
     elsewhere: Sequence[str] = ()
     students: Sequence[str] = ()
 
@@ -85,12 +89,12 @@ class ReportData:
 
     @functools.cached_property
     def losses(self) -> pd.DataFrame:
-        """What every distilled system kept and lost (`losses.statement`)."""
+        """What every distilled system kept and lost (`losses.statement`, `probed.probed`)."""
         groups, wanted = self._groups, self._beside
         benchmarks = self.made.get("benchmarks") or {}
         corpus = (self.made.get("corpus") or {}).get("name", "")
         cells = cells_of_items(self.items, wanted)
-        return statement(
+        plain = statement(
             groups,
             self.systems,
             cells,
@@ -100,6 +104,13 @@ class ReportData:
             responses=self.responses,
             varied=self._varied(cells, wanted),
         )
+        asked = probed(groups, self.probes)
+        return plain if asked.empty else pd.concat([plain, asked], ignore_index=True)
+
+    @functools.cached_property
+    def own_texts(self) -> pd.DataFrame:
+        """How far every distilled system is from its teacher on its own text, by position."""
+        return by_position(self._groups, self.probes.get("own_text", {}))
 
     @functools.cached_property
     def robustness(self) -> pd.DataFrame:

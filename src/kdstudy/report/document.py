@@ -48,7 +48,7 @@ def write(
         provenance: How the study was made, there called `made`.
         title: Heading; the study's name when empty.
         max_items: Most items per benchmark in the browser.
-        measured: `tokens`, `responses` and `variants` of `data.ReportData`.
+        measured: `tokens`, `responses`, `variants` and `probes` of `data.ReportData`.
 
     Returns:
         The path of `report.html`.

@@ -8,16 +8,19 @@ import pandas as pd
 
 from kdstudy.analysis.losses import ELSEWHERE
 from kdstudy.analysis.measures import AVERAGE, HELD_OUT
+from kdstudy.analysis.probed import CORPUS
 from kdstudy.analysis.verdict import points
 from kdstudy.measures import LOSSES, copied, robustness
 from kdstudy.measures.base import Loss
 from kdstudy.measures.hacking import Course
+from kdstudy.measures.probe import Probe
+from kdstudy.measures.probes import PROBES
 from kdstudy.measures.token_losses import TOKEN_LOSSES, TokenLoss
 from kdstudy.measures.units import Unit, size, text
 
-LINES: Mapping[str, Loss | TokenLoss] = {
+LINES: Mapping[str, Loss | TokenLoss | Probe] = {
     line.name: line
-    for line in (*LOSSES, *robustness.LOSSES.values(), copied.loss(()), *TOKEN_LOSSES)
+    for line in (*LOSSES, *robustness.LOSSES.values(), copied.loss(()), *TOKEN_LOSSES, *PROBES)
 }
 """Lines of the statement by name, in its order."""
 
@@ -153,6 +156,20 @@ def _clauses(found: Mapping[tuple[str, str], Any]) -> list[str]:
             found.get(("likelihood_lost", HELD_OUT)),
             "fits held-out text worse by {value} nats per token ({ends})",
         ),
+        _more(
+            found.get(("own_text", AVERAGE)),
+            "is further from its teacher on its own text than on its teacher's by {value} nats per "
+            "token ({ends})",
+        ),
+        _more(
+            found.get(("reasoning", AVERAGE)),
+            "follows its own reasoning in {student} of answers (its teacher in {reference})",
+        ),
+        _more(
+            found.get(("memorised", AVERAGE)),
+            "continues training rows word for word more often than held-out ones by {value} points "
+            "beyond its base ({ends})",
+        ),
     ]
 
 
@@ -276,7 +293,7 @@ def _hacked(courses: Mapping[str, Course]) -> str:
 
 def _sure(means: Sequence[Any]) -> str:
     """Say what the intervals are over."""
-    items = max((r.n for r in means if r.benchmark != HELD_OUT), default=0)
+    items = max((r.n for r in means if r.benchmark != HELD_OUT and r.of != CORPUS), default=0)
     seeds = max((r.seeds for r in means), default=0)
     if not items:
         return ""

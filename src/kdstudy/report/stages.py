@@ -25,7 +25,7 @@ from kdstudy.artifacts import (
     VariantScores,
 )
 from kdstudy.records import System
-from kdstudy.report import document
+from kdstudy.report import document, probes
 from kdstudy.report.data import ReportData
 from kdstudy.report.kinds import ReportConfig
 from kdstudy.stage import Work, kinds
@@ -109,9 +109,9 @@ def _read(work: Work) -> dict[str, Any]:
 
 
 def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
-    """Return the corpus's responses, token-level sums of pairs, and graded answers to variants."""
+    """Return what a report reads beside results: responses, token sums, variants, probes."""
     pairs = {f"{s.label} with {t}": (s.label, t) for s in systems for t in s.teachers}
-    tokens, responses, variants = {}, None, {}
+    tokens, responses, variants, others = {}, None, {}, []
     for (_, label), found in work.each(EACH_STAGE).items():
         match kinds()[found.manifest.kind].writes(found.folder):
             case ReplayCorpus():
@@ -122,7 +122,10 @@ def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
                 tokens[pairs[label]] = opened.table.read()
             case VariantScores() as opened:
                 variants[label] = opened.rows.read()
-    return {"tokens": tokens, "responses": responses, "variants": variants}
+            case opened:
+                others.append((label, opened))
+    asked = probes.found(others, systems)
+    return {"tokens": tokens, "responses": responses, "variants": variants, "probes": asked}
 
 
 def _provenance(work: Work) -> dict[str, Any]:

@@ -17,13 +17,25 @@ from kdstudy.report.sections import (
     generalization,
     instruct,
     methods,
+    own_text,
     provenance,
     statement,
     text,
 )
 
 SECTIONS = (
-    *(answer, statement, generalization, fidelity, depends, methods, instruct, ablations, collapse),
+    *(
+        answer,
+        statement,
+        own_text,
+        generalization,
+        fidelity,
+        depends,
+        methods,
+        instruct,
+        ablations,
+        collapse,
+    ),
     *(contamination, text, provenance),
 )
 """In the order of the page."""
