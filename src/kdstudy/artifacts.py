@@ -18,6 +18,7 @@ from kdstudy.records import (
     Generation,
     OptionLikelihoods,
     PairScore,
+    Prompt,
     Record,
     Score,
     TokenRow,
@@ -266,6 +267,13 @@ class Likelihoods(Answers):
 
     rows = Rows("likelihoods.parquet", OptionLikelihoods)
     """A row per item."""
+
+
+class Prompts(Artifact):
+    """What every model of a study reads of every item."""
+
+    rows = Rows("prompts.parquet", Prompt)
+    """A row per item and model; per item alone where options are scored."""
 
 
 class DraftLikelihoods(Artifact):

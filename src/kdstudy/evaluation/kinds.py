@@ -11,6 +11,7 @@ from kdstudy.artifacts import (
     Items,
     Likelihoods,
     Pairs,
+    Prompts,
     Scores,
     Tokens,
 )
@@ -89,6 +90,21 @@ class LikelihoodConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptsConfig(Prompted):
+    """Of `prompts`.
+
+    Attributes:
+        models: Whose tokenizers and chat templates make the prompts.
+        asking: By benchmark, what is asked beside the study's prompt, where it is: `Asking.config`.
+        scoring: By benchmark whose options are scored, its grader: `graders.as_config`.
+    """
+
+    models: tuple[Named, ...]
+    asking: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    scoring: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareConfig(Config):
     """Of `compare`: what ROUGE-L takes for words."""
 
@@ -141,6 +157,7 @@ KINDS = {
     "generate": Kind(config=GenerateConfig, version=5, writes=Generations, needs_model=True),
     "likelihood": Kind(config=LikelihoodConfig, writes=Likelihoods, needs_model=True),
     "token_fidelity": Kind(config=TokenFidelityConfig, version=5, writes=Tokens, needs_model=True),
+    "prompts": Kind(entry="kdstudy.evaluation.shown:prompts", config=PromptsConfig, writes=Prompts),
     "score": Kind(config=ScoreConfig, version=5, writes=Scores),
     "compare": Kind(config=CompareConfig, version=4, writes=Pairs),
 }

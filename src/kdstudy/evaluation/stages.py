@@ -134,7 +134,7 @@ def likelihood(work: Work) -> str:
     from kdstudy.models.writing import opened_to_write
 
     config = LikelihoodConfig.of(work.config)
-    items, local = _pinned(work.read(ITEMS)), work.model("model")
+    items, local = pinned(work.read(ITEMS)), work.model("model")
     grader, trained = graders.of_config(config.scoring, items), work.find(TRAINED)
     model, unmerged = opened_to_write(lambda: open_model(local, config.precision, trained))
     journal = work.scratch / "likelihoods.jsonl"
@@ -154,7 +154,7 @@ def score(work: Work) -> str:
     config = ScoreConfig.of(work.config)
     rows: list[Score] = []
     for name, items in work.each(EACH_ITEMS).items():
-        found = _pinned(items)
+        found = pinned(items)
         if name in work.local.get("tasks", {}):
             told = work.local["tasks"][name]
             task = benchmarks.HarnessTask(name, told["task"], told["shots"])
@@ -294,7 +294,7 @@ def limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
     return [example for example in examples if example.id in chosen]
 
 
-def _pinned(items: Items) -> benchmarks.Benchmark:
+def pinned(items: Items) -> benchmarks.Benchmark:
     """Return the benchmark as its stage pinned it: the data folder may be gone by now."""
     facts = items.facts.read()
     known = {k: facts[k] for k in ("name", "version", "kind", "chance")}

@@ -13,7 +13,7 @@ from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.measures.hacking import Course
-from kdstudy.records import System
+from kdstudy.records import Prompt, System
 from kdstudy.report.browse import MAX_ITEMS, browser_data
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.views import best_students, graded, texts
@@ -42,6 +42,7 @@ class ReportData:
         max_items: Most items per benchmark in the browser.
         tokens: Token-level sums on validation rows, by (system label, reference label).
         responses: Of the corpus's training rows; None where they are not known.
+        prompts: What models read of the items; those that are not known are not shown.
         elsewhere: Benchmarks that a user says nobody trained for.
         students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
@@ -55,6 +56,7 @@ class ReportData:
     max_items: int = MAX_ITEMS
     tokens: Mapping[tuple[str, str], pd.DataFrame] = dataclasses.field(default_factory=dict)
     responses: Sequence[str] | None = None
+    prompts: Sequence[Prompt] = ()
     elsewhere: Sequence[str] = ()
     students: Sequence[str] = ()
 
@@ -129,7 +131,14 @@ class ReportData:
     def browser(self) -> dict[str, Any]:
         """What the browser of items shows (`browse.browser_data`)."""
         first, most = self.first[0], self.max_items
-        return browser_data(self.items, self.pairs, self.systems, first=first, max_items=most)
+        return browser_data(
+            self.items,
+            self.pairs,
+            self.systems,
+            first=first,
+            max_items=most,
+            prompts=self.prompts,
+        )
 
     @functools.cached_property
     def first(self) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from kdstudy.artifacts import (
     CutModel,
     Items,
     Manifest,
+    Prompts,
     ReplayCorpus,
     Tokens,
     Trained,
@@ -107,9 +108,9 @@ def _read(work: Work) -> dict[str, Any]:
 
 
 def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
-    """Return the corpus's responses and the token-level sums of every pair that has them."""
+    """Return the corpus's responses, every pair's token-level sums, and prompts, where known."""
     pairs = {f"{s.label} with {t}": (s.label, t) for s in systems for t in s.teachers}
-    tokens, responses = {}, None
+    tokens, responses, prompts = {}, None, []
     for (_, label), found in work.each(EACH_STAGE).items():
         match kinds()[found.manifest.kind].writes(found.folder):
             case ReplayCorpus():
@@ -118,7 +119,9 @@ def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
                 responses = [row.response for row in opened.train.read()]
             case Tokens() as opened if label in pairs:
                 tokens[pairs[label]] = opened.table.read()
-    return {"tokens": tokens, "responses": responses}
+            case Prompts() as opened:
+                prompts = opened.rows.read()
+    return {"tokens": tokens, "responses": responses, "prompts": prompts}
 
 
 def _provenance(work: Work) -> dict[str, Any]:
