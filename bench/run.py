@@ -16,7 +16,7 @@ import sys
 
 BENCHES = (
     *("step", "head", "noise", "methods", "sweep", "decode", "epoch"),
-    *("score", "evaluate", "store", "cluster"),
+    *("score", "evaluate", "likelihood", "store", "cluster"),
 )
 
 

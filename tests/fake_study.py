@@ -16,7 +16,7 @@ from kdstudy.evaluation.fidelity import pair
 from kdstudy.measures import MEASURES, Measure, PairMeasure
 from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.plan.plan import make_plan
-from kdstudy.records import PairScore, Score, System
+from kdstudy.records import PairScore, Prompt, Score, System
 
 STUDENTS = {"zoo-xs": 450_000, "zoo-s": 800_000, "zoo-m": 1_600_000}
 TEACHER = "zoo-l"
@@ -496,3 +496,28 @@ def provenance(systems: list[System], n: int) -> dict[str, Any]:
             for b in BENCHMARKS
         },
     }
+
+
+def prompts_of(study: FakeStudy) -> list[Prompt]:
+    """Return invented prompts of a study's items: a template of each model, options of `facts`."""
+    rows = study.items.drop_duplicates(["benchmark", "example_id"])
+    found = []
+    for benchmark, name, question, told in zip(
+        rows.benchmark, rows.example_id, rows.question, rows.option_logprobs, strict=True
+    ):
+        if told:
+            number = int(name.rpartition("-")[2])
+            scored = tuple(f" option {k} of {number}" for k in range(len(told)))
+            own = {"labels": tuple("ABCDE"[: len(told)]), "given": ("",) * len(told)}
+            text = f"Question: {question}\nAnswer:"
+            found.append(
+                Prompt(
+                    benchmark=benchmark, example_id=name, model="", text=text, scored=scored, **own
+                )
+            )
+            continue
+        for model in sorted({s.model for s in study.systems}):
+            system = "<|im_start|>system\nYou are a teacher.<|im_end|>\n" * (model == TEACHER)
+            text = f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+            found.append(Prompt(benchmark=benchmark, example_id=name, model=model, text=text))
+    return found

@@ -13,7 +13,7 @@ from kdstudy.evaluation.benchmarks import from_rows
 from kdstudy.evaluation.graders import chosen
 from kdstudy.evaluation.likelihoods import likelihoods
 from kdstudy.evaluation.options import Option
-from kdstudy.models import packing
+from kdstudy.models import branching, packing
 
 TOKENIZER = tiny_models.tokenizer()
 WORDS = ["a cat", "dogs 12", "no", "the answer is 7", "x", "3 + 4 = 7"]
@@ -31,6 +31,19 @@ def items(n=7, seed=0):
     found["first"] = [Option(w, w, " is what it is.", w) for w in ("a cat", "dogs")]
     # What they begin with is scored as well.
     found["alike"] = [Option(w, "so", f" it is {w}", w) for w in ("a cat", "a car", "a cat 12")]
+    return found
+
+
+SHOTS = "question: 3 + 4?\nanswer: the answer is 7\n\n"
+
+
+def behind_exemplars(asked, shots=SHOTS):
+    """The same items behind one text; of the last the context is that text alone."""
+    found = {
+        name: [o._replace(context=shots + o.context) for o in options]
+        for name, options in asked.items()
+    }
+    found["bare"] = [Option(w, shots.rstrip(), f" {w}", w) for w in ("a cat", "a car", "no")]
     return found
 
 
@@ -53,9 +66,9 @@ def used(monkeypatch):
     """Record in which of the two ways texts are read."""
     ways = []
     for name in ("_branched", "_whole"):
-        real = getattr(packing, name)
+        real = getattr(branching, name)
         monkeypatch.setattr(
-            packing, name, lambda *a, name=name, real=real: ways.append(name) or real(*a)
+            branching, name, lambda *a, name=name, real=real: ways.append(name) or real(*a)
         )
     return ways
 
@@ -86,6 +99,60 @@ def test_a_gpus_way_of_branching_is_the_same(monkeypatch):
     for name, row in found.items():
         wanted = [brute_force(model, o) for o in asked[name]]
         assert row.logprobs == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("make", [tiny_models.qwen, tiny_models.llama])
+@pytest.mark.parametrize("together", [1, 2**20])
+def test_behind_exemplars_they_are_those_of_whole_sequences(
+    make, packed, as_on_a_gpu, together, monkeypatch
+):
+    if as_on_a_gpu:
+        monkeypatch.setattr(packing, "_row_by_row", packing._side_by_side)
+    if not packed:
+        monkeypatch.setattr(packing, "enable", lambda model: False)
+    monkeypatch.setattr(module, "_TOGETHER", together)
+    model, asked = make().double().eval(), behind_exemplars(items(4, seed=3))
+    stems = []
+    real = branching.branch_hidden
+    monkeypatch.setattr(
+        branching, "branch_hidden", lambda *a, **k: stems.append(k["stem"]) or real(*a, **k)
+    )
+    found = scored(model, asked)
+    for name, row in found.items():
+        wanted = [brute_force(model, o) for o in asked[name]]
+        assert row.logprobs == pytest.approx(wanted, abs=1e-6)
+    # Of the bare item's context a token is left for its own trunk.
+    shared = tuple(TOKENIZER.encode(SHOTS.rstrip())[:-1]) if packed else ()
+    assert set(stems) == {shared}
+
+
+def test_short_beginnings_and_single_items_are_read_with_each_item():
+    texts = [branching.Branching((*range(n), 99), ((1,), (2,)), (1, 1)) for n in (40, 50)]
+    assert module._stem(texts) == tuple(range(40))
+    assert module._stem(texts[:1]) == () and module._stem([]) == ()
+    few = [branching.Branching((*range(20), k), ((1,), (2,)), (1, 1)) for k in (98, 99)]
+    assert module._stem(few) == ()
+    # What is to be predicted stays: of 45 tokens the last 11 of the trunk are.
+    deep = [branching.Branching(tuple(range(45)), ((1,), (2,)), (12, 3)) for _ in range(2)]
+    assert module._stem(deep) == tuple(range(33))
+
+
+def test_exemplars_are_read_once_a_batch(monkeypatch):
+    model, asked = tiny_models.qwen().eval(), behind_exemplars(items(6))
+    read = []
+    real = packing._hidden
+    monkeypatch.setattr(
+        packing, "_hidden", lambda base, **k: read.append(k["input_ids"].numel()) or real(base, **k)
+    )
+    scored(model, asked)
+    behind = read[-1]
+    read.clear()
+    scored(model, items(6))
+    # The bare item's own tokens, and one of each other item's that the stem had to leave.
+    own = len(" a cat") + len(" a car") + len(" no")
+    assert behind <= read[-1] + len(SHOTS) + own + 3 * len(asked)
 
 
 @pytest.mark.parametrize("together", [1, 60, 2**20])
@@ -168,9 +235,9 @@ def test_an_interrupted_run_goes_on_where_it_was_with_the_same_numbers(tmp_path,
     model, journal = tiny_models.qwen(0), tmp_path / "journal.jsonl"
     computed, real = [], module._sums
 
-    def counted(model, texts, *, once):
+    def counted(model, texts, *how):
         computed.append(len(texts))
-        return real(model, texts, once=once)
+        return real(model, texts, *how)
 
     def stop(done, of, unit):
         if len(computed) == 3:

@@ -205,7 +205,7 @@ def test_attention_that_knows_of_no_rows_fails_on_them():
     packing.enable(model)
     parts.plain(model).set_attn_implementation("sdpa")
     with pytest.raises(RuntimeError):
-        packing._together(model, torch.arange(9), (4, 5))
+        packing.packed_hidden(model, torch.arange(9), (4, 5))
 
 
 def test_enabling_leaves_the_mode_the_random_state_and_what_is_saved(tmp_path):

@@ -122,7 +122,8 @@ def test_a_benchmark_more_trains_nothing_again(folder):
     more = plan_of(folder, benchmarks=["synth_addsub", "synth_multiarith", "synth_svamp"])
     kinds = {kind for kind, _ in changed(plan_of(folder), more)}
     assert kinds == {
-        *("benchmark", "contamination", "generate", "score", "compare", "results", "report")
+        *("benchmark", "contamination", "generate", "score", "compare", "prompts"),
+        *("results", "report"),
     }
     again = {s for s in changed(plan_of(folder), more) if s[0] == "generate"}
     assert all(label.endswith("synth_svamp") for _, label in again)

@@ -20,6 +20,7 @@ from kdstudy.records import (
     OptionLikelihoods,
     OwnTextRow,
     PairScore,
+    Prompt,
     ReasoningRow,
     Record,
     Score,
@@ -276,6 +277,13 @@ class Likelihoods(Answers):
 
     rows = Rows("likelihoods.parquet", OptionLikelihoods)
     """A row per item."""
+
+
+class Prompts(Artifact):
+    """What every model of a study reads of every item."""
+
+    rows = Rows("prompts.parquet", Prompt)
+    """A row per item and model; per item alone where options are scored."""
 
 
 class DraftLikelihoods(Artifact):

@@ -161,6 +161,29 @@ class OptionLikelihoods:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What a model reads of one item before it answers, as text.
+
+    Attributes:
+        model: Short name of the model; "" where every model reads the same.
+        text: Exemplars, template and question, the tokenizer's own beginning included; of options
+            that are scored what the texts of all begin with.
+        labels: Of options that are scored, what each is called.
+        given: What each has before the part that is scored, behind `text`: "" but where options
+            fill a blank.
+        scored: The part of each whose log-probability counts.
+    """
+
+    benchmark: str
+    example_id: str
+    model: str
+    text: str
+    labels: tuple[str, ...] = _optional(())
+    given: tuple[str, ...] = _optional(())
+    scored: tuple[str, ...] = _optional(())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """One graded generation with exactly one outcome; or one choice by likelihood.
 
@@ -456,6 +479,7 @@ Record = TypeVar(
     Example,
     Generation,
     OptionLikelihoods,
+    Prompt,
     Score,
     PairScore,
     TokenRow,

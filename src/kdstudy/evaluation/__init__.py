@@ -51,5 +51,6 @@ fidelity.py         how alike reasoning texts are: BLEU, ROUGE-L, steps
 rouge.py            ROUGE-L of a text with its references
 kinds.py            what its stages are told
 drafts.py           which of a teacher's drafts are learnt: draft_likelihood, chosen_text
+shown.py            what models read of items, as text, for people: the stage prompts
 stages.py           its stages, from benchmark to compare and token_fidelity
 """

@@ -13,6 +13,7 @@ from kdstudy.artifacts import (
     Memorised,
     OwnText,
     Pairs,
+    Prompts,
     Reasoning,
     Scores,
     Tokens,
@@ -107,6 +108,21 @@ class LikelihoodConfig(Config):
     items: str
     scoring: Mapping[str, Any]
     precision: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptsConfig(Prompted):
+    """Of `prompts`.
+
+    Attributes:
+        models: Whose tokenizers and chat templates make the prompts.
+        asking: By benchmark, what is asked beside the study's prompt, where it is: `Asking.config`.
+        scoring: By benchmark whose options are scored, its grader: `graders.as_config`.
+    """
+
+    models: tuple[Named, ...]
+    asking: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    scoring: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,6 +255,7 @@ KINDS = {
         writes=Memorised,
         needs_model=True,
     ),
+    "prompts": Kind(entry="kdstudy.evaluation.shown:prompts", config=PromptsConfig, writes=Prompts),
     "score": Kind(config=ScoreConfig, version=5, writes=Scores),
     "variant": Kind(
         entry="kdstudy.evaluation.variants.stages:variant",

@@ -24,14 +24,17 @@ from kdstudy.errors import InputError
 from kdstudy.evaluation.benchmarks.base import Benchmark
 from kdstudy.evaluation.graders import Grader
 from kdstudy.evaluation.options import Option
-from kdstudy.models import packing, parts
-from kdstudy.models.packing import Branching
+from kdstudy.models import branching, packing, parts
+from kdstudy.models.branching import Branching
 from kdstudy.records import OptionLikelihoods
 from kdstudy.stage import Progress, silent
 
 # Logits of a chunk, and tokens that go through the body at once.
 _CHUNK, _CHUNK_CUDA = 2**22, 2**26
 _TOGETHER, _TOGETHER_CUDA = 2**11, 2**14
+# A stem of fewer tokens costs every item more than reading it again does; it is read once a batch,
+# whose items have so many times its tokens.
+_LEAST_STEM, _STEMS = 32, 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +136,7 @@ def _in_batches(
     progress: Progress,
 ) -> Iterator[dict[str, Scored]]:
     _require_open_end(tokenizer)
-    once = packing.may_branch(model)
+    once = branching.may_branch(model)
     texts = {name: _encoded(tokenizer, options, name) for name, options in items.items()}
     read = [text for found in texts.values() for text in found]
     if read:
@@ -143,13 +146,17 @@ def _in_batches(
     done = 0
     progress(0, len(texts), "item")
     most = _TOGETHER_CUDA if model.device.type == "cuda" else _TOGETHER
+    stem = _stem(read) if once else ()
+    if stem:
+        texts = {name: [_without(text, len(stem)) for text in f] for name, f in texts.items()}
+        most = max(most, _STEMS * len(stem))
     sizes = {name: sum(text.length for text in found) for name, found in texts.items()}
     for names in _groups(sizes, most):
         done += len(names)
         if finished.issuperset(names):
             continue
         group = [texts[name] for name in names]
-        sums = iter(_sums(model, [text for found in group for text in found], once=once))
+        sums = iter(_sums(model, [text for found in group for text in found], once, stem))
         yield {name: _scored(found, sums) for name, found in zip(names, group, strict=True)}
         progress(done, len(texts), "item")
 
@@ -258,6 +265,29 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, options: Sequence[Option], name
     return [Branching(wholes[0][:shared], branches, tuple(scored))]
 
 
+def _stem(texts: Sequence[Branching]) -> tuple[int, ...]:
+    """Return what the trunks of all items begin with, such as exemplars; () if that is short.
+
+    Each text keeps a token of its trunk, and all that is to be predicted.
+    """
+    if len(texts) < 2:
+        return ()
+    first, last = (f(text.trunk for text in texts) for f in (min, max))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    room = min(
+        len(text.trunk) - 1 - max(0, n - len(branch))
+        for text in texts
+        for branch, n in zip(text.branches, text.scored, strict=True)
+    )
+    return first[: min(same, room)] if min(same, room) >= _LEAST_STEM else ()
+
+
+def _without(text: Branching, stem: int) -> Branching:
+    return dataclasses.replace(text, trunk=text.trunk[stem:])
+
+
 def _shared(wholes: Sequence[tuple[int, ...]]) -> int:
     """Return how many tokens all begin with; each keeps one of its own."""
     first, last = min(wholes), max(wholes)
@@ -278,10 +308,12 @@ def _groups(sizes: Mapping[Name, int], most: int) -> Iterator[list[Name]]:
         yield group
 
 
-def _sums(model: parts.Model, texts: Sequence[Branching], *, once: bool) -> list[float]:
+def _sums(
+    model: parts.Model, texts: Sequence[Branching], once: bool, stem: tuple[int, ...]
+) -> list[float]:
     """Return the log-probability of every branch, in order."""
     targets = [target for text in texts for target in text.targets]
-    hidden_NH = packing.branch_hidden(model, texts, once=once)
+    hidden_NH = branching.branch_hidden(model, texts, once=once, stem=stem)
     targets_N = torch.tensor([i for target in targets for i in target], device=hidden_NH.device)
     found_N = _logprobs(parts.head(model), hidden_NH, targets_N).cpu()
     return [float(part.sum()) for part in found_N.split([len(target) for target in targets])]

@@ -19,7 +19,8 @@ kinds.py        what its stages are told: importance, cut
 stages.py       the stages importance and cut
 parts.py        a causal LM as body and head
 vocabulary.py   whether tokenizers and models speak of the same tokens
-packing.py     rows of unlike length through a body, without padding
+packing.py      rows of unlike length through a body, without padding
+branching.py   texts that go on in several ways: what they begin with is read once
 dropout.py     dropout whose mask costs a CPU less
 heads.py        a head without its body; the width two heads share
 sample.py       one batch sampler, for training and evaluation

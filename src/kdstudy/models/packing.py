@@ -4,20 +4,17 @@ Linear layers, norms and element-wise products treat every token alike; attentio
 where a row ends. Where a model's attention is plain and causal it is taken a row at a time, so that
 no position is computed for nothing. Every other model reads rows padded to one length.
 
-A text that goes on in several ways (`Branching`) is a row as well: its trunk, then its branches,
-each of which sees the trunk and itself. So the trunk is computed once for all of them.
-
 Shapes: B rows, L positions of the longest, T tokens of all rows, N scored tokens, H hidden width.
 """
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -38,7 +35,7 @@ _CHOICE = ("index_topk", "index_topk_blocks")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Where rows end, for a model's attention.
 
     Attributes:
@@ -46,12 +43,14 @@ class _Rows:
         padded_T: Each token's place among rows padded to one length.
         layers: Layers whose attention has been asked.
         seen: Of rows with branches, which tokens each token sees, [length, length]; empty else.
+        stem: Length of the stem, which is the first row; 0 where there is none.
     """
 
     lengths: tuple[int, ...]
     padded_T: Tensor
     layers: set[int] = dataclasses.field(default_factory=set)
     seen: tuple[Tensor, ...] = ()
+    stem: int = 0
 
     @functools.cached_property
     def seen_side_by_side(self) -> Tensor | None:
@@ -63,39 +62,10 @@ class _Rows:
         wide = eye.repeat(len(self.lengths), 1, 1)
         for mask, seen, n in zip(wide, self.seen, self.lengths, strict=True):
             mask[:n, :n] = seen
+        if self.stem:
+            wide = torch.cat([wide.new_ones(*wide.shape[:2], self.stem), wide], -1)
+            wide[0, :, : self.stem] = False  # its own keys stand in its row
         return wide[:, None]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Branching:
-    """A text that goes on in several ways.
-
-    Attributes:
-        trunk: What all begin with, a token or more.
-        branches: How each goes on, a token or more.
-        scored: How many of the last tokens of trunk and branch are to be predicted, of each branch;
-            less than all.
-    """
-
-    trunk: tuple[int, ...]
-    branches: tuple[tuple[int, ...], ...]
-    scored: tuple[int, ...]
-
-    @property
-    def targets(self) -> list[tuple[int, ...]]:
-        """The tokens to be predicted, of each branch."""
-        wholes = [self.trunk + branch for branch in self.branches]
-        return [whole[-n:] for whole, n in zip(wholes, self.scored, strict=True)]
-
-    @property
-    def fragments(self) -> list[tuple[int, ...]]:
-        """The trunk and what of each branch has a token behind it that is to be predicted."""
-        return [self.trunk, *(branch[:-1] for branch in self.branches)]
-
-    @property
-    def length(self) -> int:
-        """Tokens that are read."""
-        return sum(map(len, self.fragments))
 
 
 def enable(model: parts.Model) -> bool:
@@ -145,8 +115,8 @@ def scored_hidden(
     """
     base = parts.plain(model)
     if enabled(base):
-        return _together(base, ids_T, lengths)[places_N]
-    padded_T = _padded(lengths, ids_T.device)
+        return packed_hidden(base, ids_T, lengths)[places_N]
+    padded_T = padded(lengths, ids_T.device)
     ids_BL = ids_T.new_zeros(len(lengths), max(lengths))
     ids_BL.view(-1)[padded_T] = ids_T
     # No mask: attention is causal, and padding stands behind every real token.
@@ -191,7 +161,7 @@ def scored_states(
     finally:
         for handle in handles:
             handle.remove()
-    at_N = places_N if enabled(base) else _padded(lengths, ids_T.device)[places_N]
+    at_N = places_N if enabled(base) else padded(lengths, ids_T.device)[places_N]
     for number, states in left.items():
         if final_NH.requires_grad and not states.requires_grad:
             raise InputError(
@@ -203,84 +173,23 @@ def scored_states(
     return [final_NH, *(left.get(number, final_NH) for number in layers)]
 
 
-def may_branch(model: parts.Model) -> bool:
-    """Return whether the model reads a trunk once for its branches: tried, as `enable` tries rows.
-
-    Args:
-        model: In eval mode; `enable` has been called.
-    """
-    base = parts.plain(model)
-    if not enabled(base):
-        return False
-    entries = base.config.get_text_config(decoder=True).vocab_size
-    ids = torch.randint(entries, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    cuts = [tuple(ids[a:b]) for a, b in ((0, 9), (9, 11), (11, 12), (12, 20), (20, 35), (35, 40))]
-    texts = [Branching(cuts[0], tuple(cuts[1:4]), (3, 1, 8)), Branching(cuts[4], (cuts[5],), (5,))]
-    with torch.no_grad():
-        return parts.alike(_whole(base, texts), _branched(base, texts))
-
-
-def branch_hidden(model: parts.Model, texts: Sequence[Branching], *, once: bool) -> Tensor:
-    """Return the final hidden states that predict each target of each branch, [N, H], in order.
-
-    Args:
-        model: Plain or PEFT causal LM.
-        texts: What is read together.
-        once: Read each trunk once (`may_branch`); else with every branch anew.
-    """
-    base = parts.plain(model)
-    return _branched(base, texts) if once else _whole(base, texts)
-
-
-def _whole(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
-    rows = [text.trunk + b[:-1] for text in texts for b in text.branches]
-    counts = [n for text in texts for n in text.scored]
-    ends = itertools.accumulate(map(len, rows))
-    places = [i for end, n in zip(ends, counts, strict=True) for i in range(end - n, end)]
-    ids_T = torch.tensor([i for row in rows for i in row], device=base.device)
-    places_N = torch.tensor(places, device=base.device)
-    return scored_hidden(base, ids_T, [len(row) for row in rows], places_N)
-
-
-def _branched(base: PreTrainedModel, texts: Sequence[Branching]) -> Tensor:
-    ids, positions, places, seen = [], [], [], []
-    for text in texts:
-        trunk, *fragments = text.fragments
-        shared = range(len(ids), len(ids) + len(trunk))
-        ids += trunk
-        positions += range(len(trunk))
-        for fragment, n in zip(fragments, text.scored, strict=True):
-            own = range(len(ids), len(ids) + len(fragment))
-            places += [*shared, *own][-n:]
-            ids += fragment
-            positions += range(len(trunk), len(trunk) + len(fragment))
-        seen.append(_seen([len(trunk), *map(len, fragments)], base.device))
-    lengths = tuple(text.length for text in texts)
-    rows = _Rows(lengths, _padded(lengths, base.device), seen=tuple(seen))
-    ids_T, positions_T, places_N = (
-        torch.tensor(x, device=base.device) for x in (ids, positions, places)
-    )
-    return _together(base, ids_T, lengths, rows, positions_T)[places_N]
-
-
-def _seen(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """Return which tokens each token of a trunk and its branches sees: trunk and own fragment."""
-    fragment_L = torch.repeat_interleave(
-        torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
-    )
-    same_LL = fragment_L[:, None] == fragment_L
-    return ((fragment_L == 0) | same_LL).tril()
-
-
-def _together(
+def packed_hidden(
     base: PreTrainedModel,
     ids_T: Tensor,
     lengths: Sequence[int],
-    rows: _Rows | None = None,
+    rows: Rows | None = None,
     positions_T: Tensor | None = None,
 ) -> Tensor:
-    """Return the final hidden states of all tokens, [T, H]."""
-    rows = rows or _Rows(tuple(lengths), _padded(lengths, ids_T.device))
+    """Return the final hidden states of all tokens, [T, H].
+
+    Args:
+        base: With `ATTENTION`.
+        ids_T: Token ids of all rows, one row behind the other.
+        lengths: Tokens of each row.
+        rows: What is to be known of them; from their lengths where left out.
+        positions_T: Each token's; they begin anew in each row where left out.
+    """
+    rows = rows or Rows(tuple(lengths), padded(lengths, ids_T.device))
     if positions_T is None:
         positions_T = torch.cat([torch.arange(n) for n in lengths]).to(ids_T.device)
     return _hidden(
@@ -298,7 +207,7 @@ def _hidden(base: PreTrainedModel, **inputs: Any) -> Tensor:
     return parts.body(base)(use_cache=False, **inputs).last_hidden_state
 
 
-def _padded(lengths: Sequence[int], device: torch.device) -> Tensor:
+def padded(lengths: Sequence[int], device: torch.device) -> Tensor:
     """Return each token's place among rows padded to one length, [T]."""
     longest = max(lengths)
     return torch.cat([torch.arange(n) + b * longest for b, n in enumerate(lengths)]).to(device)
@@ -310,7 +219,7 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    kdstudy_rows: _Rows | None = None,
+    kdstudy_rows: Rows | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' sdpa does; within rows where there are some."""
@@ -323,11 +232,16 @@ def _attention(
 
 
 def _row_by_row(
-    module: nn.Module, states: Sequence[Tensor], rows: _Rows, settings: dict[str, Any]
+    module: nn.Module, states: Sequence[Tensor], rows: Rows, settings: dict[str, Any]
 ) -> Tensor:
     """Attend within one row after another: on a CPU a call costs less than padding does."""
-    each = zip(*(x.split(rows.lengths, 2) for x in states), strict=True)
+    each = [*zip(*(x.split(rows.lengths, 2) for x in states), strict=True)]
     masks = [seen[None, None] for seen in rows.seen] or [None] * len(rows.lengths)
+    if rows.stem:
+        (_, *before), *others = each
+        joined = [(q, *map(_behind, before, own)) for q, *own in others]
+        each = [each[0], *joined]
+        masks[1:] = [functional.pad(mask, (rows.stem, 0), value=True) for mask in masks[1:]]
     found = [
         sdpa_attention_forward(module, *row, mask, **settings)[0]
         for row, mask in zip(each, masks, strict=True)
@@ -335,16 +249,23 @@ def _row_by_row(
     return torch.cat(found, 1)
 
 
+def _behind(stem: Tensor, own: Tensor) -> Tensor:
+    """Return keys, or values, of the stem and then a row's own."""
+    return torch.cat([stem.expand(len(own), -1, -1, -1), own], 2)
+
+
 def _side_by_side(
-    module: nn.Module, states: Sequence[Tensor], rows: _Rows, settings: dict[str, Any]
+    module: nn.Module, states: Sequence[Tensor], rows: Rows, settings: dict[str, Any]
 ) -> Tensor:
     """Attend within rows padded to one length: on a GPU three copies cost less than many calls."""
     wide = [_spread(x, rows) for x in states]
+    if rows.stem:
+        wide[1:] = [_behind(x[:1, :, : rows.stem], x) for x in wide[1:]]
     found = sdpa_attention_forward(module, *wide, rows.seen_side_by_side, **settings)[0]
     return found.flatten(0, 1)[rows.padded_T][None]
 
 
-def _spread(states: Tensor, rows: _Rows) -> Tensor:
+def _spread(states: Tensor, rows: Rows) -> Tensor:
     """Return states of packed tokens, [1, heads, T, width], as [B, heads, L, width]."""
     longest, (_, heads, _, width) = max(rows.lengths), states.shape
     flat = states.new_zeros(len(rows.lengths) * longest, heads, width)
@@ -372,11 +293,11 @@ def _packs(base: PreTrainedModel) -> bool:
     entries = base.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     ids_T = torch.randint(entries, (sum(_TRIAL),), generator=generator).to(base.device)
-    rows = _Rows(_TRIAL, _padded(_TRIAL, ids_T.device))
+    rows = Rows(_TRIAL, padded(_TRIAL, ids_T.device))
     try:
         apart = torch.cat([_hidden(base, input_ids=row[None])[0] for row in ids_T.split(_TRIAL)])
         base.set_attn_implementation(ATTENTION)
-        together = _together(base, ids_T, _TRIAL, rows)
+        together = packed_hidden(base, ids_T, _TRIAL, rows)
     except Exception as e:
         if memory.ran_out(e):
             raise

@@ -18,6 +18,7 @@ from kdstudy.evaluation.kinds import (
     BenchmarkConfig,
     CompareConfig,
     LikelihoodConfig,
+    PromptsConfig,
     ScoreConfig,
     TokenFidelityConfig,
 )
@@ -185,6 +186,7 @@ class Measuring:
         """
         by_key = self.stages.by_key
         aids = {key for stage in by_key.values() for key in stage.aids.values()}
+        self._prompts()
         told = {
             (key, stage.label): key for key, stage in by_key.items() if key not in {results, *aids}
         }
@@ -199,6 +201,21 @@ class Measuring:
             prompts_apart=prompts_apart,
         )
         return self.stages.add("report", self.study.name, config, inputs)
+
+    def _prompts(self) -> str:
+        """Keep what every model reads of every item, for people to look at."""
+        models = {s.model.name: s.model for s in self.subjects.values()}
+        config = PromptsConfig(
+            **self.stages.prompts(),
+            models=tuple(map(named, models.values())),
+            asking={n: how for n, a in self._asking.items() if (how := a.config())},
+            scoring={n: self._scoring[n] for n, g in self._graders.items() if g.needs == "options"},
+        )
+        inputs = artifacts.EACH_ITEMS.at(self._benchmarks)
+        for name, model in models.items():
+            inputs |= self.stages.cut(model, name)
+        local = {"models": {name: place(model) for name, model in models.items()}}
+        return self.stages.add("prompts", self.study.name, config, inputs, local)
 
     def _as_reported(self) -> dict[str, Any]:
         """Return the study without what changes no result and what older keys did not have."""

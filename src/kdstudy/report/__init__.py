@@ -12,6 +12,7 @@ loss_words.py       the loss statement in words
 latex.py            any text as LaTeX that compiles
 terminal.py         the systems as a table for a terminal
 browse.py           what the browsers of items and of result rows show
+asked.py            prompts in parts, as the item browser holds them
 item_filters.py     the item browser's filters, decided for every row
 blocks.py           sections of sentences, tables and figures as one self-contained HTML
 page/               its template, style and scripts

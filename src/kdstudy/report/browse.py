@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import pandas as pd
 from kdstudy.analysis.intervals import wilson
 from kdstudy.answers.steps import steps
 from kdstudy.evaluation.fidelity import HIGH_BLEU, LOW_BLEU
-from kdstudy.records import System
+from kdstudy.records import Prompt, System
+from kdstudy.report.asked import Asked, ItemKey, in_parts
 from kdstudy.report.item_filters import CODE, FREE, KEY, KINDS, Measured, kinds_of, measure
 from kdstudy.report.views import interval
 
@@ -25,6 +26,7 @@ BUDGET = 16_000_000
 PER_KIND, STRATIFIED_RUNS = 20, 3
 """So many items of each kind, for so many runs and per benchmark, are drawn before all others."""
 
+_BYTES_PER_OPTION = 6
 _BYTES_PER_TEXT, _BYTES_PER_PAIR, _BYTES_PER_ITEM = 60, 40, 160  # keys, quotes, steps, numbers
 
 
@@ -37,6 +39,7 @@ def browser_data(
     max_items: int = MAX_ITEMS,
     budget: int = BUDGET,
     seed: int = 0,
+    prompts: Sequence[Prompt] = (),
 ) -> dict[str, Any]:
     """Return what the item browser shows, as plain JSON types.
 
@@ -45,35 +48,45 @@ def browser_data(
 
     Args:
         items: system, benchmark, example_id, sample, question, gold, overlap ("" where nobody
-            looked), completion, extracted, outcome, quality, tokens.
+            looked), completion, extracted, outcome, quality, tokens; `option_logprobs` and `target`
+            where there are choices by likelihood.
         pairs: system, reference, benchmark, example_id, sample, agree, bleu, rouge_l, steps.
         systems: The study's systems; each distilled one with texts becomes a choice.
         first: Label of the run that is shown first.
         max_items: Most items embedded per benchmark.
         budget: About the most bytes of JSON for the items; one is there whatever its size.
         seed: Seed of the sample.
+        prompts: What models read of the items.
 
     Returns:
-        `systems` (labels), `runs` (labels of distilled, SFT, teacher), `kinds` (those that could
-        be told, with names), `items` (each with its texts and their steps by system, comparisons
-        by pair, and `kinds`: per run a bit mask over `kinds`, -1 without a text), `counts` (by
-        benchmark and run: items, then items of each kind, over all rows), `free` (benchmarks
-        without right and wrong) and, in words, `note` and `counted`.
+        `systems` (labels), `frames` and `framed` (which of them each system's prompts have, by
+        benchmark: `asked.Asked`), `runs` (labels of distilled, SFT, teacher), `kinds` (those that
+        could be told, with names), `items` (each with its texts and their steps by system,
+        comparisons by pair, `asked` and `options` (`Asked.of_item`), and `kinds`: per run a bit
+        mask over `kinds`, -1 without a text), `counts` (by benchmark and run: items, then items of
+        each kind, over all rows), `free` (benchmarks without right and wrong) and, in words, `note`
+        and `counted`.
     """
     known = measure(items, pairs, systems, first)
     found = kinds_of(known)
     kinds = np.stack([*found.values()], axis=-1)
     there = known.outcomes("run") >= 0
-    chosen = _sample(known, kinds, max_items, budget, seed)
+    asked = in_parts(prompts, _questions(known))
+    chosen = _sample(known, kinds, _costs(known, asked), max_items, budget, seed)
     masks = np.where(there, kinds @ (1 << np.arange(kinds.shape[-1])), -1)
     free = set(known.items.benchmark[known.items.outcome == FREE])
+    model = {s.label: s.model for s in systems}
     return {
         "systems": list(known.index),
+        "frames": asked.shown(),
+        "framed": asked.of_systems(
+            sorted(set(known.keys.benchmark)), [model.get(label, "") for label in known.index]
+        ),
         "runs": list(known.runs),
         "kinds": {kind: KINDS[kind] for kind in found},
         "free": sorted(free),
         "counts": _counts(known, kinds, there),
-        "items": _embedded(known, masks, chosen, free),
+        "items": _embedded(known, masks, chosen, free, asked),
         "note": " ".join([*_finding(known), _note(known, chosen, seed)]),
         "counted": _counted(known, found, there, chosen),
     }
@@ -121,7 +134,12 @@ def _counts(known: Measured, kinds: np.ndarray, there: np.ndarray) -> dict[str, 
 
 
 def _sample(
-    known: Measured, kinds: np.ndarray, max_items: int, budget: int, seed: int
+    known: Measured,
+    kinds: np.ndarray,
+    costs: np.ndarray,
+    max_items: int,
+    budget: int,
+    seed: int,
 ) -> np.ndarray:
     """Return the rows of the items to embed, sorted.
 
@@ -134,7 +152,7 @@ def _sample(
     strata = strata[:, np.argsort(strata.sum(axis=0), kind="stable")]
     stratum = np.where(strata.any(axis=1), strata.argmax(axis=1), strata.shape[1])
     luck = np.random.default_rng(seed).permutation(len(known.keys))
-    order = known.keys.assign(stratum=stratum, luck=luck, cost=_costs(known)).sort_values("luck")
+    order = known.keys.assign(stratum=stratum, luck=luck, cost=costs).sort_values("luck")
     turn = order.groupby(["benchmark", "stratum"]).cumcount()
     order["turn"] = turn.where(turn < PER_KIND, PER_KIND + order.luck)
     order = order.sort_values(["turn", "luck"])
@@ -144,7 +162,12 @@ def _sample(
     return np.sort(order.index[:fits].to_numpy())
 
 
-def _costs(known: Measured) -> np.ndarray:
+def _questions(known: Measured) -> dict[ItemKey, str]:
+    keys = zip(known.keys.benchmark, known.keys.example_id, strict=True)
+    return dict(zip(keys, known.asked().question, strict=True))
+
+
+def _costs(known: Measured, prompted: Asked) -> np.ndarray:
     """Return about how many bytes of JSON each item takes."""
     row, column = np.nonzero(known.place >= 0)
     texts = known.items.completion.to_numpy()[known.place[row, column]]
@@ -156,11 +179,17 @@ def _costs(known: Measured) -> np.ndarray:
     asked = known.asked()
     both = zip(asked.question, asked.gold, strict=True)
     total += [len(safe_json(_cut(question) + _cut(gold))) for question, gold in both]
+    keys = zip(known.keys.benchmark, known.keys.example_id, strict=True)
+    total += [prompted.cost(key) for key in keys]
+    if "option_logprobs" in known.items:
+        options = known.items.option_logprobs.map(len).to_numpy()
+        own = np.bincount(row, options[known.place[row, column]], minlength=len(total))
+        total += _BYTES_PER_OPTION * own
     return total + _BYTES_PER_ITEM + 4 * len(known.runs)
 
 
 def _embedded(
-    known: Measured, masks: np.ndarray, chosen: np.ndarray, free: set[str]
+    known: Measured, masks: np.ndarray, chosen: np.ndarray, free: set[str], prompted: Asked
 ) -> list[dict[str, Any]]:
     texts, compared = _texts(known, chosen, free), _comparisons(known, chosen)
     asked = known.asked().iloc[chosen]
@@ -180,13 +209,17 @@ def _embedded(
             "kinds": mask,
             "texts": texts[i],
             "pairs": compared[i],
+            **prompted.of_item((benchmark, example), _cut),
         }
         for i, (benchmark, example, sample, question, gold, overlap, mask) in enumerate(columns)
     ]
 
 
 def _texts(known: Measured, chosen: np.ndarray, free: set[str]) -> list[dict[int, list[Any]]]:
-    """Return, per item, each system's text, answer, outcome, tokens, quality (0-100) and steps."""
+    """Return, per item, each system's text, answer, outcome, tokens, quality (0-100) and steps.
+
+    Of a choice by likelihood the probabilities of its options follow, and which is right.
+    """
     found: list[dict[int, list[Any]]] = [{} for _ in chosen]
     row, column = np.nonzero(known.place[chosen] >= 0)
     texts = known.items.iloc[known.place[chosen][row, column]]
@@ -199,7 +232,24 @@ def _texts(known: Measured, chosen: np.ndarray, free: set[str]) -> list[dict[int
         taken = "" if rated else _steps(text[:MAX_CHARACTERS])
         score = _rounded(100 * quality, 1) if rated else None
         found[i][system] = [_cut(text), _cut(answer), outcome, int(tokens), score, taken]
+    for i, system, logprobs, target in _choices(texts, row, column):
+        found[i][system] += [[round(p, 3) for p in _shares(logprobs)], int(target)]
     return found
+
+
+def _choices(
+    texts: pd.DataFrame, row: np.ndarray, column: np.ndarray
+) -> Iterator[tuple[int, int, Sequence[float], int]]:
+    """Yield item, system, log-probabilities and the right option of choices by likelihood."""
+    if "option_logprobs" not in texts:
+        return
+    columns = zip(row.tolist(), column.tolist(), texts.option_logprobs, texts.target, strict=True)
+    yield from (choice for choice in columns if len(choice[2]))
+
+
+def _shares(logprobs: Sequence[float]) -> list[float]:
+    likely = np.exp(np.asarray(logprobs, dtype=float) - max(logprobs))
+    return (likely / likely.sum()).tolist()
 
 
 def _steps(text: str) -> str:

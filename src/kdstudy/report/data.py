@@ -23,7 +23,7 @@ from kdstudy.analysis.robustness import changes, varied_cells
 from kdstudy.analysis.stats import Test
 from kdstudy.errors import InputError
 from kdstudy.measures.hacking import Course
-from kdstudy.records import Score, System
+from kdstudy.records import Prompt, Score, System
 from kdstudy.report.browse import MAX_ITEMS, browser_data
 from kdstudy.report.probes import Probes
 from kdstudy.report.seeds import Seeds
@@ -56,6 +56,7 @@ class ReportData:
         variants: Graded answers to variants of benchmarks, by system label; what they are of is in
             `made`.
         probes: What models were asked beyond that for the loss statement.
+        prompts: What models read of the items; those that are not known are not shown.
         elsewhere: Benchmarks that a user says nobody trained for.
         students: Systems, or single runs of one, that the loss statement is of; all where empty.
     """
@@ -71,6 +72,7 @@ class ReportData:
     responses: Sequence[str] | None = None
     variants: Mapping[str, Sequence[Score]] = dataclasses.field(default_factory=dict)
     probes: Probes = dataclasses.field(default_factory=dict)
+    prompts: Sequence[Prompt] = ()
     elsewhere: Sequence[str] = ()
     students: Sequence[str] = ()
 
@@ -176,7 +178,14 @@ class ReportData:
     def browser(self) -> dict[str, Any]:
         """What the browser of items shows (`browse.browser_data`)."""
         first, most = self.first[0], self.max_items
-        return browser_data(self.items, self.pairs, self.systems, first=first, max_items=most)
+        return browser_data(
+            self.items,
+            self.pairs,
+            self.systems,
+            first=first,
+            max_items=most,
+            prompts=self.prompts,
+        )
 
     @functools.cached_property
     def first(self) -> tuple[str, str]:

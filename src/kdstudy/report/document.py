@@ -18,7 +18,7 @@ from kdstudy.report.data import ITEM_COLUMNS, ReportData
 from kdstudy.report.terminal import summary
 from kdstudy.report.views import measured
 
-_SCRIPTS = ("report.js", "tables.js", "items.js", "texts.js", "rows.js")
+_SCRIPTS = ("report.js", "tables.js", "items.js", "texts.js", "options.js", "rows.js")
 
 
 def write(
@@ -48,7 +48,7 @@ def write(
         provenance: How the study was made, there called `made`.
         title: Heading; the study's name when empty.
         max_items: Most items per benchmark in the browser.
-        measured: `tokens`, `responses`, `variants` and `probes` of `data.ReportData`.
+        measured: `tokens`, `responses`, `variants`, `probes`, `prompts` of `data.ReportData`.
 
     Returns:
         The path of `report.html`.

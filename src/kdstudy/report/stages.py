@@ -18,6 +18,7 @@ from kdstudy.artifacts import (
     CutModel,
     Items,
     Manifest,
+    Prompts,
     ReplayCorpus,
     Tokens,
     Trained,
@@ -109,23 +110,25 @@ def _read(work: Work) -> dict[str, Any]:
 
 
 def _texts_and_tokens(work: Work, systems: Sequence[System]) -> dict[str, Any]:
-    """Return what a report reads beside results: responses, token sums, variants, probes."""
+    """Return what a report reads beside results: responses, token sums, variants, prompts..."""
     pairs = {f"{s.label} with {t}": (s.label, t) for s in systems for t in s.teachers}
-    tokens, responses, variants, others = {}, None, {}, []
+    read: dict[str, Any] = {"tokens": {}, "responses": None, "variants": {}, "prompts": ()}
+    others = []
     for (_, label), found in work.each(EACH_STAGE).items():
         match kinds()[found.manifest.kind].writes(found.folder):
             case ReplayCorpus():
                 pass  # nobody asks whether general text comes back
             case Corpus() as opened:
-                responses = [row.response for row in opened.train.read()]
+                read["responses"] = [row.response for row in opened.train.read()]
             case Tokens() as opened if label in pairs:
-                tokens[pairs[label]] = opened.table.read()
+                read["tokens"][pairs[label]] = opened.table.read()
             case VariantScores() as opened:
-                variants[label] = opened.rows.read()
+                read["variants"][label] = opened.rows.read()
+            case Prompts() as opened:
+                read["prompts"] = opened.rows.read()
             case opened:
                 others.append((label, opened))
-    asked = probes.found(others, systems)
-    return {"tokens": tokens, "responses": responses, "variants": variants, "probes": asked}
+    return read | {"probes": probes.found(others, systems)}
 
 
 def _provenance(work: Work) -> dict[str, Any]:

@@ -21,7 +21,7 @@ function itemBrowser() {
       teacher: index.get(run.teacher) };
     const text = (role) => item.texts[ids[role]];
     const pair = (a, b) => item.pairs[ids[a] + ">" + ids[b]];
-    return { run, text, pair };
+    return { run, ids, text, pair };
   }
 
   function fits(item) {
@@ -30,9 +30,17 @@ function itemBrowser() {
     if (pick.benchmark.value && item.benchmark !== pick.benchmark.value) return false;
     const wanted = pick.text.value.trim().toLowerCase();
     if (!wanted || item.question.toLowerCase().includes(wanted)) return true;
+    if (item.options?.some((parts) => parts.join("").toLowerCase().includes(wanted))) return true;
     const { text } = view(item);
     return ["run", "sft", "teacher"].some((role) =>
       text(role)?.[0].toLowerCase().includes(wanted));
+  }
+
+  // Run, filters and search, as addresses have them.
+  function chosen() {
+    const { run, benchmark, kind, text } = pick;
+    return { run: data.runs[run.value].run, benchmark: benchmark.value,
+      kind: kind.value === "all" ? "" : kind.value, q: text.value.trim() };
   }
 
   // How many items of the run and benchmark there are in all, and of each kind.
@@ -62,8 +70,7 @@ function itemBrowser() {
 
   function entry(item) {
     const [, , outcome, , quality] = view(item).text("run");
-    const node = link(
-      address(encodeURIComponent(item.id), { run: data.runs[pick.run.value].run }));
+    const node = link(address(encodeURIComponent(item.id), chosen()));
     const rated = quality !== null;
     const tag = element("span", "tag " + outcome, rated ? Math.round(quality) : signs[outcome]);
     tag.setAttribute("role", "img");
@@ -87,26 +94,37 @@ function itemBrowser() {
       pane.replaceChildren(element("p", "note", advice));
       return;
     }
-    const { run, text, pair } = view(item);
-    const texts = element("div", "texts");
-    texts.append(
-      column("Teacher", run.teacher, text("teacher"), text("run"), false),
-      column("SFT", run.sft, text("sft"), text("teacher"), true),
-      column("Distilled", run.run, text("run"), text("teacher"), true),
-    );
+    const { run, ids, text, pair } = view(item);
+    const choice = isChoice(text("run"));
     const question = element("p", "question", item.question);
     question.dir = "auto";
     const gold = element("p", "gold", "Gold answer: ");
     gold.append(element("strong", "", item.gold));
-    pane.replaceChildren(element("h3", "", item.id.replace("item-", "")), question, gold,
-      ...flag(item.overlap), texts, alike(pair, data.free.includes(item.benchmark)));
+    pane.replaceChildren(element("h3", "", item.id.replace("item-", "")), question,
+      ...promptsOf(item, ids), gold, ...flag(item.overlap), answers(item, run, text, choice),
+      alike(pair, data.free.includes(item.benchmark), choice));
     pane.firstChild.id = "item-title";
     const node = entries.reach(item)?.firstChild;
     node?.setAttribute("aria-current", "true");
     if (node) node.tabIndex = 0;
   }
 
-  function preset(wanted) {
+  function answers(item, run, text, choice) {
+    if (choice) {
+      return optionTable(item, [["Teacher", "teacher"], ["SFT", "sft"], ["Distilled", "run"]]
+        .map(([name, role]) => [name, run[role], text(role)]));
+    }
+    const texts = element("div", "texts");
+    texts.append(
+      column("Teacher", run.teacher, text("teacher"), text("run"), false),
+      column("SFT", run.sft, text("sft"), text("teacher"), true),
+      column("Distilled", run.run, text("run"), text("teacher"), true),
+    );
+    return texts;
+  }
+
+  // Set run, filters and search to what an address asks for; returns what is not there.
+  function set(wanted) {
     const unknown = [];
     const run = data.runs.findIndex((other) => other.run === wanted.get("run"));
     if (run >= 0) pick.run.value = run;
@@ -117,22 +135,27 @@ function itemBrowser() {
       pick[name].value = known ? value : (name === "kind" ? "all" : "");
       if (!known) unknown.push(name + " " + value);
     }
-    pick.text.value = "";
+    pick.text.value = wanted.get("q") || "";
+    return unknown;
+  }
+
+  function preset(wanted) {
+    const unknown = set(wanted);
     refresh(unknown.length ? "Not here: " + unknown.join(", ") + ". " : "");
     box.scrollIntoView({ behavior: "instant" });
   }
 
-  function open(id, label) {
+  // An item's address carries the list that it was found in.
+  function open(id, wanted) {
     const item = places.get(id);
     if (!item) {
       if (id) count.textContent = "This page does not hold " + id + "; items.parquet does.";
       return;
     }
-    const run = data.runs.findIndex((other) => other.run === label);
-    const moved = run >= 0 && run !== Number(pick.run.value);
+    const now = new URLSearchParams(Object.entries(chosen()).filter(([, value]) => value));
     current = item;
-    if (moved) pick.run.value = run;
-    if (moved || !shown.includes(item)) {
+    if (String(now) !== String(wanted)) {
+      set(wanted);
       if (!fits(item)) {
         pick.benchmark.value = pick.text.value = "";
         pick.kind.value = "all";
@@ -146,9 +169,7 @@ function itemBrowser() {
 
   function changed() {
     refresh();
-    const { run, benchmark, kind } = pick;
-    history.replaceState(null, "", address("items", { run: data.runs[run.value].run,
-      benchmark: benchmark.value, kind: kind.value === "all" ? "" : kind.value }));
+    history.replaceState(null, "", address("items", chosen()));
   }
 
   list.addEventListener("keydown", (event) => {

@@ -12,14 +12,14 @@ const rows = byId("rows") && rowBrowser();
 addEventListener("hashchange", route);
 route();
 
-// #item-...?run=, #items?run=&benchmark=&kind=, #rows?system=&benchmark=&metric=&reference=
+// #item-...?run=&benchmark=&kind=&q=, #items with the same, #rows?system=&benchmark=&metric=&reference=
 function route() {
   const [name, query] = location.hash.slice(1).split("?");
   const wanted = new URLSearchParams(query);
   if (name === "rows") return void rows?.open(wanted);
   rows?.close();
   if (name === "items") items?.preset(wanted);
-  else if (name.startsWith("item-")) items?.open(decoded(name), wanted.get("run"));
+  else if (name.startsWith("item-")) items?.open(decoded(name), wanted);
 }
 
 // The number of a system's seeds is a button that shows the rows of its runs.

@@ -99,10 +99,11 @@ function written(text, marks, other, hasSteps) {
   return node;
 }
 
-function alike(pair, free) {
+function alike(pair, free, choice) {
   const table = element("table", "alike");
   const head = table.createTHead().insertRow();
-  for (const name of ["How alike", "Same answer", "BLEU", "ROUGE-L", "Shared steps"]) {
+  const ofTexts = choice ? [] : ["BLEU", "ROUGE-L", "Shared steps"];
+  for (const name of ["How alike", "Same answer", ...ofTexts]) {
     const cell = element("th", "", name);
     cell.scope = "col";
     head.append(cell);
@@ -116,7 +117,7 @@ function alike(pair, free) {
     title.scope = "row";
     const [agree, ...numbers] = found, digits = [1, 1, 2];
     const cells = [free ? "–" : agree ? "yes" : "no",
-      ...numbers.map((x, i) => x?.toFixed(digits[i]) ?? "–")];
+      ...ofTexts.map((_, i) => numbers[i]?.toFixed(digits[i]) ?? "–")];
     row.append(title, ...cells.map((text) => element("td", "", text)));
   }
   const scroll = element("div", "scroll");
