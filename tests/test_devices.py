@@ -17,7 +17,9 @@ from kdstudy import methods
 from kdstudy.distill import sharded
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import DistillModel
+from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError, StageError
+from kdstudy.methods.minillm import MiniLLM
 
 MODES = ("ddp", "fsdp")
 EXACT = [name for name, case in two_devices.CASES.items() if case.dtype != torch.bfloat16]
@@ -51,8 +53,10 @@ def distance(a, b):
     return max((a[n] - b[n]).abs().max().item() for n in a) / largest
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [(m, n) for m in MODES for n in EXACT if m == "ddp" or two_devices.CASES[n].sharded],
+)
 def test_two_processes_have_the_loss_and_gradients_of_one(runs, mode, name):
     one, two = runs / "one" / name, runs / mode / name
     assert facts(one)["world"] == 1 and facts(two)["world"] == 2
@@ -66,6 +70,27 @@ def test_two_processes_have_the_loss_and_gradients_of_one(runs, mode, name):
     assert facts(one)["losses"][0] == pytest.approx(facts(two)["losses"][0], rel=1e-6)
     for what in ("losses", "validation", "norms"):
         assert facts(one)[what] == pytest.approx(facts(two)[what], rel=1e-5)
+    for ours, theirs in zip(facts(one)["parts"], facts(two)["parts"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "train"),
+    [
+        (MiniLLM(whiten=True, teacher_share=0), {}),
+        (methods.Sft(), {"replay_weight": 1.0, "replay_towards": "base"}),
+    ],
+)
+def test_what_fsdp_does_not_do_is_refused(monkeypatch, tmp_path, method, train):
+    args = DistillConfig(output_dir=str(tmp_path), method=method, use_cpu=True, **train)
+    monkeypatch.setattr(sharded, "plugin_of", lambda args: object())
+    again = {"replay_dataset": tiny.rows(3)} if train else {}
+    with pytest.raises(InputError, match=r"whiten looks|asked twice") as error:
+        DistillTrainer(
+            tiny.qwen(0), tiny.qwen(1), args, train_dataset=tiny.rows(4),
+            processing_class=tiny.tokenizer(), **again,
+        )  # fmt: skip
+    assert "DDP" in error.value.remedy
 
 
 @pytest.mark.parametrize("mode", MODES)

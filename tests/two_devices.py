@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from unlike_pair import examples, teacher
 
 from kdstudy import methods
+from kdstudy.answers.gold import Gold
 from kdstudy.config import schema
 from kdstudy.distill import cache
 from kdstudy.distill.schedule import Schedule, curve, study_config
@@ -37,6 +38,8 @@ from kdstudy.stage import silent
 
 # Neither epochs nor the run end with a step; five steps, two of them in the second epoch.
 ROWS, VALIDATION = tiny.rows(23), tiny.rows(10, seed=9)
+# The first capital letter of a text, which random texts often have.
+RIGHT = Gold(question="", answer="A", kind="letter", rule="reference")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Case:
     checkpointing: bool = False
     dtype: torch.dtype = torch.float32
     replay: bool = False
+    towards: str = "text"
+    sharded: bool = True  # FSDP takes it
 
 
 CASES = {
@@ -67,6 +72,17 @@ CASES = {
     "selective": Case(method=SelectiveKD(share=0.5), cached=True, dtype=torch.float64),
     "gold": Case(method=GOLD(hard_label_weight=0.2), lora=False, dtype=torch.float64),
     "minillm": Case(method=MiniLLM(teacher_share=0), dtype=torch.float64),
+    "credited": Case(
+        method=MiniLLM(teacher_share=0, whiten=True, reward=2.0), dtype=torch.float64, sharded=False
+    ),
+    "held": Case(
+        method=methods.WordKD(),
+        cached=True,
+        dtype=torch.float64,
+        replay=True,
+        towards="base",
+        sharded=False,
+    ),
     "bfloat16": Case(method=methods.WordKD(), dtype=torch.bfloat16),
 }
 
@@ -104,12 +120,14 @@ def make(case: Case, folder: Path, gradients: TrainerCallback) -> DistillTrainer
         precision="bfloat16" if case.dtype == torch.bfloat16 else "float32",
         epochs=1.6, batch_size=8, max_length=24, evaluations=2, learning_rate=1e-2,
         micro_batch_size=2, lora=schema.Lora() if case.lora else None,
-        replay_weight=0.5 * case.replay, replay_rows=3,
+        replay_weight=0.5 * case.replay, replay_rows=3, replay_towards=case.towards,
     )  # fmt: skip
     rows, validation, live = ROWS, VALIDATION, LiveTeacher(model, tiny.VOCABULARY)
     if case.method.teacher_gives == "spans":
         live, known, _ = teacher(case.method, texts=examples(33), states=True)
         rows, validation = known[:23], known[23:]
+    if case.method.judging is not None:
+        rows = [dataclasses.replace(row, gold=RIGHT) for row in rows]
     config = study_config(train, case.method, rows, folder, seed=0)
     config.gradient_checkpointing = case.checkpointing
     if case.cached:
@@ -153,6 +171,10 @@ def train(name: str, out: Path) -> None:
             "tokens": trainer.tokens,
             "losses": [point["loss"] for point in curve(history)],
             "validation": [point["eval_loss"] for point in curve(history)],
+            "parts": [
+                [point.get(part) for part in ("replay_loss", "reward", "reward_texts")]
+                for point in curve(history)
+            ],
             "norms": [entry["grad_norm"] for entry in history if "grad_norm" in entry],
         }
         (folder / "facts.json").write_text(json.dumps(facts))
@@ -187,7 +209,7 @@ def main(out: Path, first: Path) -> None:
     for step in (3, 5):
         resume("gkd", out / "ddp", out / "ddp", step)
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch
-    for name in CASES:
+    for name in (name for name, case in CASES.items() if case.sharded):
         train(name, out / "fsdp")
     for step in (3, 5):
         resume("live_full", out / "fsdp", out / "fsdp", step)
