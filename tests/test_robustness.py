@@ -10,7 +10,7 @@ from fake_study import planned as planned_systems
 from study_folder import plan_of, write_folder
 
 from kdstudy.analysis.intervals import Bootstrap
-from kdstudy.analysis.losses import distilled, statement
+from kdstudy.analysis.losses import distilled, least_known, over_items_and_seeds, statement
 from kdstudy.analysis.measures import AVERAGE
 from kdstudy.analysis.robustness import changes, varied_cells
 from kdstudy.errors import InputError
@@ -102,7 +102,9 @@ def test_five_items_by_hand():
     own = changes(varied, systems_of(["s"]), {}).set_index("system")
     assert list(own.loc["s", ["before", "after", "change", "n"]]) == [0.5, 0.25, -0.25, 4]
     assert list(own.loc["small", ["before", "after", "change", "n"]]) == [0.0, 0.25, 0.25, 4]
-    assert own.loc["big", "change"] == 0 and np.isnan(own.loc["big", "low"])
+    # Nothing moves: (0 + 1) / 6 is the variance of four items and the two that are added.
+    half = 1.959964 * np.sqrt(1 / 6 / 6)
+    assert list(own.loc["big", ["change", "low", "high"]]) == pytest.approx([0, -half, half])
 
 
 def test_draws_of_an_item_are_averaged_and_seeds_are_the_mean():
@@ -212,6 +214,36 @@ def test_each_line_speaks_for_its_own_fault_and_for_no_other():
     share = sum(moved[key] for key in silent) / len(silent) / len(worlds)
     assert share <= 0.08  # 500 tests at 5%: 0.05 + 3 standard errors
     assert sum(lost[key] for key in silent) / len(silent) / len(worlds) <= 0.05
+
+
+@pytest.mark.parametrize(("n", "share"), [(30, 0.05), (30, 0.1), (100, 0.02), (400, 0.01)])
+def test_few_items_that_move_by_chance_prove_nothing(n, share):
+    """Each item's answer may turn either way; a bootstrap alone is surer than it may be."""
+    rng, worlds = np.random.default_rng(n), 400
+    wrong = alone = 0
+    for _ in range(worlds):
+        turned = rng.uniform(size=(2, n)) < share
+        was = rng.uniform(size=(2, n)) < 0.5
+        moves = np.where(turned, np.where(was, -1.0, 1.0), 0.0)
+        moves = moves[0] - moves[1]
+        again = moves[rng.integers(0, n, (200, n))].mean(axis=1)
+        found = np.append(moves.mean(), again)[None]
+        _, low, high, _ = over_items_and_seeds(found, n - 1, least_known([moves], pairs=2))
+        wrong += low > 0 or high < 0
+        _, low, high, _ = over_items_and_seeds(found, n - 1)
+        alone += low > 0 or high < 0
+    assert wrong / worlds <= 0.05 + 2 * (0.05 * 0.95 / worlds) ** 0.5
+    assert wrong < alone
+
+
+def test_three_items_that_move_one_way_are_three_coins():
+    """By the exact test p is 1/4 for three, 1/8 for four and 1/32 for six."""
+    for lost, certain in ((1, False), (3, False), (4, False), (6, True)):
+        scores = {"big": rows([1] * 30), "s": rows([1] * 30)}
+        after = rows([0] * lost + [1] * (30 - lost), "math:names")
+        varied = varied_cells({"s": after}, cells(scores), FACTS)
+        row = changes(varied, systems_of(["s"]), {}).iloc[0]
+        assert (row.high < 0) == certain, lost
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():

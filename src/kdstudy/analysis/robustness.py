@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdstudy.analysis.intervals import DEFAULT_BOOTSTRAP, Bootstrap
-from kdstudy.analysis.losses import Cells, Varied, over_items_and_seeds
+from kdstudy.analysis.losses import Cells, Varied, least_known, over_items_and_seeds
 from kdstudy.measures.cell import cells_of
 from kdstudy.measures.robustness import LOSSES, Changed, paired
 from kdstudy.records import Score, System
@@ -75,8 +75,10 @@ def changes(
 def _moved(pairs: Sequence[Changed], bootstrap: Bootstrap) -> dict[str, Any]:
     n = len(pairs[0].ids)
     weights = np.vstack([np.ones(n), bootstrap.weights(n)])
-    moved = np.array([p.after - p.before for p in pairs]) @ weights.T / weights.sum(axis=1)
-    change, low, high, sd = over_items_and_seeds(moved, n - 1)
+    moves = np.array([p.moves for p in pairs])
+    moved = moves @ weights.T / weights.sum(axis=1)
+    least = least_known([moves.mean(axis=0)], pairs=1)
+    change, low, high, sd = over_items_and_seeds(moved, n - 1, least)
     return {
         "before": float(np.mean([p.before.mean() for p in pairs])),
         "after": float(np.mean([p.after.mean() for p in pairs])),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -106,6 +106,8 @@ class Loss:
         note: What it is, in a sentence.
         cannot: What it cannot tell, in a sentence.
         cost: What it takes beside answers that are there already.
+        moves: Of a mean over items that are mostly 0, else -1 or 1: that of every item, [items]. A
+            bootstrap is too sure of it where few move (`losses.least_known`).
     """
 
     name: str
@@ -122,6 +124,7 @@ class Loss:
     note: str
     cannot: str
     cost: str = "nothing further"
+    moves: Callable[[Any], np.ndarray] | None = None
 
 
 def weighted_mean(values: np.ndarray, among: np.ndarray | None = None) -> Draws:

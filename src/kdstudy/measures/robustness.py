@@ -26,6 +26,11 @@ class Changed:
     before: np.ndarray
     after: np.ndarray
 
+    @property
+    def moves(self) -> np.ndarray:
+        """What the variant does to each item, [items]: -1 where it is lost, 1 where it is won."""
+        return self.after - self.before
+
 
 def paired(original: Cell, variant: Cell, where: str) -> Changed:
     """Pair a variant's items with the same items of the original.
@@ -51,7 +56,7 @@ def paired(original: Cell, variant: Cell, where: str) -> Changed:
 
 
 def _moved(changed: Changed) -> Draws:
-    return weighted_mean(changed.after - changed.before)
+    return weighted_mean(changed.moves)
 
 
 def _loss(variant: str, title: str, what: str, cannot: str) -> Loss:
@@ -62,6 +67,7 @@ def _loss(variant: str, title: str, what: str, cannot: str) -> Loss:
         worse="less",
         how="change",
         of=_moved,
+        moves=lambda changed: changed.moves,
         defined_on=lambda changed: True,
         note=f"{title}: accuracy {what}, less that on the same items as they are; the student's "
         "difference less its teacher's.",
