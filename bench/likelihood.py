@@ -29,7 +29,7 @@ from kdstudy.evaluation.options import Option, asked
 from kdstudy.models import load
 from kdstudy.models.zoo import path
 
-ITEMS, BATCH, SHOTS = {"zoo-l": 120, "135M": 12}, 8, 5
+ITEMS, BATCH, SHOTS = {"zoo-l": 60, "135M": 6}, 8, 5
 WORDS = ("cat", "stone", "river", "glass", "heavy", "small", "water", "seed", "light", "metal")
 FORMS = {
     "arc": "",

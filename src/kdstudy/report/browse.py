@@ -169,6 +169,8 @@ def _questions(known: Measured) -> dict[ItemKey, str]:
 
 def _costs(known: Measured, prompted: Asked) -> np.ndarray:
     """Return about how many bytes of JSON each item takes."""
+    if known.keys.empty:
+        return np.zeros(0)
     row, column = np.nonzero(known.place >= 0)
     texts = known.items.completion.to_numpy()[known.place[row, column]]
     size = [len(safe_json(text[:MAX_CHARACTERS])) for text in texts]
