@@ -17,7 +17,7 @@ from kdstudy.errors import InputError
 from kdstudy.measures.cell import cells_of
 from kdstudy.records import Score, System
 from kdstudy.report.data import ReportData
-from kdstudy.report.sections import fidelity, measures
+from kdstudy.report.sections import ablations, fidelity, measures
 from kdstudy.report.sections import statement as told
 from kdstudy.report.seeds import Seeds
 
@@ -233,3 +233,12 @@ def test_the_report_has_a_column_of_each_where_choices_are_by_likelihood(study):
     assert said.startswith("Its probabilities of the options of 40 items are 0.")
     figure = told.figure(data)
     assert "nats per item" in set(pd.DataFrame(figure.data["rows"]).unit)
+
+
+def test_an_ablation_has_a_figure_where_some_benchmarks_have_nothing_to_parse():
+    table, tests = analysed(with_choices(fake_study(n=12), n=15))
+    figure = ablations.curve(Seeds(table, tests), "temperature")
+    assert set(figure.data) == {"accuracy"} and "parse rate" not in figure.title
+    plain, tests = analysed(fake_study(n=12))
+    figure = ablations.curve(Seeds(plain, tests), "temperature")
+    assert set(figure.data) == {"accuracy", "parsed"} and "parse rate" in figure.title

@@ -156,19 +156,22 @@ def curve(seeds: Seeds, ablation: str) -> Figure | None:
     rows = seeds.dots(rows)
     upper = _labelled_ends(rows[rows.metric == "accuracy"], 0.075)
     lower = rows[rows.metric == "parse_rate"].assign(is_last=False, place=0.0)
+    both, parsed = {"accuracy": upper, "parsed": lower}, ", and under it the parse rate,"
+    if lower.empty:  # choices by likelihood have nothing to parse, and no mean where some do not
+        both, parsed = {"accuracy": upper}, ""
     chart = alt.vconcat(
-        _panel(upper, "accuracy", None, names, "mean accuracy", 180),
-        _panel(lower, "parsed", unit, names, "parsed", 60),
+        _panel(upper, "accuracy", None if parsed else unit, names, "mean accuracy", 180),
+        *([_panel(lower, "parsed", unit, names, "parsed", 60)] if parsed else []),
         spacing=10,
     )
     the = "the " if ablation in _UNITS else ""
-    title = f"Accuracy, and under it the parse rate, over {the}{unit} ({dots_note(table)})"
+    title = f"Accuracy{parsed} over {the}{unit} ({dots_note(table)})"
     return Figure(
         name=figure_name(ablation),
         title=title,
         description=describe(rows[rows.part == "mean"]),
         chart=chart,
-        data={"accuracy": upper, "parsed": lower},
+        data=both,
         paper=_PAPER.get(ablation, ""),
     )
 
