@@ -1,12 +1,14 @@
 """What MiniLLM's tokens are credited with: whitened returns, and a reward for right answers."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+import train_stage
 from enumerated import (
     CPU,
     LONGEST,
@@ -29,7 +31,7 @@ from study_folder import plan_of, write_folder
 from kdstudy.answers.gold import Gold
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, onpolicy, returns
+from kdstudy.distill import batches, onpolicy, returns, stages
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.rows import encode_dataset, golds_of
@@ -38,6 +40,7 @@ from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.errors import InputError
 from kdstudy.methods.minillm import MiniLLM
+from kdstudy.records import Example, read_records, write_records
 
 SHORT = SETTINGS.model_copy(update={"evaluations": 4, "epochs": 1})
 # The first capital letter of a text, which random texts of the tiny tokenizer often have.
@@ -341,3 +344,21 @@ def test_how_answers_are_read_is_in_the_key_of_rewarded_runs_alone(tmp_path):
             }
     assert keys[0, "corrected"] == keys[0, "reference"]
     assert len(set(keys.values())) == 3
+
+
+def test_a_studys_run_rewards_what_its_corpus_calls_right(tmp_path):
+    """With a cached teacher for the steps on the corpus, and a letter that random texts have."""
+    place = train_stage.furnish(tmp_path)
+    for part in ("train", "validation"):
+        path = place / "corpus" / f"{part}.parquet"
+        rows = [dataclasses.replace(e, answer="A") for e in read_records(path, Example)]
+        write_records(path, rows, Example)
+    method = MiniLLM(reward=1.0, whiten=True, lmbda=0.6, teacher_share=0)
+    work = train_stage.work(place, "out", method)
+    work.config["extraction"] = "reference"
+    stages.train(work)
+    facts = json.loads((place / "out" / "training.json").read_text())
+    texts = sum(point.get("reward_texts", 0) for point in facts["curve"])
+    assert texts and texts % train_stage.TRAIN.batch_size == 0
+    shares = [point["reward"] for point in facts["curve"] if "reward" in point]
+    assert all(0 <= share <= 1 for share in shares) and any(shares)
