@@ -11,10 +11,10 @@ import pandas as pd
 from kdstudy.analysis.intervals import Bootstrap
 from kdstudy.analysis.results import collect
 from kdstudy.analysis.stats import Test, study_tests
+from kdstudy.compared_pairs import compared_pairs, own_sft
 from kdstudy.config.schema import Study
 from kdstudy.evaluation.fidelity import pair
 from kdstudy.measures import MEASURES, Measure, PairMeasure
-from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.plan.plan import make_plan
 from kdstudy.records import PairScore, Prompt, Score, System
 

@@ -9,8 +9,8 @@ from transformers.trainer_callback import PrinterCallback
 from kdstudy import methods
 from kdstudy.config import schema
 from kdstudy.distill.schedule import Schedule, study_config
+from kdstudy.distill.several_teachers import Together
 from kdstudy.distill.teacher import LiveTeacher
-from kdstudy.distill.together import Together
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.models import load
 from kdstudy.stage import silent

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from kdstudy.analysis.contrasts import Group, contrast
-from kdstudy.analysis.elsewhere import elsewhere
 from kdstudy.analysis.intervals import Bootstrap
 from kdstudy.analysis.losses import (
     ELSEWHERE,
@@ -20,10 +19,11 @@ from kdstudy.analysis.losses import (
     over_items_and_seeds,
     statement,
 )
+from kdstudy.analysis.other_domains import elsewhere
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.answers.steps import steps
 from kdstudy.errors import InputError
-from kdstudy.measures import LOSSES, calibration, copied, coverage, kept, risk_coverage
+from kdstudy.measures import LOSSES, accuracy_kept, calibration, copied, coverage, risk_coverage
 from kdstudy.measures.base import Loss, weighted_mean
 from kdstudy.measures.cell import cells_of
 from kdstudy.measures.confidence import Confidence, confidence
@@ -618,4 +618,4 @@ def test_hacking_is_told_with_its_steps():
 def test_every_line_says_what_it_cannot_tell():
     for loss in words.LINES.values():
         assert loss.note.endswith(".") and loss.cannot and loss.cost and loss.title
-    assert kept.LOSSES[0].name in words.LINES and calibration.BINS == 10
+    assert accuracy_kept.LOSSES[0].name in words.LINES and calibration.BINS == 10

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdstudy.distill import ranks
+from kdstudy.distill import mass_order
 
 
 def drawn(rows, entries, seed, kind):
@@ -29,12 +29,12 @@ CASES = [(1, 1), (1, 7), (3, 64), (5, 1001), (4, 2048)]
 def test_a_sort_is_a_sort(shape, kind, seed):
     masses = drawn(*shape, seed, kind)
     before = masses.clone()
-    values, order = ranks.ranked(masses)
+    values, order = mass_order.ranked(masses)
     want = [sorted(enumerate(row), key=lambda pair: pair[1]) for row in masses.tolist()]
     assert values.tolist() == [[m for _, m in row] for row in want]
     assert order.tolist() == [[i for i, _ in row] for row in want]  # of equal ones the first first
-    assert torch.equal(ranks.ascending(masses), values) and torch.equal(masses, before)
-    double, places = ranks.ranked(masses.double())
+    assert torch.equal(mass_order.ascending(masses), values) and torch.equal(masses, before)
+    double, places = mass_order.ranked(masses.double())
     assert torch.equal(double.float(), values) and torch.equal(places, order)
 
 
@@ -43,7 +43,7 @@ def test_a_sort_is_a_sort(shape, kind, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_distance_and_slope_are_those_of_the_definition(kind, widths, dtype):
     student, teacher = (drawn(3, w, i, kind).to(dtype) for i, w in enumerate(widths))
-    value, slope = ranks.by_rank(student, teacher)
+    value, slope = mass_order.by_rank(student, teacher)
     for s, t, got, signs in zip(student, teacher, value, slope, strict=True):
         s, t = (np.array(x.tolist()) for x in (s, t))
         most = max(widths)
@@ -66,7 +66,7 @@ def test_threads_and_strides_change_nothing():
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            found.append((*ranks.ranked(wide[:, ::2]), ranks.ascending(masses)))
+            found.append((*mass_order.ranked(wide[:, ::2]), mass_order.ascending(masses)))
         finally:
             torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -77,11 +77,11 @@ def test_a_forked_process_sorts_too():
     rows = drawn(4, 50, 0, "plain").numpy()
     torch.set_num_threads(2)
     try:
-        ranks._in_place(rows.copy())
+        mass_order._in_place(rows.copy())
         child = os.fork()
         if child == 0:
             signal.alarm(20)
-            ranks._in_place(rows)
+            mass_order._in_place(rows)
             os._exit(0 if (np.diff(rows) >= 0).all() else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
@@ -91,5 +91,5 @@ def test_a_forked_process_sorts_too():
 def test_what_is_no_number_stays_none():
     masses = drawn(2, 9, 0, "plain")
     masses[1, 4] = torch.nan
-    value, _ = ranks.by_rank(masses, drawn(2, 9, 1, "plain"))
+    value, _ = mass_order.by_rank(masses, drawn(2, 9, 1, "plain"))
     assert value[0].isfinite() and value[1].isnan()

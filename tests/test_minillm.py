@@ -28,7 +28,7 @@ from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import assemble, batches, onpolicy, returns
+from kdstudy.distill import assemble, batches, onpolicy, policy_gradient
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.noise import Noise
@@ -184,7 +184,7 @@ def test_the_prompt_and_the_end_bring_nothing(pair):
         hidden = packing.scored_hidden(student, batch.ids_T, batch.lengths, batch.places_N)
         side = TeacherSide(hidden=live.hidden(batch), head=live.head)
         objective = policy(teacher_share=0.5)
-        found = returns.drawn(objective, batch, hidden, parts.head(student), side)
+        found = policy_gradient.drawn(objective, batch, hidden, parts.head(student), side)
         drawn, told = found.targets_N, found.told_N2
         assert drawn.tolist() == want
         assert not told[drawn < 0].any() and (told[drawn >= 0, 0] > 0).all()

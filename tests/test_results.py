@@ -15,8 +15,8 @@ from kdstudy.analysis.intervals import Bootstrap, difference, mover, wilson
 from kdstudy.analysis.results import AVERAGE, collect, write_csv
 from kdstudy.analysis.runs import read_runs
 from kdstudy.analysis.stats import study_tests
+from kdstudy.compared_pairs import compared_pairs, own_sft
 from kdstudy.errors import InputError
-from kdstudy.pairs import compared_pairs, own_sft
 
 
 def gather(study, **changes):

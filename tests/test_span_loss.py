@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdstudy.distill.fused import TeacherSide, head_loss
-from kdstudy.distill.ranks import by_rank
+from kdstudy.distill.mass_order import by_rank
 from kdstudy.distill.span_loss import Side, Vocabularies, span_loss
 from kdstudy.methods.gkd import jsd
 from kdstudy.methods.gold import GOLD, mass_kl, mass_reverse_kl

@@ -9,10 +9,10 @@ from study_folder import model_folder, plan_of, write_folder
 
 from kdstudy.analysis.results import with_teacher
 from kdstudy.artifacts import Corpus
+from kdstudy.compared_pairs import compared_pairs
 from kdstudy.data.formats import to_example
 from kdstudy.distill.hub import Origin, card
 from kdstudy.errors import InputError
-from kdstudy.pairs import compared_pairs
 from kdstudy.plan.grid import distilled
 from kdstudy.records import System, joined, parted, renamed
 

@@ -74,7 +74,7 @@ def test_only_the_probe_of_doctor_brings_torch_with_it():
 
 
 LAYERS = (
-    *("errors", "records", "fields", "plugins", "artifacts", "stage", "pairs"),
+    *("errors", "records", "fields", "plugins", "artifacts", "stage", "compared_pairs"),
     *("methods", "answers", "data", "config"),
     *("models", "evaluation", "measures", "analysis", "distill", "plan", "engine", "report"),
     *("paper", "api", "doctor", "cli"),

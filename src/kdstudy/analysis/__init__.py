@@ -23,11 +23,11 @@ correlations.py  what the gain goes with, between and inside students
 diagnostics.py   forced agreement, seeds, collapse, power
 pooled.py        the paper's tests, every run for itself
 families.py      Holm and BH within a declared family
-unlike.py        systems that score alike and are unlike in fidelity
+fidelity_gaps.py systems that score alike and are unlike in fidelity
 losses.py        what each student kept and lost, as one table
 robustness.py    answers to changed items beside those to the same items as they are
 probed.py        its lines for which models were asked again
-elsewhere.py     which benchmarks nobody trained for
+other_domains.py which benchmarks nobody trained for
 verdict.py       one test's result, and how its numbers are printed
 kinds.py         what its stage is told: results
 stages.py        the stage results

@@ -21,10 +21,10 @@ from kdstudy.analysis.measures import (
     paired_rows,
     token_rows,
 )
+from kdstudy.compared_pairs import compared_pairs, own_sft
 from kdstudy.errors import InputError
 from kdstudy.evaluation.agreement import chance as chance_agreement
 from kdstudy.measures.cell import Cell, cells_of
-from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.records import Overlap, PairScore, Score, System, parted
 
 KEYS = ["kind", "system", "benchmark", "reference", "metric"]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from kdstudy.analysis.analysis import analyze
+from kdstudy.analysis.fidelity_gaps import Pairs, Tokens, unlike_tests
 from kdstudy.analysis.methods import called, compare_methods, runs_of, student_tests
 from kdstudy.analysis.paired import EQUIVALENCE_MARGIN, paired_tests
 from kdstudy.analysis.results import AVERAGE, names_of
 from kdstudy.analysis.runs import from_results
-from kdstudy.analysis.unlike import Pairs, Tokens, unlike_tests
 from kdstudy.analysis.verdict import Test, format_p, points
 from kdstudy.records import Score, System
 

@@ -1,18 +1,18 @@
 """The verbs. Nothing heavy is imported until one needs it: `--help` and refusals are quick.
 
-options.py     options that several verbs share
-sets.py        which benchmarks a verb means: names, files, those of a study
-building.py    stages built before a person's eyes
-listing.py     the rows behind `ls`
-trained.py     models, statement, export: what a study trained, lost, and one of it in one's hand
-exporting.py   that one written, asked ten items, and described
-studies.py     demo, run, plan, report, ls, schema: what a study file needs
-models.py      distill, eval, import: one model, no study file
-statistics.py  analyze, paper: conclusions from tables
-doctor.py      doctor: a study looked over before it runs
-reference.py   every verb as Markdown: docs/cli.md
-tables.py      score, audit: completions and corpora as files
-scored.py      what score prints; sample logs of lm-evaluation-harness
+options.py            options that several verbs share
+benchmark_options.py  which benchmarks a verb means: names, files, those of a study
+building.py           stages built before a person's eyes
+listing.py            the rows behind `ls`
+trained.py            models, statement, export: what a study trained, lost, and one of it in one's hand
+exporting.py          that one written, asked ten items, and described
+studies.py            demo, run, plan, report, ls, schema: what a study file needs
+models.py             distill, eval, import: one model, no study file
+statistics.py         analyze, paper: conclusions from tables
+doctor.py             doctor: a study looked over before it runs
+reference.py          every verb as Markdown: docs/cli.md
+tables.py             score, audit: completions and corpora as files
+score_output.py       what score prints; sample logs of lm-evaluation-harness
 """
 
 import codecs

@@ -9,7 +9,7 @@ import typer
 
 from kdstudy.api import evaluating, studies
 from kdstudy.api.studies import STORE
-from kdstudy.cli import sets
+from kdstudy.cli import benchmark_options
 from kdstudy.cli.building import build, shown
 from kdstudy.cli.options import (
     AsJson,
@@ -120,16 +120,16 @@ def distill(
 
 def evaluate(
     model: Annotated[str, typer.Option(help="Model: Hub id, folder or zoo name.")],
-    benchmark: sets.Names = None,
-    kind: sets.Kind = None,
-    labels: sets.Labels = None,
-    study: sets.OfStudy = None,
-    scoring: sets.Scoring = None,
-    shots: sets.Shots = None,
-    exemplars: sets.Exemplars = None,
-    shots_as: sets.ShotsAs = None,
-    stop: sets.Stop = None,
-    thinking: sets.Thinking = None,
+    benchmark: benchmark_options.Names = None,
+    kind: benchmark_options.Kind = None,
+    labels: benchmark_options.Labels = None,
+    study: benchmark_options.OfStudy = None,
+    scoring: benchmark_options.Scoring = None,
+    shots: benchmark_options.Shots = None,
+    exemplars: benchmark_options.Exemplars = None,
+    shots_as: benchmark_options.ShotsAs = None,
+    stop: benchmark_options.Stop = None,
+    thinking: benchmark_options.Thinking = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="DIR", help="PEFT adapter to put on the model.")
     ] = None,
@@ -147,13 +147,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a model's answers and score them; answers made before are not made again."""
-    asked = sets.chosen(
+    asked = benchmark_options.chosen(
         benchmark, kind, labels, study, scoring, shots=shots, stop=stop, thinking=thinking,
         exemplars=exemplars and str(exemplars.expanduser().absolute()),
         shots_as=shots_as and shots_as.value,
     )  # fmt: skip
     if not asked:
-        sets.missing()
+        benchmark_options.missing()
     single = evaluating.single_study(
         model,
         asked,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdstudy.artifacts import Pairs, Scores
-from kdstudy.cli import scored, sets
+from kdstudy.cli import benchmark_options, score_output
 from kdstudy.cli.options import (
     AsJson,
     Columns,
@@ -77,13 +77,13 @@ def score(
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another system's, such as the teacher's.")
     ] = None,
-    benchmark: sets.Names = None,
-    kind: sets.Kind = None,
-    labels: sets.Labels = None,
-    study: sets.OfStudy = None,
-    scoring: sets.Scoring = None,
-    stop: sets.Stop = None,
-    thinking: sets.Thinking = None,
+    benchmark: benchmark_options.Names = None,
+    kind: benchmark_options.Kind = None,
+    labels: benchmark_options.Labels = None,
+    study: benchmark_options.OfStudy = None,
+    scoring: benchmark_options.Scoring = None,
+    stop: benchmark_options.Stop = None,
+    thinking: benchmark_options.Thinking = None,
     rule: Annotated[
         RuleName, typer.Option(help="How answers are found and graded.")
     ] = RuleName.corrected,
@@ -96,13 +96,19 @@ def score(
 ) -> None:
     """Score completions made by any system; with --against, difference, agreement, fidelity."""
     if lm_eval is not None:
-        scored.require_alone(
+        score_output.require_alone(
             {"--generations": generations, "--scoring": scoring, "--stop": stop,
              "--thinking": thinking}
         )  # fmt: skip
-        references = sets.chosen(benchmark, kind, labels, study)
-        whole = sets.load(sets.one(references, study), data_dir) if references else None
-        document, pairs, scores = scored.of_logs(lm_eval, against, metric, filter_, whole, compared)
+        references = benchmark_options.chosen(benchmark, kind, labels, study)
+        whole = (
+            benchmark_options.load(benchmark_options.one(references, study), data_dir)
+            if references
+            else None
+        )
+        document, pairs, scores = score_output.of_logs(
+            lm_eval, against, metric, filter_, whole, compared
+        )
         _hand_over(document, scores, pairs, out, as_json=as_json)
         return
     if metric or filter_:
@@ -116,10 +122,12 @@ def score(
     from kdstudy.evaluation.completions import compare
     from kdstudy.evaluation.graders import of_benchmark
 
-    asked = sets.chosen(benchmark, kind, labels, study, scoring, stop=stop, thinking=thinking)
-    reference = sets.one(asked, study)
+    asked = benchmark_options.chosen(
+        benchmark, kind, labels, study, scoring, stop=stop, thinking=thinking
+    )
+    reference = benchmark_options.one(asked, study)
     source, words = benchmarks.meant(reference), rouge_tokenizer.value
-    items = sets.items_of(source, data_dir)
+    items = benchmark_options.items_of(source, data_dir)
     grader = of_benchmark(reference.scoring, items)
     task = source if isinstance(source, benchmarks.HarnessTask) else None
     endings = endings_of(reference, task)
@@ -142,7 +150,7 @@ def _hand_over(
     if as_json:
         print_json(document)
     else:
-        scored.print_scored(document)
+        score_output.print_scored(document)
 
 
 def audit(
@@ -152,10 +160,10 @@ def audit(
             metavar="DATA", help="A file, folder, known name or Hub data set; that of --study."
         ),
     ] = None,
-    benchmark: sets.Names = None,
-    kind: sets.Kind = None,
-    labels: sets.Labels = None,
-    study: sets.OfStudy = None,
+    benchmark: benchmark_options.Names = None,
+    kind: benchmark_options.Kind = None,
+    labels: benchmark_options.Labels = None,
+    study: benchmark_options.OfStudy = None,
     level: Annotated[
         LevelName, typer.Option(help="Rows this much like an item are not clean.")
     ] = LevelName.masked,
@@ -177,7 +185,7 @@ def audit(
         raise InputError(f"--list {listed}: must end in .csv or .jsonl")
     source = _source(corpus, columns, study, data_dir)
     rows, dropped = audits.read(source)
-    asked = sets.chosen(benchmark, kind, labels, study)
+    asked = benchmark_options.chosen(benchmark, kind, labels, study)
     whole, absent = _wanted(asked, data_dir)
     tests = {name: found.examples for name, found in whole.items()}
     result = audits.audit([row.example for row in rows], tests, level.value)
@@ -313,14 +321,14 @@ def _wanted(
     from kdstudy.evaluation import benchmarks
 
     if asked:
-        return {ref.name: sets.load(ref, data_dir) for ref in asked}, {}
+        return {ref.name: benchmark_options.load(ref, data_dir) for ref in asked}, {}
     found, absent = {}, {}
     for name in benchmarks.names():
         known = benchmarks.overview(name, data_dir)
         if known.items is None:
             absent[name] = known.note or known.found
         else:
-            found[name] = sets.load(BenchmarkRef(name=name), data_dir)
+            found[name] = benchmark_options.load(BenchmarkRef(name=name), data_dir)
     return found, absent
 
 

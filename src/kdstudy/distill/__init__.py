@@ -10,16 +10,16 @@ teacher_text.py      the teacher's text in the corpus's place, and what was chos
 batches.py           rows -> tensors; the one place that shifts, weighs and counts
 model.py             student and loss as one module
 fused.py             hidden states x head -> loss and gradient, chunk by chunk
-ranks.py             masses in order, and their distance by rank
+mass_order.py        masses in order, and their distance by rank
 span_loss.py         the same over unlike vocabularies, span by span
 teacher.py           the live teacher
 aligned.py           a teacher with another tokenizer
-together.py          several teachers of one run: mixtures, and one for each row
+several_teachers.py  several teachers of one run: mixtures, and one for each row
 replay.py            general text mixed into every step, against forgetting
 token_selection.py   the tokens of a row that are charged, where not all are
 token_difficulty.py  easy tokens and hard ones, by the teacher's doubts
 means.py             what is logged beside the loss
-returns.py           what tokens that the student drew bring, for a policy gradient
+policy_gradient.py   what tokens that the student drew bring, for a policy gradient
 noise.py             noise on a teacher's logits, a function of seed and entry
 compiled.py          torch.compile where it pays, and the way around it
 cache.py             the teacher's hidden states, exact, on disk or in memory

@@ -10,14 +10,14 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
-from kdstudy.distill import returns, sharded
+from kdstudy.distill import policy_gradient, sharded
 from kdstudy.distill.batches import Batch, Drawn
 from kdstudy.distill.fused import Side, TeacherSide, head_loss
 from kdstudy.distill.noise import Noise
 from kdstudy.distill.replay import TOWARDS_BASE, Base, with_replay
+from kdstudy.distill.several_teachers import Together, side_of
 from kdstudy.distill.span_loss import span_loss
 from kdstudy.distill.teacher import LiveTeacher
-from kdstudy.distill.together import Together, side_of
 from kdstudy.distill.token_selection import chosen
 from kdstudy.errors import InputError
 from kdstudy.methods.objective import CROSS_ENTROPY, Recipe
@@ -158,7 +158,7 @@ class DistillModel(nn.Module):
         self.student.train(training)
         teacher, _ = self._teacher_side(batch)
         head = parts.head(self.student).narrowed(self.teacher.width)
-        return returns.drawn(batch.objective, batch, hidden_NH, head, teacher)
+        return policy_gradient.drawn(batch.objective, batch, hidden_NH, head, teacher)
 
     def _states(self, model: parts.Model, *rows: Any) -> list[Tensor]:
         """Return a model's final hidden states of rows, and those of the layers compared.
@@ -210,7 +210,7 @@ class DistillModel(nn.Module):
             hidden_NH, targets, teacher = hidden_NH[kept], targets[kept], teacher.of(kept)
         told = batch.hard_N
         if objective.returns is not None:
-            drawn = batch.drawn or returns.drawn(objective, batch, hidden_NH, head, teacher)
+            drawn = batch.drawn or policy_gradient.drawn(objective, batch, hidden_NH, head, teacher)
             targets, told = drawn.targets_N, drawn.told_N2
         return head_loss(
             hidden_NH,

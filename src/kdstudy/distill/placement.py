@@ -27,8 +27,8 @@ from kdstudy.distill import cache
 from kdstudy.distill.cache import CachedTeacher, DiskStates, Origin
 from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
+from kdstudy.distill.several_teachers import Mixing, Routing, Together
 from kdstudy.distill.teacher import LiveTeacher, ToldTeacher
-from kdstudy.distill.together import Mixing, Routing, Together
 from kdstudy.errors import StageError
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, memory, parts

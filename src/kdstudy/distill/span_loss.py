@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdstudy.distill.fused import TeacherSide, blocks, finished, head_loss, log_of_target
-from kdstudy.distill.ranks import by_rank
+from kdstudy.distill.mass_order import by_rank
 from kdstudy.methods.objective import CROSS_ENTROPY, Objective
 from kdstudy.models.parts import Head
 

@@ -21,8 +21,8 @@ from kdstudy.distill.kinds import TeacherCacheConfig, TrainConfig
 from kdstudy.distill.model import Teacher
 from kdstudy.distill.rows import Golds, Rows, encode_rows, golds_of, require_enough
 from kdstudy.distill.schedule import Schedule, curve, study_config
+from kdstudy.distill.several_teachers import Together, require_routes
 from kdstudy.distill.teacher_text import TeacherText
-from kdstudy.distill.together import Together, require_routes
 from kdstudy.distill.trainer import DistillTrainer
 from kdstudy.methods.objective import Recipe
 from kdstudy.models import heads, load, packing, parts

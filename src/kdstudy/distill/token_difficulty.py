@@ -13,7 +13,7 @@ from kdstudy.data.prompts import Encoded
 from kdstudy.distill import batches, fused
 from kdstudy.distill.batches import Batch, Weighing
 from kdstudy.distill.model import Teacher
-from kdstudy.distill.together import Together, side_of
+from kdstudy.distill.several_teachers import Together, side_of
 from kdstudy.methods.objective import Recipe
 
 

@@ -24,7 +24,7 @@ spread.py          how many answers an item's draws give, and their entropy
 
 Lines of the loss statement (`LOSSES`), a student beside its teacher or its base:
 
-kept.py            accuracy and ROUGE-L, as a share of the teacher's
+accuracy_kept.py   accuracy and ROUGE-L, as a share of the teacher's
 coverage.py        pass@k, as a share of the teacher's
 forgetting.py      accuracy beside the base's, where nobody trained and where somebody did
 confidence.py      how sure a system is of its answers

@@ -1,7 +1,7 @@
 """Beside its base: what training added where it was aimed, and took elsewhere."""
 
+from kdstudy.measures.accuracy_kept import right
 from kdstudy.measures.base import Loss
-from kdstudy.measures.kept import right
 from kdstudy.measures.units import Unit
 
 LOSSES = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdstudy import artifacts
 from kdstudy.analysis.kinds import ResultsConfig
+from kdstudy.compared_pairs import compared_pairs
 from kdstudy.config import schema
 from kdstudy.config.protocols import differences
 from kdstudy.data.kinds import ContaminationConfig
@@ -23,7 +24,6 @@ from kdstudy.evaluation.kinds import (
     TokenFidelityConfig,
 )
 from kdstudy.models.vocabulary import may_be_same
-from kdstudy.pairs import compared_pairs
 from kdstudy.plan.grid import CHAIN, budgets
 from kdstudy.plan.stages import Stages, Subject, named, place
 from kdstudy.plan.varying import Variation, variations

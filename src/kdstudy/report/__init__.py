@@ -7,7 +7,7 @@ seeds.py            one row per system: its seeds averaged, the runs below
 plot.py             the look of figures; Altair -> SVG and PDF
 dots.py             figures of dots with intervals, by student, method and benchmark
 sheet.py            one printed table: cells, links to rows, CSV, Markdown, LaTeX
-tested.py           tests in words and in tables
+tables_of_tests.py  tests in words and in tables
 loss_words.py       the loss statement in words
 latex.py            any text as LaTeX that compiles
 terminal.py         the systems as a table for a terminal

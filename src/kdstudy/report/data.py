@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from kdstudy.analysis.elsewhere import elsewhere
 from kdstudy.analysis.losses import (
     Cells,
     Groups,
@@ -17,6 +16,7 @@ from kdstudy.analysis.losses import (
     distilled,
     statement,
 )
+from kdstudy.analysis.other_domains import elsewhere
 from kdstudy.analysis.probed import by_position, probed
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.robustness import changes, varied_cells

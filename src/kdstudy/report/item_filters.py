@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdstudy.compared_pairs import compared_pairs, own_sft
 from kdstudy.evaluation.fidelity import HIGH_BLEU, HIGH_STEPS, LOW_BLEU, LOW_STEPS
 from kdstudy.measures.cell import GROUPS
-from kdstudy.pairs import compared_pairs, own_sft
 from kdstudy.records import OUTCOMES, System
 
 KINDS = {

@@ -15,7 +15,7 @@ from kdstudy.report.data import ReportData
 from kdstudy.report.sections import cost, warnings
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, bare, items_link, number, rows_link
-from kdstudy.report.tested import of_one_student, one
+from kdstudy.report.tables_of_tests import of_one_student, one
 from kdstudy.report.views import (
     Numbers,
     best_first,

@@ -15,7 +15,7 @@ from kdstudy.report.blocks import Section, Text
 from kdstudy.report.data import ReportData
 from kdstudy.report.plot import INK, ROWS, SIZES, Figure, colours, shapes
 from kdstudy.report.sheet import Sheet
-from kdstudy.report.tested import METRICS, ends, linked, one, paper_sheet
+from kdstudy.report.tables_of_tests import METRICS, ends, linked, one, paper_sheet
 from kdstudy.report.views import items_note, short
 
 _PAPER = {

@@ -19,7 +19,7 @@ from kdstudy.report.data import ReportData
 from kdstudy.report.plot import INK, ROWS, Figure, colours, order_of
 from kdstudy.report.seeds import Seeds
 from kdstudy.report.sheet import Cell, Sheet, items_link, number, rows_link
-from kdstudy.report.tested import ends, linked, of, of_one_student, one, tests_sheet
+from kdstudy.report.tables_of_tests import ends, linked, of, of_one_student, one, tests_sheet
 from kdstudy.report.views import (
     Numbers,
     best_first,

@@ -13,7 +13,7 @@ from kdstudy.report.blocks import Section, Text
 from kdstudy.report.data import ReportData
 from kdstudy.report.plot import Figure
 from kdstudy.report.sheet import Sheet
-from kdstudy.report.tested import ends, linked, of, paper_sheet, tests_sheet
+from kdstudy.report.tables_of_tests import ends, linked, of, paper_sheet, tests_sheet
 
 _PAPER = "Do students gain, and do methods differ? The paper's tests, every run for itself"
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdstudy.analysis.unlike import AGREEMENT, ALIKE, KL, unlike_tests
+from kdstudy.analysis.fidelity_gaps import AGREEMENT, ALIKE, KL, unlike_tests
 from kdstudy.records import PairScore, System
 
 TEACHER = "t/teacher"

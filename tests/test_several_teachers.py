@@ -10,12 +10,12 @@ import torch
 from small_trainers import SETTINGS, make, micro, weights
 
 from kdstudy import methods
-from kdstudy.distill import batches, cache, compiled, fused, together, token_difficulty
+from kdstudy.distill import batches, cache, compiled, fused, several_teachers, token_difficulty
 from kdstudy.distill.fused import TeacherSide, head_loss
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.noise import Noise
+from kdstudy.distill.several_teachers import Mixed, Mixing, Routed, Routing
 from kdstudy.distill.teacher import LiveTeacher
-from kdstudy.distill.together import Mixed, Mixing, Routed, Routing
 from kdstudy.methods.atkd import ATKD
 from kdstudy.methods.objective import Objective
 from kdstudy.methods.revkd import reverse_kl
@@ -373,4 +373,4 @@ def test_a_row_without_a_teacher_is_named(tmp_path):
     with pytest.raises(
         InputError, match=r"rows.jsonl, line 7 \('1\?'\): no teacher for its tag 'lo"
     ):
-        together.require_routes(made, {"algebra": 0, "geometry": 1})
+        several_teachers.require_routes(made, {"algebra": 0, "geometry": 1})

@@ -16,7 +16,7 @@ from kdstudy.analysis.contrasts import Contrast, Group, Run, contrast
 from kdstudy.analysis.families import corrected
 from kdstudy.analysis.results import AVERAGE
 from kdstudy.analysis.verdict import Test, format_p, points
-from kdstudy.pairs import compared_pairs
+from kdstudy.compared_pairs import compared_pairs
 from kdstudy.records import PairScore, System
 
 ALIKE = 0.05
