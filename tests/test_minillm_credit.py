@@ -1,4 +1,4 @@
-"""What MiniLLM's tokens are credited with: whitened returns, and a reward for right answers."""
+"""What MiniLLM's tokens are credited with: whitened policy_gradient, and a reward for right answers."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ from study_folder import plan_of, write_folder
 from kdstudy.answers.gold import Gold
 from kdstudy.config import schema
 from kdstudy.data.prompts import Encoded
-from kdstudy.distill import batches, onpolicy, returns, stages
+from kdstudy.distill import batches, onpolicy, policy_gradient, stages
 from kdstudy.distill.config import DistillConfig
 from kdstudy.distill.model import DistillModel
 from kdstudy.distill.rows import encode_dataset, golds_of
@@ -89,7 +89,7 @@ def test_a_mixtures_text_earns_what_the_students_would(pair):
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12 * want.abs().max().item())
 
 
-# Whitened returns, in float64 from whole logits.
+# Whitened policy_gradient, in float64 from whole logits.
 
 TEXTS = [(0, 3, 2, 3, 1), (1,), (3, 3, 0), (2, 2), (0, 0, 0, 0, 0, 0, 1)]
 REWARDS = [0.0, 0.9, 0.0, 0.9, 0.9]
@@ -125,7 +125,7 @@ def asked(pair, texts, rewards, fields, cut):
         )
         for part in cut
     ]
-    return returns.whitened(made, model.drawn, lambda matrix: matrix), model
+    return policy_gradient.whitened(made, model.drawn, lambda matrix: matrix), model
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_prompts_tokens_are_in_no_mean(pair):
             rows, batches.Weighing(loss_tokens=loss_tokens), CPU, sampled=True,
             objective=policy(), rewards=REWARDS,
         )  # fmt: skip
-        (made,) = returns.whitened([batch], model.drawn, lambda matrix: matrix)
+        (made,) = policy_gradient.whitened([batch], model.drawn, lambda matrix: matrix)
         drawn = made.drawn.targets_N >= 0
         assert not made.drawn.returns_N[~drawn].any()
         found.append(made.drawn.returns_N[drawn])

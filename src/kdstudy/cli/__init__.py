@@ -4,7 +4,7 @@ options.py            options that several verbs share
 benchmark_options.py  which benchmarks a verb means: names, files, those of a study
 building.py           stages built before a person's eyes
 listing.py            the rows behind `ls`
-trained.py            models, statement, export: what a study trained, lost, and one of it in one's hand
+trained.py            models, statement, export: what a study trained and lost
 exporting.py          that one written, asked ten items, and described
 studies.py            demo, run, plan, report, ls, schema: what a study file needs
 models.py             distill, eval, import: one model, no study file

@@ -21,8 +21,8 @@ from kdstudy.distill import (
     hub,
     onpolicy,
     pacing,
+    policy_gradient,
     replay,
-    returns,
     sharded,
     token_difficulty,
     validation,
@@ -248,7 +248,7 @@ class DistillTrainer(Evaluating, Resumable):
         ]
         if sampled and method.whiten:
             with self.accelerator.autocast():
-                made = returns.whitened(made, self.model.drawn, self._everywhere)
+                made = policy_gradient.whitened(made, self.model.drawn, self._everywhere)
         if self._doubts is not None:
             made = self._doubts.told_apart(made, self._everywhere)
         places = self.text["train_dataset"].numbers

@@ -52,11 +52,11 @@ import pkgutil
 
 from kdstudy.errors import InputError
 from kdstudy.measures import (
+    accuracy_kept,
     calibration,
     coverage,
     false_equations,
     forgetting,
-    kept,
     option_kl,
     overconfidence,
     risk_coverage,
@@ -113,7 +113,13 @@ UNITS |= {name: measure.unit for name, measure in MEASURES.items()}
 """The unit of every `metric` of results.csv."""
 
 LOSSES = (
-    *(*kept.LOSSES, coverage.LOSS, *forgetting.LOSSES, overconfidence.LOSS, calibration.LOSS),
+    *(
+        *accuracy_kept.LOSSES,
+        coverage.LOSS,
+        *forgetting.LOSSES,
+        overconfidence.LOSS,
+        calibration.LOSS,
+    ),
     *(risk_coverage.LOSS, option_kl.LOSS, false_equations.LOSS),
 )
 """Lines of the loss statement, in its order.
