@@ -1,4 +1,4 @@
-"""What MiniLLM's tokens are credited with: whitened policy_gradient, and a reward for right answers."""
+"""What MiniLLM's tokens are credited with: whitened returns, and a reward for right answers."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ def test_a_mixtures_text_earns_what_the_students_would(pair):
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12 * want.abs().max().item())
 
 
-# Whitened policy_gradient, in float64 from whole logits.
+# Whitened returns, in float64 from whole logits.
 
 TEXTS = [(0, 3, 2, 3, 1), (1,), (3, 3, 0), (2, 2), (0, 0, 0, 0, 0, 0, 1)]
 REWARDS = [0.0, 0.9, 0.0, 0.9, 0.9]
