@@ -345,6 +345,35 @@ def test_the_ratios_interval_holds_the_truth_as_often_as_it_says():
     assert 0.90 <= held / worlds <= 0.99
 
 
+@pytest.mark.parametrize(("lost", "certain"), [(1, False), (3, False), (4, False), (7, True)])
+def test_three_items_that_turn_one_way_are_three_coins(lost, certain):
+    """By the exact test p is 1 for one, 1/4 for three, 1/8 for four and 1/64 for seven."""
+    right = [1] * 24 + [0] * 6
+    scores = {"big": right, "small": right, "s": [0] * lost + right[lost:]}
+    scores = {name: [score(i, r) for i, r in enumerate(rows)] for name, rows in scores.items()}
+    table = table_of(scores)
+    for measure in ("accuracy_kept", "over_base"):
+        row = one(table, measure)
+        assert (row.high < (1 if OF[measure].how == "kept" else 0)) == certain, measure
+
+
+@pytest.mark.parametrize(("n", "share"), [(31, 0.1), (90, 0.03), (400, 0.01)])
+def test_few_items_that_turn_by_chance_are_seldom_called_a_loss(n, share):
+    """Student, base and teacher are of one strength; each item turns either way alike."""
+    rng, worlds, called = np.random.default_rng(n), 150, Counter()
+    for _ in range(worlds):
+        was = rng.uniform(size=n) < 0.5
+        rows = {name: was ^ (rng.uniform(size=n) < share) for name in ("big", "small", "s")}
+        found = {name: [score(i, r) for i, r in enumerate(right)] for name, right in rows.items()}
+        table = table_of(found, boot=120)
+        called += Counter(
+            measure
+            for measure in ("accuracy_kept", "over_base")
+            if words.verdict(one(table, measure)) in (words.LOST, words.GAINED)
+        )
+    assert max(called.values(), default=0) / worlds <= 0.05 + 2 * (0.05 * 0.95 / worlds) ** 0.5
+
+
 def test_seeds_widen_the_interval_and_are_averaged():
     rng = np.random.default_rng(0)
     n = 300

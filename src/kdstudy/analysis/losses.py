@@ -336,7 +336,12 @@ def _compared(
             why = "the teacher is not above " + ("guessing" if floor else "0")
         above = np.where((above > 0) & (not why), above, np.nan)
         compared = (students - floor) / above
-    least = _least(loss, runs, reference, drawn, part) if loss.moves else None
+    least = None
+    # What all draws agree on has no interval, but where nothing else is compared.
+    if loss.moves and not why and (loss.pairs > 1 or not _alike(compared)):
+        least = _least(loss, runs, reference, drawn, part)
+        if loss.how == "kept":
+            least = 1 + least[0] / float(above[0]), least[1] / float(above[0])
     value, low, high, sd = over_items_and_seeds(compared, n - len(part), least)
     yield {
         "measure": loss.name,
@@ -361,7 +366,7 @@ def _least(
         - loss.moves(cells[reference][b])
         for b in part
     ]
-    return least_known(moves, pairs=2)
+    return least_known(moves, loss.pairs)
 
 
 def _of_tokens(loss: TokenLoss, frames: Sequence[pd.DataFrame], bootstrap: Bootstrap) -> Row:

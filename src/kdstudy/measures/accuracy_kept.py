@@ -19,6 +19,7 @@ LOSSES = (
         worse="less",
         how="kept",
         of=right,
+        moves=accuracy.per_item,
         defined_on=lambda cell: not cell.text,
         floor=lambda cell, chance: chance,
         note="Accuracy kept: the student's accuracy over its teacher's, both less what guessing "

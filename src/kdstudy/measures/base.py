@@ -106,8 +106,9 @@ class Loss:
         note: What it is, in a sentence.
         cannot: What it cannot tell, in a sentence.
         cost: What it takes beside answers that are there already.
-        moves: Of a mean over items that are mostly 0, else -1 or 1: that of every item, [items]. A
-            bootstrap is too sure of it where few move (`losses.least_known`).
+        moves: Of a mean over items, that of every item, [items]: a bootstrap is too sure of a
+            difference that few items make (`losses.least_known`).
+        pairs: How many pairs of answers an item's difference from the reference compares.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Loss:
     cannot: str
     cost: str = "nothing further"
     moves: Callable[[Any], np.ndarray] | None = None
+    pairs: int = 1
 
 
 def weighted_mean(values: np.ndarray, among: np.ndarray | None = None) -> Draws:

@@ -13,9 +13,13 @@ def widest(cell: Cell) -> int:
     return max((k for k in KS if k <= len(cell.samples)), default=1)
 
 
-def _coverage(cell: Cell) -> Draws:
+def _of_items(cell: Cell) -> np.ndarray:
     found = np.asarray((cell.outcomes == "correct").sum(axis=1))
-    return weighted_mean(pass_at_k(found, len(cell.samples), widest(cell)))
+    return pass_at_k(found, len(cell.samples), widest(cell))
+
+
+def _coverage(cell: Cell) -> Draws:
+    return weighted_mean(_of_items(cell))
 
 
 LOSS = Loss(
@@ -25,6 +29,7 @@ LOSS = Loss(
     worse="less",
     how="kept",
     of=_coverage,
+    moves=_of_items,
     defined_on=lambda cell: not (cell.text or cell.options) and widest(cell) > 1,
     floor=lambda cell, chance: 1 - (1 - chance) ** widest(cell),
     note="Coverage kept: pass@k of the student over its teacher's, both less what guessing "

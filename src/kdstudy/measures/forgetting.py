@@ -1,5 +1,6 @@
 """Beside its base: what training added where it was aimed, and took elsewhere."""
 
+from kdstudy.measures import accuracy
 from kdstudy.measures.accuracy_kept import right
 from kdstudy.measures.base import Loss
 from kdstudy.measures.units import Unit
@@ -14,6 +15,7 @@ LOSSES = (
         against="base",
         where="elsewhere",
         of=right,
+        moves=accuracy.per_item,
         defined_on=lambda cell: not cell.text,
         note="Forgetting: the student's accuracy less its base's, on benchmarks of another domain "
         "than the corpus.",
@@ -30,6 +32,7 @@ LOSSES = (
         against="base",
         where="home",
         of=right,
+        moves=accuracy.per_item,
         defined_on=lambda cell: not cell.text,
         note="Accuracy over its base: the student's accuracy less that of its model before "
         "training, on the other benchmarks.",

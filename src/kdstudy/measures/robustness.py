@@ -68,6 +68,7 @@ def _loss(variant: str, title: str, what: str, cannot: str) -> Loss:
         how="change",
         of=_moved,
         moves=lambda changed: changed.moves,
+        pairs=2,
         defined_on=lambda changed: True,
         note=f"{title}: accuracy {what}, less that on the same items as they are; the student's "
         "difference less its teacher's.",
