@@ -375,6 +375,12 @@ def test_the_report_has_a_section_a_figure_and_a_line(data):
     assert len(sheet.frame) == 2 * 2 * 4 and "–" not in sheet.frame.to_numpy()
     said = section.sentence(data)
     assert "in tokens 1-8" in said and "in tokens 33-64" in said
+    gaps = data.own_texts[data.own_texts.text == "gap"]
+    one = gaps[(gaps.system == next(s for s in set(gaps.system) if s in said))]
+    one = one[one.benchmark == "one_step"]
+    sure = sum(r.low > 0 or r.high < 0 for r in one.itertuples())
+    assert f"{sure or 'None'} of {len(one)} stretches of the text " in said
+    assert "is further" not in said
     told = statement.markdown(data)
     assert "is further from its teacher on its own text" in told
     assert "It cannot tell why the two part" in told

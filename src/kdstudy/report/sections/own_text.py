@@ -40,10 +40,14 @@ def sentence(data: ReportData) -> str:
     own = own[own.benchmark == own.benchmark.iloc[0]]
     ends = [own.iloc[0], own.iloc[-1]]
     said = [f"{_signed(r.value)}{_bracket(r)} in tokens {r.tokens}" for r in ends[: len(own)]]
+    sure = int(((own.low > 0) | (own.high < 0)).sum())
+    sure = int(((own.low > 0) | (own.high < 0)).sum())
     return (
-        f"On {own.benchmark.iloc[0]} {told[0]} is further from its teacher on its own answers than "
-        f"on its teacher's, at the same positions, by {' and '.join(dict.fromkeys(said))} (nats "
-        "per token; below 0: nearer)."
+        f"On {own.benchmark.iloc[0]} KL(student, teacher) of {told[0]} on its own answers less "
+        f"that on its teacher's, at the same positions, is {' and '.join(dict.fromkeys(said))} "
+        "(nats per token; above 0: it strays further on its own text). "
+        f"{sure or 'None'} of {len(own)} stretches of the text {'is' if sure < 2 else 'are'} told "
+        "from 0."
     )
 
 
