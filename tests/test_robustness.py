@@ -449,8 +449,8 @@ def test_the_statements_page_and_markdown_have_it(told, tmp_path):
     page.write(tmp_path / "with", varied, "t")
     page.write(tmp_path / "without", plain, "t")
     for name in ("statement.html", "statement.md"):
-        assert "Other numbers" in (tmp_path / "with" / name).read_text()
-        assert "Other numbers" not in (tmp_path / "without" / name).read_text()
+        assert "Accuracy, other numbers" in (tmp_path / "with" / name).read_text()
+        assert "Accuracy, other numbers" not in (tmp_path / "without" / name).read_text()
     assert (tmp_path / "with" / "tables" / "robustness.csv").is_file()
     assert not (tmp_path / "without" / "tables" / "robustness.csv").exists()
     alone = dataclasses.replace(varied, students=(varied.losses.system.iloc[0],))
@@ -460,6 +460,7 @@ def test_the_statements_page_and_markdown_have_it(told, tmp_path):
 
 def test_every_line_says_what_it_costs_and_what_it_cannot_tell(told):
     _, varied = told
-    notes = [n for n in section.notes(varied) if n.startswith(("Other numbers", "Other names"))]
+    of = ("Accuracy, other numbers", "Accuracy, other names")
+    notes = [n for n in section.notes(varied) if n.startswith(of)]
     assert len(notes) == 2
     assert all("It takes the variant" in n and "It cannot tell" in n for n in notes)

@@ -172,7 +172,7 @@ def train(name: str, out: Path) -> None:
             "losses": [point["loss"] for point in curve(history)],
             "validation": [point["eval_loss"] for point in curve(history)],
             "parts": [
-                [point.get(part) for part in ("replay_loss", "reward", "reward_texts")]
+                {p: point[p] for p in ("replay_loss", "reward", "reward_texts") if p in point}
                 for point in curve(history)
             ],
             "norms": [entry["grad_norm"] for entry in history if "grad_norm" in entry],

@@ -80,32 +80,32 @@ def _loss(variant: str, title: str, what: str, cannot: str) -> Loss:
 LOSSES: Mapping[str, Loss] = {
     "numbers": _loss(
         "numbers",
-        "Other numbers",
+        "Accuracy, other numbers",
         "on items with other numbers and the answer that their equation then gives",
         "memory from numbers that happen to be harder: they have as many digits, but a sum may "
         "carry where it did not",
     ),
     "names": _loss(
         "names",
-        "Other names",
+        "Accuracy, other names",
         "on items with other first names",
         "what names of other places or spellings would do: the new ones are common English ones",
     ),
     "irrelevant": _loss(
         "irrelevant",
-        "Irrelevant sentence",
+        "Accuracy, irrelevant sentence",
         "with a true sentence before the question that has nothing to do with it",
         "what a sentence about the item's own things would do, which misleads more",
     ),
     "irrelevant_number": _loss(
         "irrelevant_number",
-        "Irrelevant number",
+        "Accuracy, irrelevant number",
         "with such a sentence that has a number in it",
         "the number's share from the sentence's, which the irrelevant sentence tells",
     ),
     "template": _loss(
         "template",
-        "Another prompt",
+        "Accuracy, another prompt",
         "in another prompt than the one trained on",
         "which of its words mattered, nor what a third prompt would do",
     ),

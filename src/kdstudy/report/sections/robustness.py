@@ -59,7 +59,7 @@ def taken(data: ReportData) -> str:
 
 
 def _counted(facts: Mapping[str, Any]) -> str:
-    title = LOSSES[facts["variant"]].title.lower()
+    title = LOSSES[facts["variant"]].title.removeprefix("Accuracy, ")
     why = ", ".join(f"{count:,} {reason}" for reason, count in facts["left_out"].items())
     counted = f"{title} on {facts['original']} {facts['n']:,} of {facts['of']:,}"
     return f"{counted} (left out: {why})" if why else counted
