@@ -446,7 +446,7 @@ def test_a_study_plans_it_and_only_its_own_stages_change(tmp_path):
     more = plan_of(tmp_path, ablations={}, benchmarks=[few, "synth_multiarith"])
     thinks = plan_of(tmp_path, ablations={}, benchmarks=[few | {"thinking": True}, "synth_svamp"])
     kinds = {s.kind for k, s in more.stages.items() if k not in plain.stages}
-    assert kinds == {"generate", "score", "compare", "results", "report"}
+    assert kinds == {"generate", "prompts", "score", "compare", "results", "report"}
     written = [s for k, s in more.stages.items() if s.kind == "generate" and k not in plain.stages]
     assert {s.config["items"] for s in written} == {"synth_addsub"}
     assert Asking.of(written[0].config["asking"]).shots == (

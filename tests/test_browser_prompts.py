@@ -155,7 +155,7 @@ def test_hostile_prompts_and_options_are_text_and_fit(study, browser, tmp_path, 
         )
         for p in prompts_of(study)
     ]
-    visit(browser, written(tmp_path, study, prompts) + "#items?benchmark=facts")
+    visit(browser, written(tmp_path, study, prompts))
     for benchmark in ("facts", "one_step"):
         go_to(browser, f"#items?benchmark={benchmark}")
         browser.execute_script("document.querySelectorAll('.prompt').forEach(n => n.open = true)")

@@ -109,7 +109,8 @@ def test_every_stage_is_handed_the_models_that_its_key_names(tmp_path):
     for stage in plan.stages.values():
         for role, local in stage.local.get("models", {}).items():
             folder = local["folder"]
-            named = stage.config[role]["fingerprint"]
+            several = {m["name"]: m for m in stage.config.get("models", ())}  # of `prompts`
+            named = (several or stage.config)[role]["fingerprint"]
             assert fingerprint.setdefault(folder, named) == named
     assert len(fingerprint) == len(set(fingerprint.values())) == 4
     assert len({s.label for s in plan.systems}) == len(plan.systems)
