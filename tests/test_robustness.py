@@ -257,14 +257,14 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.92 <= held / tries <= 0.975
 
 
-def test_a_student_that_falls_less_than_its_teacher_has_gained():
+def test_a_student_that_falls_less_than_its_teacher_has_no_loss():
     scores = {"big": rows([1] * 40), "s": rows([1] * 40)}
     changed = {
         "big": rows([1] * 20 + [0] * 20, "math:names"),
         "s": rows([1] * 40, "math:names"),
     }
     table = table_of(scores, changed)
-    assert words.verdict(one(table, "robust_names")) == words.GAINED
+    assert words.verdict(one(table, "robust_names")) == words.KEPT
     worse = table_of(scores, {"big": changed["s"], "s": changed["big"]})
     assert words.verdict(one(worse, "robust_names")) == words.LOST
     told = words.sentences(worse, {})[0]

@@ -155,7 +155,7 @@ def by_rule(old_question, new_question, worked, gold):
 def test_the_generators_own_solution_with_the_new_numbers_gives_the_new_answer(name):
     whole = benchmarks.load(name)
     changed = {e.id: e for e in variants.vary("numbers", whole).examples}
-    assert len(changed) >= 0.75 * len(whole.examples)
+    assert len(changed) >= 0.7 * len(whole.examples)
     checked = 0
     for old in whole.examples:
         if (new := changed.get(old.id)) is None:
@@ -220,11 +220,31 @@ def test_an_equation_of_which_nothing_is_shown_is_the_published_one(mawps):
     assert same >= 900
 
 
+@pytest.mark.parametrize(
+    ("question", "worked", "gold"),
+    [
+        ("A cat eats 7 treats every day. How many in a week?", "7 * 7 = 49", "49"),
+        ("Mia has 7 dolls. She brushes 3 a day. How many in a week?", "3 * 7 = 21", "21"),
+        ("Mia has 7 dolls. She brushes 3 a day. How many in a week?", "", "21"),
+        ("Ann has 12 roses. She saves 5 dollars a month. How many in a year?", "", "60"),
+        ("He has 3 bolts and half of 6 more. How many?", "3 + 3 = 6", "6"),
+        ("He bakes 45 and eats 40. He sells the rest for 11 each. How much?", "5 * 11 = 55", "55"),
+        ("A rug of 6 yards costs 3 a foot. How much?", "6 * 3 = 18\n18 * 3 = 54", "54"),
+    ],
+)
+def test_a_number_that_a_text_only_means_is_not_taken_for_one_that_it_states(
+    question, worked, gold
+):
+    item = Example(id="a", instruction=question, context="", response="", answer=gold)
+    with pytest.raises(LeftOut):
+        numbers.change(item, worked, Random(0))
+
+
 TAKEN = {
-    "svamp": (780, 568),
-    "addsub": (332, 262),
-    "singleeq": (425, 286),
-    "multiarith": (442, 331),
+    "svamp": (727, 568),
+    "addsub": (328, 262),
+    "singleeq": (406, 286),
+    "multiarith": (396, 331),
 }
 
 

@@ -108,9 +108,11 @@ def _rows(
     rows = []
     for name, part in parts.items():
         row = _row(probe, name, [known[b] for b in part], part, sum(counts[b] for b in part))
-        if changes and not math.isnan(row["low"]):
+        if changes and (row["alike"] or not math.isnan(row["low"])):
             own = [changes[b] for b in part]
             p = flip_p(own) if probe.parts is None else other_choices_p(own[0], chosen[part[0]])
+            if math.isnan(row["low"]) and p >= 0.05:  # five items that all turn are five coins
+                row |= {"low": row["value"], "high": row["value"], "alike": False}
             row["low"], row["high"] = reaching(row["low"], row["high"], p, 0.05)
         rows.append(row)
     return rows

@@ -75,6 +75,14 @@ class Vary(Strict):
         if head == "train" and tail:
             if tail.partition(".")[0] in {*train.NO_RESULT, "probe_rows"}:
                 raise ValueError(f"{self.vary} changes speed or records, and no result")
+            if tail.partition(".")[0] == "lora" and getattr(method, "start", "base") != "base":
+                raise ValueError(
+                    f"{method.type} trains its start's adapter on, whatever {self.vary} is"
+                )
+            if tail in ("replay_towards", "replay_rows") and train.replay_weight == 0:
+                raise ValueError(
+                    f"{self.vary}: train.replay_weight is 0, so that nothing is replayed"
+                )
             if getattr(method, tail, None) is not None and tail in type(method).model_fields:
                 raise ValueError(f"{method.type} has its own {tail}, which overrides training's")
             return method, _with(train, tail, value)

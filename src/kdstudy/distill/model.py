@@ -3,6 +3,7 @@
 Shapes: N scored tokens, H hidden width, V vocabulary entries.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -182,7 +183,12 @@ class DistillModel(nn.Module):
             return None
         with self.base.opened() as model:
             hidden_NH, *_ = self._states(model, again.ids_T, again.lengths, again.places_N)
-        return TeacherSide(hidden=hidden_NH, head=self.base.head)
+        # In the type that the student's own logits have, or equal weights would differ by rounding.
+        head = self.base.head
+        narrow = min(hidden_NH.dtype, head.weight.dtype, key=lambda d: torch.finfo(d).bits)
+        bias = None if head.bias is None else head.bias.to(narrow)
+        head = dataclasses.replace(head, weight=head.weight.to(narrow), bias=bias)
+        return TeacherSide(hidden=hidden_NH, head=head)
 
     def _again(self, again: Batch, hidden_NH: Tensor, before: TeacherSide | None) -> Tensor:
         """Return the sum of what the replayed rows' tokens are charged."""

@@ -79,6 +79,8 @@ def whitened(
     found = [asked(batch) for batch in made]
     own = [one.returns_N[one.targets_N >= 0] for one in found]
     every_D = everywhere(torch.cat(own)[:, None])[:, 0]
+    if not len(every_D):
+        return list(made)  # nobody drew a token
     mean = every_D.mean()
     spread = (every_D.var(correction=0) + _LEAST_VARIANCE).sqrt()
     moved = (

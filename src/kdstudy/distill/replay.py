@@ -118,9 +118,20 @@ class Base:
     def __init__(self, student: parts.Model, given: parts.Model | None = None):
         self._adapted = student if isinstance(student, PeftModel) else None
         if self._adapted is not None:
+            if given is not None:
+                raise InputError(
+                    "replay_base: the student has an adapter, and its base is itself without it",
+                    why="rows would be held to another model than the one given",
+                    remedy="leave replay_base out, or train all weights",
+                )
             _require_all_off(self._adapted)
             self.head = parts.head(student, adapted=False)
             return
+        if given is student:
+            raise InputError(
+                "replay_base: is the student itself, which is trained",
+                remedy="leave it out, and a copy is made",
+            )
         model = copy.deepcopy(student) if given is None else given
         self._model = model.to(student.device).eval().requires_grad_(False)
         packing.enable(self._model)
@@ -148,6 +159,14 @@ class Base:
 
 def _require_all_off(student: PeftModel) -> None:
     config = student.active_peft_config
+    begun = getattr(config, "init_lora_weights", True)
+    if begun not in (True, False, None, "gaussian", "orthogonal"):
+        raise InputError(
+            f"replay_towards base: the adapter begins with init_lora_weights {begun!r}",
+            why="that moves a part of the model's own weights into the adapter, so that what is "
+            "left where the adapter is off is no longer the base",
+            remedy="leave init_lora_weights out, or replay towards the text",
+        )
     bias = getattr(config, "bias", "none")
     if bias != "none":
         raise InputError(

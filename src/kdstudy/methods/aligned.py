@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kdstudy.methods.base import Taught
 from kdstudy.methods.objective import Objective, Recipe, Spans
@@ -42,6 +42,15 @@ class Aligned(Taught):
     teacher reads in its own tokens. The distance is all of the loss on it."""
     sampling_temperature: float = Field(default=1.0, gt=0)
     """Temperature at which the student samples."""
+
+    @model_validator(mode="after")
+    def _samples_where_it_says_how(self) -> Self:
+        if self.sampling_temperature != 1 and self.lmbda == 0:
+            raise ValueError(
+                "sampling_temperature: lmbda is 0, so that the student samples nothing; set lmbda, "
+                "or leave sampling_temperature out"
+            )
+        return self
 
     @property
     def on_policy_share(self) -> float:

@@ -165,6 +165,11 @@ class MiniLLM(Divergence):
                 f"whiten: divides by the spread, so that long_term_weight "
                 f"{self.long_term_weight:g} would change nothing; leave one of them out"
             )
+        if self.whiten and self.long_term_weight == 0 and self.reward not in (0, 1):
+            raise ValueError(
+                f"whiten: divides by the spread of the reward alone, so that reward "
+                f"{self.reward:g} would be as 1; write 1"
+            )
         return self
 
     def recipe(self) -> Recipe:

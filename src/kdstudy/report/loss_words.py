@@ -64,7 +64,11 @@ def verdict(row: Any) -> str:
     if line.unit is Unit.POINTS and line.worse == "more":
         further = abs(row.student) > abs(row.reference)
         return LOST if low > 0 and further else GAINED if high < 0 and not further else KEPT
-    return LOST if low > 0 else GAINED
+    if low > 0:
+        # Who continues no training row word for word remembers none, whatever its base did.
+        return KEPT if row.measure == "memorised" and row.student <= 0 else LOST
+    # Who gets fewer items right has fewer to lose to a variant.
+    return KEPT if row.measure.startswith("robust_") else GAINED
 
 
 def value(row: Any) -> str:
@@ -197,6 +201,8 @@ def _shares(found: Mapping[tuple[str, str], Any]) -> str:
 def _forgotten(row: Any | None, form: str) -> str:
     if row is None or verdict(row) != LOST:
         return ""
+    if row.measure.startswith("robust_") and row.student >= 0:
+        form = form.replace("loses {} points more", "gains {} points less")
     told = form.format(points(-row.value, sign=False))
     if math.isnan(row.low):
         return told
@@ -242,7 +248,7 @@ def _gains(means: Sequence[Any]) -> str:
 
 
 def _moved(row: Any) -> str:
-    return f"{value(row)}, {ends(row)}"
+    return f"{value(row)}, {ends(row)}" if ends(row) else value(row)
 
 
 def _topic(row: Any) -> str:
@@ -256,6 +262,8 @@ def _of_options(found: Mapping[tuple[str, str], Any]) -> str:
     row = found.get(("options_lost", AVERAGE))
     if row is None or math.isnan(row.value):
         return ""
+    if math.isinf(row.value):
+        return f"Of {row.n:,} items it rules out options that its teacher holds possible."
     return (
         f"Its probabilities of the options of {row.n:,} items are {_measured(row)} nats per item "
         "from its teacher's, KL(teacher, student)."

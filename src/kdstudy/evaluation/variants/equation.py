@@ -5,7 +5,7 @@ import itertools
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -124,6 +124,25 @@ def found(worked: str, gold: Fraction, numbers: Sequence[Fraction]) -> Term:
     if not sure and any(not same(term, other) for other in others(gold, numbers)):
         raise LeftOut("another equation gives the same answer")
     return term
+
+
+def require_stated(term: Term, worded: Collection[Fraction]) -> None:
+    """Refuse an equation that has more than the numbers of its text, each of them once.
+
+    A constant may be what a rationale worked out of the text's numbers without a word, and would
+    stay as it was where they change; a number that is there twice may be two things of one size.
+
+    Args:
+        term: The equation.
+        worded: What the text states in words, which may be a constant.
+
+    Raises:
+        LeftOut: It has such a number.
+    """
+    if any(constant not in worded for constant in _constants(term)):
+        raise LeftOut("its equation has a number that its text does not state")
+    if _repeats(term):
+        raise LeftOut("a number of its equation stands for more than one thing")
 
 
 def inferred(text: str, gold: Fraction, numbers: Sequence[Fraction]) -> Term:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from random import Random
 from typing import NamedTuple
@@ -33,6 +33,26 @@ _FIXED_BEFORE = re.compile(
 )
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 _WORDED = re.compile(r"\b(?:both|either|neither|dozen|pair|couple)\b", re.IGNORECASE)
+# Numbers that a text means without stating them: who writes 7 * 7 of 7 treats a day and a week may
+# mean either 7.
+_IMPLIED: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = tuple(
+    (re.compile(rf"\b(?:{words})\b", re.IGNORECASE), values)
+    for words, values in (
+        (r"twice|doubl\w*|half|halve\w*|each way|round[- ]trips?|there and back|back|legs?", (2,)),
+        (r"thrice|tripl\w*|thirds?|yards?", (3,)),
+        (r"quarters?|quadrupl\w*|fourths?|legs?|wheels?|sides?|square", (4,)),
+        (r"fifths?|nickels?|weekdays?|fingers?", (5,)),
+        (r"dimes?|tenths?", (10,)),
+        (r"weeks?|weekly|daily|days?", (7,)),
+        (r"years?|yearly|annual\w*|months?|monthly|foot|feet|inch(?:es)?|dozens?", (12,)),
+        (r"ounces?|pounds?", (16,)),
+        (r"days?|daily", (24, 30, 31)),
+        (r"quarters?", (25,)),
+        (r"years?|yearly|annual\w*|weeks?|weekly", (52, 365)),
+        (r"hours?|hourly|minutes?|seconds?", (60,)),
+        (r"percent|cents?|pennies|penny|dollars?|meters?|century|centuries", (100,)),
+    )
+)
 _MOST_PLACES = 4
 _TRIES = 2000
 
@@ -78,7 +98,9 @@ def change(item: Example, worked: str, rng: Random) -> Example:
     free = sorted(p for p in equation.places(term) if not stated[p].fixed)
     if not free:
         raise LeftOut("no number that could be another")
-    _require_once(text, numbers, free)
+    worded = _worded(text)
+    _require_once(numbers, free, worded)
+    equation.require_stated(term, worded)
     drawn = _drawn(term, stated, free, rng)
     parts, end = [], 0
     for place in free:
@@ -126,11 +148,21 @@ def spelled(value: Fraction, places: int | None = None, like: str = "") -> str:
     return ("-" if whole < 0 else "") + units + (f".{digits[-places:]}" if places else "")
 
 
-def _require_once(text: str, numbers: Sequence[Fraction], free: Sequence[int]) -> None:
-    """Refuse a number that the text states a second time, in digits or in words."""
+def _worded(text: str) -> set[Fraction]:
+    """Return the numbers that a text states, or means, in words."""
     worded = {Fraction(n.text) for n in number_words(text)}
     if _WORDED.search(text):
         worded |= {Fraction(2), Fraction(12)}
+    for words, values in _IMPLIED:
+        if words.search(text):
+            worded |= {Fraction(value) for value in values}
+    return worded
+
+
+def _require_once(
+    numbers: Sequence[Fraction], free: Sequence[int], worded: Collection[Fraction]
+) -> None:
+    """Refuse a number that the text states, or means, a second time, in digits or in words."""
     ours = [numbers[place] for place in free]
     for value in ours:
         if numbers.count(value) > ours.count(value) or value in worded:
