@@ -310,6 +310,14 @@ def test_what_makes_no_sense_is_refused(tmp_path):
             get_peft_model(tiny.llama(0), LoraConfig(target_modules=["q_proj"], bias="all")),
             "biases of the model itself",
         ),
+        (
+            {"replay_towards": "base", "replay_weight": 1.0},
+            GENERAL,
+            get_peft_model(
+                tiny.llama(0), LoraConfig(target_modules=["q_proj"], init_lora_weights="olora")
+            ),
+            "init_lora_weights 'olora'",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             DistillTrainer(
@@ -317,6 +325,12 @@ def test_what_makes_no_sense_is_refused(tmp_path):
                 replay_dataset=rows, processing_class=tiny.tokenizer(),
             )  # fmt: skip
     held = replay.Replay(GENERAL, (), DistillConfig(**asked, replay_towards="base"))
+    student = tiny.llama(0)
+    with pytest.raises(InputError, match="is the student itself"):
+        held.base(student, student, sharded=False)
+    adapted = get_peft_model(tiny.llama(0), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(InputError, match="itself without it"):
+        held.base(adapted, tiny.llama(0), sharded=False)
     with pytest.raises(InputError, match="asked twice"):
         held.base(tiny.qwen(0), None, sharded=True)
 

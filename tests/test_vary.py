@@ -6,6 +6,8 @@ from fake_study import analysed, fake_study
 from study_folder import plan_of, write_folder
 
 from kdstudy.errors import InputError
+from kdstudy.methods.minillm import MiniLLM
+from kdstudy.methods.uld import ULD
 from kdstudy.report import document
 from kdstudy.report.compare.match import key_of
 from kdstudy.report.sections import ablations
@@ -128,6 +130,30 @@ def test_a_method_with_epochs_of_its_own_does_not_vary_trainings(folder):
     methods = ["sft", {"type": "gkd", "epochs": 3}]
     with pytest.raises(InputError, match="gkd has its own epochs"):
         plan_of(folder, methods=methods, ablations=[part])
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "words"),
+    [
+        ({"start": "sft"}, {"vary": "train.lora.r", "values": [2, 64]}, "start's adapter"),
+        ({}, {"vary": "train.replay_rows", "values": [1, 2]}, "nothing is replayed"),
+        ({}, {"vary": "train.replay_towards", "values": ["base"]}, "nothing is replayed"),
+    ],
+)
+def test_points_that_would_be_one_run_are_refused(folder, method, part, words):
+    methods = ["sft", {"type": "gkd", **method}]
+    with pytest.raises(InputError, match="ablations") as error:
+        plan_of(folder, methods=methods, ablations=[part | {"methods": ["gkd"]}])
+    assert words in str(error.value)
+
+
+def test_settings_that_would_change_nothing_are_refused():
+    with pytest.raises(ValueError, match="samples nothing"):
+        ULD(sampling_temperature=0.3)
+    with pytest.raises(ValueError, match="would be as 1"):
+        MiniLLM(whiten=True, reward=5, long_term_weight=0)
+    assert ULD(sampling_temperature=0.3, lmbda=0.5).lmbda == 0.5
+    assert MiniLLM(whiten=True, reward=5).reward == 5
 
 
 @pytest.fixture(scope="module")
