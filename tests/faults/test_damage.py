@@ -51,7 +51,7 @@ def test_verify_finds_names_and_mends_a_file_of_every_kind_of_stage(turn, whole,
         name = DRAW.choice([*stage["files"], "manifest.json"])
         HARMS[(i + turn) % len(HARMS)](finished.store / "stages" / key / name)
         expected.append(named(stage, name))
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     done = finished.run("run", "study.yaml", "--verify")
     assert done.code == 0, done.text
     assert sorted(s.split("; ")[0] for s in done.text.split("\n") if s.startswith("damaged")) == (
