@@ -35,6 +35,7 @@ from kdstudy.distill.batches import Batch
 from kdstudy.distill.cache import CachedTeacher, row_key
 from kdstudy.distill.teacher import LiveTeacher
 from kdstudy.errors import InputError, StageError
+from kdstudy.methods.objective import Recipe
 from kdstudy.models import load, parts
 
 
@@ -77,6 +78,26 @@ def plugin_of(args: TrainingArguments) -> FullyShardedDataParallelPlugin | None:
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     plugin.transformer_cls_names_to_wrap = None  # the student says what its layers are
     return plugin
+
+
+def require_shardable(method: Recipe, name: str) -> None:
+    """Refuse a method that has not been shown to give one device's numbers with sharded weights.
+
+    Raises:
+        InputError: Says why, and what to write instead.
+    """
+    if method.whiten:
+        raise InputError(
+            f"{name}: whiten looks at a step's texts before the step",
+            why="with a model that is sharded that has not been shown to give one device's numbers",
+            remedy="leave whiten out, or train on one device or with DDP",
+        )
+    if method.extra is not None:
+        raise InputError(
+            f"{name}: trains a module of its own beside the student",
+            why="under FSDP only the student's parameters are sharded and saved",
+            remedy="train on one device or with DDP",
+        )
 
 
 def enable(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:

@@ -100,15 +100,11 @@ def train(work: Work) -> str:
         trainer.remove_callback(PrinterCallback)
         trainer.run()
     more = {"teacher_text": written.counts} if written and written.counts else {}
-    compared = ""
     if (share := trainer.compared_share) is not None:
         more["compared_share"] = share
-        compared = f", {share:.1%} of the tokens that it wrote compared"
     if again:
-        rows = {part: len(found.rows) for part, found in again.items()}
-        more["replay"] = rows | {"weight": settings.replay_weight, "per_step": settings.replayed}
-        if settings.replay_towards == "base":
-            more["replay"]["towards"] = "base"
+        more["replay"] = _replayed(again, settings)
+    compared = "" if share is None else f", {share:.1%} of the tokens that it wrote compared"
     facts = _written(trainer, work, text, watch, settings, more)
     before = "its start" if recipe.source == "start" else "sft"
     after = f", after {facts['start']['best_step']} steps of {before}" if "start" in facts else ""
@@ -117,6 +113,13 @@ def train(work: Work) -> str:
         f"at step {facts['best_step']}{note}{compared}{after}{written.said if written else ''}"
         f"{sample_monitor.summary(facts['probe'])}"
     )
+
+
+def _replayed(again: Mapping[str, Rows], settings: schema.Train) -> dict[str, Any]:
+    """Return what is told of general text that was read beside the corpus."""
+    told: dict[str, Any] = {part: len(found.rows) for part, found in again.items()}
+    told |= {"weight": settings.replay_weight, "per_step": settings.replayed}
+    return told | ({"towards": "base"} if settings.replay_towards == "base" else {})
 
 
 def teacher_cache(work: Work) -> str:

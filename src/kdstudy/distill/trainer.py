@@ -95,19 +95,8 @@ class DistillTrainer(Evaluating, Resumable):
     ):
         args = own(args)
         method, self._fsdp = args.recipe(), sharded.plugin_of(args)
-        if self._fsdp is not None and method.whiten:
-            raise InputError(
-                f"{args.method_fields()['method']}: whiten looks at a step's texts before the step",
-                why="with a model that is sharded that has not been shown to give one device's "
-                "numbers",
-                remedy="leave whiten out, or train on one device or with DDP",
-            )
-        if self._fsdp is not None and method.extra is not None:
-            raise InputError(
-                f"{args.method_fields()['method']}: trains a module of its own beside the student",
-                why="under FSDP only the student's parameters are sharded and saved",
-                remedy="train on one device or with DDP",
-            )
+        if self._fsdp is not None:
+            sharded.require_shardable(method, args.method_fields()["method"])
         hub.require_reachable(args)
         model, tokenizer, self._base = assemble.student(model, args, processing_class, peft_config)
         self.weighing = args.weighing(method)
