@@ -157,6 +157,15 @@ def test_the_line_is_what_training_rows_have_more_than_held_out_ones_and_than_th
     assert not any("items" in sentence for sentence in told[1:])
 
 
+def test_who_continues_no_row_has_memorised_none_whatever_its_base_did():
+    frame = frame_of(0, 0, 0, 15)
+    row = line_of(frame)
+    assert row.student == 0 and row.value == pytest.approx(0.15) and row.low > 0
+    assert loss_words.verdict(row) == loss_words.KEPT
+    table = probed(group(), {"memorised": {("s/kd", "t"): {CORPUS: frame}}})
+    assert not any("word for word more often" in said for said in loss_words.sentences(table, {}))
+
+
 @pytest.mark.parametrize("hits", [3, 6, 30, 40])
 def test_few_hits_beside_none_are_told_where_an_exact_test_tells_them(hits):
     """A share of 0 of 40 has no spread that a bootstrap could see."""
